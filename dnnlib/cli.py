@@ -1,0 +1,197 @@
+"""What the command lines share, so that they all behave alike.
+
+* `@click.command(cls=Command)`: every option is understood with `-` and with `_` in its name, and a ValueError or an
+  OSError that carries a sentence ends as that sentence (status 1; usage errors of click: status 2), not as a traceback.
+* Option types: `BOOL`, `PATH`, `FiniteFloat(min=…)`, `SeedRange()`.
+* `@device_option()` and `resolve_device(name)`: `--device auto|cuda|cuda:N|mps|cpu`.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import re
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dnnlib.util import is_url
+
+if TYPE_CHECKING:
+    import torch
+
+_PROJECT_ROOT = Path(__file__).resolve().parent.parent
+_MAX_LIST_LENGTH = 10_000_000
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Command
+
+
+class Command(click.Command):
+    """A click command with the manners described at the top of this file."""
+
+    def __init__(self, *args: Any, context_settings: dict | None = None, **kwargs: Any):
+        settings = {
+            'token_normalize_func': lambda name: name.replace('_', '-'),
+            'max_content_width': 120,
+            **(context_settings or {}),
+        }
+        super().__init__(*args, context_settings=settings, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError) as error:
+            sentence = error_sentence(error)
+            if sentence is None:
+                raise
+            raise click.ClickException(sentence) from error
+
+
+def error_sentence(error: ValueError | OSError) -> str | None:
+    """The message to show instead of a traceback, or None where the traceback is what helps.
+
+    An OSError names a file and what the system said. A ValueError is a sentence for the user where this project's own
+    code raised it; one from inside a library is a bug in its caller, and keeps its traceback.
+    """
+    if isinstance(error, OSError):
+        if error.errno == errno.EPIPE:
+            return None
+        if error.strerror and isinstance(error.filename, (str, bytes, os.PathLike)):
+            return f'{os.fsdecode(error.filename)}: {error.strerror}'
+        return str(error) or None
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or not str(error):
+        return None
+    raised_in = Path(frames[-1].filename).resolve()
+    own_code = raised_in.is_relative_to(_PROJECT_ROOT) and 'site-packages' not in raised_in.parts
+    return str(error) if own_code else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Option types
+
+
+class _Bool(click.ParamType):
+    name = 'bool'
+    _WORDS = {'1': True, 'true': True, 'yes': True, 'on': True, '0': False, 'false': False, 'no': False, 'off': False}
+
+    def get_metavar(self, *_args: Any, **_kwargs: Any) -> str:
+        return '0|1'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
+        if isinstance(value, bool):
+            return value
+        word = str(value).strip().lower()
+        if word not in self._WORDS:
+            self.fail(f'{value!r} is neither yes nor no: write 1 or 0, true or false.', param, ctx)
+        return self._WORDS[word]
+
+
+class _Path(click.ParamType):
+    name = 'path'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = os.fspath(value)
+        if not text.strip():
+            self.fail('the path is empty: give a file or folder.', param, ctx)
+        return text if is_url(text) else os.path.expanduser(text)
+
+
+BOOL = _Bool()
+"""1/0, true/false."""
+
+PATH = _Path()
+"""A path with `~` expanded; URLs pass unchanged. Whether it exists is the script's question."""
+
+
+class FiniteFloat(click.FloatRange):
+    """A click.FloatRange that refuses `nan` and `inf` too: those compare as if they were in any range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = click.FLOAT.convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f'{value!r} is not a finite number.', param, ctx)
+        return super().convert(number, param, ctx)
+
+
+def parse_int_list(text: str) -> list[int]:
+    """`"0,1,4-6"` → `[0, 1, 4, 5, 6]`, in the order given. Raises ValueError with a sentence."""
+    numbers: list[int] = []
+    for item in text.split(','):
+        match = re.fullmatch(r'\s*(\d+)\s*(?:-\s*(\d+)\s*)?', item)
+        if match is None:
+            raise ValueError(f'{text!r} is no list of numbers: write numbers and ranges with commas, such as 0,1,4-6.')
+        first = int(match[1])
+        last = first if match[2] is None else int(match[2])
+        if last < first:
+            raise ValueError(f'the range {item.strip()!r} runs backwards: write the smaller number first.')
+        if len(numbers) + last - first >= _MAX_LIST_LENGTH:
+            raise ValueError(f'{text!r} names more than {_MAX_LIST_LENGTH:,} numbers: give a shorter range.')
+        numbers.extend(range(first, last + 1))
+    return numbers
+
+
+class SeedRange(click.ParamType):
+    """A list of non-negative integers such as `0,1,4-6`."""
+
+    name = 'list'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        if isinstance(value, list):
+            return value
+        try:
+            return parse_int_list(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Device
+
+
+def device_option() -> Callable:
+    """Decorator that adds `--device` (a string; the script passes it to `resolve_device`)."""
+    return click.option(
+        '--device',
+        metavar='auto|cuda|cuda:N|mps|cpu',
+        default='auto',
+        show_default=True,
+        help='Where the networks run; auto takes the first that is available of cuda, mps, cpu',
+    )
+
+
+def available_devices() -> list[str]:
+    """Devices of this machine, the preferred one first: `cuda:0` …, `mps`, `cpu`."""
+    import torch
+
+    devices = [f'cuda:{index}' for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    if torch.backends.mps.is_available():
+        devices.append('mps')
+    return [*devices, 'cpu']
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that `--device=name` means on this machine.
+
+    Raises click.BadParameter where the name is none or the device is not there, with what is.
+    """
+    import torch
+
+    wanted = name.strip().lower()
+    if re.fullmatch(r'auto|cpu|mps|cuda(:\d+)?', wanted) is None:
+        raise click.BadParameter(
+            f'{name!r} is no device: give auto, cuda, cuda:N, mps or cpu.', param_hint="'--device'"
+        )
+    available = available_devices()
+    if wanted == 'auto':
+        return torch.device('cuda' if available[0].startswith('cuda') else available[0])
+    if wanted in available or (wanted == 'cuda' and 'cuda:0' in available):
+        return torch.device(wanted)
+    raise click.BadParameter(
+        f'{name!r} is not available on this machine: it has {", ".join(available)}.', param_hint="'--device'"
+    )

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Runs the tests, after setting up .venv where needed.
+#   bash scripts/test.sh                      all but the slow ones
+#   bash scripts/test.sh -m slow              arguments go to pytest
+#   bash scripts/test.sh tests/test_generate.py -k grid
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/setup_env.sh
+
+if [ $# -eq 0 ]; then
+    set -- -m "not slow"
+fi
+exec "$VENV_PYTHON" -m pytest -q "$@"

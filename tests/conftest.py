@@ -1,0 +1,57 @@
+"""What all tests share: few threads, golden files, scripts run as real processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / 'tests' / 'golden'
+
+_NUM_THREADS = 1 if 'PYTEST_XDIST_WORKER' in os.environ else min(os.cpu_count() or 1, 2)
+torch.set_num_threads(_NUM_THREADS)
+
+
+@pytest.fixture(scope='session')
+def golden():
+    """Function: name of an npz in tests/golden → dict of its arrays."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        with np.load(GOLDEN / name, allow_pickle=False) as content:
+            return {key: content[key] for key in content.files}
+
+    return load
+
+
+@pytest.fixture(scope='session')
+def golden_path():
+    """Function: name of a file in tests/golden → its path."""
+    return lambda name: GOLDEN / name
+
+
+@pytest.fixture
+def run_script(tmp_path):
+    """Function: run a script of this repository in a process of its own, in the test's own folder.
+
+    `run_script('generate.py', '--help')` → CompletedProcess with text output. `env` adds to the environment, `timeout`
+    is in seconds.
+    """
+
+    def run(script: str, *args: object, env: dict[str, str] | None = None, timeout: float = 120, **kwargs):
+        environment = {
+            **os.environ,
+            'PYTHONPATH': str(ROOT),
+            'PYTHONDONTWRITEBYTECODE': '1',
+            'OMP_NUM_THREADS': str(_NUM_THREADS),
+            **(env or {}),
+        }
+        command = [sys.executable, str(ROOT / script), *map(str, args)]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout, **kwargs
+        )
+
+    return run

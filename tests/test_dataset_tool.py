@@ -1,0 +1,752 @@
+"""The conversion script as its users meet it: every source, every transform, labels, bad images, wrong calls."""
+
+import gzip
+import io
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from click.testing import CliRunner
+
+import dataset_tool
+from training.dataset import ImageFolderDataset
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def random_pixels(*shape: int, seed: int = 0) -> np.ndarray:
+    """Smooth enough that JPEG and scaling have something to do, different for each seed."""
+    small = np.random.RandomState(seed).randint(0, 256, [5, 6, *shape[2:]], dtype=np.uint8)
+    return np.asarray(PIL.Image.fromarray(small).resize((shape[1], shape[0]), PIL.Image.Resampling.BICUBIC))
+
+
+def save(path: Path, pixels: np.ndarray, **options: object) -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(pixels).save(path, **options)
+    return pixels
+
+
+def make_folder(path: Path, num: int = 6, size: int = 16, classes: int = 2) -> dict[str, np.ndarray]:
+    """PNGs in the folders a/, b/, ...; name => pixels."""
+    names = [f'{chr(ord("a") + i % classes)}/{i:03d}.png' for i in range(num)]
+    return {name: save(path / name, random_pixels(size, size, 3, seed=i)) for i, name in enumerate(names)}
+
+
+def zip_folder(folder: Path, dest: Path) -> Path:
+    with zipfile.ZipFile(dest, 'w', zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob('*'), reverse=True):
+            archive.write(path, path.relative_to(folder))
+    return dest
+
+
+def call(*args: object, status: int = 0) -> str:
+    """Run the script in this process; its output."""
+    result = CliRunner().invoke(dataset_tool.main, [str(arg) for arg in args])
+    assert result.exit_code == status, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return ' '.join(result.output.split())
+
+
+def read(dest: Path) -> tuple[list[np.ndarray], dict]:
+    """Pixels by Pillow, in order, and dataset.json."""
+    with zipfile.ZipFile(dest) as archive:
+        names = archive.namelist()
+        assert names[:-1] == [f'{i // 1000:05d}/img{i:08d}.png' for i in range(len(names) - 1)]
+        pixels = [np.asarray(PIL.Image.open(io.BytesIO(archive.read(name)))) for name in names[:-1]]
+        return pixels, json.loads(archive.read('dataset.json'))
+
+
+def labels_of(data: dict) -> list:
+    assert [name for name, _label in data['labels']] == [
+        f'{i // 1000:05d}/img{i:08d}.png' for i in range(len(data['labels']))]
+    return [label for _name, label in data['labels']]
+
+
+def assert_nothing_in(folder: Path) -> None:
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A folder for results only, so that tests see what was left there."""
+    path = tmp_path / 'out'
+    path.mkdir()
+    return path
+
+
+#----------------------------------------------------------------------------
+# Sources
+
+def test_folder_and_zip_give_the_same_dataset(tmp_path: Path, out: Path):
+    images = make_folder(tmp_path / 'in')
+    (tmp_path / 'in' / 'notes.txt').write_text('no image')
+    save(tmp_path / 'in' / '.hidden.png', random_pixels(16, 16, 3))
+    message = call('--source', tmp_path / 'in', '--dest', out / 'a.zip')
+    assert '6 images, 16x16 RGB' in message
+    call('--source', zip_folder(tmp_path / 'in', tmp_path / 'in.zip'), '--dest', out / 'b.zip')
+    assert (out / 'a.zip').read_bytes() == (out / 'b.zip').read_bytes()
+    pixels, data = read(out / 'a.zip')
+    np.testing.assert_array_equal(pixels, [images[name] for name in sorted(images)])
+    assert data == {'labels': None}
+
+
+def test_folder_destination_holds_what_an_archive_holds(tmp_path: Path, out: Path):
+    make_folder(tmp_path / 'in')
+    call('--source', tmp_path / 'in', '--dest', out / 'new' / 'data')
+    call('--source', tmp_path / 'in', '--dest', out / 'data.zip')
+    with zipfile.ZipFile(out / 'data.zip') as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    folder = out / 'new' / 'data'
+    assert {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob('*') if p.is_file()} == contents
+    assert [path.name for path in (out / 'new').iterdir()] == ['data']
+
+
+def test_archive_is_stored_with_uncompressed_pngs(tmp_path: Path, out: Path):
+    make_folder(tmp_path / 'in', size=32)
+    call('--source', tmp_path / 'in', '--dest', out / 'a.zip')
+    with zipfile.ZipFile(out / 'a.zip') as archive:
+        assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        assert archive.getinfo('00000/img00000000.png').file_size > 32 * 32 * 3
+
+
+def test_lsun_database(tmp_path: Path, out: Path):
+    lmdb = pytest.importorskip('lmdb')
+    images = [random_pixels(24, 40, 3, seed=i) for i in range(3)]
+    with lmdb.open(str(tmp_path / 'cat_lmdb'), map_size=2 ** 24) as environment, environment.begin(write=True) as txn:
+        for i, pixels in enumerate(images):
+            file = io.BytesIO()
+            PIL.Image.fromarray(pixels).save(file, 'webp', lossless=True)
+            txn.put(f'key{i}'.encode(), file.getvalue())
+        txn.put(b'key9', b'damaged')
+    args = ['--source', tmp_path / 'cat_lmdb', '--transform=center-crop', '--resolution=16x16', '--workers=1']
+    call(*args, '--dest', out / 'a.zip', '--skip-bad')
+    expected = [np.asarray(PIL.Image.fromarray(p[:, 8:32]).resize((16, 16), PIL.Image.Resampling.LANCZOS))
+                for p in images]
+    np.testing.assert_array_equal(read(out / 'a.zip')[0], expected)
+    call(*args, '--dest', out / 'b.zip', '--max-images=2')
+    assert len(read(out / 'b.zip')[0]) == 2
+    assert 'key9: unreadable' in call(*args, '--dest', out / 'c.zip', status=1)
+
+
+def test_lsun_without_the_package_says_what_to_install(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / 'cat_lmdb').mkdir()
+    monkeypatch.setitem(sys.modules, 'lmdb', None)
+    assert 'pip install lmdb' in call('--source', tmp_path / 'cat_lmdb', '--dest', out / 'a.zip', status=2)
+
+
+class Python2Pickle:
+    """What CIFAR's authors wrote: protocol 2, byte strings for keys, `numpy.core.multiarray`."""
+
+    @staticmethod
+    def text(value: str) -> bytes:
+        return pickle.SHORT_BINSTRING + bytes([len(value)]) + value.encode()
+
+    @classmethod
+    def dumps(cls, batch: dict) -> bytes:
+        parts = [pickle.PROTO + b'\x02', pickle.EMPTY_DICT]
+        for key, value in batch.items():
+            if isinstance(value, np.ndarray):
+                raw = value.tobytes()
+                body = (pickle.GLOBAL + b'numpy.core.multiarray\n_reconstruct\n' + pickle.GLOBAL + b'numpy\nndarray\n'
+                        + pickle.BININT1 + b'\0' + pickle.TUPLE1 + cls.text('b') + pickle.TUPLE3 + pickle.REDUCE
+                        + pickle.MARK + pickle.BININT1 + b'\1'
+                        + b''.join(pickle.BININT + n.to_bytes(4, 'little') for n in value.shape) + pickle.TUPLE2
+                        + pickle.GLOBAL + b'numpy\ndtype\n' + cls.text('u1') + pickle.BININT1 + b'\0'
+                        + pickle.BININT1 + b'\1' + pickle.TUPLE3 + pickle.REDUCE
+                        + pickle.MARK + pickle.BININT1 + b'\3' + cls.text('|') + pickle.NONE * 3
+                        + (pickle.BININT + (-1).to_bytes(4, 'little', signed=True)) * 2 + pickle.BININT1 + b'\0'
+                        + pickle.TUPLE + pickle.BUILD + pickle.NEWFALSE
+                        + pickle.BINSTRING + len(raw).to_bytes(4, 'little') + raw + pickle.TUPLE + pickle.BUILD)
+            else:
+                items = [pickle.BININT1 + bytes([v]) if isinstance(v, int) else cls.text(v) for v in value]
+                body = pickle.EMPTY_LIST + pickle.MARK + b''.join(items) + pickle.APPENDS
+            parts += [cls.text(key), body, pickle.SETITEM]
+        return b''.join(parts) + pickle.STOP
+
+
+CIFAR_NAMES = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
+
+
+def cifar_files() -> tuple[dict[str, bytes], np.ndarray, list[int]]:
+    """Content of the tarball by name, pixels NHWC, labels."""
+    pixels = np.random.RandomState(0).randint(0, 256, [15, 3, 32, 32], dtype=np.uint8)  # NCHW
+    labels = [i * 7 % 10 for i in range(15)]
+    files = {f'data_batch_{b + 1}': Python2Pickle.dumps(
+        {'data': pixels[b * 3:b * 3 + 3].reshape(3, -1), 'labels': labels[b * 3:b * 3 + 3]}) for b in range(5)}
+    files['batches.meta'] = Python2Pickle.dumps({'label_names': CIFAR_NAMES})
+    files['test_batch'] = b'not read'
+    return files, pixels.transpose(0, 2, 3, 1), labels
+
+
+def write_cifar(path: Path, files: dict[str, bytes]) -> Path:
+    path.mkdir(exist_ok=True)
+    archive_path = path / 'cifar-10-python.tar.gz'
+    with tarfile.open(archive_path, 'w:gz') as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(f'cifar-10-batches-py/{name}')
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return archive_path
+
+
+def test_cifar10(tmp_path: Path, out: Path):
+    files, images, labels = cifar_files()
+    call('--source', write_cifar(tmp_path, files), '--dest', out / 'a.zip')
+    pixels, data = read(out / 'a.zip')
+    np.testing.assert_array_equal(pixels, images)
+    assert labels_of(data) == labels
+    assert data['class_names'] == CIFAR_NAMES
+
+
+def test_cifar10_written_by_python_3(tmp_path: Path, out: Path):
+    files, images, labels = cifar_files()
+    for batch in range(5):
+        content = {'data': np.ascontiguousarray(images[batch * 3:batch * 3 + 3].transpose(0, 3, 1, 2)).reshape(3, -1),
+                   'labels': labels[batch * 3:batch * 3 + 3]}
+        files[f'data_batch_{batch + 1}'] = pickle.dumps(content, protocol=2 if batch % 2 else 4)
+    call('--source', write_cifar(tmp_path, files), '--dest', out / 'a.zip')
+    np.testing.assert_array_equal(read(out / 'a.zip')[0], images)
+
+
+class Hostile:
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize('protocol', [0, 2, 4])
+def test_cifar10_pickle_cannot_run_code(tmp_path: Path, out: Path, protocol: int):
+    files, _images, _labels = cifar_files()
+    marker = tmp_path / 'executed'
+    files['data_batch_2'] = pickle.dumps({'data': Hostile(marker), 'labels': []}, protocol)
+    message = call('--source', write_cifar(tmp_path, files), '--dest', out / 'a.zip', status=2)
+    assert not marker.exists()
+    assert 'data_batch_2' in message and 'mkdir' in message and 'only numpy arrays are allowed' in message
+    assert_nothing_in(out)
+
+
+@pytest.mark.parametrize('name, content, word', [
+    ('data_batch_3', None, 'data_batch_3'),
+    ('data_batch_3', b'\x80\x02}q', 'cannot be read'),
+    ('data_batch_3', Python2Pickle.dumps({'labels': [1]}), 'data or labels'),
+    ('data_batch_3', Python2Pickle.dumps({'data': np.zeros([2, 5], np.uint8), 'labels': [1, 2]}), '3072'),
+    ('data_batch_3', Python2Pickle.dumps({'data': np.zeros([2, 3072], np.uint8), 'labels': [1]}), '2 integers'),
+    ('batches.meta', Python2Pickle.dumps({'label_names': ['cat']}), '10 classes'),
+], ids=['missing', 'damaged', 'no-data', 'data-shape', 'label-count', 'names'])
+def test_cifar10_incomplete(tmp_path: Path, out: Path, name: str, content: bytes | None, word: str):
+    files, _images, _labels = cifar_files()
+    files[name] = content
+    files = {name: content for name, content in files.items() if content is not None}
+    assert word in call('--source', write_cifar(tmp_path, files), '--dest', out / 'a.zip', status=2)
+
+
+def write_mnist(folder: Path, pixels: np.ndarray, labels: list[int]) -> Path:
+    path = folder / 'train-images-idx3-ubyte.gz'
+    sizes = b''.join(n.to_bytes(4, 'big') for n in pixels.shape)
+    path.write_bytes(gzip.compress(b'\0\0\x08\x03' + sizes + pixels.tobytes()))
+    (folder / 'train-labels-idx1-ubyte.gz').write_bytes(
+        gzip.compress(b'\0\0\x08\x01' + len(labels).to_bytes(4, 'big') + bytes(labels)))
+    return path
+
+
+def test_mnist_is_padded(tmp_path: Path, out: Path):
+    images = np.random.RandomState(0).randint(1, 256, [4, 28, 28], dtype=np.uint8)
+    call('--source', write_mnist(tmp_path, images, [3, 0, 9, 3]), '--dest', out / 'a.zip')
+    pixels, data = read(out / 'a.zip')
+    expected = np.zeros([4, 32, 32], np.uint8)
+    expected[:, 2:30, 2:30] = images
+    np.testing.assert_array_equal(pixels, expected)
+    assert labels_of(data) == [3, 0, 9, 3]
+
+
+def test_mnist_incomplete(tmp_path: Path, out: Path):
+    images = np.zeros([4, 28, 28], np.uint8)
+    path = write_mnist(tmp_path, images, [1, 2, 3])
+    assert 'for 4 images' in call('--source', path, '--dest', out / 'a.zip', status=2)
+    (tmp_path / 'train-labels-idx1-ubyte.gz').unlink()
+    assert 'train-labels-idx1-ubyte.gz' in call('--source', path, '--dest', out / 'a.zip', status=2)
+    write_mnist(tmp_path, images, [1, 2, 3, 4])
+    path.write_bytes(path.read_bytes()[:-9])
+    assert 'not a complete gzip file' in call('--source', path, '--dest', out / 'a.zip', status=2)
+    path.write_bytes(gzip.compress(b'\0\0\x08\x03' + b'\0\0\0\x07' * 3 + b'1234'))
+    assert 'download it again' in call('--source', path, '--dest', out / 'a.zip', status=2)
+
+
+def test_digits(out: Path):
+    digits = pytest.importorskip('sklearn.datasets').load_digits()
+    assert '1797 images, 32x32 grayscale, 10 classes' in call('--source=digits', '--dest', out / 'a.zip', '--workers=1')
+    pixels, data = read(out / 'a.zip')
+    assert labels_of(data) == digits.target.tolist()
+    assert data['class_names'] == list('0123456789')
+    for pixels_32, values in zip(pixels[::100], digits.images[::100]):
+        small = PIL.Image.fromarray(np.rint(values * 255 / 16).astype(np.uint8))
+        np.testing.assert_array_equal(pixels_32, np.asarray(small.resize((32, 32), PIL.Image.Resampling.LANCZOS)))
+
+    call('--source=digits', '--dest', out / 'b.zip', '--resolution=8x8', '--max-images=5', '--workers=1')
+    np.testing.assert_allclose(read(out / 'b.zip')[0], digits.images[:5] * 255 / 16, atol=0.5)
+
+
+def test_digits_without_the_package_says_what_to_install(out: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
+    assert 'pip install scikit-learn' in call('--source=digits', '--dest', out / 'a.zip', status=2)
+
+
+#----------------------------------------------------------------------------
+# Transforms
+
+FILTERS = {'box': PIL.Image.Resampling.BOX, 'lanczos': PIL.Image.Resampling.LANCZOS}
+
+
+@pytest.mark.parametrize('resize_filter', FILTERS)
+@pytest.mark.parametrize('channels', [(), (3,)])
+@pytest.mark.parametrize('size', [(37, 52), (52, 37), (9, 30)])
+def test_scaling_agrees_with_pillow(tmp_path: Path, out: Path, resize_filter: str, channels: tuple, size: tuple):
+    height, width = size
+    image = save(tmp_path / 'in' / 'x.png', random_pixels(height, width, *channels))
+    args = ['--source', tmp_path / 'in', '--resize-filter', resize_filter, '--resolution=16x16']
+
+    call(*args, '--dest', out / 'plain.zip')
+    expected = np.asarray(PIL.Image.fromarray(image).resize((16, 16), FILTERS[resize_filter]))
+    np.testing.assert_array_equal(read(out / 'plain.zip')[0][0], expected)
+
+    call(*args, '--transform=center-crop', '--dest', out / 'crop.zip')
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = PIL.Image.fromarray(image[top:top + side, left:left + side])
+    np.testing.assert_array_equal(read(out / 'crop.zip')[0][0],
+                                  np.asarray(square.resize((16, 16), FILTERS[resize_filter])))
+
+
+def test_width_and_height_are_a_resolution(tmp_path: Path, out: Path):
+    make_folder(tmp_path / 'in', num=2)
+    call('--source', tmp_path / 'in', '--resolution=8x8', '--dest', out / 'a.zip')
+    call('--source', tmp_path / 'in', '--width=8', '--height=8', '--dest', out / 'b.zip')
+    assert (out / 'a.zip').read_bytes() == (out / 'b.zip').read_bytes()
+
+
+@pytest.mark.parametrize('resize_filter', FILTERS)
+@pytest.mark.parametrize('channels', [(), (3,)])
+def test_center_crop_wide(tmp_path: Path, out: Path, resize_filter: str, channels: tuple):
+    high = save(tmp_path / 'in' / '0.png', random_pixels(61, 64, *channels, seed=0))
+    wide = save(tmp_path / 'in' / '1.png', random_pixels(24, 60, *channels, seed=1))
+    save(tmp_path / 'in' / '2.png', random_pixels(40, 31, *channels, seed=2))
+    save(tmp_path / 'in' / '3.png', random_pixels(23, 90, *channels, seed=3))
+    message = call('--source', tmp_path / 'in', '--transform=center-crop-wide', '--resolution=32x24',
+                   '--resize-filter', resize_filter, '--dest', out / 'a.zip')
+    assert '2 images, 32x32' in message and '2 too small' in message
+
+    parts = [high[6:54], wide[:, 14:46]]  # 64x48 and 32x24
+    expected = np.zeros([2, 32, 32, *channels], np.uint8)
+    for canvas, part in zip(expected, parts):
+        canvas[4:28] = np.asarray(PIL.Image.fromarray(part).resize((32, 24), FILTERS[resize_filter]))
+    np.testing.assert_array_equal(read(out / 'a.zip')[0], expected)
+
+
+#----------------------------------------------------------------------------
+# Labels
+
+def write_labels(folder: Path, labels: object, **more: object) -> None:
+    (folder / 'dataset.json').write_text(json.dumps({'labels': labels, **more}))
+
+
+@pytest.mark.parametrize('values', [[5, 0, 3], [[1, 0], [0, 0], [1, 1]], [[0.25, -1.5], [0, 1e-3], [1, 2]]])
+@pytest.mark.parametrize('as_zip', [False, True])
+def test_labels_from_label_file(tmp_path: Path, out: Path, values: list, as_zip: bool):
+    images = make_folder(tmp_path / 'in', num=3)
+    by_name = dict(zip(images, values))
+    write_labels(tmp_path / 'in', [[name.replace('/', '\\'), by_name[name]] for name in images])
+    source = zip_folder(tmp_path / 'in', tmp_path / 'in.zip') if as_zip else tmp_path / 'in'
+    call('--source', source, '--dest', out / 'a.zip')
+    pixels, data = read(out / 'a.zip')
+    assert labels_of(data) == [by_name[name] for name in sorted(images)]
+    np.testing.assert_array_equal(pixels, [images[name] for name in sorted(images)])
+    dataset = ImageFolderDataset(out / 'a.zip', use_labels=True)
+    assert dataset.label_dim == (6 if isinstance(values[0], int) else 2)
+
+
+def test_class_names_are_kept(tmp_path: Path, out: Path):
+    images = make_folder(tmp_path / 'in', num=4)
+    write_labels(tmp_path / 'in', [[name, i % 2] for i, name in enumerate(images)], class_names=['Katze', 'Hündin'])
+    call('--source', tmp_path / 'in', '--dest', out / 'a.zip')
+    assert read(out / 'a.zip')[1]['class_names'] == ['Katze', 'Hündin']
+    assert ImageFolderDataset(out / 'a.zip', use_labels=True).class_names == ['Katze', 'Hündin']
+
+
+def test_null_labels_are_no_labels(tmp_path: Path, out: Path):
+    make_folder(tmp_path / 'in')
+    write_labels(tmp_path / 'in', None)
+    call('--source', tmp_path / 'in', '--dest', out / 'a.zip')
+    assert read(out / 'a.zip')[1] == {'labels': None}
+
+
+@pytest.mark.parametrize('as_zip', [False, True])
+def test_subfolders_as_labels(tmp_path: Path, out: Path, as_zip: bool):
+    make_folder(tmp_path / 'in', num=7, classes=3)
+    save(tmp_path / 'in' / 'b' / 'deep' / 'x.png', random_pixels(16, 16, 3))
+    write_labels(tmp_path / 'in', 'not looked at')
+    source = zip_folder(tmp_path / 'in', tmp_path / 'in.zip') if as_zip else tmp_path / 'in'
+    call('--source', source, '--dest', out / 'a.zip', '--subfolders-as-labels')
+    _pixels, data = read(out / 'a.zip')
+    assert labels_of(data) == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert data['class_names'] == ['a', 'b', 'c']
+
+
+def test_labels_stay_with_their_images_when_some_are_left_out(tmp_path: Path, out: Path):
+    images = make_folder(tmp_path / 'in', num=6)
+    (tmp_path / 'in' / 'a' / '002.png').write_bytes(b'damaged')
+    write_labels(tmp_path / 'in', [[name, int(name[2:5])] for name in images])
+    message = call('--source', tmp_path / 'in', '--dest', out / 'a.zip', '--skip-bad')
+    assert 'left out: a/002.png: unreadable' in message and '1 bad' in message
+    pixels, data = read(out / 'a.zip')
+    assert labels_of(data) == [0, 4, 1, 3, 5]
+    for image, label in zip(pixels, labels_of(data)):
+        np.testing.assert_array_equal(image, next(images[name] for name in images if int(name[2:5]) == label))
+
+
+A, B, C = 'a/000.png', 'a/002.png', 'b/001.png'  # what make_folder(num=3) makes
+
+
+@pytest.mark.parametrize('labels, words', [
+    ([[A, 0]], ['2 of 3 images', B, C]),
+    ([[A, 0], [B, 1], [C, 2], ['gone.png', 3], ['lost.png', 1]], ['2 labels that match no image', 'gone.png']),
+    ([[A, 0], [B, [0, 1]], [C, 2]], ['different kinds', A, B]),
+    ([[A, [1, 0]], [B, [0, 1, 0]], [C, [1, 1]]], ['length 2', 'length 3']),
+    ([[A, 0], [A, 1], [B, 0], [C, 2]], ['more than one label', A]),
+    ([[A, -1], [B, 1], [C, 2]], [A, '-1']),
+    ([[A, 1.5], [B, 1], [C, 2]], [A, '1.5']),
+    ([[A, True], [B, 1], [C, 2]], [A, 'True']),
+    ([[A, []], [B, []], [C, []]], [A, '[]']),
+    ([[A, [float('nan')]], [B, [1]], [C, [2]]], [A, 'nan']),
+    ([[A, 'cat'], [B, 1], [C, 2]], [A, 'cat']),
+    ([A, B, C], ['entry 0']),
+    ({A: 1}, ['neither a list nor null']),
+])
+def test_labels_that_do_not_fit(tmp_path: Path, out: Path, labels: object, words: list[str]):
+    make_folder(tmp_path / 'in', num=3)
+    write_labels(tmp_path / 'in', labels)
+    message = call('--source', tmp_path / 'in', '--dest', out / 'a.zip', status=2)
+    assert 'dataset.json' in message
+    for word in words:
+        assert word in message
+    assert_nothing_in(out)
+
+
+@pytest.mark.parametrize('content, word', [('{', 'not valid JSON'), ('[]', 'no "labels"'), ('{}', 'no "labels"'),
+                                           ('\xff', 'not valid JSON')])
+def test_damaged_label_file(tmp_path: Path, out: Path, content: str, word: str):
+    make_folder(tmp_path / 'in', num=3)
+    (tmp_path / 'in' / 'dataset.json').write_bytes(content.encode('latin1'))
+    assert word in call('--source', tmp_path / 'in', '--dest', out / 'a.zip', status=2)
+
+
+@pytest.mark.parametrize('class_names', [['one'], ['one', 'one'], 'ab', [1, 2]])
+def test_class_names_that_do_not_fit(tmp_path: Path, out: Path, class_names: object):
+    images = make_folder(tmp_path / 'in', num=3)
+    write_labels(tmp_path / 'in', [[name, i % 2] for i, name in enumerate(images)], class_names=class_names)
+    assert '"class_names"' in call('--source', tmp_path / 'in', '--dest', out / 'a.zip', status=2)
+
+
+def test_subfolders_as_labels_needs_subfolders(tmp_path: Path, out: Path):
+    save(tmp_path / 'in' / 'x.png', random_pixels(16, 16))
+    save(tmp_path / 'in' / 'a' / 'y.png', random_pixels(16, 16))
+    args = ['--subfolders-as-labels', '--dest', out / 'a.zip']
+    assert '1 images' in call('--source', tmp_path / 'in', *args, status=2)
+    (tmp_path / 'in' / 'x.png').unlink()
+    assert 'one folder a' in call('--source', tmp_path / 'in', *args, status=2)
+    assert 'has no folders' in call('--source=digits', *args, status=2)
+
+
+#----------------------------------------------------------------------------
+# Kinds of images
+
+def as_png(pixels: np.ndarray, mode: str | None = None, **options: object) -> bytes:
+    image = PIL.Image.fromarray(pixels)
+    file = io.BytesIO()
+    (image.convert(mode) if mode else image).save(file, options.pop('format', 'png'), **options)
+    return file.getvalue()
+
+
+def png_16_bit_rgb() -> bytes:
+    """Pillow cannot write one: take an 8-bit one of twice the width, and say in the header that it has 16 bits."""
+    import zlib
+    content = bytearray(as_png(random_pixels(16, 32, 3), compress_level=0))
+    content[16:20] = (16).to_bytes(4, 'big')
+    content[24] = 16
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, 'big')
+    return bytes(content)
+
+
+RGB = random_pixels(16, 16, 3)
+GRAY = random_pixels(16, 16)
+OPAQUE = np.dstack([RGB, np.full([16, 16], 255, np.uint8)])
+GLASSY = np.dstack([RGB, np.full([16, 16], 254, np.uint8)])
+PALETTE = np.asarray(PIL.Image.fromarray(RGB).convert('P').convert('RGB'))
+CMYK = as_png(RGB, 'CMYK', format='tiff')
+
+KINDS = {
+    'gray': (as_png(GRAY), GRAY),
+    'rgb': (as_png(RGB), RGB),
+    'bilevel': (as_png(GRAY, '1'), np.asarray(PIL.Image.fromarray(GRAY).convert('1').convert('L'))),
+    'palette': (as_png(RGB, 'P'), PALETTE),
+    'opaque': (as_png(OPAQUE), RGB),
+    'opaque-gray': (as_png(np.dstack([GRAY, np.full_like(GRAY, 255)])), GRAY),
+    'cmyk': (CMYK, np.asarray(PIL.Image.open(io.BytesIO(CMYK)).convert('RGB'))),
+    'turned': (as_png(RGB, exif=b'Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0'), np.rot90(RGB, -1)),
+    'animated': (as_png(RGB, save_all=True, append_images=[PIL.Image.fromarray(255 - RGB)]), RGB),
+    'glassy': (as_png(GLASSY), 'transparent'),
+    'gray-key': (as_png(GRAY, transparency=int(GRAY[0, 0])), 'transparent'),
+    'palette-key': (as_png(RGB, 'P', transparency=int(np.asarray(PIL.Image.fromarray(RGB).convert('P'))[0, 0])),
+                    'transparent'),
+    '16-bit': (as_png(GRAY.astype(np.uint16) * 257), '8 bits'),
+    '16-bit-rgb': (png_16_bit_rgb(), '8 bits'),
+    'float': (as_png(GRAY.astype(np.float32), format='tiff'), '8 bits'),
+    'not-square': (as_png(random_pixels(16, 32, 3)), '32x16 is not square'),
+    'odd': (as_png(random_pixels(24, 24, 3)), 'not a power of two'),
+    'tiny': (as_png(random_pixels(2, 2, 3)), 'not a power of two'),
+    'empty': (b'', 'empty'),
+    'text': (b'hello', 'not an image'),
+    'cut': (as_png(RGB)[:200], 'unreadable'),
+    'cut-jpeg': (as_png(RGB, format='jpeg')[:-100], 'unreadable'),
+}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_kinds_of_images(tmp_path: Path, out: Path, kind: str):
+    content, expected = KINDS[kind]
+    path = tmp_path / 'in' / f'{kind}.png'
+    path.parent.mkdir()
+    path.write_bytes(content)
+    if isinstance(expected, str):
+        message = call('--source', tmp_path / 'in', '--dest', out / 'a.zip', status=1)
+        assert f'{kind}.png: ' in message and expected in message
+        assert_nothing_in(out)
+    else:
+        call('--source', tmp_path / 'in', '--dest', out / 'a.zip')
+        np.testing.assert_array_equal(read(out / 'a.zip')[0][0], expected)
+
+
+def test_every_bad_image_is_named(tmp_path: Path, out: Path):
+    make_folder(tmp_path / 'in', num=5)
+    save(tmp_path / 'in' / 'c' / 'gray.png', random_pixels(16, 16))
+    save(tmp_path / 'in' / 'c' / 'large.png', random_pixels(32, 32, 3))
+    (tmp_path / 'in' / 'a' / '000.png').write_bytes(b'damaged')
+    args = ['--source', tmp_path / 'in', '--dest', out / 'a.zip']
+    message = call(*args, status=1)
+    for word in ['a/000.png: unreadable', 'c/gray.png: 16x16 grayscale', 'c/large.png: 32x32 RGB', '3 of all 7']:
+        assert word in message
+    assert_nothing_in(out)
+    assert '4 images' in call(*args, '--skip-bad')
+    assert len(ImageFolderDataset(out / 'a.zip')) == 4
+
+
+def test_no_image_left(tmp_path: Path, out: Path):
+    (tmp_path / 'in').mkdir()
+    (tmp_path / 'in' / 'x.png').write_bytes(b'damaged')
+    assert 'None of 1 images' in call('--source', tmp_path / 'in', '--dest', out / 'a.zip', '--skip-bad', status=1)
+    save(tmp_path / 'in' / 'x.png', random_pixels(16, 16))
+    assert '16x16 is smaller than 32x16' in call(
+        '--source', tmp_path / 'in', '--dest', out / 'a.zip', '--transform=center-crop-wide', '--resolution=32x16',
+        status=1)
+    assert_nothing_in(out)
+
+
+def test_damaged_entry_of_an_archive(tmp_path: Path, out: Path):
+    make_folder(tmp_path / 'in', num=3)
+    content = bytearray(zip_folder(tmp_path / 'in', tmp_path / 'in.zip').read_bytes())
+    with zipfile.ZipFile(tmp_path / 'in.zip') as archive:
+        start = archive.getinfo('a/002.png').header_offset
+    content[start + 60:start + 80] = bytes(20)
+    (tmp_path / 'in.zip').write_bytes(content)
+    message = call('--source', tmp_path / 'in.zip', '--dest', out / 'a.zip', status=1)
+    assert 'a/002.png: unreadable (the archive is damaged here' in message
+
+
+#----------------------------------------------------------------------------
+# Wrong calls
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    make_folder(tmp_path / 'in', num=3)
+    return tmp_path / 'in'
+
+
+@pytest.mark.parametrize('options, word', [
+    (['--resolution=24x24'], 'powers of two'),
+    (['--resolution=2x2'], 'powers of two'),
+    (['--resolution=32x16'], 'not square'),
+    (['--width=24'], 'powers of two'),
+    (['--resolution=32'], 'WIDTHxHEIGHT'),
+    (['--resolution=0x0'], 'WIDTHxHEIGHT'),
+    (['--resolution=16x16', '--width=16'], 'leave out --width'),
+    (['--transform=center-crop'], '--resolution=WxH'),
+    (['--transform=center-crop', '--width=16'], '--resolution=WxH'),
+    (['--transform=center-crop-wide', '--resolution=16x32'], 'may not exceed'),
+    (['--transform=center-crop-wide', '--resolution=24x16'], 'powers of two'),
+    (['--transform=crop'], '--transform'),
+    (['--resize-filter=cubic'], '--resize-filter'),
+    (['--max-images=0'], '--max-images'),
+    (['--workers=0'], '--workers'),
+    (['--workers=two'], '--workers'),
+    (['--sauce=x'], '--sauce'),
+])
+def test_wrong_options(images: Path, out: Path, options: list[str], word: str):
+    assert word in call('--source', images, '--dest', out / 'a.zip', *options, status=2)
+    assert_nothing_in(out)
+
+
+def test_wrong_sources(tmp_path: Path, out: Path):
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'empty' / 'notes.txt').write_text('')
+    (tmp_path / 'broken.zip').write_bytes(b'PK\3\4 and no more')
+    (tmp_path / 'some.tar').write_bytes(b'')
+    (tmp_path / 'cifar-10-python.tar.gz').write_bytes(b'\x1f\x8b no')
+    (tmp_path / 'x_lmdb').mkdir()
+    for name, word in [('gone', 'does not exist'), ('empty', 'no images'), ('broken.zip', 'not a complete zip'),
+                       ('some.tar', 'none of'), ('cifar-10-python.tar.gz', 'not a complete tar'),
+                       ('x_lmdb', 'cannot be opened')]:
+        message = call('--source', tmp_path / name, '--dest', out / 'a.zip', status=2)
+        assert name in message and word in message
+    assert "Missing option '--source'" in call('--dest', out / 'a.zip', status=2)
+    assert "Missing option '--dest'" in call('--source=digits', status=2)
+    assert_nothing_in(out)
+
+
+def test_wrong_destinations(images: Path, tmp_path: Path):
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full' / 'x').write_text('precious')
+    (tmp_path / 'folder.zip').mkdir()
+    (tmp_path / 'file').write_text('precious')
+    zip_folder(images, tmp_path / 'in.zip')
+    for dest, word in [('full', 'not empty'), ('folder.zip', 'is a folder'), ('file', 'is a file'),
+                       ('file/below.zip', 'is not a folder'), ('in/below', 'lies in the source')]:
+        assert word in call('--source', images, '--dest', tmp_path / dest, status=2)
+    same = tmp_path / '..' / tmp_path.name / 'in.zip'
+    assert 'source itself' in call('--source', tmp_path / 'in.zip', '--dest', same, status=2)
+    assert (tmp_path / 'full' / 'x').read_text() == (tmp_path / 'file').read_text() == 'precious'
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() == 0, reason='the superuser may write anywhere')
+def test_unwritable_destination(images: Path, tmp_path: Path):
+    (tmp_path / 'locked').mkdir(mode=0o500)
+    assert 'not writable' in call('--source', images, '--dest', tmp_path / 'locked' / 'a.zip', status=2)
+
+
+def test_full_disk_is_one_sentence(images: Path, out: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_args: object) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(zipfile.ZipFile, 'writestr', refuse)
+    message = call('--source', images, '--dest', out / 'a.zip', '--workers=1', status=1)
+    assert message == f'Error: --dest={out / "a.zip"} cannot be written: No space left on device.'
+    assert_nothing_in(out)
+
+
+def test_existing_archive_is_replaced_only_by_success(images: Path, out: Path):
+    (out / 'a.zip').write_bytes(b'old')
+    (images / 'b' / 'bad.png').write_bytes(b'damaged')
+    call('--source', images, '--dest', out / 'a.zip', status=1)
+    assert (out / 'a.zip').read_bytes() == b'old'
+    call('--source', images, '--dest', out / 'a.zip', '--skip-bad')
+    assert len(read(out / 'a.zip')[0]) == 3
+    assert [path.name for path in out.iterdir()] == ['a.zip']
+
+
+@pytest.mark.parametrize('switch', ['--skip-bad', '--skip_bad=1', '--skip-bad=true'])
+def test_switches_take_a_value_or_none(images: Path, out: Path, switch: str):
+    (images / 'b' / 'bad.png').write_bytes(b'damaged')
+    call('--source', images, switch, '--dest', out / 'a.zip')
+    call('--source', images, '--skip-bad=0', '--dest', out / 'b.zip', status=1)
+    assert '--skip-bad' in call('--source', images, '--skip-bad=perhaps', '--dest', out / 'b.zip', status=2)
+
+
+#----------------------------------------------------------------------------
+# Real processes
+
+def make_many(path: Path, num: int) -> Path:
+    """A zip archive of JPEGs in no order, large enough for several chunks."""
+    with zipfile.ZipFile(path, 'w') as archive:
+        for i in range(num - 1, -1, -1):
+            archive.writestr(f'{i % 3}/{i:05d}.jpg', as_png(random_pixels(8, 8, 3, seed=i), format='jpeg'))
+    return path
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path, out: Path, run_script):
+    source = make_many(tmp_path / 'in.zip', 700)
+    for workers in [1, 2, 3]:
+        result = run_script('dataset_tool.py', '--source', source, '--dest', out / f'{workers}.zip',
+                            '--resolution=16x16', '--subfolders_as_labels', '--workers', workers)
+        assert result.returncode == 0 and '700 images' in result.stdout and result.stderr == ''
+    assert (out / '1.zip').read_bytes() == (out / '2.zip').read_bytes() == (out / '3.zip').read_bytes()
+    assert sorted(path.name for path in out.iterdir()) == ['1.zip', '2.zip', '3.zip']
+
+
+def test_errors_of_a_process_are_a_sentence(tmp_path: Path, out: Path, run_script):
+    (tmp_path / 'in').mkdir()
+    (tmp_path / 'in' / 'x.png').write_bytes(b'damaged')
+    result = run_script('dataset_tool.py', '--source', tmp_path / 'in', '--dest', out / 'a.zip')
+    assert result.returncode == 1 and result.stdout == '' and 'Traceback' not in result.stderr
+    result = run_script('dataset_tool.py', '--source', tmp_path / 'gone', '--dest', out / 'a.zip')
+    assert result.returncode == 2 and result.stdout == '' and 'Traceback' not in result.stderr
+    assert_nothing_in(out)
+
+
+def start_slow_run(source: Path, dest: Path) -> subprocess.Popen:
+    """A conversion of two processes that takes long, once it has begun to write."""
+    command = [sys.executable, str(ROOT / 'dataset_tool.py'), f'--source={source}', f'--dest={dest}', '--workers=2',
+               '--resolution=1024x1024']
+    process = subprocess.Popen(command, cwd=dest.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list(dest.parent.glob(f'.{dest.name}.*')):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.5)
+    assert process.poll() is None
+    return process
+
+
+def wait_until_gone(process_group: int) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process_group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    raise AssertionError('worker processes are still there')
+
+
+@pytest.mark.skipif(not hasattr(os, 'killpg'), reason='signals of Unix')
+@pytest.mark.parametrize('kind', ['data.zip', 'data'])
+@pytest.mark.parametrize('request_to_end', [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_killed_run_leaves_nothing_under_the_name(tmp_path: Path, out: Path, kind: str, request_to_end: signal.Signals):
+    source = make_many(tmp_path / 'in.zip', 600)
+    process = start_slow_run(source, out / kind)
+    if request_to_end == signal.SIGINT:
+        os.killpg(process.pid, request_to_end)  # as a terminal does
+    else:
+        process.send_signal(request_to_end)
+    _stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0 and 'Traceback' not in stderr
+    wait_until_gone(process.pid)
+    assert not (out / kind).exists()
+    if request_to_end != signal.SIGKILL:
+        assert_nothing_in(out)
+        return
+    [leftover] = out.iterdir()
+    message = call('--source', source, '--dest', out / kind, '--max-images=2', '--workers=1')
+    assert f'{leftover} is left from a run that was killed' in message and '2 images' in message
+    assert (out / kind).exists()

@@ -1,0 +1,240 @@
+"""generate.py: what it writes, that a seed is a seed, and one sentence for every wrong call."""
+
+import pickle
+from types import SimpleNamespace
+
+import click.testing
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+import generate
+from torch_utils import images
+from training.networks_stylegan2 import Generator
+
+NAMES = ['airplane', 'dog', 'red fox']
+
+
+def make_generator(c_dim, img_channels=3):
+    torch.manual_seed(1)
+    options = dict(mapping_kwargs={'num_layers': 2}, synthesis_kwargs={'channel_base': 128, 'channel_max': 8})
+    G = Generator(z_dim=8, c_dim=c_dim, w_dim=8, img_resolution=16, img_channels=img_channels, **options)
+    for name, parameter in G.named_parameters():
+        if name.endswith('noise_strength'):
+            parameter.data.fill_(0.5)
+    return G.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope='module')
+def networks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('networks')
+    made = {'plain': (0, 3, {}), 'gray': (0, 1, {}), 'classes': (3, 3, {}), 'named': (3, 3, {'class_names': NAMES})}
+    paths = {}
+    for name, (c_dim, img_channels, extra) in made.items():
+        paths[name] = folder / f'{name}.pkl'
+        paths[name].write_bytes(pickle.dumps({'G_ema': make_generator(c_dim, img_channels), **extra}))
+    return SimpleNamespace(**paths)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Call the command in this process: (name of the outdir, *arguments) → click's result, folder of the images."""
+
+    def invoke(outdir, network, *arguments):
+        folder = tmp_path / outdir
+        options = [f'--network={network}', f'--outdir={folder}', '--device=cpu', *arguments]
+        return click.testing.CliRunner().invoke(generate.main, options), folder
+
+    return invoke
+
+
+@pytest.fixture
+def make(run):
+    """As `run`, for calls that succeed: → {file name: pixels}."""
+
+    def invoke(outdir, network, *arguments):
+        result, folder = run(outdir, network, *arguments)
+        assert result.exit_code == 0, result.output
+        return {path.name: np.asarray(PIL.Image.open(path)) for path in sorted(folder.iterdir())}
+
+    return invoke
+
+
+def assert_same_pictures(first, second):
+    """Equal but for the last bit of a float: sums over another batch may round a level up or down."""
+    assert list(first) == list(second)
+    for name in first:
+        difference = np.abs(first[name].astype(int) - second[name].astype(int))
+        assert difference.max() <= 1 and (difference > 0).mean() < 0.01, name
+
+
+# ------------------------------------------------------------------------------------------ what is written
+
+
+def test_each_seed_is_its_published_latent(make, networks):
+    files = make('out', networks.plain, '--seeds=0,1,4-6', '--trunc=0.7')
+    assert list(files) == [f'seed{seed:04d}.png' for seed in (0, 1, 4, 5, 6)]
+    G = make_generator(0)
+    for seed in (0, 5):
+        z = torch.from_numpy(np.random.RandomState(seed).randn(1, 8))
+        expected = images.to_uint8(G(z, None, truncation_psi=0.7, noise_mode='const'))[0]
+        assert_same_pictures({'': files[f'seed{seed:04d}.png']}, {'': expected.permute(1, 2, 0).numpy()})
+
+
+@pytest.mark.parametrize('noise_mode', ['const', 'random', 'none'])
+def test_images_depend_neither_on_the_batch_nor_on_the_company(make, networks, noise_mode):
+    arguments = ('--seeds=3,8,11', f'--noise-mode={noise_mode}')
+    together = make('together', networks.plain, *arguments, '--batch=3')
+    torch.manual_seed(123)
+    assert_same_pictures(together, make('single', networks.plain, *arguments, '--batch=1'))
+    alone = make('alone', networks.plain, '--seeds=11', f'--noise-mode={noise_mode}')
+    assert_same_pictures({'seed0011.png': together['seed0011.png']}, alone)
+    assert (together['seed0003.png'] != together['seed0008.png']).mean() > 0.5
+
+
+def test_options_change_the_picture(make, networks):
+    variants = [make(f'v{index}', networks.plain, '--seeds=2', *arguments)['seed0002.png'] for index, arguments in
+                enumerate([(), ('--trunc=0.3',), ('--noise-mode=random',), ('--noise_mode=none',)])]  # fmt: skip
+    for index, variant in enumerate(variants):
+        assert all((variant != other).any() for other in variants[:index])
+
+
+def test_rendering_leaves_the_random_state_alone():
+    G = make_generator(0)
+    items = list(generate.items_from_seeds([1, 2], z_dim=8))
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    generate.render(G, items, torch.zeros(1, 0), 1, 'random', torch.device('cpu'))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_gray_network_writes_gray_pictures(make, networks):
+    assert make('out', networks.gray, '--seeds=0')['seed0000.png'].shape == (16, 16)
+
+
+def test_class_by_number_and_by_name(make, networks):
+    by_number = make('number', networks.named, '--seeds=0', '--class=2')
+    assert_same_pictures(by_number, make('name', networks.named, '--seeds=0', '--class=red fox'))
+    other = make('other', networks.named, '--seeds=0', '--class=0')
+    assert (other['seed0000.png'] != by_number['seed0000.png']).any()
+    G = make_generator(3)
+    z = torch.from_numpy(np.random.RandomState(0).randn(1, 8))
+    expected = images.to_uint8(G(z, torch.tensor([[0.0, 0, 1]]), noise_mode='const'))[0].permute(1, 2, 0).numpy()
+    assert_same_pictures(by_number, {'seed0000.png': expected})
+
+
+def test_grid_replaces_single_files(make, networks):
+    single = make('single', networks.plain, '--seeds=0-4')
+    grid = make('grid', networks.plain, '--seeds=0-4', '--grid=3x2', '--batch=2')
+    assert list(grid) == ['grid.png'] and grid['grid.png'].shape == (32, 48, 3)
+    for index, picture in enumerate(single.values()):
+        row, column = divmod(index, 3)
+        cell = grid['grid.png'][row * 16 : row * 16 + 16, column * 16 : column * 16 + 16]
+        assert_same_pictures({'': picture}, {'': cell})
+    assert not grid['grid.png'][16:, 32:].any()
+
+
+def test_projected_latents_give_the_picture_they_come_from(make, networks, tmp_path):
+    z = torch.from_numpy(np.stack([np.random.RandomState(seed).randn(8) for seed in (3, 4)]))
+    ws = make_generator(0).mapping(z.float(), None)
+    np.savez(tmp_path / 'w.npz', w=ws.numpy())
+    projected = make('projected', networks.plain, f'--projected-w={tmp_path / "w.npz"}')
+    from_seeds = make('seeds', networks.plain, '--seeds=3,4')
+    assert list(projected) == ['proj00.png', 'proj01.png']
+    assert_same_pictures(dict(zip('ab', projected.values())), dict(zip('ab', from_seeds.values())))
+
+
+def test_projected_latents_of_a_conditional_network_need_no_class(make, networks, tmp_path):
+    np.savez(tmp_path / 'w.npz', w=np.zeros([1, 6, 8], np.float32))
+    assert list(make('out', networks.classes, f'--projected_w={tmp_path / "w.npz"}')) == ['proj00.png']
+
+
+def test_class_names_that_do_not_fit_the_network_are_not_used():
+    assert generate.class_names_of({'class_names': ['a']}, 3) == []
+    assert generate.class_names_of({'class_names': None}, 3) == generate.class_names_of({}, 3) == []
+
+
+@pytest.mark.parametrize('network, arguments, warning', [
+    ('plain', ['--seeds=0', '--class=1'], '--class=1 is ignored'),
+    ('plain', ['--seeds=0', '--projected-w={w}'], '--seeds is ignored'),
+])  # fmt: skip
+def test_options_without_effect_are_mentioned(run, networks, tmp_path, network, arguments, warning):
+    np.savez(tmp_path / 'w.npz', w=np.zeros([1, 6, 8], np.float32))
+    arguments = [argument.format(w=tmp_path / 'w.npz') for argument in arguments]
+    result, folder = run('out', getattr(networks, network), *arguments)
+    assert result.exit_code == 0 and warning in result.stderr and len(list(folder.iterdir())) == 1
+
+
+def test_as_a_process(run_script, networks, tmp_path):
+    result = run_script('generate.py', f'--network={networks.named}', '--seeds=7', '--class=dog', '--outdir=deep/out')
+    assert result.returncode == 0, result.stderr
+    assert 'seed0007.png' in result.stdout and (tmp_path / 'deep' / 'out' / 'seed0007.png').is_file()
+
+
+# --------------------------------------------------------------------------------------------- wrong calls
+
+WRONG_CALLS = {
+    'nothing to make': ('plain', [], '--seeds'),
+    'seeds are words': ('plain', ['--seeds=a-b'], 'a-b'),
+    'seeds backwards': ('plain', ['--seeds=6-4'], 'backwards'),
+    'seeds too large': ('plain', ['--seeds=4294967296'], '4294967295'),
+    'grid is no size': ('plain', ['--seeds=0', '--grid=3by2'], '3by2'),
+    'grid of zero': ('plain', ['--seeds=0', '--grid=0x2'], '0x2'),
+    'grid too small': ('plain', ['--seeds=0-4', '--grid=2x2'], '5 seeds'),
+    'batch of zero': ('plain', ['--seeds=0', '--batch=0'], '--batch'),
+    'trunc is no number': ('plain', ['--seeds=0', '--trunc=much'], 'much'),
+    'trunc is not finite': ('plain', ['--seeds=0', '--trunc=nan'], 'nan'),
+    'noise mode': ('plain', ['--seeds=0', '--noise-mode=loud'], 'const'),
+    'device': ('plain', ['--seeds=0', '--device=cuda:77'], 'cuda:77'),
+    'class missing': ('classes', ['--seeds=0'], 'a number from 0 to 2'),
+    'class missing, names known': ('named', ['--seeds=0'], 'red fox'),
+    'class too large': ('classes', ['--seeds=0', '--class=3'], '0 to 2'),
+    'class negative': ('classes', ['--seeds=0', '--class=-1'], '0 to 2'),
+    'name unknown': ('named', ['--seeds=0', '--class=cat'], 'airplane, dog, red fox'),
+    'name without names': ('classes', ['--seeds=0', '--class=dog'], 'only numbers'),
+    'network missing': ('missing.pkl', ['--seeds=0'], 'No such file'),
+    'network is a folder': ('', ['--seeds=0'], 'directory'),
+    'network is text': ('text.txt', ['--seeds=0'], 'not a network pickle'),
+    'npz missing': ('plain', ['--projected-w=missing.npz'], 'No such file'),
+    'npz is text': ('plain', ['--projected-w=text.txt'], 'not an npz'),
+    'npz is one array': ('plain', ['--projected-w=array.npy'], 'not an npz'),
+    'npz of objects': ('plain', ['--projected-w=objects.npz'], 'plain arrays'),
+    'npz without w': ('plain', ['--projected-w=other.npz'], 'it has: x'),
+    'npz of another network': ('plain', ['--projected-w=shape.npz'], '[n, 6, 8]'),
+    'npz too large for the grid': ('plain', ['--projected-w=many.npz', '--grid=1x2'], '3 latents'),
+    'outdir is a file': ('plain', ['--seeds=0', '--outdir=text.txt'], 'text.txt'),
+    'outdir in a file': ('plain', ['--seeds=0', '--outdir=text.txt/new'], 'is a file'),
+}
+
+
+@pytest.fixture
+def odd_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'text.txt').write_text('neither a pickle nor an npz')
+    np.save('array.npy', np.zeros([1, 6, 8]))
+    np.savez('objects.npz', w=np.array([{}], dtype=object))
+    np.savez('other.npz', x=np.zeros([1, 6, 8]))
+    np.savez('shape.npz', w=np.zeros([1, 5, 8]))
+    np.savez('many.npz', w=np.zeros([3, 6, 8]))
+
+
+@pytest.mark.parametrize('case', WRONG_CALLS)
+def test_wrong_calls_end_in_one_sentence(run, networks, tmp_path, odd_files, case):
+    network, arguments, hint = WRONG_CALLS[case]
+    before = sorted(path.name for path in tmp_path.iterdir())
+    result, _ = run('out', getattr(networks, network, tmp_path / network), *arguments)
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    message = result.stderr[result.stderr.index('Error: ') :]
+    assert hint in message and message.count('\n') == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_pickle_of_unknown_classes_is_refused_until_trusted(run, make, networks, tmp_path):
+    content = networks.plain.read_bytes()
+    forked = tmp_path / 'forked.pkl'
+    forked.write_bytes(content.replace(b'ToRGBLayer', b'ToRGXLayer'))
+    result, folder = run('out', forked, '--seeds=0')
+    assert result.exit_code == 2 and 'ToRGXLayer' in result.stderr and not folder.exists()
+    assert list(make('out', forked, '--seeds=0', '--trust-pickle')) == ['seed0000.png']

@@ -1,0 +1,285 @@
+"""Network pickles are opened without running anything in them, completely or not at all."""
+
+import collections
+import io
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+import dnnlib
+import legacy
+from torch_utils import persistence, safe_pickle
+from training.augment import AugmentPipe
+from training.networks_stylegan2 import Discriminator, Generator
+
+GOLDEN_NAME = 'published-format-stylegan2-cond-16'
+
+
+def make_networks(c_dim=0, **extra):
+    torch.manual_seed(0)
+    common = dict(c_dim=c_dim, img_resolution=16, img_channels=3)
+    options = dict(mapping_kwargs={'num_layers': 2}, synthesis_kwargs={'channel_base': 128, 'channel_max': 8})
+    G = Generator(z_dim=8, w_dim=8, **common, **options)
+    D = Discriminator(channel_base=128, channel_max=8, **common)
+    return {
+        'G': G, 'D': D, 'G_ema': Generator(z_dim=8, w_dim=8, **common, **options), 'augment_pipe': AugmentPipe(xflip=1),
+        'training_set_kwargs': dict(class_name='training.dataset.ImageFolderDataset', path='x.zip'), **extra,
+    }  # fmt: skip
+
+
+def read(data, **kwargs):
+    content = data if isinstance(data, bytes) else pickle.dumps(data)
+    return legacy.load_network_pkl(io.BytesIO(content), **kwargs)
+
+
+def with_source(obj, source='raise LookupError("the embedded source was run")'):
+    """Pickle of `obj` in which every persistent object carries another source."""
+
+    class Pickler(pickle.Pickler):
+        def reducer_override(self, value):
+            if isinstance(value, type) or not persistence.is_persistent(value):
+                return NotImplemented
+            function, (meta,) = value.__reduce_ex__(4)
+            return function, ({**meta, 'module_src': source},)
+
+    file = io.BytesIO()
+    Pickler(file, protocol=4).dump(obj)
+    return file.getvalue()
+
+
+# ------------------------------------------------------------------------------------- published pickles
+
+
+def test_published_pickle_gives_the_published_numbers(golden, golden_path):
+    expected = {key: torch.from_numpy(np.asarray(value)) for key, value in golden(f'{GOLDEN_NAME}.npz').items()}
+    with open(golden_path(f'{GOLDEN_NAME}.pkl'), 'rb') as f:  # its embedded source raises
+        data = legacy.load_network_pkl(f)
+    for key in ('G', 'D', 'G_ema', 'augment_pipe'):
+        assert not data[key].training
+        assert all(not tensor.requires_grad and tensor.device.type == 'cpu' for tensor in data[key].parameters())
+
+    image = data['G_ema'](expected['z'], expected['c'], noise_mode='const')
+    assert (image - expected['img_const']).abs().max() <= 1e-4 * expected['img_const'].abs().max()
+    logits = data['D'](expected['img_const'], expected['c'])
+    assert (logits - expected['logits']).abs().max() <= 1e-4 * expected['logits'].abs().max()
+    assert float(data['augment_pipe'].p) == float(expected['augment_p'])
+    assert data['training_set_kwargs']['path'] == 'somewhere/ds.zip'
+
+
+def test_own_pickle_comes_back_to_the_bit():
+    data = make_networks(c_dim=3, class_names=['a', 'b', 'c'], progress={'kimg': np.float32(2.5)})
+    back = read(with_source(data))
+    assert list(back) == list(data) and back['class_names'] == ['a', 'b', 'c'] and back['progress'] == {'kimg': 2.5}
+    for key in ('G', 'D', 'G_ema', 'augment_pipe'):
+        assert type(back[key]) is type(data[key])
+        ours, theirs = back[key].state_dict(), data[key].state_dict()
+        assert list(ours) == list(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize('protocol', [0, 1, 2, 3, 4, 5])
+def test_every_pickle_protocol(protocol):
+    data = make_networks()
+    back = read(pickle.dumps({'G_ema': data['G_ema']}, protocol=protocol))
+    assert torch.equal(back['G_ema'].synthesis.b4.const, data['G_ema'].synthesis.b4.const)
+    assert back['G'] is back['D'] is back['augment_pipe'] is back['training_set_kwargs'] is None
+
+
+def test_synthesis_options_beside_the_others_as_stylegan3_writes_them():
+    G = make_networks()['G']
+    options = G._init_kwargs.pop('synthesis_kwargs')
+    G._init_kwargs.update(options, fused_modconv_default='inference_only')
+    back = read({'G_ema': G})['G_ema']
+    assert back.synthesis.block_resolutions == [4, 8, 16]
+    assert back.init_kwargs.synthesis_kwargs == options
+
+
+def test_force_fp16_changes_the_precision_and_nothing_else():
+    data = make_networks()
+    for trust in (False, True):
+        back = read(data, force_fp16=True, trust=trust)
+        assert back['G'].synthesis.num_fp16_res == back['G_ema'].synthesis.num_fp16_res == 4
+        assert back['G_ema'].synthesis.b16.use_fp16 and back['D'].b16.use_fp16
+        assert torch.equal(back['G_ema'].synthesis.b16.conv0.weight, data['G_ema'].synthesis.b16.conv0.weight)
+
+
+# ------------------------------------------------------------------------------------ what must not happen
+
+
+class Call:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize('function', [os.system, eval, exec, __import__, getattr, open, os.makedirs, torch.load],
+                         ids=lambda function: function.__name__)  # fmt: skip
+def test_calls_are_refused_by_name_and_not_made(tmp_path, function):
+    target = tmp_path / 'made'
+    code = f"__import__('os').makedirs({str(target)!r})"
+    argument = {'system': f'mkdir {target}', 'makedirs': str(target), 'open': str(target)}.get(function.__name__, code)
+    arguments = (argument, 'w') if function is open else (argument,)
+    for data in ({'G_ema': Call(function, *arguments)}, make_networks(extra=[Call(function, *arguments)])):
+        with pytest.raises(legacy.NetworkPickleError, match=rf'{function.__name__}.*--trust-pickle'):
+            read(data)
+    assert not target.exists()
+
+
+def test_embedded_source_runs_only_when_trusted():
+    content = with_source(make_networks())
+    assert isinstance(read(content)['G_ema'], Generator)
+    with pytest.raises(LookupError, match='embedded source was run'):
+        read(content, trust=True)
+
+
+def test_trusted_pickle_keeps_its_own_classes():
+    source = pickle.loads(pickle.dumps(make_networks()['G']))
+    meta = source.__reduce_ex__(4)[1][0]
+    back = read(with_source({'G_ema': source}, meta['module_src'] + '\n# a fork\n'), trust=True)
+    assert type(back['G_ema']) is not Generator and type(back['G_ema']).__name__ == 'Generator'
+    assert not back['G_ema'].training
+
+
+def test_hostile_pickle_inside_a_tensor_is_not_run(tmp_path):
+    hostile = pickle.dumps(Call(os.makedirs, str(tmp_path / 'made')))
+    with pytest.raises(legacy.NetworkPickleError, match='makedirs'):
+        read({'G_ema': Call(torch.storage._load_from_bytes, hostile)})
+    assert not (tmp_path / 'made').exists()
+
+
+def test_names_in_a_pickle_cannot_be_changed():
+    """BUILD may set attributes in Python's own machine, even of functions and classes."""
+    for name in ('collections\nOrderedDict', 'torch._utils\n_rebuild_parameter'):
+        for state in (b"}S'name'\nI1\ns", b"N}S'name'\nI1\ns\x86"):
+            content = b'\x80\x02c' + name.encode() + b'\n' + state + b'b.'
+            with pytest.raises(pickle.UnpicklingError):
+                safe_pickle.loads(content)
+    assert collections.OrderedDict().__class__.__name__ == 'OrderedDict'
+
+
+def test_unknown_class_is_named_with_its_place():
+    content = with_source(make_networks()).replace(b'MinibatchStdLayer', b'MinibatchStdOther')
+    with pytest.raises(legacy.NetworkPickleError, match=r"D\.b4\.mbstd.*'MinibatchStdOther'.*--trust-pickle"):
+        read(content)
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda G: G.register_buffer('more', torch.zeros(1)), 'more has no place'),
+    (lambda G: G.mapping.fc0._parameters.pop('bias'), r'mapping\.fc0\.bias is missing'),
+    (lambda G: G.mapping.fc0._parameters.update(bias=torch.nn.Parameter(torch.zeros(9))), r'shape \[9\] in place of'),
+    (lambda G: G._init_kwargs.update(synthesis_kwargs={'unheard_of': 1}), 'unheard_of'),
+    (lambda G: G._init_kwargs.update(img_resolution=17), 'cannot be built'),
+    (lambda G: G._modules.update(extra=torch.nn.Linear(2, 2)), r'torch\.nn\.modules\.linear\.Linear'),
+], ids=['leftover', 'missing', 'shape', 'keyword', 'argument', 'module'])  # fmt: skip
+def test_networks_that_do_not_fit_are_refused(change, message):
+    G = make_networks()['G']
+    change(G)
+    with pytest.raises(legacy.NetworkPickleError, match=message):
+        read({'G_ema': G})
+
+
+@pytest.mark.parametrize('content, message', [
+    (b'', 'not a network pickle'),
+    (b'\x89PNG\r\n\x1a\n and more', 'not a network pickle'),
+    (b'<html>not found</html>', 'not a network pickle'),
+    (pickle.dumps([1, 2]), 'holds a list'),
+    (pickle.dumps({'model': 1}), 'without G, D or G_ema'),
+    (pickle.dumps({'G': None, 'D': None}), "no network 'G_ema'"),
+    (pickle.dumps({'G_ema': 'text'}), 'G_ema is a str'),
+    (b'\x80\x02cdnnlib.tflib.network\nNetwork\n.', 'TensorFlow pickle'),
+    (b'\x80\x02cdnnlib.tflib.network\nNetwork\n(', 'TensorFlow pickle'),
+], ids=['empty', 'png', 'html', 'list', 'dict', 'no-ema', 'text', 'tensorflow', 'tensorflow-cut'])  # fmt: skip
+def test_files_that_are_no_network_pickles(content, message):
+    with pytest.raises(legacy.NetworkPickleError, match=message):
+        read(content)
+
+
+def test_truncated_pickle_at_any_place(golden_path):
+    content = golden_path(f'{GOLDEN_NAME}.pkl').read_bytes()
+    for length in np.random.RandomState(0).randint(1, len(content), size=30):
+        with pytest.raises(legacy.NetworkPickleError):
+            read(content[:length])
+
+
+# ------------------------------------------------------------------------------------- the reader itself
+
+
+@pytest.mark.parametrize('protocol', [0, 1, 2, 3, 4, 5])
+def test_plain_data_equals_what_pickle_loads(protocol):
+    shared = [1]
+    data = {
+        'numbers': [0, -1, 255, 256, 2**40, -(2**70), 1.5, float('inf'), True, False, None],
+        'text': ['', 'ä', 'x' * 300, b'', b'bytes', b'b' * 300],
+        'containers': [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), {1: 2}, {3, 4}, frozenset({5}), [shared, shared]],
+        'dicts': [collections.OrderedDict(a=1, b=2), dnnlib.EasyDict(a=dnnlib.EasyDict(b=1))],
+        'numpy': [np.float64(1.5), np.int32(3), np.bool_(True)],
+    }
+    content = pickle.dumps(data, protocol=protocol)
+    back = safe_pickle.loads(content)
+    assert back == data and list(map(type, back['dicts'])) == list(map(type, data['dicts']))
+    assert back['containers'][-1][0] is back['containers'][-1][1]
+
+
+@pytest.mark.parametrize('protocol', [0, 2, 4, 5])
+@pytest.mark.parametrize('array', [
+    np.arange(12, dtype=np.float32).reshape(3, 4),
+    np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    np.arange(5, dtype='>i4'),
+    np.zeros([0, 3], np.uint8),
+    np.array(7, dtype=np.int64),
+], ids=['plain', 'fortran', 'big-endian', 'empty', 'scalar'])  # fmt: skip
+def test_arrays(array, protocol):
+    content = pickle.dumps(array, protocol=protocol)
+    back = safe_pickle.loads(content)
+    assert back.dtype == pickle.loads(content).dtype and back.shape == array.shape and np.array_equal(back, array)
+
+
+@pytest.mark.parametrize('tensor', [
+    torch.arange(6.0).reshape(2, 3).t(),
+    torch.arange(10)[3:7],
+    torch.ones(3, dtype=torch.bfloat16),
+    torch.zeros(0, 4),
+    torch.tensor(True),
+    torch.nn.Parameter(torch.rand(2)),
+], ids=['transposed', 'slice', 'bfloat16', 'empty', 'bool', 'parameter'])  # fmt: skip
+def test_tensors(tensor):
+    back = safe_pickle.loads(pickle.dumps(tensor))
+    assert back.dtype == tensor.dtype and back.shape == tensor.shape and torch.equal(back, tensor)
+
+
+def test_arrays_of_objects_are_refused():
+    with pytest.raises(pickle.UnpicklingError, match='dtype'):
+        safe_pickle.loads(pickle.dumps(np.array([{}], dtype=object)))
+
+
+def test_a_tensor_cannot_claim_more_than_the_file_holds():
+    content = pickle.dumps(torch.zeros(1000))
+    for old, new in ((b'M\xe8\x03\x85', b'M\xff\xff\x85'), (b'M\xe8\x03', b'M\xff\xff')):
+        assert old in content
+        with pytest.raises(pickle.UnpicklingError):
+            safe_pickle.loads(content.replace(old, new))
+
+
+# ------------------------------------------------------------------------------------------- the script
+
+
+def test_script_rewrites_a_published_pickle(run_script, tmp_path, golden_path):
+    result = run_script('legacy.py', '--source', golden_path(f'{GOLDEN_NAME}.pkl'), '--dest', 'new/own.pkl')
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in (tmp_path / 'new').iterdir()] == ['own.pkl']
+    with open(tmp_path / 'new' / 'own.pkl', 'rb') as f:
+        data = pickle.load(f)
+    assert data['G_ema'].c_dim == 5 and data['training_set_kwargs']['max_size'] == 100
+
+
+def test_script_leaves_nothing_where_the_source_is_bad(run_script, tmp_path):
+    (tmp_path / 'bad.pkl').write_bytes(b'not a pickle')
+    result = run_script('legacy.py', '--source=bad.pkl', '--dest=own.pkl')
+    assert result.returncode == 2 and 'Traceback' not in result.stderr and 'bad.pkl' in result.stderr
+    assert not (tmp_path / 'own.pkl').exists()

@@ -1,0 +1,335 @@
+"""train.py as users call it: what a dry run says, what a wrong call says, and what reaches the training loop."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import click.testing
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+import dnnlib.cli
+import train
+from training.config import PRESET_NAMES, TrainingConfig
+
+REPOSITORY = Path(train.__file__).parent
+NUM_IMAGES = 12
+
+
+def write_images(folder, resolution, count=NUM_IMAGES, labels=None):
+    folder.mkdir(parents=True)
+    width, height = resolution if isinstance(resolution, tuple) else (resolution, resolution)
+    names = [f'img{index:08d}.png' for index in range(count)]
+    for index, name in enumerate(names):
+        PIL.Image.fromarray(np.full([height, width, 3], index, dtype=np.uint8)).save(folder / name)
+    if labels is not None:
+        (folder / 'dataset.json').write_text(json.dumps({'labels': [list(pair) for pair in zip(names, labels)]}))
+    return folder
+
+
+@pytest.fixture(scope='session')
+def data(tmp_path_factory):
+    """Folder of data sets, good and bad."""
+    root = tmp_path_factory.mktemp('data')
+    write_images(root / 'good', 32, labels=[index % 3 for index in range(NUM_IMAGES)])
+    write_images(root / 'nolabels', 32, count=2)
+    write_images(root / 'odd', 24, count=2)
+    write_images(root / 'small', 4, count=2)
+    write_images(root / 'oblong', (32, 16), count=2)
+    (root / 'empty').mkdir()
+    (root / 'words.txt').write_text('no images')
+    write_images(root / 'mixed', 32, count=2)
+    PIL.Image.fromarray(np.zeros([16, 16, 3], dtype=np.uint8)).save(root / 'mixed' / 'img00000001.png')
+    write_images(root / 'badlabels', 32, count=2, labels=[0, 'dog'])
+    with zipfile.ZipFile(root / 'good.zip', 'w') as archive:
+        for path in sorted((root / 'good').iterdir()):
+            archive.write(path, path.name)
+    (root / 'cut.zip').write_bytes((root / 'good.zip').read_bytes()[:1000])
+    return root
+
+
+@pytest.fixture
+def call(data, tmp_path, monkeypatch):
+    """Run train.py in this process, in an empty folder, on a machine without accelerators and without torchrun."""
+    for name in ('WORLD_SIZE', 'RANK', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(dnnlib.cli, 'available_devices', lambda: ['cpu'])
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args, dataset='good.zip', outdir='runs'):
+        places = ([f'--outdir={outdir}'] if outdir is not None else []) + (
+            [f'--data={data / dataset}'] if dataset is not None else [])
+        return click.testing.CliRunner().invoke(train.main, [*places, *args], prog_name='train.py')
+
+    return run
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Configurations that reach the training loop, which itself is left out."""
+    configs = []
+    monkeypatch.setattr('training.training_loop.launch', configs.append)
+    return configs
+
+
+def options_of(result):
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+class TestDryRun:
+    @pytest.mark.parametrize('flag', ['-n', '--dry-run', '--dry_run'])
+    def test_prints_everything_and_writes_nothing(self, call, launched, flag, tmp_path):
+        result = call(flag, '--cond=1', '--mirror=true', '--cfg=tiny', '--gpus=2')
+        config = TrainingConfig.from_json(result.stdout)
+        assert config.run_dir == os.path.join('runs', '00000-good-cond-mirror-tiny')
+        assert (config.num_gpus, config.device) == (2, 'cpu')
+        facts = dict(re.findall(r'^(\w+): +(.*)$', result.stderr, re.M))
+        assert facts['Output'] == config.run_dir
+        assert facts['Data'].endswith('good.zip')
+        assert facts['Images'] == '12 and their mirror images'
+        assert facts['Resolution'] == '32x32 RGB'
+        assert facts['Labels'] == 'used, 3 numbers an image'
+        assert facts['Device'] == 'cpu, 2 processes'
+        assert facts['Batch'].startswith(f'{config.batch_size} = 2 x {config.batch_gpu} images')
+        assert facts['Duration'].startswith(f'{config.total_kimg} kimg')
+        assert launched == []
+        assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize('name', PRESET_NAMES)
+    def test_presets(self, call, name):
+        config = options_of(call('-n', f'--cfg={name}'))
+        assert config['run_dir'].endswith('good-auto1' if name == 'auto' else f'good-{name}')
+
+    @pytest.mark.parametrize('dashed, underscored', [
+        ('--batch-gpu=8', '--batch_gpu=8'), ('--map-depth=3', '--map_depth=3'), ('--mbstd-group=2', '--mbstd_group=2'),
+        ('--allow-tf32=1', '--allow_tf32=1'),
+    ])
+    def test_dash_and_underscore_are_alike(self, call, dashed, underscored):
+        plain = options_of(call('-n'))
+        assert options_of(call('-n', dashed)) == options_of(call('-n', underscored)) != plain
+
+    def test_every_option(self, call, tmp_path):
+        (tmp_path / 'net.pkl').write_bytes(b'.')
+        config = options_of(call(
+            '-n', '--snap=7', '--tick=2', '--metrics=none', '--desc=hello', '--cond=1', '--subset=10', '--mirror=1',
+            '--cfg=paper256', '--gamma=2.5', '--kimg=30', '--batch=16', '--batch-gpu=4', '--cbase=1024', '--cmax=64',
+            '--glr=0.001', '--dlr=0.002', '--map-depth=3', '--mbstd-group=2', '--aug=fixed', '--p=0.25',
+            '--augpipe=bgcf', '--resume=net.pkl', '--freezed=1', '--seed=3', '--gpus=2', '--device=cpu', '--workers=0',
+            '--fp32=1', '--nhwc=1', '--nobench=1', '--allow-tf32=1'))
+        assert os.path.basename(config['run_dir']) == (
+            '00000-good-cond-subset10-mirror-paper256-gamma2.5-kimg30-batch16-fixed-p0.25-bgcf-resumecustom-freezed1'
+            '-hello')
+        assert config['training_set_kwargs']['random_seed'] == config['random_seed'] == 3
+        assert config['augment_kwargs']['imgfilter'] == 1
+        assert (config['batch_size'], config['batch_gpu'], config['num_gpus']) == (16, 4, 2)
+
+    def test_dry_run_reads_images_of_another_size(self, call):
+        result = call('-n', dataset='mixed')
+        assert result.exit_code == 2
+        assert 'img00000001.png' in result.output
+
+    def test_help_names_every_option(self, call):
+        text = call('--help', dataset=None, outdir=None).output
+        for option in ('--outdir --gpus --snap --metrics --seed --dry-run --data --cond --subset --mirror --cfg '
+                       '--gamma --kimg --batch --aug --p --target --augpipe --resume --freezed --fp32 --nhwc --nobench '
+                       '--allow-tf32 --workers --batch-gpu --cbase --cmax --glr --dlr --map-depth --mbstd-group --desc '
+                       '--tick --device').split():
+            assert re.search(rf'^  (-n, )?{option}\b', text, re.M), option
+
+
+class TestRun:
+    def test_run_directory_and_options_are_made_before_the_launch(self, call, launched):
+        for number in range(2):
+            result = call('--cfg=tiny', '--kimg=1')
+            assert result.exit_code == 0, result.output
+            run_dir = os.path.join('runs', f'0000{number}-good-tiny-kimg1')
+            assert launched[number].run_dir == run_dir
+            assert os.listdir(run_dir) == ['training_options.json']
+            saved = Path(run_dir, 'training_options.json').read_text()
+            assert TrainingConfig.from_json(saved) == launched[number]
+
+    def test_same_content_as_the_dry_run(self, call, launched):
+        dry = TrainingConfig.from_json(call('-n', '--cfg=tiny').stdout)
+        call('--cfg=tiny')
+        assert launched == [dry]
+
+    def test_home_is_expanded(self, call, launched, tmp_path, monkeypatch):
+        monkeypatch.setenv('HOME', str(tmp_path))
+        assert call(outdir='~/runs').exit_code == 0
+        assert os.listdir(tmp_path / 'runs') == ['00000-good-auto1']
+
+
+class TestTorchrun:
+    @pytest.fixture
+    def rank(self, call, monkeypatch):
+        def set_rank(rank, size=4):
+            monkeypatch.setenv('WORLD_SIZE', str(size))
+            monkeypatch.setenv('RANK', str(rank))
+            monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
+
+        return set_rank
+
+    def test_first_process_makes_the_directory(self, call, launched, rank):
+        rank(0)
+        assert 'auto4' in call().stdout
+        assert (launched[0].num_gpus, launched[0].run_dir) == (4, os.path.join('runs', '00000-good-auto4'))
+
+    def test_others_are_silent(self, call, launched, rank, tmp_path):
+        rank(3)
+        assert call('--gpus=4').output == ''
+        assert (launched[0].num_gpus, launched[0].run_dir) == (4, None)
+        assert call('-n').output == ''
+        assert len(launched) == 1
+        assert os.listdir(tmp_path) == []
+
+    def test_disagreement(self, call, launched, rank):
+        rank(0)
+        result = call('--gpus=2')
+        assert result.exit_code == 2
+        assert "'--gpus': 2" in result.output and '4 processes' in result.output
+        assert launched == []
+
+
+# Arguments, data set, and what the sentence must say: option, value, rule or way out
+WRONG_CALLS = {
+    'gpus_zero': (['--gpus=0'], 'good.zip', ['--gpus', '0', 'x>=1']),
+    'gpus_word': (['--gpus=two'], 'good.zip', ['--gpus', "'two'"]),
+    'gpus_do_not_divide': (['--gpus=3'], 'good.zip', ['--batch', '--gpus=3', '--batch=63']),
+    'snap_zero': (['--snap=0'], 'good.zip', ['--snap', '0', 'x>=1']),
+    'tick_zero': (['--tick=0'], 'good.zip', ['--tick', '0']),
+    'metrics': (['--metrics=fid50k_full'], 'good.zip', ['--metrics', 'fid50k_full', '--metrics=none']),
+    'seed_negative': (['--seed=-1'], 'good.zip', ['--seed', '-1']),
+    'cond_word': (['--cond=perhaps'], 'good.zip', ['--cond', 'perhaps', '1 or 0']),
+    'cond_without_labels': (['--cond=1'], 'nolabels', ['no labels', '--cond']),
+    'labels_of_words': (['--cond=1'], 'badlabels', ['--data', 'dog']),
+    'subset_zero': (['--subset=0'], 'good.zip', ['--subset', '0']),
+    'subset_too_large': (['--subset=13'], 'good.zip', ['--subset', '13', '12']),
+    'cfg': (['--cfg=paper128'], 'good.zip', ['--cfg', 'paper128', 'paper256']),
+    'gamma_negative': (['--gamma=-1'], 'good.zip', ['--gamma', '-1', 'x>=0']),
+    'gamma_nan': (['--gamma=nan'], 'good.zip', ['--gamma', 'nan', 'finite']),
+    'kimg_zero': (['--kimg=0'], 'good.zip', ['--kimg', '0']),
+    'batch_gpu': (['--batch=16', '--batch-gpu=3'], 'good.zip', ['--batch-gpu', '3', '16']),
+    'mbstd_group': (['--batch=4', '--mbstd-group=8'], 'good.zip', ['--mbstd-group', '8', '4']),
+    'cbase': (['--cbase=16'], 'good.zip', ['--cbase', '16', '32x32']),
+    'glr_zero': (['--glr=0'], 'good.zip', ['--glr', 'x>0']),
+    'aug': (['--aug=some'], 'good.zip', ['--aug', 'some', 'noaug']),
+    'aug_fixed_without_p': (['--aug=fixed'], 'good.zip', ['--aug', 'fixed', '--p=P']),
+    'p_without_fixed': (['--p=0.2'], 'good.zip', ['--p', '0.2', '--aug=fixed']),
+    'p_too_large': (['--aug=fixed', '--p=1.5'], 'good.zip', ['--p', '1.5', '0<=x<=1']),
+    'target_without_ada': (['--aug=noaug', '--target=0.5'], 'good.zip', ['--target', '0.5', '--aug=ada']),
+    'target_too_large': (['--target=2'], 'good.zip', ['--target', '2', '0<=x<=1']),
+    'augpipe': (['--augpipe=bgx'], 'good.zip', ['--augpipe', 'bgx', 'bgcfnc']),
+    'augpipe_without_aug': (['--aug=noaug', '--augpipe=bg'], 'good.zip', ['--augpipe', 'bg', '--aug=noaug']),
+    'resume': (['--resume=ffhq128'], 'good.zip', ['--resume', 'ffhq128', 'ffhq256', 'file']),
+    'resume_folder': (['--resume=/'], 'good.zip', ['--resume', "'/'", 'file']),
+    'freezed_negative': (['--freezed=-1'], 'good.zip', ['--freezed', '-1']),
+    'workers_negative': (['--workers=-1'], 'good.zip', ['--workers', '-1']),
+    'desc': (['--desc=a/b'], 'good.zip', ['--desc', 'a/b', 'letters']),
+    'device_name': (['--device=gpu'], 'good.zip', ['--device', 'gpu', 'cuda:N']),
+    'device_missing': (['--device=cuda:7'], 'good.zip', ['--device', 'cuda:7', 'cpu']),
+    'unknown_option': (['--bacth=8'], 'good.zip', ['--bacth', '--batch']),
+    'stray_argument': (['mirror'], 'good.zip', ['mirror']),
+    'no_data': ([], None, ['--data']),
+    'data_missing': ([], 'nothing.zip', ['--data', 'nothing.zip', 'does not exist']),
+    'data_cut': ([], 'cut.zip', ['--data', 'cut.zip', 'zip']),
+    'data_text': ([], 'words.txt', ['--data', 'words.txt']),
+    'data_empty': ([], 'empty', ['--data', 'no images']),
+    'data_not_square': ([], 'oblong', ['--data', '32x16', 'square']),
+    'data_not_power_of_two': ([], 'odd', ['--data', '24x24', 'power of two']),
+    'data_too_small': ([], 'small', ['--data', '4x4', '8 or more']),
+    'data_mixed': ([], 'mixed', ['--data', 'img00000001.png', '16x16']),
+}
+
+
+def assert_one_sentence(output, words):
+    """Usage, then one line of error with all the words; never a traceback."""
+    assert 'Traceback' not in output
+    *_, last = output.rstrip('\n').split('\n')
+    assert last.startswith('Error: '), output
+    assert output.count('Error: ') == 1
+    assert all(word in last for word in words), last
+
+
+class TestWrongCalls:
+    @pytest.mark.parametrize('args, dataset, words', WRONG_CALLS.values(), ids=WRONG_CALLS.keys())
+    def test_one_sentence_and_nothing_written(self, call, launched, tmp_path, args, dataset, words):
+        result = call(*args, dataset=dataset)
+        assert result.exit_code == 2, result.output
+        assert_one_sentence(result.output, words)
+        assert launched == []
+        assert os.listdir(tmp_path) == []
+
+    def test_no_outdir(self, call):
+        result = call('-n', outdir=None)
+        assert result.exit_code == 2
+        assert_one_sentence(result.output, ['--outdir'])
+
+    @pytest.mark.parametrize('dry', [[], ['-n']])
+    def test_outdir_below_a_file(self, call, data, dry):
+        result = call(*dry, outdir=data / 'words.txt' / 'runs')
+        assert result.exit_code == 2
+        assert_one_sentence(result.output, ['--outdir', 'words.txt', 'is a file'])
+
+    def test_outdir_read_only(self, call, tmp_path, monkeypatch):
+        """The tests may run as root, for whom no folder is read-only: the system's answer is replaced."""
+        monkeypatch.setattr(os, 'access', lambda path, mode: False)
+        result = call(outdir='below/runs', dataset='nothing.zip')
+        assert result.exit_code == 2
+        assert_one_sentence(result.output, ['--outdir', 'below/runs', str(tmp_path), 'read-only'])
+
+    def test_outdir_where_the_system_refuses(self, call, launched):
+        result = call(outdir='/proc/runs')
+        assert result.exit_code == 2
+        assert_one_sentence(result.output, ['--outdir', '/proc/runs'])
+        assert launched == []
+
+    @pytest.mark.parametrize('args, words', [
+        (['--gpus=4'], ['--gpus', '4 processes', 'has 2', '--device=cpu']),
+        (['--gpus=2', '--device=cuda:1'], ['--device', 'cuda:1', '--gpus=1']),
+    ])
+    def test_more_processes_than_devices(self, call, launched, monkeypatch, args, words):
+        monkeypatch.setattr(dnnlib.cli, 'available_devices', lambda: ['cuda:0', 'cuda:1', 'cpu'])
+        monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+        result = call(*args)
+        assert result.exit_code == 2
+        assert_one_sentence(result.output, words)
+        assert launched == []
+
+
+class TestRealProcess:
+    """The same through a real shell: status, one sentence, no traceback."""
+
+    def run(self, *args, cwd):
+        environment = {name: value for name, value in os.environ.items() if name not in ('WORLD_SIZE', 'RANK')}
+        return subprocess.run([sys.executable, REPOSITORY / 'train.py', *args], cwd=cwd, env=environment, check=False,
+                              capture_output=True, text=True, timeout=120)
+
+    @pytest.mark.parametrize('args, words', [
+        (['--outdir=runs', '--data=nothing.zip'], ['--data', 'nothing.zip']),
+        (['--outdir=runs', '--data=cut.zip'], ['--data', 'cut.zip']),
+        (['--data=good.zip'], ['--outdir']),
+        (['--outdir=runs', '--data=good.zip', '--gpus=0'], ['--gpus']),
+    ])
+    def test_wrong_calls(self, data, tmp_path, args, words):
+        for name in ('good.zip', 'cut.zip'):
+            shutil.copy(data / name, tmp_path)
+        result = self.run(*args, cwd=tmp_path)
+        assert result.returncode == 2
+        assert result.stdout == ''
+        assert_one_sentence(result.stderr, words)
+        assert not (tmp_path / 'runs').exists()
+
+    def test_dry_run_from_another_folder(self, data, tmp_path):
+        place = f'--data={data / "good.zip"}'
+        result = self.run('-n', '--outdir=runs', place, '--cfg=cifar', '--device=cpu', cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert json.loads(result.stdout)['batch_size'] == 64
+        assert os.listdir(tmp_path) == []

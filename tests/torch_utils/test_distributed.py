@@ -1,0 +1,60 @@
+"""The launcher and its collectives, in real processes."""
+
+import pytest
+import torch
+
+from torch_utils import distributed
+
+
+def _collectives(world, path):
+    parameters = [torch.nn.Parameter(torch.full([2], float(world.rank))), torch.nn.Parameter(torch.zeros(3))]
+    unused = torch.nn.Parameter(torch.zeros(1))
+    parameters[0].grad = torch.tensor([1.0, 3.0]) * (world.rank + 1)
+    parameters[1].grad = torch.tensor([float('nan'), float('inf'), float('-inf')])
+    distributed.average_gradients(world, [*parameters, unused])
+    received = distributed.broadcast_object(world, {'rank': world.rank})
+    distributed.broadcast_tensors(world, [p.data for p in parameters])
+    torch.save(dict(
+        world=(world.rank, world.size, str(world.device)), main=world.is_main, received=received,
+        grads=[p.grad for p in parameters], unused=unused.grad, value=parameters[0].data), f'{path}/{world.rank}.pt')
+
+
+@pytest.mark.parametrize('size', [1, 2])
+def test_collectives(tmp_path, size):
+    distributed.launch(_collectives, size, 'cpu', str(tmp_path))
+    for rank in range(size):
+        result = torch.load(tmp_path / f'{rank}.pt')
+        assert result['world'] == (rank, size, 'cpu') and result['main'] == (rank == 0)
+        assert result['received'] == {'rank': 0}
+        factor = sum(range(1, size + 1)) / size
+        assert result['grads'][0].tolist() == [factor, 3 * factor]
+        assert result['grads'][1].tolist() == [0, 1e5, -1e5]
+        assert result['unused'] is None
+        assert result['value'].tolist() == [0, 0]
+
+
+def _differing(world):
+    tensors = [('same', torch.tensor([1.0, float('nan')])), ('other', torch.tensor([float(world.rank)]))]
+    distributed.check_equal_over_ranks(world, tensors[:1], 'G')
+    distributed.check_equal_over_ranks(world, tensors, 'G')
+
+
+def test_tensors_that_differ_are_named():
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException, match='G: 1 tensors of rank 1 differ.*other'):
+        distributed.launch(_differing, 2, 'cpu')
+
+
+def _fails_on_one(world, kind):
+    if world.rank == 1:
+        raise kind('rank one has had enough')
+    torch.distributed.barrier()
+
+
+def test_a_rank_that_fails_ends_all_with_its_error():
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException, match='rank one has had enough'):
+        distributed.launch(_fails_on_one, 2, 'cpu', KeyError)
+
+
+def test_the_sentence_of_a_users_mistake_arrives_as_it_is():
+    with pytest.raises(ValueError, match='^rank one has had enough$'):
+        distributed.launch(_fails_on_one, 2, 'cpu', ValueError)

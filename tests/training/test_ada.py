@@ -1,0 +1,61 @@
+"""The controller of the augmentation strength."""
+
+import pytest
+import torch
+
+from torch_utils import training_stats
+from training.ada import SIGN_STATISTIC, AdaController
+from training.augment import AugmentPipe
+
+
+@pytest.fixture(autouse=True)
+def fresh_statistics():
+    training_stats.reset()
+    yield
+    training_stats.reset()
+
+
+def controller(p=0.0, **kwargs):
+    pipe = AugmentPipe(xflip=1)
+    pipe.p.fill_(p)
+    options = dict(target=0.6, interval=4, ada_kimg=500, batch_size=50) | kwargs
+    return pipe, AdaController(pipe, **options)
+
+
+def feed(ada, batches, sign):
+    for batch_idx in batches:
+        training_stats.report(SIGN_STATISTIC, torch.full([50], float(sign)))
+        ada.after_batch(batch_idx)
+
+
+def test_p_reaches_one_after_ada_kimg_of_overfitting():
+    pipe, ada = controller()
+    feed(ada, range(1, 10_001), +1)         # 10,000 batches of 50 = 500 kimg
+    assert float(pipe.p) == pytest.approx(1, rel=1e-4)
+
+
+def test_p_falls_but_never_below_zero():
+    pipe, ada = controller(p=0.0005)
+    feed(ada, range(1, 5), -1)
+    assert float(pipe.p) == pytest.approx(0.0005 - 50 * 4 / 500_000)
+    feed(ada, range(5, 9), -1)
+    assert float(pipe.p) == 0
+
+
+def test_adjusts_every_interval_by_what_came_since():
+    pipe, ada = controller()
+    feed(ada, [1, 2, 3], +1)
+    assert float(pipe.p) == 0
+    feed(ada, [4], +1)
+    step = float(pipe.p)
+    assert step == pytest.approx(50 * 4 / 500_000)
+    feed(ada, [5, 6, 7, 8], -1)             # Were the first four still counted, the mean would be 0.
+    assert float(pipe.p) == 0
+
+
+def test_no_change_at_the_target_and_without_statistics():
+    pipe, ada = controller(p=0.5, target=0)
+    training_stats.report(SIGN_STATISTIC, torch.tensor([1.0, -1.0]))
+    ada.after_batch(4)
+    ada.after_batch(8)
+    assert float(pipe.p) == 0.5

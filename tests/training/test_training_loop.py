@@ -1,0 +1,330 @@
+"""Whole runs on a handful of small images: files, reproducibility, ranks, resume, ADA."""
+
+import json
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+import legacy
+from torch_utils import distributed, misc, training_stats
+from training import snapshots
+from training.config import TrainingConfig
+from training.networks_stylegan2 import Discriminator, Generator
+from training.dataset import ImageFolderDataset
+from training.loss import StyleGAN2Loss
+from training.phases import Phase, build_phases, run_phase
+from training.training_loop import launch
+
+ROOT = Path(__file__).resolve().parents[2]
+NUM_IMAGES, RESOLUTION, NUM_CLASSES = 24, 16, 3
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """Folder dataset of 24 RGB images in 3 classes: a gray level per class, and noise."""
+    folder = tmp_path_factory.mktemp('data') / 'patches'
+    (folder / '00000').mkdir(parents=True)
+    rng = np.random.RandomState(0)
+    labels = []
+    for index in range(NUM_IMAGES):
+        label = index % NUM_CLASSES
+        pixels = np.clip(60 + 60 * label + rng.randn(RESOLUTION, RESOLUTION, 3) * 20, 0, 255).astype(np.uint8)
+        name = f'00000/img{index:08d}.png'
+        PIL.Image.fromarray(pixels).save(folder / name)
+        labels.append([name, label])
+    (folder / 'dataset.json').write_text(json.dumps(dict(labels=labels, class_names=['dark', 'middle', 'bright'])))
+    return folder
+
+
+def small_config(data, run_dir, **changes):
+    run_dir.mkdir(parents=True, exist_ok=True)
+    adam = dict(class_name='torch.optim.Adam', lr=0.0025, betas=[0, 0.99], eps=1e-8)
+    sizes = dict(channel_base=128, channel_max=8)
+    config = dict(
+        run_dir=str(run_dir), num_gpus=1, device='cpu', random_seed=0,
+        training_set_kwargs=dict(class_name='training.dataset.ImageFolderDataset', path=str(data), use_labels=True),
+        data_loader_kwargs=dict(num_workers=0),
+        G_kwargs=dict(class_name='training.networks_stylegan2.Generator', z_dim=8, w_dim=8,
+                      mapping_kwargs=dict(num_layers=2), synthesis_kwargs=sizes),
+        D_kwargs=dict(class_name='training.networks_stylegan2.Discriminator', mapping_kwargs=dict(num_layers=1), **sizes),
+        G_opt_kwargs=adam, D_opt_kwargs=adam,
+        loss_kwargs=dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=0.1, style_mixing_prob=0.9, pl_weight=2),
+        augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1, brightness=1),
+        augment_p=0.0, ada_target=0.6, ada_kimg=1, batch_size=8, batch_gpu=4, total_kimg=0.08, ema_kimg=0.05,
+        ema_rampup=None, kimg_per_tick=0.032, image_snapshot_ticks=1, network_snapshot_ticks=1, cudnn_benchmark=False)
+    return TrainingConfig(**(config | changes))
+
+
+def final_pickle(run_dir):
+    return sorted(Path(run_dir).glob('network-snapshot-*.pkl'))[-1]
+
+
+def state_of(path):
+    content = legacy.open_network(str(path))
+    return {f'{name}.{key}': tensor for name in ('G', 'D', 'G_ema')
+            for key, tensor in misc.named_params_and_buffers(content[name])}
+
+
+@pytest.fixture(scope='module')
+def run(data, tmp_path_factory):
+    """A finished run on one process."""
+    run_dir = tmp_path_factory.mktemp('runs') / 'one'
+    launch(small_config(data, run_dir))
+    return run_dir
+
+
+# ------------------------------------------------------------------------------------------------
+# Files of a run
+
+def test_every_file_is_there(run):
+    names = {path.name for path in run.iterdir()}
+    assert {'log.txt', 'stats.jsonl', 'reals.png', 'fakes_init.png', 'fakes000000.png',
+            'network-snapshot-000000.pkl'} <= names
+    assert any(name.startswith('events.out.tfevents') for name in names)
+    assert not [name for name in names if name.endswith(('.tmp', '.partial'))]
+
+
+def test_status_lines(run):
+    lines = [line for line in (run / 'log.txt').read_text().splitlines() if line.startswith('tick ')]
+    pattern = (r'tick \d+ +kimg [\d.]+ +time .+ sec/tick [\d.]+ +sec/kimg [\d.]+ +maintenance [\d.]+ +'
+               r'cpumem [\d.]+ +gpumem [\d.]+ +augment [\d.]+')
+    assert len(lines) == 4                              # 8, 40, 72 and 80 images
+    for number, line in enumerate(lines):
+        assert re.match(pattern, line), line
+        assert line.split()[:2] == ['tick', str(number)]
+
+
+def test_statistics(run):
+    rows = [json.loads(line) for line in (run / 'stats.jsonl').read_text().splitlines()]
+    assert [row['Progress/kimg']['mean'] for row in rows] == pytest.approx([0.008, 0.040, 0.072, 0.080])
+    last = rows[-2]
+    for name in ('Loss/G/loss', 'Loss/D/loss', 'Loss/scores/real', 'Loss/signs/real', 'Loss/scores/fake',
+                 'Loss/r1_penalty', 'Loss/pl_penalty', 'Loss/G/reg', 'Loss/D/reg'):
+        assert last[name]['num'] > 0 and np.isfinite(last[name]['mean']), name
+    assert last['Loss/D/loss']['num'] == 32
+    assert all('timestamp' in row for row in rows)
+
+
+def test_the_pickle_holds_the_published_keys(run, data):
+    content = legacy.open_network(str(final_pickle(run)))
+    assert {'G', 'D', 'G_ema', 'augment_pipe', 'training_set_kwargs'} <= content.keys()
+    assert content['training_set_kwargs']['path'] == str(data)
+    assert content['class_names'] == ['dark', 'middle', 'bright']
+    for name in ('G', 'D', 'G_ema', 'augment_pipe'):
+        assert not content[name].training
+        assert not any(parameter.requires_grad for parameter in content[name].parameters())
+    assert (content['G_ema'].img_channels, content['G_ema'].c_dim) == (3, NUM_CLASSES)
+
+
+def test_the_pickle_opens_elsewhere_with_the_two_low_packages_alone(run, tmp_path):
+    for package in ('dnnlib', 'torch_utils'):
+        (tmp_path / package).symlink_to(ROOT / package)
+    program = (
+        "import pickle, sys, torch\n"
+        f"with open({str(final_pickle(run))!r}, 'rb') as f: G = pickle.load(f)['G_ema']\n"
+        "image = G(torch.randn([2, G.z_dim]), torch.eye(G.c_dim)[:2])\n"
+        "assert not any(name == 'training' or name.startswith('training.') for name in sys.modules)\n"
+        "print(list(image.shape), G.__class__.__module__)\n")
+    result = subprocess.run([sys.executable, '-c', program], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith('[2, 3, 16, 16]')
+
+
+def test_safe_and_plain_loading_agree(run):
+    with open(final_pickle(run), 'rb') as file:
+        plain = pickle.load(file)
+    safe = legacy.open_network(str(final_pickle(run)))
+    for name in ('G', 'D', 'G_ema', 'augment_pipe'):
+        pairs = zip(misc.named_params_and_buffers(plain[name]), misc.named_params_and_buffers(safe[name]), strict=True)
+        for (key, tensor), (other_key, other) in pairs:
+            assert key == other_key and torch.equal(tensor, other)
+
+
+def test_training_changes_the_networks_and_the_average_lags(run, data):
+    first, last = state_of(run / 'network-snapshot-000000.pkl'), state_of(final_pickle(run))
+    assert first.keys() == last.keys()
+    weight = 'synthesis.b16.conv1.weight'
+    assert not torch.equal(last[f'G.{weight}'], last[f'G_ema.{weight}'])
+    assert torch.equal(last['G.mapping.w_avg'], last['G_ema.mapping.w_avg'])
+    assert last['G.mapping.w_avg'].abs().max() > 0
+
+
+# ------------------------------------------------------------------------------------------------
+# The same again
+
+def test_the_same_seed_gives_the_same_networks(run, data, tmp_path):
+    launch(small_config(data, tmp_path / 'again'))
+    launch(small_config(data, tmp_path / 'other', random_seed=1))
+    one, again, other = (state_of(final_pickle(path)) for path in (run, tmp_path / 'again', tmp_path / 'other'))
+    assert all(torch.equal(one[key], again[key]) for key in one)
+    assert not all(torch.equal(one[key], other[key]) for key in one)
+    assert (run / 'fakes000000.png').read_bytes() == (tmp_path / 'again' / 'fakes000000.png').read_bytes()
+
+
+def test_worker_processes_change_nothing(run, data, tmp_path):
+    launch(small_config(data, tmp_path / 'workers', data_loader_kwargs=dict(num_workers=2, prefetch_factor=2)))
+    one, other = state_of(final_pickle(run)), state_of(final_pickle(tmp_path / 'workers'))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+# ------------------------------------------------------------------------------------------------
+# Ranks and accumulation
+
+def test_two_processes_train_with_equal_parameters(data, tmp_path):
+    # A snapshot compares all ranks with rank 0, and raises where they differ.
+    launch(small_config(data, tmp_path / 'two', num_gpus=2, batch_gpu=4))
+    rows = [json.loads(line) for line in (tmp_path / 'two' / 'stats.jsonl').read_text().splitlines()]
+    assert rows[1]['Loss/D/loss']['num'] == 32          # of both ranks together
+    assert rows[1]['Progress/tick']['num'] == 1         # of rank 0 alone
+
+
+def test_torchrun(data, tmp_path):
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', str(ROOT / 'train.py'),
+               '--outdir', tmp_path / 'runs', '--data', data, '--cfg=tiny', '--kimg=1', '--cbase=128', '--cmax=8',
+               '--batch=16', '--mbstd-group=4', '--cond=1', '--device=cpu', '--workers=0', '--tick=1', '--snap=1']
+    result = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=250)
+    assert result.returncode == 0, result.stdout + result.stderr
+    run_dir, = (tmp_path / 'runs').iterdir()
+    assert run_dir.name.startswith('00000-patches-cond-tiny')
+    assert (run_dir / 'network-snapshot-000001.pkl').is_file()
+    options = json.loads((run_dir / 'training_options.json').read_text())
+    assert options['num_gpus'] == 2 and options['batch_gpu'] == 8
+    assert (run_dir / 'log.txt').read_text().count('Training is complete.') == 1
+
+
+def networks_that_mix_no_samples():
+    torch.manual_seed(0)
+    sizes = dict(channel_base=128, channel_max=8)
+    G = Generator(z_dim=8, c_dim=0, w_dim=8, img_resolution=16, img_channels=1, mapping_kwargs=dict(num_layers=2),
+                  synthesis_kwargs=dict(use_noise=False, **sizes))
+    D = Discriminator(c_dim=0, img_resolution=16, img_channels=1, epilogue_kwargs=dict(mbstd_num_channels=0), **sizes)
+    return G.train().requires_grad_(False), D.train().requires_grad_(False)
+
+
+def gradients_of_phases(world, num_rounds):
+    """Gradients of Gmain, Dmain and Dreg on this rank's share of eight images, before any step."""
+    G, D = networks_that_mix_no_samples()
+    torch.manual_seed(1)
+    z, real, c = torch.randn(8, 8), torch.randn(8, 1, 16, 16), torch.zeros(8, 0)
+    share = slice(world.rank * 8 // world.size, (world.rank + 1) * 8 // world.size)
+    size = 8 // world.size // num_rounds
+    rounds = [dict(gen_z=zs, gen_c=cs, real_img=xs, real_c=cs)
+              for zs, xs, cs in zip(z[share].split(size), real[share].split(size), c[share].split(size))]
+    loss = StyleGAN2Loss('cpu', G, D, style_mixing_prob=0, r1_gamma=1)
+    gradients = {}
+    for name, module in (('Gmain', G), ('Dmain', D), ('Dreg', D)):
+        phase = Phase(name, module, torch.optim.SGD(module.parameters(), lr=0), interval=16 if name == 'Dreg' else 1)
+        run_phase(phase, loss, rounds, world)
+        gradients[name] = [None if p.grad is None else p.grad.clone() for p in module.parameters()]
+    return gradients
+
+
+def save_gradients(world, path):
+    torch.save(gradients_of_phases(world, num_rounds=1), f'{path}/{world.rank}.pt')
+
+
+def assert_same_gradients(actual, expected):
+    for phase in expected:
+        for a, b in zip(actual[phase], expected[phase], strict=True):
+            assert (a is None) == (b is None)
+            if b is not None:
+                assert torch.allclose(a, b, rtol=1e-4, atol=1e-6 * float(b.abs().max()) + 1e-12), phase
+
+
+def test_gradients_of_two_ranks_are_those_of_the_whole_batch(tmp_path):
+    alone = gradients_of_phases(distributed.World(0, 1, torch.device('cpu')), num_rounds=1)
+    distributed.launch(save_gradients, 2, 'cpu', str(tmp_path))
+    for rank in range(2):
+        assert_same_gradients(torch.load(tmp_path / f'{rank}.pt'), alone)
+
+
+def test_gradients_of_accumulated_rounds_are_those_of_the_whole_batch():
+    world = distributed.World(0, 1, torch.device('cpu'))
+    assert_same_gradients(gradients_of_phases(world, num_rounds=4), gradients_of_phases(world, num_rounds=1))
+
+
+def test_lazy_regularisation_corrects_rates_and_betas(data, tmp_path):
+    config = small_config(data, tmp_path, G_reg_interval=4, D_reg_interval=None)
+    G, D = networks_that_mix_no_samples()
+    phases = build_phases(G, D, config)
+    assert [(phase.name, phase.interval) for phase in phases] == [('Gmain', 1), ('Greg', 4), ('Dboth', 1)]
+    assert phases[0].optimizer is phases[1].optimizer
+    group_G, group_D = phases[0].optimizer.param_groups[0], phases[2].optimizer.param_groups[0]
+    assert group_G['lr'] == pytest.approx(0.0025 * 4 / 5) and group_D['lr'] == 0.0025
+    assert group_G['betas'] == pytest.approx((0, 0.99 ** 0.8)) and group_D['betas'] == (0, 0.99)
+
+
+# ------------------------------------------------------------------------------------------------
+# Augmentation and resume
+
+@pytest.mark.parametrize('target, moves', [(-2, True), (2, False)])
+def test_ada_moves_towards_its_target(data, tmp_path, target, moves):
+    launch(small_config(data, tmp_path / 'run', ada_target=target, ada_kimg=0.16))
+    rows = [json.loads(line) for line in (tmp_path / 'run' / 'stats.jsonl').read_text().splitlines()]
+    # 10 batches of 8, adjusted after the 4th and the 8th, 32 / 160 at a time.
+    assert rows[-1]['Progress/augment']['mean'] == pytest.approx(0.4 if moves else 0)
+
+
+def test_fixed_strength_and_none(data, tmp_path):
+    launch(small_config(data, tmp_path / 'fixed', ada_target=None, augment_p=0.25))
+    launch(small_config(data, tmp_path / 'none', ada_target=None, augment_kwargs=None))
+    fixed, none = (legacy.open_network(str(final_pickle(tmp_path / name))) for name in ('fixed', 'none'))
+    assert float(fixed['augment_pipe'].p) == 0.25 and none['augment_pipe'] is None
+
+
+def test_resume_takes_the_weights(run, data, tmp_path):
+    launch(small_config(data, tmp_path / 'resumed', resume_pkl=str(final_pickle(run)), total_kimg=0.008,
+                        G_opt_kwargs=dict(class_name='torch.optim.Adam', lr=0.0, betas=[0, 0.99], eps=1e-8)))
+    source, resumed = state_of(final_pickle(run)), state_of(final_pickle(tmp_path / 'resumed'))
+    assert all(torch.equal(source[key], resumed[key]) for key in source if key.startswith('G.') and 'w_avg' not in key)
+    assert not torch.equal(source['D.b16.conv0.weight'], resumed['D.b16.conv0.weight'])
+
+
+@pytest.mark.parametrize('num_gpus', [1, 2])
+def test_resume_from_a_network_of_other_shapes_is_one_sentence(run, data, tmp_path, num_gpus):
+    config = small_config(data, tmp_path / 'run', resume_pkl=str(final_pickle(run)), num_gpus=num_gpus)
+    config.G_kwargs = dict(config.G_kwargs, synthesis_kwargs=dict(channel_base=64, channel_max=4))
+    with pytest.raises(ValueError, match=r'^--resume=.*\.pkl: its G has synthesis\..* of shape .*--cbase'):
+        launch(config)
+
+
+# ------------------------------------------------------------------------------------------------
+# Grids and pickles
+
+def test_grid_has_a_row_per_label(data):
+    dataset = ImageFolderDataset(str(data), use_labels=True)
+    pixels, labels = snapshots.pick_grid_images(dataset, grid_size=(4, 5), seed=0)
+    assert pixels.shape == (20, 3, 16, 16) and pixels.dtype == np.uint8
+    assert labels.argmax(axis=1).reshape(5, 4).tolist() == [[row % 3] * 4 for row in range(5)]
+    for row in range(5):                                # No image twice, even where a label has a second row.
+        for other in range(row % 3, row, 3):
+            cells = np.concatenate([pixels[row * 4:row * 4 + 4], pixels[other * 4:other * 4 + 4]])
+            assert len(np.unique(cells.reshape(8, -1), axis=0)) == 8
+
+
+def test_grid_sizes():
+    assert snapshots.grid_size_for(1024, torch.device('cuda')) == (7, 4)
+    assert snapshots.grid_size_for(256, torch.device('cuda')) == (30, 16)
+    assert snapshots.grid_size_for(32, torch.device('cuda')) == (32, 32)
+    assert snapshots.grid_size_for(32, torch.device('cpu')) == (12, 10)
+    assert snapshots.grid_size_for(1024, torch.device('cpu')) == (7, 4)
+
+
+def test_a_pickle_that_cannot_be_written_leaves_nothing(tmp_path):
+    G, _D = networks_that_mix_no_samples()
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        snapshots.save_network_pickle(tmp_path / 'network.pkl', dict(G=G), {}, extra=lambda: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(autouse=True)
+def fresh_statistics():
+    yield
+    training_stats.reset()

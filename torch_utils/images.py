@@ -1,0 +1,130 @@
+"""From network output to files: the one rounding rule, PNG, grids, labels.
+
+Legend: N images, C channels (1 or 3), H height, W width.
+"""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+import torch
+
+from torch_utils.files import atomic_file
+
+_INK, _PAPER = 0, 255
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Network output in [-1, +1], NCHW or CHW float, to 8 bits: x * 127.5 + 128, clamped to [0, 255], truncated.
+
+    Every script and metric goes through this function, so that the same network gives the same bytes everywhere.
+    """
+    return (images.to(torch.float32) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+
+
+def to_pil(image: np.ndarray | torch.Tensor) -> PIL.Image.Image:
+    """Picture from uint8 HW, HWC or CHW with 1 or 3 channels. A first axis of size 1 or 3 counts as the channels."""
+    array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+    if array.dtype != np.uint8:
+        raise ValueError(f'an image of type {array.dtype} cannot be saved: convert it with to_uint8 first')
+    if array.ndim == 3 and array.shape[0] in (1, 3):
+        array = array.transpose(1, 2, 0)                        # HWC
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]                                  # HW
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] == 3):
+        raise ValueError(f'an image of shape {list(array.shape)} cannot be saved: it needs 1 or 3 channels')
+    return PIL.Image.fromarray(np.ascontiguousarray(array))
+
+
+def save_png(image: np.ndarray | torch.Tensor | PIL.Image.Image, path: str | os.PathLike) -> None:
+    """Write one image (see `to_pil`) as PNG, whole or not at all."""
+    picture = image if isinstance(image, PIL.Image.Image) else to_pil(image)
+    with atomic_file(path) as f:
+        picture.save(f, format='png')
+
+
+def image_grid(images: np.ndarray | torch.Tensor, grid_size: tuple[int, int]) -> np.ndarray:
+    """Images in reading order on one canvas.
+
+    Args:
+        images: uint8 [N, C, H, W]. Cells beyond N stay black.
+        grid_size: (columns, rows), at least N cells.
+
+    Returns:
+        uint8 [rows * H, columns * W, 3], or [rows * H, columns * W] for one channel.
+    """
+    images = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
+    columns, rows = grid_size
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(f'a grid needs images of shape [N, 1 or 3, H, W], not {list(images.shape)}')
+    if columns < 1 or rows < 1 or columns * rows < len(images):
+        raise ValueError(f'a grid of {columns}x{rows} has no room for {len(images)} images')
+    num_images, num_channels, height, width = images.shape
+    cells = np.zeros([rows * columns, num_channels, height, width], dtype=np.uint8)
+    cells[:num_images] = images
+    canvas = cells.reshape(rows, columns, num_channels, height, width)
+    canvas = canvas.transpose(0, 3, 1, 4, 2)                    # rows H columns W C
+    canvas = canvas.reshape(rows * height, columns * width, num_channels)
+    return canvas[:, :, 0] if num_channels == 1 else canvas
+
+
+def save_image_grid(
+    images: np.ndarray | torch.Tensor,
+    path: str | os.PathLike,
+    grid_size: tuple[int, int],
+    row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
+) -> None:
+    """Write a grid (see `image_grid`) as PNG, with names left of the rows and above the columns where given."""
+    columns, rows = grid_size
+    for labels, count, what in ((row_labels, rows, 'row'), (column_labels, columns, 'column')):
+        if labels is not None and len(labels) != count:
+            raise ValueError(f'{len(labels)} {what} labels for a grid of {columns}x{rows}')
+    picture = to_pil(image_grid(images, grid_size))
+    if row_labels is not None or column_labels is not None:
+        cell = picture.width // columns, picture.height // rows
+        picture = _with_labels(picture, cell, row_labels or [], column_labels or [])
+    save_png(picture, path)
+
+
+def _with_labels(
+    grid: PIL.Image.Image, cell: tuple[int, int], row_labels: Sequence[str], column_labels: Sequence[str]
+) -> PIL.Image.Image:
+    cell_width, cell_height = cell
+    font = PIL.ImageFont.load_default(size=min(max(cell_height // 4, 10), 32))
+    boxes = [font.getbbox(str(text)) for text in [*row_labels, *column_labels]]
+    padding = 4
+    line_height = max(int(bottom) for _, _, _, bottom in boxes) + padding
+    left = max((int(font.getlength(str(text))) + 2 * padding for text in row_labels), default=0)
+    top = line_height + padding if column_labels else 0
+
+    width = left + grid.width
+    picture = PIL.Image.new('RGB' if grid.mode == 'RGB' else 'L', (width, top + grid.height), _paper(grid.mode))
+    picture.paste(grid, (left, top))
+    pen = PIL.ImageDraw.Draw(picture)
+    for row, text in enumerate(row_labels):
+        y = top + row * cell_height + cell_height // 2
+        pen.text((left - padding, y), str(text), fill=_ink(grid.mode), font=font, anchor='rm')
+    for column, text in enumerate(column_labels):
+        x = left + column * cell_width + cell_width // 2
+        fitting = _shortened(str(text), font, cell_width)
+        pen.text((x, top - padding), fitting, fill=_ink(grid.mode), font=font, anchor='mb')
+    return picture
+
+
+def _shortened(text: str, font: PIL.ImageFont.ImageFont, width: int) -> str:
+    """As many characters of `text` as fit into its column, at least one."""
+    while len(text) > 1 and font.getlength(text) > width:
+        text = text[:-1]
+    return text
+
+
+def _paper(mode: str) -> int | tuple[int, int, int]:
+    return (_PAPER,) * 3 if mode == 'RGB' else _PAPER
+
+
+def _ink(mode: str) -> int | tuple[int, int, int]:
+    return (_INK,) * 3 if mode == 'RGB' else _INK

@@ -1,0 +1,33 @@
+"""2-D convolutions with the call signatures of `torch.nn.functional`, under the name that pickles know.
+
+There was a time when a convolution's backward pass computed the gradient of the weights even where nobody wanted it
+(R1 and path-length regularisation ask only for the gradient in the images), and when its second derivative was slow.
+Today's PyTorch computes what `torch.autograd.grad(outputs, inputs)` needs and nothing else, and differentiates
+convolutions twice by other convolutions, so nothing is left here to repair.
+"""
+
+import contextlib
+
+import torch.nn.functional as F
+
+enabled = True  # Set by code from elsewhere; either value means the same.
+
+
+def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    """`torch.nn.functional.conv2d`: x [N, I, H, W], weight [O, I / groups, kh, kw]."""
+    return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+    """`torch.nn.functional.conv_transpose2d`: x [N, I, H, W], weight [I, O / groups, kh, kw]."""
+    return F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+@contextlib.contextmanager
+def no_weight_gradients(disable=True):
+    """Mark a region whose gradients are wanted in the activations only.
+
+    Say so to autograd itself, `torch.autograd.grad(outputs, inputs=[images])`, and the gradients of the weights are
+    not computed. That makes this manager a mark for the reader: it changes nothing.
+    """
+    yield

@@ -1,0 +1,192 @@
+"""Train a GAN on a folder or zip of images.
+
+The command line of training: options are parsed here, made into one complete configuration by `training.config`, and
+handed to `training.training_loop.launch`. Under `torchrun` every process runs this file; the first one makes the run
+directory and prints.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dnnlib.cli import BOOL, PATH, Command, FiniteFloat, device_option, resolve_device
+from training import config as cfg
+from training.config import Options, wrong
+
+if TYPE_CHECKING:
+    import torch
+
+BY_PRESET = 'by --cfg'
+POSITIVE_INT = click.IntRange(min=1)
+FRACTION = FiniteFloat(min=0, max=1)
+LEARNING_RATE = FiniteFloat(min=0, min_open=True)
+
+
+class MetricNames(click.ParamType):
+    """`none`: metrics are not part of this version, and a name that would do nothing must not look accepted."""
+
+    name = 'none'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        if value.strip().lower() != 'none':
+            self.fail(
+                f'{value!r} cannot be computed, as this version has no metrics yet: give --metrics=none.', param, ctx
+            )
+        return ()
+
+
+class RunSuffix(click.ParamType):
+    """Text that can end the name of a folder everywhere."""
+
+    name = 'text'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if re.fullmatch(r'[A-Za-z0-9._+=-]{1,100}', value) is None:
+            self.fail(
+                f"{value!r} becomes part of a folder's name: use up to 100 letters, digits and any of . _ + = -",
+                param,
+                ctx,
+            )
+        return value
+
+
+@click.command(cls=Command)
+# Where, and what is written
+@click.option('--outdir', type=PATH, required=True, metavar='DIR', help='Folder that gets a new folder for this run')
+@click.option('--snap', type=POSITIVE_INT, default=Options.snap, show_default=True,
+              help='Ticks between two snapshots (images and network pickle)')
+@click.option('--tick', type=POSITIVE_INT, default=Options.tick, show_default=True,
+              help='Thousands of images between two status lines')
+@click.option('--metrics', type=MetricNames(), metavar='none', default='none', show_default=True,
+              help="Quality metrics at each snapshot; only 'none', as the metrics are not part of this version")
+@click.option('--desc', type=RunSuffix(), help="Text to end the name of the run's folder with")
+@click.option('-n', '--dry-run', is_flag=True, help='Print the complete configuration and stop, with nothing written')
+# Data set
+@click.option('--data', type=PATH, required=True, metavar='ZIP|DIR', help='Images, as dataset_tool.py makes them')
+@click.option('--cond', type=BOOL, default=Options.cond, show_default=True,
+              help='Train a conditional model on the labels of the data set')
+@click.option('--subset', type=POSITIVE_INT, metavar='N', show_default='all',
+              help='Use only N images, picked by --seed')
+@click.option('--mirror', type=BOOL, default=Options.mirror, show_default=True,
+              help="Show each image's mirror image as well")
+# Preset, and what replaces its numbers
+@click.option('--cfg', type=click.Choice(cfg.PRESET_NAMES), default=Options.cfg, show_default=True,
+              help='Preset; auto fits itself to resolution and GPUs, tiny is for small images on a CPU')
+@click.option('--gamma', type=FiniteFloat(min=0), show_default=BY_PRESET, help='Weight of the R1 penalty')
+@click.option('--kimg', type=POSITIVE_INT, show_default=BY_PRESET, help='Length of the training in thousands of images')
+@click.option('--batch', type=POSITIVE_INT, show_default=BY_PRESET, help='Images a step, over all GPUs')
+@click.option('--batch-gpu', type=POSITIVE_INT, show_default="what fits the preset's GPUs",
+              help='Images that a GPU handles at once; fewer need less memory and more time')
+@click.option('--cbase', type=POSITIVE_INT, show_default=BY_PRESET, help='Channels of a layer, times its resolution')
+@click.option('--cmax', type=POSITIVE_INT, show_default=BY_PRESET, help='Channels of a layer, at most')
+@click.option('--glr', type=LEARNING_RATE, show_default=BY_PRESET, help='Learning rate of the generator')
+@click.option('--dlr', type=LEARNING_RATE, show_default=BY_PRESET, help='Learning rate of the discriminator')
+@click.option('--map-depth', type=POSITIVE_INT, show_default=BY_PRESET, help='Layers of the mapping network')
+@click.option('--mbstd-group', type=POSITIVE_INT, show_default=BY_PRESET,
+              help='Images that share one minibatch standard deviation')
+# Augmentation
+@click.option('--aug', type=click.Choice(['noaug', 'ada', 'fixed']), show_default=cfg.DEFAULT_AUG,
+              help='Augment not at all, adaptively, or with the strength --p')
+@click.option('--p', type=FRACTION, metavar='P', help='Augmentation strength, with --aug=fixed')
+@click.option('--target', type=FRACTION, show_default=str(cfg.DEFAULT_ADA_TARGET),
+              help="Overfitting that --aug=ada holds: the mean sign of the discriminator's output for real images")
+@click.option('--augpipe', type=click.Choice(cfg.AUGPIPE_NAMES), show_default=cfg.DEFAULT_AUGPIPE,
+              help='Which augmentations: b(lit) g(eom) c(olor) f(ilter) n(oise) c(utout)')
+# Start from a trained network
+@click.option('--resume', type=PATH, metavar='NAME|PATH|URL', show_default=cfg.NO_RESUME,
+              help=f'Network pickle to start from: {", ".join(cfg.RESUME_SOURCES)}, a file or a URL')
+@click.option('--freezed', type=click.IntRange(min=0), metavar='N', show_default='0',
+              help='Keep the first N layers of the discriminator as they are')
+# Execution
+@click.option('--seed', type=click.IntRange(min=0, max=2**31 - 1), default=Options.seed, show_default=True,
+              help='Random seed')
+@click.option('--gpus', type=POSITIVE_INT, show_default='1, or what torchrun started',
+              help='Processes, one a GPU (on a CPU, all share it)')
+@device_option()
+@click.option('--workers', type=click.IntRange(min=0), default=Options.workers, show_default=True,
+              help='Processes that decode images, for each GPU; 0 decodes in the training process')
+@click.option('--fp32', type=BOOL, default=Options.fp32, show_default=True,
+              help='Full precision throughout, with activations unclamped')
+@click.option('--nhwc', type=BOOL, default=Options.nhwc, show_default=True,
+              help='Channels-last memory layout for half-precision layers')
+@click.option('--nobench', type=BOOL, default=Options.nobench, show_default=True,
+              help='Let cuDNN choose its algorithms without timing them')
+@click.option('--allow-tf32', type=BOOL, default=Options.allow_tf32, show_default=True,
+              help='Allow TensorFloat-32 for matrix products and convolutions')
+def main(**values: Any) -> None:
+    """Train a generative adversarial network (StyleGAN2 with adaptive discriminator augmentation) on your own images.
+
+    \b
+    Images of 16 or 32 pixels, on a CPU:
+      python train.py --outdir=runs --data=digits.zip --cfg=tiny --cond=1
+    From a network trained on faces, with mirror images, on two GPUs:
+      python train.py --outdir=runs --data=cats.zip --gpus=2 --mirror=1 --resume=ffhq256
+    What a command would do, without doing it:
+      python train.py --outdir=runs --data=cats.zip --gpus=2 --dry-run
+    """
+    options = Options(**values)
+    cfg.check_outdir(options.outdir)
+    device = resolve_device(options.device)
+    num_gpus = number_of_processes(options.gpus, device)
+    dataset = cfg.open_training_set(options)
+    config = cfg.build_config(options, dataset, str(device), num_gpus)
+
+    if is_first_process():
+        cfg.check_images(config)
+        desc = cfg.run_description(options, dataset.name, num_gpus)
+        if options.dry_run:
+            config.run_dir = cfg.next_run_dir(options.outdir, desc)
+            print(config.to_json())
+            print(f'\n{cfg.describe(config, dataset)}\nDry run: nothing was written.', file=sys.stderr)
+            return
+        config.run_dir = cfg.create_run_dir(options.outdir, desc)
+        config.save(os.path.join(config.run_dir, 'training_options.json'))
+        print(cfg.describe(config, dataset), flush=True)
+    elif options.dry_run:
+        return
+    dataset.close()
+
+    from training import training_loop
+
+    training_loop.launch(config)
+
+
+def is_first_process() -> bool:
+    from torch_utils import distributed
+
+    return not distributed.under_torchrun() or os.environ['RANK'] == '0'
+
+
+def number_of_processes(gpus: int | None, device: torch.device) -> int:
+    """`--gpus`, or what torchrun has started; checked against the devices of this machine."""
+    import torch
+
+    from torch_utils import distributed
+
+    started = distributed.num_processes_of_torchrun()
+    if started is not None and gpus is not None and gpus != started:
+        raise wrong('--gpus', f'{gpus} disagrees with torchrun, which started {started} processes: drop the option.')
+    num_gpus = started or gpus or 1
+    here = int(os.environ.get('LOCAL_WORLD_SIZE', num_gpus)) if started else num_gpus
+    if device.type == 'cuda' and here > torch.cuda.device_count():
+        raise wrong(
+            '--gpus',
+            f'{here} processes need a CUDA device each, but this machine has {torch.cuda.device_count()}: '
+            'ask for fewer, or add --device=cpu.',
+        )
+    if num_gpus > 1 and (device.type == 'mps' or device.index is not None):
+        raise wrong(
+            '--device', f'{device} is one device, which {num_gpus} processes cannot share: use --gpus=1, cuda or cpu.'
+        )
+    return num_gpus
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,1 @@
+"""Training: data, networks, augmentation, losses and the loop."""

@@ -1,0 +1,724 @@
+"""Generator and discriminator of StyleGAN2 (arXiv 1912.04958), conditional and mixed precision.
+
+Read top-down: `Generator` = `MappingNetwork` (z, c → w) + `SynthesisNetwork` (w → image, one
+`SynthesisBlock` per resolution); `Discriminator` = one `DiscriminatorBlock` per resolution +
+`DiscriminatorEpilogue`. Network pickles embed the source of this file, so it imports only the
+frozen interface.
+
+Shapes: N batch, C channels, H W height and width, O output and I input channels of a weight,
+L number of w vectors a generator takes (`num_ws`).
+"""
+
+import numpy as np
+import torch
+
+from torch_utils import misc, persistence
+from torch_utils.ops import bias_act, conv2d_resample, fma, upfirdn2d
+
+SQRT_HALF = float(np.sqrt(0.5))
+
+
+def _channels_at(resolution, channel_base, channel_max):
+    return min(channel_base // resolution, channel_max)
+
+
+def _log2_of(img_resolution):
+    exponent = int(img_resolution).bit_length() - 1
+    if img_resolution < 4 or img_resolution != 2 ** exponent:
+        raise ValueError(f'img_resolution={img_resolution}: must be a power of two, at least 4')
+    return exponent
+
+
+def _first_fp16_resolution(resolution_log2, num_fp16_res):
+    """The lowest resolution computed in float16: never below 8, whatever was asked for."""
+    return max(2 ** (resolution_log2 + 1 - num_fp16_res), 8)
+
+
+def _block_format(use_fp16, channels_last, force_fp32, weight):
+    """(dtype, memory format) that a block computes in: its weights' own, or float16 where asked for, on CUDA alone."""
+    half = use_fp16 and not force_fp32 and weight.device.type == 'cuda'
+    return (torch.float16 if half else weight.dtype,
+            torch.channels_last if half and channels_last else torch.contiguous_format)
+
+
+def _expect_map(x, channels, size):
+    """Check that `x` is [N, channels, size, size]."""
+    misc.assert_shape(x, [None, channels, size, size])
+
+
+def _conv_weight(out_channels, in_channels, kernel_size, channels_last):
+    """Random weight [O, I, k, k] of unit variance; what it is scaled by at run time is `_he_gain`."""
+    weight = torch.randn(out_channels, in_channels, kernel_size, kernel_size)
+    return weight.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def _he_gain(fan_in):
+    """Scale that keeps the variance of a layer's input (arXiv 1502.01852)."""
+    return float(1 / np.sqrt(fan_in))
+
+
+def normalize_2nd_moment(x, dim=1, eps=1e-8):
+    """Scale `x` so that the mean square along `dim` is one."""
+    mean_square = x.square().mean(dim=dim, keepdim=True)
+    return x * torch.rsqrt(mean_square + eps)
+
+
+# ------------------------------------------------------------------------------------------------
+# Modulated convolution
+
+def _demodulation(weight, styles):
+    """[N, O] factors that give each output channel of each sample unit expected variance.
+
+    The sum over the kernel commutes with the style (arXiv 1912.04958, eq. 3), so the weights of
+    the single samples need not be formed: s² [N, I] times Σ_k w² [I, O].
+    """
+    energy = weight.square().sum(dim=[2, 3])                                    # [O, I]
+    return torch.rsqrt(styles.square() @ energy.t() + 1e-8)                     # [N, O]
+
+
+def _keep_in_half_range(weight, styles):
+    """Scale weight and styles to at most one, so that float16 sums stay finite; demodulation undoes it."""
+    fan_in = weight[0].numel()
+    peak = weight.abs().amax(dim=[1, 2, 3], keepdim=True)                       # [O, 1, 1, 1]
+    return weight / (peak * np.sqrt(fan_in)), styles / styles.abs().amax(dim=1, keepdim=True)
+
+
+@misc.profiled_function
+def modulated_conv2d(
+    x, weight, styles, *, up=1, down=1, resample_filter=None, padding=0, flip_weight=True,
+    demodulate=True, noise=None, fused_modconv=True,
+):
+    """Convolution whose weights are scaled by a style of each sample (arXiv 1912.04958, section 2.2).
+
+    Args:
+        x: [N, I, H, W], float16 or float32.
+        weight: [O, I, kh, kw].
+        styles: [N, I].
+        noise: Added to the result, broadcast to [N, O, H', W'].
+        up, down: Integer resampling factors, with `resample_filter` (see `upfirdn2d.setup_filter`).
+        padding: Relative to the upsampled image.
+        demodulate: Normalise each output channel.
+        flip_weight: False: convolution; True: correlation, as `torch.nn.functional.conv2d`.
+        fused_modconv: One grouped convolution with the weights of each sample, instead of scaling
+            the activations before and after a common one. The same result by another road.
+
+    Returns:
+        [N, O, H', W'], the dtype of `x`.
+    """
+    batch_size = x.shape[0]
+    out_channels, in_channels, kernel_h, kernel_w = weight.shape
+    misc.assert_shape(x, [batch_size, in_channels, None, None])
+    misc.assert_shape(styles, [batch_size, in_channels])
+
+    if demodulate and x.dtype == torch.float16:
+        weight, styles = _keep_in_half_range(weight, styles)
+    coefs = _demodulation(weight, styles) if demodulate else None               # [N, O]
+    geometry = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
+
+    if not fused_modconv:
+        x = x * styles.to(x.dtype)[:, :, None, None]
+        x = conv2d_resample.conv2d_resample(x=x, w=weight.to(x.dtype), **geometry)
+        if coefs is None:
+            return x if noise is None else x + noise.to(x.dtype)
+        coefs = coefs.to(x.dtype)[:, :, None, None]
+        return x * coefs if noise is None else fma.fma(x, coefs, noise.to(x.dtype))
+
+    per_sample = weight * styles[:, None, :, None, None]                        # [N, O, I, kh, kw]
+    if coefs is not None:
+        per_sample = per_sample * coefs[:, :, None, None, None]
+    with misc.suppress_tracer_warnings():
+        groups = int(batch_size)
+    x = x.reshape(1, groups * in_channels, *x.shape[2:])
+    per_sample = per_sample.reshape(groups * out_channels, in_channels, kernel_h, kernel_w)
+    x = conv2d_resample.conv2d_resample(x=x, w=per_sample.to(x.dtype), groups=groups, **geometry)
+    x = x.reshape(groups, out_channels, *x.shape[2:])
+    return x if noise is None else x + noise.to(x.dtype)
+
+
+# ------------------------------------------------------------------------------------------------
+# Layers
+
+@persistence.persistent_class
+class FullyConnectedLayer(torch.nn.Module):
+    """Dense layer with equalised learning rate: [N, in_features] → [N, out_features]."""
+
+    def __init__(self, in_features, out_features, bias=True, activation='linear', lr_multiplier=1, bias_init=0):
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.activation = activation
+        self.weight = torch.nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.bias = torch.nn.Parameter(torch.full([out_features], float(bias_init))) if bias else None
+        self.weight_gain = lr_multiplier * _he_gain(in_features)
+        self.bias_gain = lr_multiplier
+
+    def forward(self, x):
+        weight = self.weight.to(x.dtype) * self.weight_gain
+        bias = None if self.bias is None else self.bias.to(x.dtype) * self.bias_gain
+        if self.activation == 'linear':
+            return torch.nn.functional.linear(x, weight, bias)
+        return bias_act.bias_act(x @ weight.t(), bias, act=self.activation)
+
+    def extra_repr(self):
+        return f'in_features={self.in_features}, out_features={self.out_features}, activation={self.activation}'
+
+
+@persistence.persistent_class
+class Conv2dLayer(torch.nn.Module):
+    """Convolution with equalised learning rate, resampling, bias and activation.
+
+    [N, in_channels, H, W] → [N, out_channels, H·up/down, W·up/down]. A layer with `trainable=False`
+    keeps weight and bias as buffers, under the same names.
+    """
+
+    def __init__(
+        self, in_channels, out_channels, kernel_size, bias=True, activation='linear', up=1, down=1,
+        resample_filter=(1, 3, 3, 1), conv_clamp=None, channels_last=False, trainable=True,
+    ):
+        super().__init__()
+        self.up, self.down = up, down
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.padding = kernel_size // 2
+        self.activation = activation
+        self.act_gain = float(bias_act.activation_funcs[activation].def_gain)
+        self.weight_gain = _he_gain(in_channels * kernel_size ** 2)
+        self.conv_clamp = conv_clamp
+        self.register_buffer('resample_filter', upfirdn2d.setup_filter(resample_filter))
+
+        weight = _conv_weight(out_channels, in_channels, kernel_size, channels_last)
+        tensors = {'weight': weight, 'bias': torch.zeros(out_channels) if bias else None}
+        for name, tensor in tensors.items():
+            if tensor is not None and trainable:
+                self.register_parameter(name, torch.nn.Parameter(tensor))
+            elif tensor is not None:
+                self.register_buffer(name, tensor)
+            else:
+                setattr(self, name, None)
+
+    def forward(self, x, gain=1):
+        weight = (self.weight * self.weight_gain).to(x.dtype)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        x = conv2d_resample.conv2d_resample(
+            x=x, w=weight, f=self.resample_filter, up=self.up, down=self.down, padding=self.padding,
+            flip_weight=(self.up == 1))  # The transposed convolution of the up path flips by itself.
+        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
+        return bias_act.bias_act(x, bias, act=self.activation, gain=self.act_gain * gain, clamp=clamp)
+
+    def extra_repr(self):
+        return (f'in_channels={self.in_channels}, out_channels={self.out_channels}, '
+                f'activation={self.activation}, up={self.up}, down={self.down}')
+
+
+# ------------------------------------------------------------------------------------------------
+# Generator
+
+@persistence.persistent_class
+class MappingNetwork(torch.nn.Module):
+    """Latent z and label c to intermediate latents w.
+
+    Args:
+        z_dim: Size of z; 0 for none.
+        c_dim: Size of the label; 0 for none.
+        w_dim: Size of w.
+        num_ws: How many times w is repeated; None: once, without the axis.
+        num_layers: Dense layers.
+        embed_features: Size of the label's embedding, `w_dim` by default.
+        layer_features: Size between layers, `w_dim` by default.
+        activation: Name in `bias_act.activation_funcs`.
+        lr_multiplier: Learning rate relative to the other networks'.
+        w_avg_beta: Decay of W's running mean in training mode; None: no running mean.
+    """
+
+    def __init__(
+        self, z_dim, c_dim, w_dim, num_ws, *, num_layers=8, activation='lrelu', lr_multiplier=0.01,
+        embed_features=None, layer_features=None, w_avg_beta=0.995,
+    ):
+        super().__init__()
+        self.num_ws, self.w_dim = num_ws, w_dim
+        self.z_dim, self.c_dim = z_dim, c_dim
+        self.w_avg_beta = w_avg_beta
+        self.num_layers = num_layers
+
+        embed_features = w_dim if embed_features is None else embed_features
+        if c_dim > 0:
+            self.embed = FullyConnectedLayer(c_dim, embed_features)
+        hidden = w_dim if layer_features is None else layer_features
+        sizes = [z_dim + (embed_features if c_dim > 0 else 0)] + [hidden] * (num_layers - 1) + [w_dim]
+        for index, (size_in, size_out) in enumerate(zip(sizes, sizes[1:])):
+            setattr(self, f'fc{index}', FullyConnectedLayer(
+                size_in, size_out, activation=activation, lr_multiplier=lr_multiplier))
+        if num_ws is not None and w_avg_beta is not None:
+            self.register_buffer('w_avg', torch.zeros(w_dim))
+
+    def forward(self, z, c, truncation_psi=1, truncation_cutoff=None, skip_w_avg_update=False):
+        """z [N, z_dim], c [N, c_dim] or None → ws [N, L, w_dim], or [N, w_dim] where num_ws is None.
+
+        Args:
+            truncation_psi: Distance from W's mean that is kept: 1 all, 0 none.
+            truncation_cutoff: Truncate the first so many of the L vectors; None: all.
+            skip_w_avg_update: Leave the running mean alone in training mode.
+        """
+        w = self._transform(z, c)                                               # [N, w_dim]
+        if self.training and self.w_avg_beta is not None and not skip_w_avg_update:
+            batch_mean = w.detach().mean(dim=0)
+            self.w_avg.copy_(batch_mean.lerp(self.w_avg, self.w_avg_beta))
+        if self.num_ws is None:
+            return w if truncation_psi == 1 else self.w_avg.lerp(w, truncation_psi)
+
+        ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)                           # [N, L, w_dim]
+        if truncation_psi != 1:
+            if self.w_avg_beta is None:
+                raise ValueError(f'truncation_psi={truncation_psi}: this network keeps no mean of w; use 1')
+            kept = self.num_ws if truncation_cutoff is None else truncation_cutoff
+            ws = torch.cat([self.w_avg.lerp(ws[:, :kept], truncation_psi), ws[:, kept:]], dim=1)
+        return ws
+
+    def _transform(self, z, c):
+        inputs = []
+        dtype = self.fc0.weight.dtype
+        with torch.autograd.profiler.record_function('input'):
+            if self.z_dim > 0:
+                misc.assert_shape(z, [None, self.z_dim])
+                inputs.append(normalize_2nd_moment(z.to(dtype)))
+            if self.c_dim > 0:
+                misc.assert_shape(c, [None, self.c_dim])
+                inputs.append(normalize_2nd_moment(self.embed(c.to(dtype))))
+        x = torch.cat(inputs, dim=1)
+        for index in range(self.num_layers):
+            x = getattr(self, f'fc{index}')(x)
+        return x
+
+    def extra_repr(self):
+        return f'z_dim={self.z_dim}, c_dim={self.c_dim}, w_dim={self.w_dim}, num_ws={self.num_ws}'
+
+
+@persistence.persistent_class
+class SynthesisLayer(torch.nn.Module):
+    """Modulated 3×3 convolution, noise, bias and activation: [N, in, H, W], w [N, w_dim] → [N, out, resolution²]."""
+
+    def __init__(
+        self, in_channels, out_channels, w_dim, resolution, kernel_size=3, up=1, use_noise=True,
+        activation='lrelu', resample_filter=(1, 3, 3, 1), conv_clamp=None, channels_last=False,
+    ):
+        super().__init__()
+        self.w_dim, self.in_channels, self.out_channels = w_dim, in_channels, out_channels
+        self.resolution, self.up = resolution, up
+        self.padding = kernel_size // 2
+        self.use_noise = use_noise
+        self.conv_clamp = conv_clamp
+        self.activation = activation
+        self.act_gain = float(bias_act.activation_funcs[activation].def_gain)
+        self.register_buffer('resample_filter', upfirdn2d.setup_filter(resample_filter))
+
+        self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
+        self.weight = torch.nn.Parameter(_conv_weight(out_channels, in_channels, kernel_size, channels_last))
+        if use_noise:
+            self.register_buffer('noise_const', torch.randn(resolution, resolution))
+            self.noise_strength = torch.nn.Parameter(torch.zeros([]))
+        self.bias = torch.nn.Parameter(torch.zeros(out_channels))
+
+    def _noise(self, batch_size, noise_mode, device):
+        if noise_mode not in ('random', 'const', 'none'):
+            raise ValueError(f"noise_mode={noise_mode!r}: must be 'random', 'const' or 'none'")
+        if not self.use_noise or noise_mode == 'none':
+            return None
+        if noise_mode == 'const':
+            return self.noise_const * self.noise_strength                       # [H, W]
+        shape = [batch_size, 1, self.resolution, self.resolution]
+        return torch.randn(shape, device=device) * self.noise_strength          # [N, 1, H, W]
+
+    def forward(self, x, w, noise_mode='random', fused_modconv=True, gain=1):
+        _expect_map(x, self.in_channels, self.resolution // self.up)
+        x = modulated_conv2d(
+            x=x, weight=self.weight, styles=self.affine(w), noise=self._noise(x.shape[0], noise_mode, x.device),
+            up=self.up, padding=self.padding, resample_filter=self.resample_filter,
+            flip_weight=(self.up == 1), fused_modconv=fused_modconv)
+        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
+        return bias_act.bias_act(
+            x, self.bias.to(x.dtype), act=self.activation, gain=self.act_gain * gain, clamp=clamp)
+
+    def extra_repr(self):
+        return (f'in_channels={self.in_channels}, out_channels={self.out_channels}, w_dim={self.w_dim}, '
+                f'resolution={self.resolution}, up={self.up}, activation={self.activation}')
+
+
+@persistence.persistent_class
+class ToRGBLayer(torch.nn.Module):
+    """Modulated convolution to image channels, without demodulation: [N, in, H, W] → [N, out, H, W]."""
+
+    def __init__(self, in_channels, out_channels, w_dim, kernel_size=1, conv_clamp=None, channels_last=False):
+        super().__init__()
+        self.w_dim, self.in_channels, self.out_channels = w_dim, in_channels, out_channels
+        self.weight_gain = _he_gain(in_channels * kernel_size ** 2)
+        self.padding = kernel_size // 2
+        self.conv_clamp = conv_clamp
+        self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
+        self.weight = torch.nn.Parameter(_conv_weight(out_channels, in_channels, kernel_size, channels_last))
+        self.bias = torch.nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x, w, fused_modconv=True):
+        styles = self.affine(w) * self.weight_gain
+        x = modulated_conv2d(
+            x=x, weight=self.weight, styles=styles, padding=self.padding,
+            demodulate=False, fused_modconv=fused_modconv)
+        return bias_act.bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)
+
+    def extra_repr(self):
+        return f'in_channels={self.in_channels}, out_channels={self.out_channels}, w_dim={self.w_dim}'
+
+
+@persistence.persistent_class
+class SynthesisBlock(torch.nn.Module):
+    """The layers of one resolution; doubles the size, except for the first block (in_channels = 0).
+
+    `num_conv` and `num_torgb` say how many w vectors the block takes.
+    """
+
+    def __init__(
+        self, in_channels, out_channels, w_dim, resolution, img_channels, is_last, architecture='skip',
+        resample_filter=(1, 3, 3, 1), conv_clamp=None, use_fp16=False, fp16_channels_last=False, **layer_kwargs,
+    ):
+        super().__init__()
+        if architecture not in ('orig', 'skip', 'resnet'):
+            raise ValueError(f"architecture={architecture!r}: must be 'orig', 'skip' or 'resnet'")
+        self.architecture, self.resolution, self.is_last = architecture, resolution, is_last
+        self.in_channels, self.img_channels, self.w_dim = in_channels, img_channels, w_dim
+        self.use_fp16 = use_fp16
+        self.channels_last = use_fp16 and fp16_channels_last
+        self.num_conv = 1 if in_channels == 0 else 2
+        self.num_torgb = int(is_last or architecture == 'skip')
+        self.register_buffer('resample_filter', upfirdn2d.setup_filter(resample_filter))
+
+        shared = dict(w_dim=w_dim, conv_clamp=conv_clamp, channels_last=self.channels_last)
+        layer = dict(shared, resolution=resolution, **layer_kwargs)
+        if in_channels == 0:
+            self.const = torch.nn.Parameter(torch.randn(out_channels, resolution, resolution))
+        else:
+            self.conv0 = SynthesisLayer(in_channels, out_channels, up=2, resample_filter=resample_filter, **layer)
+        self.conv1 = SynthesisLayer(out_channels, out_channels, **layer)
+        if self.num_torgb:
+            self.torgb = ToRGBLayer(out_channels, img_channels, **shared)
+        if in_channels != 0 and architecture == 'resnet':
+            self.skip = Conv2dLayer(
+                in_channels, out_channels, kernel_size=1, up=2, bias=False,
+                channels_last=self.channels_last, resample_filter=resample_filter)
+
+    def forward(self, x, img, ws, force_fp32=False, fused_modconv=None, **layer_kwargs):
+        """x [N, in, H/2, W/2] and img [N, C, H/2, W/2] (both None in the first block), ws [N, l, w_dim] → x, img.
+
+        fused_modconv: None chooses by itself: in evaluation mode on an accelerator.
+        """
+        num_layers = self.num_conv + self.num_torgb
+        misc.assert_shape(ws, [None, num_layers, self.w_dim])
+        w_of_layer = iter(ws.unbind(dim=1))
+        dtype, memory_format = _block_format(self.use_fp16, self.channels_last, force_fp32, self.conv1.weight)
+        if fused_modconv is None:
+            # A grouped convolution is slow on the CPU, and in float16 it pays only for single images.
+            fused_modconv = (not self.training and ws.device.type != 'cpu'
+                             and (dtype != torch.float16 or int(ws.shape[0]) == 1))
+        options = dict(layer_kwargs, fused_modconv=fused_modconv)
+
+        if self.in_channels == 0:
+            x = self.const.to(dtype=dtype, memory_format=memory_format)
+            x = x.unsqueeze(0).repeat(ws.shape[0], 1, 1, 1)                     # [N, C, H, W]
+            x = self.conv1(x, next(w_of_layer), **options)
+        else:
+            _expect_map(x, self.in_channels, self.resolution // 2)
+            x = x.to(dtype=dtype, memory_format=memory_format)
+            if self.architecture == 'resnet':
+                shortcut = self.skip(x, gain=SQRT_HALF)                         # [N, C, H, W]
+                x = self.conv0(x, next(w_of_layer), **options)
+                x = self.conv1(x, next(w_of_layer), gain=SQRT_HALF, **options) + shortcut
+            else:
+                x = self.conv0(x, next(w_of_layer), **options)
+                x = self.conv1(x, next(w_of_layer), **options)
+
+        if img is not None:
+            _expect_map(img, self.img_channels, self.resolution // 2)
+            img = upfirdn2d.upsample2d(img, self.resample_filter)               # [N, C, H, W]
+        if self.num_torgb:
+            rgb = self.torgb(x, next(w_of_layer), fused_modconv=fused_modconv)
+            rgb = rgb.to(dtype=ws.dtype, memory_format=torch.contiguous_format)
+            img = rgb if img is None else img + rgb
+        return x, img
+
+    def extra_repr(self):
+        return f'resolution={self.resolution}, architecture={self.architecture}'
+
+
+@persistence.persistent_class
+class SynthesisNetwork(torch.nn.Module):
+    """ws [N, L, w_dim] → images [N, img_channels, img_resolution, img_resolution], float32.
+
+    Args:
+        w_dim: Size of w.
+        img_resolution: Power of two, at least 4.
+        img_channels: Channels of the images.
+        channel_base, channel_max: A layer of resolution r has min(channel_base / r, channel_max) channels.
+        num_fp16_res: So many of the highest resolutions compute in float16 on CUDA.
+        block_kwargs: To every `SynthesisBlock`.
+    """
+
+    def __init__(
+        self, w_dim, img_resolution, img_channels, channel_base=32768, channel_max=512, num_fp16_res=0, **block_kwargs,
+    ):
+        super().__init__()
+        self.img_resolution_log2 = _log2_of(img_resolution)
+        self.img_resolution, self.img_channels, self.w_dim = img_resolution, img_channels, w_dim
+        self.num_fp16_res = num_fp16_res
+        self.block_resolutions = [2 ** i for i in range(2, self.img_resolution_log2 + 1)]
+        fp16_from = _first_fp16_resolution(self.img_resolution_log2, num_fp16_res)
+
+        self.num_ws = 0
+        in_channels = 0
+        for res in self.block_resolutions:
+            out_channels = _channels_at(res, channel_base, channel_max)
+            block = SynthesisBlock(
+                in_channels, out_channels, w_dim=w_dim, resolution=res, img_channels=img_channels,
+                is_last=(res == img_resolution), use_fp16=(num_fp16_res > 0 and res >= fp16_from), **block_kwargs)
+            setattr(self, f'b{res}', block)
+            self.num_ws += block.num_conv
+            in_channels = out_channels
+        self.num_ws += block.num_torgb
+
+    def forward(self, ws, **block_kwargs):
+        misc.assert_shape(ws, [None, self.num_ws, self.w_dim])
+        ws = ws.to(self.b4.const.dtype)
+        x = img = None
+        first = 0
+        for res in self.block_resolutions:
+            block = getattr(self, f'b{res}')
+            # A block's ToRGB shares its w with the first convolution of the next block.
+            block_ws = ws[:, first:first + block.num_conv + block.num_torgb]
+            x, img = block(x, img, block_ws, **block_kwargs)
+            first += block.num_conv
+        return img
+
+    def extra_repr(self):
+        return (f'w_dim={self.w_dim}, num_ws={self.num_ws}, img_resolution={self.img_resolution}, '
+                f'img_channels={self.img_channels}, num_fp16_res={self.num_fp16_res}')
+
+
+@persistence.persistent_class
+class Generator(torch.nn.Module):
+    """z [N, z_dim], c [N, c_dim] → images [N, img_channels, img_resolution²], float32 around [-1, +1].
+
+    Args:
+        z_dim, c_dim, w_dim: Sizes of latent, label (0: unconditional) and intermediate latent.
+        img_resolution: Power of two, at least 4.
+        img_channels: 1 for grayscale, 3 for RGB.
+        mapping_kwargs: To `MappingNetwork`.
+        synthesis_kwargs: To `SynthesisNetwork`.
+    """
+
+    def __init__(
+        self, z_dim, c_dim, w_dim, img_resolution, img_channels, mapping_kwargs=None, synthesis_kwargs=None,
+    ):
+        super().__init__()
+        self.img_resolution, self.img_channels = img_resolution, img_channels
+        self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, **(synthesis_kwargs or {}))
+        self.num_ws = self.synthesis.num_ws
+        self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
+        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **(mapping_kwargs or {}))
+
+    def forward(
+        self, z, c, truncation_psi=1, truncation_cutoff=None, noise_mode='random', force_fp32=False,
+        fused_modconv=None,
+    ):
+        ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
+        return self.synthesis(ws, noise_mode=noise_mode, force_fp32=force_fp32, fused_modconv=fused_modconv)
+
+
+# ------------------------------------------------------------------------------------------------
+# Discriminator
+
+@persistence.persistent_class
+class DiscriminatorBlock(torch.nn.Module):
+    """The layers of one resolution; halves the size.
+
+    Layers are numbered over the whole network from `first_layer_idx` on; those below
+    `freeze_layers` do not train (arXiv 2002.10964, Freeze-D). `num_layers` tells how many are here.
+    """
+
+    def __init__(
+        self, in_channels, tmp_channels, out_channels, resolution, img_channels, first_layer_idx,
+        architecture='resnet', activation='lrelu', resample_filter=(1, 3, 3, 1), conv_clamp=None,
+        use_fp16=False, fp16_channels_last=False, freeze_layers=0,
+    ):
+        super().__init__()
+        if in_channels not in (0, tmp_channels):
+            raise ValueError(f'in_channels={in_channels}: must be 0 or tmp_channels={tmp_channels}')
+        if architecture not in ('orig', 'skip', 'resnet'):
+            raise ValueError(f"architecture={architecture!r}: must be 'orig', 'skip' or 'resnet'")
+        self.architecture, self.resolution = architecture, resolution
+        self.in_channels, self.img_channels = in_channels, img_channels
+        self.first_layer_idx = first_layer_idx
+        self.use_fp16 = use_fp16
+        self.channels_last = use_fp16 and fp16_channels_last
+        self.num_layers = 0
+        self.register_buffer('resample_filter', upfirdn2d.setup_filter(resample_filter))
+
+        def add_layer(name, *channels_and_size, **kwargs):
+            trainable = first_layer_idx + self.num_layers >= freeze_layers
+            setattr(self, name, Conv2dLayer(
+                *channels_and_size, trainable=trainable, channels_last=self.channels_last, **kwargs))
+            self.num_layers += 1
+
+        active = dict(activation=activation, conv_clamp=conv_clamp)
+        if in_channels == 0 or architecture == 'skip':
+            add_layer('fromrgb', img_channels, tmp_channels, 1, **active)
+        add_layer('conv0', tmp_channels, tmp_channels, 3, **active)
+        add_layer('conv1', tmp_channels, out_channels, 3, down=2, resample_filter=resample_filter, **active)
+        if architecture == 'resnet':
+            add_layer('skip', tmp_channels, out_channels, 1, bias=False, down=2, resample_filter=resample_filter)
+
+    def forward(self, x, img, force_fp32=False):
+        """x [N, in, H, W] or None, img [N, C, H, W] or None → x [N, out, H/2, W/2], img halved or None."""
+        dtype, memory_format = _block_format(self.use_fp16, self.channels_last, force_fp32, self.conv1.weight)
+        if x is not None:
+            _expect_map(x, self.in_channels, self.resolution)
+            x = x.to(dtype=dtype, memory_format=memory_format)
+
+        if self.in_channels == 0 or self.architecture == 'skip':
+            _expect_map(img, self.img_channels, self.resolution)
+            img = img.to(dtype=dtype, memory_format=memory_format)
+            features = self.fromrgb(img)
+            x = features if x is None else x + features                         # [N, tmp, H, W]
+            img = upfirdn2d.downsample2d(img, self.resample_filter) if self.architecture == 'skip' else None
+
+        if self.architecture == 'resnet':
+            shortcut = self.skip(x, gain=SQRT_HALF)                             # [N, out, H/2, W/2]
+            x = self.conv1(self.conv0(x), gain=SQRT_HALF) + shortcut
+        else:
+            x = self.conv1(self.conv0(x))
+        return x, img
+
+    def extra_repr(self):
+        return f'resolution={self.resolution}, architecture={self.architecture}'
+
+
+@persistence.persistent_class
+class MinibatchStdLayer(torch.nn.Module):
+    """Append the standard deviation over groups of samples as channels (arXiv 1710.10196, section 3).
+
+    [N, C, H, W] → [N, C + num_channels, H, W]. Sample n is in group n mod (N / group_size).
+    """
+
+    def __init__(self, group_size, num_channels=1):
+        super().__init__()
+        self.group_size = group_size
+        self.num_channels = num_channels
+
+    def forward(self, x):
+        batch_size, channels, height, width = x.shape
+        with misc.suppress_tracer_warnings():
+            members = int(batch_size) if self.group_size is None else min(self.group_size, int(batch_size))
+        if members == 0:
+            return torch.cat([x, x.new_zeros(0, self.num_channels, height, width)], dim=1)
+        if batch_size % members != 0:
+            raise ValueError(f'batch of {batch_size}: must be a multiple of mbstd_group_size={members}')
+        grouped = x.reshape(members, -1, self.num_channels, channels // self.num_channels, height, width)
+        variance = (grouped - grouped.mean(dim=0)).square().mean(dim=0)         # [n, F, c, H, W]
+        spread = (variance + 1e-8).sqrt().mean(dim=[2, 3, 4])                   # [n, F]
+        spread = spread.repeat(members, 1)[:, :, None, None].expand(-1, -1, height, width)
+        return torch.cat([x, spread], dim=1)
+
+    def extra_repr(self):
+        return f'group_size={self.group_size}, num_channels={self.num_channels}'
+
+
+@persistence.persistent_class
+class DiscriminatorEpilogue(torch.nn.Module):
+    """The last block, at 4×4: minibatch deviation, a convolution and two dense layers → [N, 1] logits.
+
+    With a label (`cmap_dim` > 0) the last layer gives a vector whose product with the mapped label
+    is the logit (arXiv 1802.05637).
+    """
+
+    def __init__(
+        self, in_channels, cmap_dim, resolution, img_channels, *, architecture='resnet', activation='lrelu',
+        conv_clamp=None, mbstd_group_size=4, mbstd_num_channels=1,
+    ):
+        super().__init__()
+        self.architecture, self.resolution, self.cmap_dim = architecture, resolution, cmap_dim
+        self.img_channels, self.in_channels = img_channels, in_channels
+        if architecture == 'skip':
+            self.fromrgb = Conv2dLayer(img_channels, in_channels, kernel_size=1, activation=activation)
+        self.mbstd = MinibatchStdLayer(mbstd_group_size, mbstd_num_channels) if mbstd_num_channels > 0 else None
+        self.conv = Conv2dLayer(
+            in_channels + mbstd_num_channels, in_channels, kernel_size=3, activation=activation, conv_clamp=conv_clamp)
+        self.fc = FullyConnectedLayer(in_channels * resolution ** 2, in_channels, activation=activation)
+        self.out = FullyConnectedLayer(in_channels, cmap_dim if cmap_dim > 0 else 1)
+
+    def forward(self, x, img, cmap, force_fp32=False):
+        del force_fp32  # This block never computes in float16.
+        _expect_map(x, self.in_channels, self.resolution)
+        x = x.to(dtype=self.conv.weight.dtype, memory_format=torch.contiguous_format)
+        if self.architecture == 'skip':
+            _expect_map(img, self.img_channels, self.resolution)
+            x = x + self.fromrgb(img.to(dtype=x.dtype, memory_format=torch.contiguous_format))
+        if self.mbstd is not None:
+            x = self.mbstd(x)                                                   # [N, C + F, 4, 4]
+        x = self.out(self.fc(self.conv(x).flatten(1)))                          # [N, 1 or cmap_dim]
+        if self.cmap_dim > 0:
+            misc.assert_shape(cmap, [None, self.cmap_dim])
+            x = (x * cmap).sum(dim=1, keepdim=True) * _he_gain(self.cmap_dim)
+        return x
+
+    def extra_repr(self):
+        return f'resolution={self.resolution}, architecture={self.architecture}, cmap_dim={self.cmap_dim}'
+
+
+@persistence.persistent_class
+class Discriminator(torch.nn.Module):
+    """img [N, img_channels, img_resolution²], c [N, c_dim] or None → logits [N, 1], float32.
+
+    Args:
+        c_dim: Size of the label; 0: unconditional.
+        img_resolution: Power of two, at least 4.
+        img_channels: Channels of the images.
+        architecture: 'orig', 'skip' or 'resnet'.
+        channel_base, channel_max: A layer of resolution r has min(channel_base / r, channel_max) channels.
+        cmap_dim: Size of the mapped label; the channels at 4×4 by default.
+        num_fp16_res: So many of the highest resolutions compute in float16 on CUDA.
+        conv_clamp: Bound of activations, None: none.
+        block_kwargs, mapping_kwargs, epilogue_kwargs: To the parts.
+    """
+
+    def __init__(
+        self, c_dim, img_resolution, img_channels, *, architecture='resnet', channel_base=32768, channel_max=512,
+        cmap_dim=None, num_fp16_res=0, conv_clamp=None, mapping_kwargs=None, block_kwargs=None, epilogue_kwargs=None,
+    ):
+        super().__init__()
+        self.img_resolution_log2 = _log2_of(img_resolution)
+        self.c_dim, self.img_resolution, self.img_channels = c_dim, img_resolution, img_channels
+        self.block_resolutions = [2 ** i for i in range(self.img_resolution_log2, 2, -1)]
+        fp16_from = _first_fp16_resolution(self.img_resolution_log2, num_fp16_res)
+        top_channels = _channels_at(4, channel_base, channel_max)
+        cmap_dim = 0 if c_dim == 0 else top_channels if cmap_dim is None else cmap_dim
+
+        common = dict(img_channels=img_channels, architecture=architecture, conv_clamp=conv_clamp)
+        layer_idx = 0
+        for res in self.block_resolutions:
+            channels = _channels_at(res, channel_base, channel_max)
+            block = DiscriminatorBlock(
+                channels if res < img_resolution else 0, channels, _channels_at(res // 2, channel_base, channel_max),
+                resolution=res, first_layer_idx=layer_idx, use_fp16=(num_fp16_res > 0 and res >= fp16_from),
+                **common, **(block_kwargs or {}))
+            setattr(self, f'b{res}', block)
+            layer_idx += block.num_layers
+        if c_dim > 0:
+            self.mapping = MappingNetwork(
+                z_dim=0, c_dim=c_dim, w_dim=cmap_dim, num_ws=None, w_avg_beta=None, **(mapping_kwargs or {}))
+        self.b4 = DiscriminatorEpilogue(
+            top_channels, cmap_dim=cmap_dim, resolution=4, **common, **(epilogue_kwargs or {}))
+
+    def forward(self, img, c, **block_kwargs):
+        x = None
+        for res in self.block_resolutions:
+            x, img = getattr(self, f'b{res}')(x, img, **block_kwargs)
+        cmap = self.mapping(None, c) if self.c_dim > 0 else None
+        return self.b4(x, img, cmap)
+
+    def extra_repr(self):
+        return f'c_dim={self.c_dim}, img_resolution={self.img_resolution}, img_channels={self.img_channels}'

@@ -1,0 +1,115 @@
+"""Numbers of a run: status line, `stats.jsonl`, TensorBoard and the progress bar."""
+
+import json
+import os
+import resource
+import sys
+import time
+
+import torch
+import tqdm
+
+import dnnlib
+from torch_utils import training_stats
+
+
+def _summary_writer(run_dir):
+    """A TensorBoard writer, or None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        print(f'No TensorBoard files: {error} (pip install tensorboard)')
+        return None
+    return SummaryWriter(run_dir)
+
+
+def _peak_cpu_memory_gib():
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib / 2 ** (30 if sys.platform == 'darwin' else 20)      # macOS counts in bytes.
+
+
+class RunStatistics:
+    """Gathers the statistics of every tick; the main rank writes them.
+
+    Args:
+        run_dir: Where the files go.
+        world: Ranks.
+        total_kimg: Length of the run, for the progress bar.
+    """
+
+    def __init__(self, run_dir, world, total_kimg):
+        self.world = world
+        self.collector = training_stats.Collector()
+        self.start_time = self.tick_end_time = self.tick_start_time = time.time()
+        self.jsonl = self.tensorboard = self.progress = None
+        if world.is_main:
+            self.jsonl = open(os.path.join(run_dir, 'stats.jsonl'), 'a', encoding='utf-8')
+            self.tensorboard = _summary_writer(run_dir)
+            # The bar is for the terminal alone: sys.stderr is also written to log.txt.
+            self.progress = tqdm.tqdm(
+                total=round(total_kimg, 3), unit='kimg', file=sys.__stderr__, dynamic_ncols=True,
+                disable=not sys.__stderr__.isatty(),
+                bar_format='{l_bar}{bar}| {n:.1f}/{total:.1f} kimg [{elapsed}<{remaining}]')
+
+    def show_progress(self, cur_nimg):
+        if self.progress is not None and not self.progress.disable:
+            self.progress.update(min(cur_nimg / 1000, self.progress.total) - self.progress.n)
+
+    def start_tick(self):
+        """Time from the end of the last tick to here is maintenance."""
+        self.tick_start_time = time.time()
+        self._maintenance_sec = self.tick_start_time - self.tick_end_time
+
+    def end_tick(self, tick, cur_nimg, tick_nimg, total_kimg, augment_p):
+        """Print the status line and write the statistics of the tick that ends here."""
+        device = self.world.device
+        now = time.time()
+        tick_sec = now - self.tick_start_time
+        gpu_gib = reserved_gib = 0.0
+        if device.type == 'cuda':
+            gpu_gib = torch.cuda.max_memory_allocated(device) / 2 ** 30
+            reserved_gib = torch.cuda.max_memory_reserved(device) / 2 ** 30
+            torch.cuda.reset_peak_memory_stats(device)
+        elapsed_sec = now - self.start_time
+        sec_per_kimg = tick_sec / max(tick_nimg, 1) * 1e3
+        left_sec = max(total_kimg - cur_nimg / 1e3, 0) * elapsed_sec / max(cur_nimg / 1e3, 1e-9) if cur_nimg else 0
+
+        def shown(name, value):
+            return training_stats.report0(name, value)
+
+        fields = [
+            f"tick {shown('Progress/tick', tick):<5d}",
+            f"kimg {shown('Progress/kimg', cur_nimg / 1e3):<8.1f}",
+            f"time {dnnlib.util.format_time(shown('Timing/total_sec', elapsed_sec)):<12s}",
+            f"sec/tick {shown('Timing/sec_per_tick', tick_sec):<7.1f}",
+            f"sec/kimg {shown('Timing/sec_per_kimg', sec_per_kimg):<7.2f}",
+            f"maintenance {shown('Timing/maintenance_sec', self._maintenance_sec):<6.1f}",
+            f"cpumem {shown('Resources/cpu_mem_gb', _peak_cpu_memory_gib()):<6.2f}",
+            f"gpumem {shown('Resources/peak_gpu_mem_gb', gpu_gib):<6.2f}",
+            f"augment {shown('Progress/augment', augment_p):.3f}",
+        ]
+        shown('Resources/peak_gpu_mem_reserved_gb', reserved_gib)
+        shown('Timing/total_hours', elapsed_sec / 3600)
+        shown('Timing/total_days', elapsed_sec / 86400)
+        self.collector.update()
+        if self.world.is_main:
+            line = ' '.join(fields) + (f'  left {dnnlib.util.format_time(left_sec)}' if left_sec else '')
+            with tqdm.tqdm.external_write_mode(file=sys.stdout, nolock=True):
+                print(line, flush=True)
+            self._write(cur_nimg, now)
+        self.tick_end_time = now
+
+    def _write(self, cur_nimg, now):
+        values = self.collector.as_dict()
+        self.jsonl.write(json.dumps(dict(values, timestamp=now)) + '\n')
+        self.jsonl.flush()
+        if self.tensorboard is not None:
+            step = int(cur_nimg / 1e3)
+            for name, value in values.items():
+                self.tensorboard.add_scalar(name, value.mean, global_step=step, walltime=now)
+            self.tensorboard.flush()
+
+    def close(self):
+        for resource_ in (self.jsonl, self.tensorboard, self.progress):
+            if resource_ is not None:
+                resource_.close()
