@@ -5,7 +5,6 @@ A seed always gives the same image: its latent is drawn from its own random gene
 
 import contextlib
 import math
-import os
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -143,19 +142,6 @@ def check_room(count: int, what: str, grid_size: tuple[int, int]) -> None:
         )
 
 
-def check_outdir(outdir: str) -> Path:
-    """The folder must be there or be possible to make; it is made when the first file is written."""
-    path = Path(outdir)
-    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not existing.is_dir():
-        reason = f'{existing} is a file'
-    elif not os.access(existing, os.W_OK | os.X_OK):
-        reason = f'{existing} is not writable'
-    else:
-        return path
-    raise click.BadParameter(f'cannot write to {outdir}: {reason}; give another folder.', param_hint="'--outdir'")
-
-
 def read_projection(path: str, num_ws: int, w_dim: int) -> np.ndarray:
     """Latents w [N, num_ws, w_dim] from an npz, as `projector.py` writes it."""
     hint = "'--projected-w'"
@@ -264,7 +250,7 @@ def main(
         check_seeds(seeds, grid_size)
     if not math.isfinite(truncation_psi):
         raise click.BadParameter(f'{truncation_psi} is no finite number.', param_hint="'--trunc'")
-    folder = check_outdir(outdir)
+    dnnlib.cli.check_outdir(outdir)
     torch_device = dnnlib.cli.resolve_device(device)
 
     data = legacy.open_network(network, trust=trust_pickle)
@@ -284,7 +270,7 @@ def main(
             check_room(len(items), 'latents', grid_size)
 
     written = write_images(
-        G, items, folder, grid_size, batch_size,
+        G, items, Path(outdir), grid_size, batch_size,
         label=label, truncation_psi=truncation_psi, noise_mode=noise_mode, device=torch_device,
     )  # fmt: skip
     click.echo(f'Wrote {written}')

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dnnlib.cli import BOOL, PATH, Command, FiniteFloat, device_option, resolve_device
+from dnnlib.cli import BOOL, PATH, Command, FiniteFloat, check_outdir, device_option, resolve_device
+from dnnlib.util import is_url
 from training import config as cfg
 from training.config import Options, wrong
 
 if TYPE_CHECKING:
     import torch
+
+    from training.dataset import ImageFolderDataset
 
 BY_PRESET = 'by --cfg'
 POSITIVE_INT = click.IntRange(min=1)
@@ -132,7 +135,7 @@ def main(**values: Any) -> None:
       python train.py --outdir=runs --data=cats.zip --gpus=2 --dry-run
     """
     options = Options(**values)
-    cfg.check_outdir(options.outdir)
+    check_outdir(options.outdir)
     device = resolve_device(options.device)
     num_gpus = number_of_processes(options.gpus, device)
     dataset = cfg.open_training_set(options)
@@ -140,6 +143,8 @@ def main(**values: Any) -> None:
 
     if is_first_process():
         cfg.check_images(config)
+        if config.resume_pkl is not None and not (options.dry_run and is_url(config.resume_pkl)):
+            check_resume(config, dataset)
         desc = cfg.run_description(options, dataset.name, num_gpus)
         if options.dry_run:
             config.run_dir = cfg.next_run_dir(options.outdir, desc)
@@ -156,6 +161,15 @@ def main(**values: Any) -> None:
     from training import training_loop
 
     training_loop.launch(config)
+
+
+def check_resume(config: cfg.TrainingConfig, dataset: ImageFolderDataset) -> None:
+    from training import training_loop
+
+    try:
+        training_loop.check_resume(config, dataset)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def is_first_process() -> bool:

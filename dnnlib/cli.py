@@ -2,7 +2,7 @@
 
 * `@click.command(cls=Command)`: every option is understood with `-` and with `_` in its name, and a ValueError or an
   OSError that carries a sentence ends as that sentence (status 1; usage errors of click: status 2), not as a traceback.
-* Option types: `BOOL`, `PATH`, `FiniteFloat(min=…)`, `SeedRange()`.
+* Option types: `BOOL`, `PATH`, `FiniteFloat(min=…)`, `SeedRange()`; `check_outdir(path)` for a folder to write.
 * `@device_option()` and `resolve_device(name)`: `--device auto|cuda|cuda:N|mps|cpu`.
 """
 
@@ -148,6 +148,23 @@ class SeedRange(click.ParamType):
             return parse_int_list(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def check_outdir(outdir: str) -> None:
+    """Refuse a folder (--outdir) that is not there and cannot be made, or cannot be written; nothing is made yet.
+
+    Raises click.BadParameter.
+    """
+    existing = os.path.abspath(outdir)
+    while not os.path.exists(existing) and existing != os.path.dirname(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing):
+        reason = f'cannot be a folder, as {existing!r} is a file'
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        reason = f'cannot be written, as {existing!r} is read-only to you'
+    else:
+        return
+    raise click.BadParameter(f'{outdir!r} {reason}: give another place.', param_hint="'--outdir'")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ reads (durations, the log file of a run), and files that may live behind a URL (
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import os
@@ -17,6 +18,7 @@ import types
 import urllib.parse
 import urllib.request
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TextIO
 
@@ -140,6 +142,7 @@ class Logger:
     """
 
     def __init__(self, file_name: str | os.PathLike, file_mode: str = 'a', should_flush: bool = True):
+        self._file_name = file_name
         self.terminal: TextIO = sys.stderr
         self._saved_stdout: TextIO = sys.stdout
         self._should_flush = should_flush
@@ -157,7 +160,7 @@ class Logger:
 
     def write(self, text: str) -> None:
         """Text for the file only. After `close` it is dropped: the screen has it."""
-        with self._lock:
+        with self._lock, os_errors_named(self._file_name):
             if self._file is None:
                 return
             self._file.write(text)
@@ -175,14 +178,25 @@ class Logger:
             sys.stdout = self._saved_stdout
         if sys.stderr is self._tee_stderr:
             sys.stderr = self.terminal
-        with self._lock:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+        with self._lock, os_errors_named(self._file_name):
+            file, self._file = self._file, None
+            if file is not None:
+                file.close()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Files and URLs
+
+
+@contextlib.contextmanager
+def os_errors_named(path: str | os.PathLike) -> Iterator[None]:
+    """An OSError from within that names no file (such as that the disk is full, at a write) names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 class DownloadError(OSError):

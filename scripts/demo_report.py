@@ -12,6 +12,8 @@ import re
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import click
 import numpy as np
 import PIL.Image

@@ -10,4 +10,4 @@ source scripts/setup_env.sh
 if [ $# -eq 0 ]; then
     set -- -m "not slow"
 fi
-exec "$VENV_PYTHON" -m pytest -q "$@"
+exec "$VENV_PYTHON" -m pytest -q -n auto --dist loadfile "$@"

@@ -12,8 +12,10 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / 'tests' / 'golden'
 
-_NUM_THREADS = 1 if 'PYTEST_XDIST_WORKER' in os.environ else min(os.cpu_count() or 1, 2)
+# The tensors of the tests are small, and pytest-xdist already keeps every core busy.
+_NUM_THREADS = 1
 torch.set_num_threads(_NUM_THREADS)
+os.environ['OMP_NUM_THREADS'] = str(_NUM_THREADS)   # for the processes that tests start
 
 
 @pytest.fixture(scope='session')

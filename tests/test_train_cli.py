@@ -17,7 +17,9 @@ import torch
 
 import dnnlib.cli
 import train
+from training import snapshots
 from training.config import PRESET_NAMES, TrainingConfig
+from training.networks_stylegan2 import Discriminator, Generator
 
 REPOSITORY = Path(train.__file__).parent
 NUM_IMAGES = 12
@@ -32,6 +34,16 @@ def write_images(folder, resolution, count=NUM_IMAGES, labels=None):
     if labels is not None:
         (folder / 'dataset.json').write_text(json.dumps({'labels': [list(pair) for pair in zip(names, labels)]}))
     return folder
+
+
+def save_networks(path, names):
+    """Network pickle for gray images of 32x32, with the given networks alone."""
+    sizes = dict(img_resolution=32, img_channels=1)
+    channels = dict(channel_base=32, channel_max=8)
+    G = Generator(z_dim=8, c_dim=0, w_dim=8, synthesis_kwargs=channels, **sizes)
+    D = Discriminator(c_dim=0, **channels, **sizes)
+    modules = dict(G=G, D=D, G_ema=G)
+    snapshots.save_network_pickle(path, {name: modules[name] for name in names}, {})
 
 
 @pytest.fixture(scope='session')
@@ -51,6 +63,8 @@ def data(tmp_path_factory):
     with zipfile.ZipFile(root / 'good.zip', 'w') as archive:
         for path in sorted((root / 'good').iterdir()):
             archive.write(path, path.name)
+    save_networks(root / 'gray.pkl', ('G', 'D', 'G_ema'))
+    save_networks(root / 'average.pkl', ('G_ema',))
     (root / 'cut.zip').write_bytes((root / 'good.zip').read_bytes()[:1000])
     return root
 
@@ -116,7 +130,8 @@ class TestDryRun:
         plain = options_of(call('-n'))
         assert options_of(call('-n', dashed)) == options_of(call('-n', underscored)) != plain
 
-    def test_every_option(self, call, tmp_path):
+    def test_every_option(self, call, tmp_path, monkeypatch):
+        monkeypatch.setattr('training.training_loop.check_resume', lambda *_args: None)
         (tmp_path / 'net.pkl').write_bytes(b'.')
         config = options_of(call(
             '-n', '--snap=7', '--tick=2', '--metrics=none', '--desc=hello', '--cond=1', '--subset=10', '--mirror=1',
@@ -290,6 +305,19 @@ class TestWrongCalls:
         assert result.exit_code == 2
         assert_one_sentence(result.output, ['--outdir', '/proc/runs'])
         assert launched == []
+
+    @pytest.mark.parametrize('dry', [[], ['-n']])
+    @pytest.mark.parametrize('file, words', [
+        ('words.txt', ['--resume', 'words.txt', 'not a network pickle']),
+        ('gray.pkl', ['--resume', 'gray.pkl', 'its G has', 'of shape', '--cbase']),
+        ('average.pkl', ['--resume', 'average.pkl', 'has no G']),
+    ])
+    def test_resume_of_what_does_not_fit(self, call, launched, data, tmp_path, dry, file, words):
+        result = call(*dry, f'--resume={data / file}', '--cfg=tiny', '--cbase=32', '--cmax=8')
+        assert result.exit_code == 2
+        assert_one_sentence(result.output, words)
+        assert launched == []
+        assert os.listdir(tmp_path) == []
 
     @pytest.mark.parametrize('args, words', [
         (['--gpus=4'], ['--gpus', '4 processes', 'has 2', '--device=cpu']),

@@ -5,14 +5,20 @@ once per process with a `World` that says who it is. Started by `torchrun`, the 
 already there and `launch` joins them. NCCL on CUDA, gloo elsewhere.
 """
 
+import contextlib
 import dataclasses
+import logging
 import os
 import tempfile
+import time
 from pathlib import Path
+from signal import SIGTERM
 
 import torch
 
 from dnnlib.cli import error_sentence
+
+GRACE_SEC = 10      # For the other processes to end by themselves after an interrupt.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +59,7 @@ def launch(function, num_processes, device, *args):
         *args: Picklable arguments.
 
     Raises:
-        ValueError: with the sentence of a user's mistake that a process met.
+        ValueError: with the sentence of a user's mistake that a process met, or where a process was killed.
         torch.multiprocessing.ProcessRaisedException: for any other error of a started process.
     """
     if under_torchrun():
@@ -68,25 +74,63 @@ def launch(function, num_processes, device, *args):
 
 
 def _spawn(function, num_processes, device, args):
-    with tempfile.TemporaryDirectory() as folder:
+    spawn = torch.multiprocessing.spawn
+    with tempfile.TemporaryDirectory() as folder, _errors_only('torch.multiprocessing.spawn'):
+        context = spawn(_run_spawned, (function, num_processes, device, folder, args), num_processes, join=False)
         try:
-            torch.multiprocessing.spawn(
-                _run_spawned, args=(function, num_processes, device, folder, args), nprocs=num_processes)
-        except torch.multiprocessing.ProcessRaisedException as error:
+            while not context.join():
+                pass
+        except (torch.multiprocessing.ProcessRaisedException, torch.multiprocessing.ProcessExitedException) as error:
             sentences = [path.read_text(encoding='utf-8') for path in sorted(Path(folder).glob('sentence-*'))]
+            sentences += _sentences_of_killed(context.processes)
             if sentences:
                 raise ValueError(sentences[0]) from error
             raise
+        finally:
+            _end_processes(context.processes)
+
+
+@contextlib.contextmanager
+def _errors_only(logger_name):
+    """Within this context a logger is silent below errors: that the other processes are ended after one failed."""
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _sentences_of_killed(processes):
+    """A sentence for each process that a signal has ended, but for those that the launcher ends (SIGTERM)."""
+    return [f'Process {index} of {len(processes)} was killed by the system (signal {-process.exitcode}), perhaps for '
+            'want of memory: use a smaller --batch-gpu, or fewer --gpus and --workers.'
+            for index, process in enumerate(processes) if (process.exitcode or 0) < 0 and process.exitcode != -SIGTERM]
+
+
+def _end_processes(processes):
+    """After an interrupt: a terminal sends it to all processes, which then end by themselves; others are ended."""
+    deadline = time.monotonic() + GRACE_SEC
+    for process in processes:
+        process.join(max(deadline - time.monotonic(), 0))
+        if process.is_alive():
+            process.terminate()
+            process.join()
 
 
 def _run_spawned(rank, function, size, device, folder, args):
+    _run(_noting_sentence, rank, size, rank, size, device, f'file://{folder}/rendezvous', (folder, function, args))
+
+
+def _noting_sentence(world, folder, function, args):
+    """Run the function; a sentence for the user crosses to the starting process as it is, not inside a traceback."""
     try:
-        _run(function, rank, size, rank, size, device, f'file://{folder}/rendezvous', args)
+        function(world, *args)
     except (ValueError, OSError) as error:
-        # A sentence for the user crosses to the starting process as it is, not as a traceback's last line.
         sentence = error_sentence(error)
         if sentence is not None:
-            Path(folder, f'sentence-{rank}').write_text(sentence, encoding='utf-8')
+            Path(folder, f'sentence-{world.rank}').write_text(sentence, encoding='utf-8')
         raise
 
 
@@ -105,10 +149,9 @@ def _run(function, rank, size, local_rank, local_size, device, rendezvous, args)
         return
     backend = 'nccl' if device.type == 'cuda' else 'gloo'
     torch.distributed.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=size)
-    try:
-        function(world, *args)
-    finally:
-        torch.distributed.destroy_process_group()
+    function(world, *args)
+    # Not after an error: leaving the group makes the others fail too, perhaps before this error is known.
+    torch.distributed.destroy_process_group()
 
 
 # ------------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from dnnlib.util import os_errors_named
+
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
@@ -19,8 +21,9 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.partial')
     try:
-        with open(partial, 'xb') as f:
-            yield f
-        os.replace(partial, path)
+        with os_errors_named(path):
+            with open(partial, 'xb') as f:
+                yield f
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

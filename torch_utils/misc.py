@@ -18,10 +18,11 @@ symbolic_assert = torch._assert
 @functools.lru_cache(maxsize=1024)
 def _constant_from_bytes(data, value_shape, numpy_dtype, shape, dtype, device, memory_format):
     array = np.frombuffer(data, dtype=numpy_dtype).reshape(value_shape)
-    tensor = torch.as_tensor(array.copy(), dtype=dtype, device=device)
-    if shape is not None:
-        tensor = tensor.expand(shape)
-    return tensor.contiguous(memory_format=memory_format)
+    with torch.inference_mode(False):  # A tensor made in inference mode would be of no use to autograd later.
+        tensor = torch.as_tensor(array.copy(), dtype=dtype, device=device)
+        if shape is not None:
+            tensor = tensor.expand(shape)
+        return tensor.contiguous(memory_format=memory_format)
 
 
 def constant(value, shape=None, dtype=None, device=None, memory_format=None):

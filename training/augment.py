@@ -323,10 +323,18 @@ def warp_affine(images, inverse, lowpass):
     to_pixels = misc.constant(to_pixels, dtype=inverse.dtype, device=inverse.device)
     from_pixels = misc.constant(from_pixels, dtype=inverse.dtype, device=inverse.device)
     theta = (from_pixels @ inverse @ to_pixels)[:, :2].to(images.dtype)  # N 2 3
-    shape = [n, c, (height + 2 * spare) * 2, (width + 2 * spare) * 2]
-    grid = F.affine_grid(theta, shape, align_corners=False)  # N H' W' 2
+    grid = _sampling_grid(theta, (height + 2 * spare) * 2, (width + 2 * spare) * 2)  # N H' W' 2
     images = grid_sample_gradfix.grid_sample(images, grid)
     return upfirdn2d.downsample2d(images, lowpass, down=2, padding=-2 * spare, flip_filter=True)
+
+
+def _sampling_grid(theta, height, width):
+    """As `affine_grid` with align_corners=False, by sums in place of a matrix product: theta N 2 3 → N H W 2."""
+    rows = (torch.arange(height, device=theta.device, dtype=theta.dtype) * 2 + 1) / height - 1  # H
+    columns = (torch.arange(width, device=theta.device, dtype=theta.dtype) * 2 + 1) / width - 1  # W
+    along_x = columns[:, None] * theta[:, None, :, 0]  # N W 2
+    along_y = rows[:, None] * theta[:, None, :, 1] + theta[:, None, :, 2]  # N H 2
+    return along_x[:, None] + along_y[:, :, None]
 
 
 def _reflection_margins(inverse, height, width, spare):

@@ -236,7 +236,7 @@ class ImageFolderDataset(Dataset):
         name = self._image_names[raw_idx]
         image = self._decode(name)
         if list(image.shape) != self.image_shape:
-            raise ValueError(f'{self._path}: {name} is {_describe_shape(list(image.shape))}, the first image is '
+            raise ImageError(f'{self._path}: {name} is {_describe_shape(list(image.shape))}, the first image is '
                              f'{_describe_shape(self.image_shape)}; all must be alike: {CONVERT_HINT}.')
         return image
 
@@ -245,9 +245,9 @@ class ImageFolderDataset(Dataset):
         try:
             return decode_image(content)
         except UnsupportedImage as error:
-            raise ValueError(f'{self._path}: {name} is {error}; {CONVERT_HINT}.') from error
+            raise ImageError(f'{self._path}: {name} is {error}; {CONVERT_HINT}.') from error
         except Exception as error:  # decoders raise anything at damaged data
-            raise ValueError(f'{self._path}: {name} cannot be read as an image ({error}); replace or remove it, '
+            raise ImageError(f'{self._path}: {name} cannot be read as an image ({error}); replace or remove it, '
                              'or convert with dataset_tool.py --skip-bad.') from error
 
     def _header_shape(self, name: str) -> list[int]:
@@ -270,6 +270,17 @@ class ImageFolderDataset(Dataset):
         labels = match_labels(self._image_names, table.by_name, where)
         self._class_names = table.class_names
         return np.array(labels, dtype=np.float32 if isinstance(labels[0], list) else np.int64)
+
+
+class ImageError(ValueError):
+    """Images that cannot be read; the text is a sentence for the user.
+
+    What is raised in a data loader's worker arrives as `type(error)(report)`, where the report ends with the traceback
+    from over there, and this with the sentence: that alone is kept.
+    """
+
+    def __init__(self, text: str):
+        super().__init__(text.rpartition(f'{type(self).__module__}.{type(self).__qualname__}: ')[2].strip())
 
 
 class UnsupportedImage(ValueError):
@@ -334,7 +345,7 @@ class _FolderFiles:
             with open(self._path / name, 'rb') as file:
                 return file.read(limit)
         except OSError as error:
-            raise ValueError(f'{self._path / name} cannot be read: {error.strerror}.') from error
+            raise ImageError(f'{self._path / name} cannot be read: {error.strerror}.') from error
 
     def close(self) -> None:
         pass
@@ -354,10 +365,10 @@ class _ZipFiles:
             try:
                 self._zip, self._zip_pid = zipfile.ZipFile(self._path), os.getpid()
             except zipfile.BadZipFile as error:
-                raise ValueError(f'{self._path} is not a complete zip archive ({error}); make it again with '
+                raise ImageError(f'{self._path} is not a complete zip archive ({error}); make it again with '
                                  'dataset_tool.py, or copy it again.') from error
             except OSError as error:
-                raise ValueError(f'{self._path} cannot be opened: {error.strerror}.') from error
+                raise ImageError(f'{self._path} cannot be opened: {error.strerror}.') from error
         return self._zip
 
     def read(self, name: str, limit: int = -1) -> bytes:
@@ -365,7 +376,7 @@ class _ZipFiles:
             with self._handle().open(name) as file:
                 return file.read(limit)
         except Exception as error:  # zipfile raises many kinds at damaged archives (BadZipFile, zlib.error, EOFError)
-            raise ValueError(f'{self._path} is damaged at {name} ({error}); make it again with dataset_tool.py, '
+            raise ImageError(f'{self._path} is damaged at {name} ({error}); make it again with dataset_tool.py, '
                              'or copy it again.') from error
 
     def close(self) -> None:

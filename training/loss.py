@@ -150,4 +150,6 @@ class StyleGAN2Loss:
             weighted = penalty * (self.r1_gamma / 2)
             training_stats.report('Loss/D/reg', weighted)
             loss = loss + weighted.unsqueeze(1)
-        loss.mean().mul(gain).backward()
+        # Naming the parameters spares the way back to the images, whose gradient nobody reads.
+        trained = [parameter for parameter in self.D.parameters() if parameter.requires_grad]
+        loss.mean().mul(gain).backward(inputs=trained)

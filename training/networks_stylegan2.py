@@ -35,10 +35,14 @@ def _first_fp16_resolution(resolution_log2, num_fp16_res):
 
 
 def _block_format(use_fp16, channels_last, force_fp32, weight):
-    """(dtype, memory format) that a block computes in: its weights' own, or float16 where asked for, on CUDA alone."""
+    """(dtype, memory format) that a block computes in: its weights' own, or float16 where asked for, on CUDA alone.
+
+    On the CPU, convolutions are faster channels-last, forward and backward.
+    """
     half = use_fp16 and not force_fp32 and weight.device.type == 'cuda'
+    pixels_together = weight.device.type == 'cpu' or (half and channels_last)
     return (torch.float16 if half else weight.dtype,
-            torch.channels_last if half and channels_last else torch.contiguous_format)
+            torch.channels_last if pixels_together else torch.contiguous_format)
 
 
 def _expect_map(x, channels, size):
@@ -419,8 +423,8 @@ class SynthesisBlock(torch.nn.Module):
         options = dict(layer_kwargs, fused_modconv=fused_modconv)
 
         if self.in_channels == 0:
-            x = self.const.to(dtype=dtype, memory_format=memory_format)
-            x = x.unsqueeze(0).repeat(ws.shape[0], 1, 1, 1)                     # [N, C, H, W]
+            x = self.const.to(dtype).unsqueeze(0).repeat(ws.shape[0], 1, 1, 1)  # [N, C, H, W]
+            x = x.contiguous(memory_format=memory_format)
             x = self.conv1(x, next(w_of_layer), **options)
         else:
             _expect_map(x, self.in_channels, self.resolution // 2)

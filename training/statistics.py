@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import sys
 import time
 
@@ -10,7 +9,13 @@ import torch
 import tqdm
 
 import dnnlib
+from dnnlib.util import os_errors_named
 from torch_utils import training_stats
+
+try:
+    import resource
+except ImportError:     # Windows
+    resource = None
 
 
 def _summary_writer(run_dir):
@@ -24,6 +29,8 @@ def _summary_writer(run_dir):
 
 
 def _peak_cpu_memory_gib():
+    if resource is None:
+        return float('nan')
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kib / 2 ** (30 if sys.platform == 'darwin' else 20)      # macOS counts in bytes.
 
@@ -101,8 +108,9 @@ class RunStatistics:
 
     def _write(self, cur_nimg, now):
         values = self.collector.as_dict()
-        self.jsonl.write(json.dumps(dict(values, timestamp=now)) + '\n')
-        self.jsonl.flush()
+        with os_errors_named(self.jsonl.name):
+            self.jsonl.write(json.dumps(dict(values, timestamp=now)) + '\n')
+            self.jsonl.flush()
         if self.tensorboard is not None:
             step = int(cur_nimg / 1e3)
             for name, value in values.items():

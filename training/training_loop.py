@@ -7,6 +7,7 @@ reads as the list of what happens to a batch. The parts have files of their own 
 import contextlib
 import copy
 import os
+import warnings
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ import legacy
 from torch_utils import distributed, images, misc, training_stats
 from training import snapshots
 from training.ada import AdaController
-from training.dataset import InfiniteSampler
+from training.dataset import ImageError, InfiniteSampler
 from training.ema import ema_decay, update_ema
 from training.phases import build_phases, run_phase
 from training.statistics import RunStatistics
@@ -40,8 +41,25 @@ def _train_process(world, config):
     if world.is_distributed:
         training_stats.init_multiprocessing(world.rank, world.device)
     log = dnnlib.util.Logger(os.path.join(run_dir, 'log.txt'), 'a') if world.is_main else contextlib.nullcontext()
-    with log:
+    with log, _errors_as_sentences(config):
         training_loop(world, config, run_dir)
+
+
+@contextlib.contextmanager
+def _errors_as_sentences(config):
+    """What other data, options or more memory help against becomes a ValueError that says so, raised here."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(str(error)) from error
+    except torch.cuda.OutOfMemoryError as error:
+        raise ValueError(f'The memory of the GPU is too small for {config.batch_gpu} images at once: use a smaller '
+                         '--batch-gpu (which leaves the batch as it is), or a smaller --cbase or --cmax.') from error
+    except RuntimeError as error:
+        if 'DataLoader worker' not in str(error):
+            raise
+        raise ValueError('A process that reads images was killed, perhaps for want of memory: use fewer --workers, or '
+                         'none (0), or give a container more shared memory (docker --ipc=host).') from error
 
 
 # ------------------------------------------------------------------------------------------------
@@ -59,43 +77,60 @@ def _seed_everything(world, config):
 def _load_dataset(world, config):
     dataset = dnnlib.util.construct_class_by_name(**config.training_set_kwargs)
     sampler = InfiniteSampler(dataset, rank=world.rank, num_replicas=world.size, seed=config.random_seed)
-    loader = torch.utils.data.DataLoader(
-        dataset, sampler=sampler, batch_size=config.batch_size // world.size, **config.data_loader_kwargs)
-    return dataset, iter(loader)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='This DataLoader will create')    # More workers than cores.
+        loader = torch.utils.data.DataLoader(
+            dataset, sampler=sampler, batch_size=config.batch_size // world.size, **config.data_loader_kwargs)
+        return dataset, iter(loader)
+
+
+def _construct_networks(config, dataset):
+    common = dict(c_dim=dataset.label_dim, img_resolution=dataset.resolution, img_channels=dataset.num_channels)
+    G = dnnlib.util.construct_class_by_name(**config.G_kwargs, **common)
+    D = dnnlib.util.construct_class_by_name(**config.D_kwargs, **common)
+    return G, D
 
 
 def _build_networks(world, config, dataset):
     """G, D and G_ema on the device, with the same weights on all ranks; from a pickle on a resume."""
-    common = dict(c_dim=dataset.label_dim, img_resolution=dataset.resolution, img_channels=dataset.num_channels)
-    G = dnnlib.util.construct_class_by_name(**config.G_kwargs, **common)
-    D = dnnlib.util.construct_class_by_name(**config.D_kwargs, **common)
+    G, D = _construct_networks(config, dataset)
     for module in (G, D):
         module.train().requires_grad_(False).to(world.device)
     G_ema = copy.deepcopy(G).eval()
-    if config.resume_pkl is not None:
-        _take_weights(world, config.resume_pkl, dict(G=G, D=D, G_ema=G_ema))
+    if config.resume_pkl is not None and world.is_main:
+        print(f'Resuming from "{config.resume_pkl}"')
+        source = _open_source(config.resume_pkl, G, D)
+        for name, module in dict(G=G, D=D, G_ema=G_ema).items():
+            misc.copy_params_and_buffers(source[name], module, require_all=False)
     for module in (G, D, G_ema):
         distributed.broadcast_tensors(world, misc.params_and_buffers(module))
     return G, D, G_ema
 
 
-def _take_weights(world, url, modules):
-    """Copy what a network pickle has under the same names into our networks (the main rank; others receive it)."""
-    if not world.is_main:
-        return
-    print(f'Resuming from "{url}"')
-    with dnnlib.util.open_url(url) as file:
-        source = legacy.load_network_pkl(file)
-    for name, module in modules.items():
+def check_resume(config, dataset):
+    """Refuse a network to start from that is none, or does not fit, before anything is written.
+
+    Raises click.BadParameter where the file cannot be opened, ValueError where it does not fit.
+    """
+    _open_source(config.resume_pkl, *_construct_networks(config, dataset))
+
+
+def _open_source(url, G, D):
+    """Content of the network pickle to start from, which has all that training needs, in the shapes of G and D."""
+    source = legacy.open_network(url, option='--resume')
+    for name, module in dict(G=G, D=D, G_ema=G).items():
+        if source[name] is None:
+            raise ValueError(f'--resume={url}: it has no {name}, but training goes on with G, D and G_ema; use a '
+                             'snapshot of a training run')
         _check_shapes(name, source[name], module, url)
-        misc.copy_params_and_buffers(source[name], module, require_all=False)
+    return source
 
 
 def _check_shapes(name, source, module, url):
     wanted = {key: list(tensor.shape) for key, tensor in misc.named_params_and_buffers(module)}
     given = {key: list(tensor.shape) for key, tensor in misc.named_params_and_buffers(source)}
-    for key in wanted.keys() & given.keys():
-        if wanted[key] != given[key]:
+    for key in wanted:
+        if key in given and wanted[key] != given[key]:
             raise ValueError(
                 f'--resume={url}: its {name} has {key} of shape {given[key]}, this run {wanted[key]}; choose --cfg, '
                 '--cbase, --cmax, --cond and the resolution of the dataset as that network has them')
@@ -195,7 +230,7 @@ def training_loop(world, config, run_dir):
         statistics.show_progress(cur_nimg)
 
         done = cur_nimg >= config.total_kimg * 1000
-        first = tick == 0 and tick_start_nimg == 0
+        first = tick == 0       # A short one, so that a run shows at once whether it works.
         if not (done or first or cur_nimg >= tick_start_nimg + config.kimg_per_tick * 1000):
             continue
         augment_p = float(augment_pipe.p) if augment_pipe is not None else 0.0

@@ -1,6 +1,7 @@
 """dnnlib.util: attribute dictionaries, objects by name, log files, and downloads from a real local server."""
 
 import copy
+import errno
 import hashlib
 import http.server
 import pickle
@@ -251,3 +252,15 @@ def test_cache_path(monkeypatch, tmp_path):
 ])
 def test_is_url(text, expected):
     assert util.is_url(text) is expected
+
+
+def test_errors_of_the_system_name_the_file(tmp_path):
+    def raise_in_context(error):
+        with pytest.raises(OSError) as caught, util.os_errors_named(tmp_path / 'a.png'):
+            raise error
+        return caught.value
+
+    error = raise_in_context(OSError(errno.ENOSPC, 'No space left on device'))
+    assert (error.errno, error.filename) == (errno.ENOSPC, str(tmp_path / 'a.png'))
+    assert raise_in_context(OSError(errno.ENOENT, 'No such file', 'other.png')).filename == 'other.png'
+    assert str(raise_in_context(util.DownloadError('a sentence'))) == 'a sentence'

@@ -1,5 +1,11 @@
 """The launcher and its collectives, in real processes."""
 
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -58,3 +64,47 @@ def test_a_rank_that_fails_ends_all_with_its_error():
 def test_the_sentence_of_a_users_mistake_arrives_as_it_is():
     with pytest.raises(ValueError, match='^rank one has had enough$'):
         distributed.launch(_fails_on_one, 2, 'cpu', ValueError)
+
+
+def _waits_at_the_barrier_for_a_failed_one(world):
+    try:
+        _fails_on_one(world, ValueError)
+    except RuntimeError:    # From the barrier, as the other rank has left the group.
+        raise KeyError('a consequence') from None
+
+
+def test_the_sentence_arrives_although_another_rank_fails_of_it_first():
+    with pytest.raises(ValueError, match='^rank one has had enough$'):
+        distributed.launch(_waits_at_the_barrier_for_a_failed_one, 2, 'cpu')
+
+
+def _is_killed_on_one(world):
+    if world.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    torch.distributed.barrier()
+
+
+def test_a_killed_process_is_a_sentence():
+    with pytest.raises(ValueError, match=r'^Process 1 of 2 was killed by the system \(signal 9\)'):
+        distributed.launch(_is_killed_on_one, 2, 'cpu')
+
+
+def _sleeps(world, folder):
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(120)
+
+
+def test_an_interrupt_of_the_starting_process_ends_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, 'GRACE_SEC', 0.1)
+
+    def interrupt_once_all_are_up():
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt_once_all_are_up, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        distributed.launch(_sleeps, 2, 'cpu', str(tmp_path))
+    for path in tmp_path.iterdir():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.name), 0)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from training import dataset as dataset_module
-from training.dataset import ImageFolderDataset, InfiniteSampler
+from training.dataset import ImageError, ImageFolderDataset, InfiniteSampler
 
 
 def png(pixels: np.ndarray, **options: object) -> bytes:
@@ -388,3 +388,14 @@ def test_sampler_refuses(options: dict, word: str):
         InfiniteSampler(range(5), **options)
     with pytest.raises(ValueError, match='no images'):
         InfiniteSampler([])
+
+
+def test_an_error_of_a_loaders_worker_keeps_its_sentence_alone():
+    sentence = 'data.zip: a.png cannot be read as an image (cut off); replace or remove it'
+    try:
+        raise ImageError(sentence)
+    except ImageError:
+        report = torch._utils.ExceptionWrapper(where='in DataLoader worker process 0')
+    with pytest.raises(ImageError) as caught:
+        report.reraise()
+    assert str(ImageError(sentence)) == str(caught.value) == sentence

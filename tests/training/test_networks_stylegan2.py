@@ -9,6 +9,7 @@ import torch
 
 from training import networks_stylegan2 as networks
 
+
 def load(golden):
     data = golden('networks_stylegan2.npz')
     return data, json.loads(str(data['cases']))

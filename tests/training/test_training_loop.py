@@ -1,10 +1,14 @@
 """Whole runs on a handful of small images: files, reproducibility, ranks, resume, ADA."""
 
 import json
+import os
 import pickle
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +20,9 @@ import legacy
 from torch_utils import distributed, misc, training_stats
 from training import snapshots
 from training.config import TrainingConfig
-from training.networks_stylegan2 import Discriminator, Generator
 from training.dataset import ImageFolderDataset
 from training.loss import StyleGAN2Loss
+from training.networks_stylegan2 import Discriminator, Generator
 from training.phases import Phase, build_phases, run_phase
 from training.training_loop import launch
 
@@ -53,7 +57,8 @@ def small_config(data, run_dir, **changes):
         data_loader_kwargs=dict(num_workers=0),
         G_kwargs=dict(class_name='training.networks_stylegan2.Generator', z_dim=8, w_dim=8,
                       mapping_kwargs=dict(num_layers=2), synthesis_kwargs=sizes),
-        D_kwargs=dict(class_name='training.networks_stylegan2.Discriminator', mapping_kwargs=dict(num_layers=1), **sizes),
+        D_kwargs=dict(class_name='training.networks_stylegan2.Discriminator',
+                      mapping_kwargs=dict(num_layers=1), **sizes),
         G_opt_kwargs=adam, D_opt_kwargs=adam,
         loss_kwargs=dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=0.1, style_mixing_prob=0.9, pl_weight=2),
         augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1, brightness=1),
@@ -186,9 +191,10 @@ def test_two_processes_train_with_equal_parameters(data, tmp_path):
 
 
 def test_torchrun(data, tmp_path):
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', str(ROOT / 'train.py'),
-               '--outdir', tmp_path / 'runs', '--data', data, '--cfg=tiny', '--kimg=1', '--cbase=128', '--cmax=8',
-               '--batch=16', '--mbstd-group=4', '--cond=1', '--device=cpu', '--workers=0', '--tick=1', '--snap=1']
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2',
+               ROOT / 'train.py', '--outdir', tmp_path / 'runs', '--data', data, '--cfg=tiny', '--kimg=1',
+               '--cbase=128', '--cmax=8', '--batch=16', '--mbstd-group=4', '--cond=1', '--device=cpu', '--workers=0',
+               '--tick=1', '--snap=1']
     result = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=250)
     assert result.returncode == 0, result.stdout + result.stderr
     run_dir, = (tmp_path / 'runs').iterdir()
@@ -328,3 +334,57 @@ def test_a_pickle_that_cannot_be_written_leaves_nothing(tmp_path):
 def fresh_statistics():
     yield
     training_stats.reset()
+
+
+# ------------------------------------------------------------------------------------------------
+# What goes wrong on the way
+
+def small_command(*args):
+    """train.py on 16x16 images with small networks, as a list of words."""
+    return [sys.executable, ROOT / 'train.py', '--cfg=tiny', '--cbase=128', '--cmax=8', '--batch=16', '--tick=1',
+            '--device=cpu', *args]
+
+
+@pytest.mark.parametrize('workers, num_gpus', [(0, 1), (2, 1), (1, 2)])
+def test_an_image_that_is_found_damaged_late_is_one_sentence(data, tmp_path, workers, num_gpus):
+    damaged = shutil.copytree(data, tmp_path / 'damaged')
+    path = sorted(damaged.rglob('*.png'))[-1]
+    path.write_bytes(path.read_bytes()[:60])        # With a sound header: only decoding fails.
+    command = small_command(f'--outdir={tmp_path / "runs"}', f'--data={damaged}', '--kimg=1', '--snap=100',
+                            f'--workers={workers}', f'--gpus={num_gpus}')
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=250)
+    assert result.returncode == 1
+    assert result.stderr.startswith('Error: ') and result.stderr.count('\n') == 1, result.stderr
+    assert path.name in result.stderr and '--skip-bad' in result.stderr
+
+
+@pytest.mark.parametrize('error, words', [
+    (torch.cuda.OutOfMemoryError('CUDA out of memory.'), '4 images at once.*--batch-gpu'),
+    (RuntimeError('DataLoader worker (pid 7) is killed by signal: Bus error.'), 'process that reads images.*--workers'),
+])
+def test_want_of_memory_is_one_sentence(data, tmp_path, monkeypatch, error, words):
+    def fail(*_args):
+        raise error
+
+    monkeypatch.setattr('training.training_loop.run_phase', fail)
+    with pytest.raises(ValueError, match=words):
+        launch(small_config(data, tmp_path))
+
+
+def test_an_interrupt_is_one_line_and_leaves_a_valid_run(data, tmp_path):
+    command = small_command(f'--outdir={tmp_path / "runs"}', f'--data={data}', '--kimg=1000', '--workers=1', '--snap=1')
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          start_new_session=True) as process:
+        try:
+            assert any(line.startswith('tick 0') for line in process.stdout)
+            while not list(tmp_path.glob('runs/*/network-snapshot-000000.pkl')):
+                time.sleep(0.05)
+            os.killpg(process.pid, signal.SIGINT)   # As a terminal does: to the worker as well.
+            _out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert err.strip() == 'Aborted!'
+    run_dir, = tmp_path.glob('runs/*')
+    assert not list(run_dir.glob('.*'))
+    assert legacy.open_network(str(final_pickle(run_dir)))['G_ema'].img_resolution == 16

@@ -24,7 +24,7 @@ SEPARABLE_FROM_TAPS = 8  # The format's rule: shorter filters are two-dimensiona
 
 # Pixels along an axis up to which matrix products are used, by the filter's rank: their work grows with the size of
 # the image, that of a filter with its taps. Measured on an AMD EPYC with [1,3,3,1] and with 12 taps.
-LARGEST_BANDED_SIZE = {1: 256, 2: 128}
+LARGEST_BANDED_SIZE = {1: 2048, 2: 128}
 
 
 def setup_filter(f, device=torch.device('cpu'), normalize=True, flip_filter=False, gain=1, separable=None):

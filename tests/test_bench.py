@@ -1,0 +1,118 @@
+"""The overview of this machine's speed runs, and its floors rest on the work that PyTorch really does."""
+
+import json
+import re
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from bench.common import MarkedSection
+from bench.work import NetworkWork, phase_flop
+from training.loss import StyleGAN2Loss
+from training.networks_stylegan2 import Discriminator, Generator
+
+MARKED = 'Words before.\n\n<!-- bench/overview.py begin -->\nold\n<!-- bench/overview.py end -->\n\nWords after.\n'
+
+
+def test_overview_reports_times_and_floors(run_script, tmp_path):
+    page = tmp_path / 'page.md'
+    page.write_text(MARKED)
+    result = run_script('bench/overview.py', '--quick', '--threads=1', '--device=cpu', '--json=rows.json',
+                        '--only=generator,training,augment,decoding', f'--markdown={page}', env={'PYTHONPATH': ''})
+    assert result.returncode == 0, result.stderr
+
+    content = json.loads((tmp_path / 'rows.json').read_text())
+    assert content['machine']['threads'] == 1
+    assert content['machine']['torch'] == torch.__version__
+    rows = content['rows']
+    sections = ['peaks', 'generator', 'training', 'augment', 'decoding']
+    assert list(dict.fromkeys(row['section'] for row in rows)) == sections
+    for row in rows:
+        assert row['time_sec'] > 0 and row['rate'] > 0 and len(row['times_sec']) > 0, row
+        assert min(row['times_sec']) <= row['time_sec'] <= max(row['times_sec']), row
+        if row['section'] == 'peaks':
+            assert row['floor_sec'] is None, row
+        elif not row['what'].endswith(': EMA'):
+            assert 0 < row['share'] < 1.5, row  # above 1 by what the clock and other programs do, not more
+            assert row['share'] == pytest.approx(row['floor_sec'] / row['time_sec'])
+
+    training = {row['what'].split(': ')[1]: row for row in rows if row['section'] == 'training'}
+    assert list(training)[:5] == ['Gmain', 'Greg', 'Dmain', 'Dreg', 'EMA']
+    total = training['Gmain + Greg/4 + Dmain + Dreg/16 + EMA']
+    weights = {'Gmain': 1, 'Greg': 1 / 4, 'Dmain': 1, 'Dreg': 1 / 16, 'EMA': 1}
+    assert total['time_sec'] == pytest.approx(sum(training[name]['time_sec'] * w for name, w in weights.items()))
+
+    table = result.stdout.split('\n\n')
+    assert table[1].split() == ['what', 'time', 'rate', 'floor', 'share', 'runs']
+    for row in rows:
+        assert len(re.findall(rf'^{re.escape(row["what"])} {{2,}}\d.*/s', result.stdout, re.MULTILINE)) == 1
+    text = page.read_text()
+    assert text.startswith('Words before.\n\n<!--') and text.endswith('-->\n\nWords after.\n') and 'old' not in text
+    assert text.count('| training |') == 6
+
+
+def test_overview_of_conversion(run_script):
+    result = run_script('bench/overview.py', '--quick', '--threads=1', '--device=cpu', '--only=conversion')
+    assert result.returncode == 0, result.stderr
+    assert len(re.findall(r'JPEG, 32 px RGB, --workers=[12] .* images/s', result.stdout)) == 2
+
+
+def test_wrong_options_are_refused_before_anything_is_measured(run_script, tmp_path):
+    (tmp_path / 'plain.md').write_text('No marks here.\n')
+    for options, status, word in ((['--only=generator,nonsense'], 2, 'nonsense'),
+                                  (['--json=missing/rows.json'], 2, 'missing/rows.json'),
+                                  ([f'--markdown={tmp_path / "plain.md"}'], 1, 'no place for the table')):
+        result = run_script('bench/overview.py', '--quick', *options)
+        assert result.returncode == status, result.stderr
+        assert word in result.stderr and 'Traceback' not in result.stderr
+        assert result.stdout == ''
+    assert (tmp_path / 'plain.md').read_text() == 'No marks here.\n'
+
+
+def test_marked_section_keeps_what_is_around_it(tmp_path):
+    page = tmp_path / 'page.md'
+    page.write_text(MARKED)
+    for text in ('first\n', 'second\nlines'):
+        MarkedSection(str(page), 'bench/overview.py').replace(text)
+    assert page.read_text() == MARKED.replace('old', '\nsecond\nlines\n')
+
+
+class DenseConvolutions(TorchDispatchMode):
+    """Adds up the FLOP of the convolutions that run, but for the depthwise ones, which are filters."""
+
+    GROUPS_ARGUMENT = {torch.ops.aten.convolution: 8, torch.ops.aten.convolution_backward: 9}
+
+    def __init__(self):
+        super().__init__()
+        self.flop = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        operator = func.overloadpacket
+        position = self.GROUPS_ARGUMENT.get(operator)
+        if position is not None and args[position] == 1:
+            self.flop += flop_registry[operator](*args, **(kwargs or {}), out_val=output)
+        return output
+
+
+@pytest.mark.parametrize('phase', ['Gmain', 'Greg', 'Dmain', 'Dreg'])
+def test_floor_of_a_phase_is_the_convolution_work_that_runs(phase):
+    batch, resolution = 8, 16
+    torch.manual_seed(0)
+    channels = dict(channel_base=512, channel_max=32)
+    G = Generator(16, 0, 16, resolution, 3, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=channels).train()
+    D = Discriminator(0, resolution, 3, **channels).train()
+    work = NetworkWork.of(G, D)
+    loss = StyleGAN2Loss(torch.device('cpu'), G, D, r1_gamma=1, pl_weight=2, style_mixing_prob=0)
+    trained = {'G': G, 'D': D}[phase[0]]
+    for network in (G, D):
+        network.requires_grad_(network is trained)
+    no_label = torch.zeros(batch, 0)
+    with DenseConvolutions() as counted:
+        loss.accumulate_gradients(
+            phase, torch.randn(batch, 3, resolution, resolution), no_label, torch.randn(batch, 16), no_label)
+
+    floor = phase_flop(work, batch)[phase]
+    assert floor <= counted.flop <= 1.03 * floor  # the rest are gradients that come out as zero or are not used
