@@ -45,6 +45,14 @@ class MetricNames(click.ParamType):
         return ()
 
 
+class ThousandsOfImages(FiniteFloat):
+    """A positive number, whole (an int, as it appears in the names of folders) or with a fraction, for a quick try."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        return int(number) if number.is_integer() else number
+
+
 class RunSuffix(click.ParamType):
     """Text that can end the name of a folder everywhere."""
 
@@ -60,12 +68,15 @@ class RunSuffix(click.ParamType):
         return value
 
 
+KIMG = ThousandsOfImages(min=0, min_open=True)
+
+
 @click.command(cls=Command)
 # Where, and what is written
 @click.option('--outdir', type=PATH, required=True, metavar='DIR', help='Folder that gets a new folder for this run')
 @click.option('--snap', type=POSITIVE_INT, default=Options.snap, show_default=True,
               help='Ticks between two snapshots (images and network pickle)')
-@click.option('--tick', type=POSITIVE_INT, default=Options.tick, show_default=True,
+@click.option('--tick', type=KIMG, default=Options.tick, show_default=True,
               help='Thousands of images between two status lines')
 @click.option('--metrics', type=MetricNames(), metavar='none', default='none', show_default=True,
               help="Quality metrics at each snapshot; only 'none', as the metrics are not part of this version")
@@ -83,7 +94,7 @@ class RunSuffix(click.ParamType):
 @click.option('--cfg', type=click.Choice(cfg.PRESET_NAMES), default=Options.cfg, show_default=True,
               help='Preset; auto fits itself to resolution and GPUs, tiny is for small images on a CPU')
 @click.option('--gamma', type=FiniteFloat(min=0), show_default=BY_PRESET, help='Weight of the R1 penalty')
-@click.option('--kimg', type=POSITIVE_INT, show_default=BY_PRESET, help='Length of the training in thousands of images')
+@click.option('--kimg', type=KIMG, show_default=BY_PRESET, help='Length of the training in thousands of images')
 @click.option('--batch', type=POSITIVE_INT, show_default=BY_PRESET, help='Images a step, over all GPUs')
 @click.option('--batch-gpu', type=POSITIVE_INT, show_default="what fits the preset's GPUs",
               help='Images that a GPU handles at once; fewer need less memory and more time')
@@ -113,7 +124,7 @@ class RunSuffix(click.ParamType):
 @click.option('--gpus', type=POSITIVE_INT, show_default='1, or what torchrun started',
               help='Processes, one a GPU (on a CPU, all share it)')
 @device_option()
-@click.option('--workers', type=click.IntRange(min=0), default=Options.workers, show_default=True,
+@click.option('--workers', type=click.IntRange(min=0), default=Options.workers, show_default='3, on a CPU 0',
               help='Processes that decode images, for each GPU; 0 decodes in the training process')
 @click.option('--fp32', type=BOOL, default=Options.fp32, show_default=True,
               help='Full precision throughout, with activations unclamped')

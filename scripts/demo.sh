@@ -19,8 +19,7 @@ echo "== 1/3  dataset: 1,797 handwritten digits"
 "$VENV_PYTHON" dataset_tool.py --source=digits --dest="$data" --resolution=32x32
 
 echo "== 2/3  training: --cfg=tiny"
-# The decoded images fit into memory, so that no other process needs to fetch them.
-"$VENV_PYTHON" train.py --outdir="$runs" --data="$data" --cfg=tiny --cond=1 --snap=1 --workers=0 ${2:+--kimg="$2"}
+"$VENV_PYTHON" train.py --outdir="$runs" --data="$data" --cfg=tiny --cond=1 --snap=1 ${2:+--kimg="$2"}
 run_dir="$(ls -d "$runs"/[0-9][0-9][0-9][0-9][0-9]-* | tail -n 1)"
 
 echo "== 3/3  pictures and quality"

@@ -146,6 +146,12 @@ class TestDryRun:
         assert config['augment_kwargs']['imgfilter'] == 1
         assert (config['batch_size'], config['batch_gpu'], config['num_gpus']) == (16, 4, 2)
 
+    def test_lengths_may_have_fractions(self, call):
+        config = json.loads(call('-n', '--cfg=tiny', '--kimg=0.5', '--tick=0.1').stdout)
+        assert (config['total_kimg'], config['kimg_per_tick']) == (0.5, 0.1)
+        assert os.path.basename(config['run_dir']) == '00000-good-tiny-kimg0.5'
+        assert json.loads(call('-n', '--cfg=tiny', '--kimg=7.0').stdout)['run_dir'].endswith('-kimg7')
+
     def test_dry_run_reads_images_of_another_size(self, call):
         result = call('-n', dataset='mixed')
         assert result.exit_code == 2
@@ -231,6 +237,7 @@ WRONG_CALLS = {
     'gamma_negative': (['--gamma=-1'], 'good.zip', ['--gamma', '-1', 'x>=0']),
     'gamma_nan': (['--gamma=nan'], 'good.zip', ['--gamma', 'nan', 'finite']),
     'kimg_zero': (['--kimg=0'], 'good.zip', ['--kimg', '0']),
+    'kimg_infinite': (['--kimg=inf'], 'good.zip', ['--kimg', 'inf']),
     'batch_gpu': (['--batch=16', '--batch-gpu=3'], 'good.zip', ['--batch-gpu', '3', '16']),
     'mbstd_group': (['--batch=4', '--mbstd-group=8'], 'good.zip', ['--mbstd-group', '8', '4']),
     'cbase': (['--cbase=16'], 'good.zip', ['--cbase', '16', '32x32']),

@@ -86,8 +86,8 @@ _PRESETS = {
         ema_rampup=0.05, z_dim=512, w_dim=512, mapping_layers=2, d_mapping_layers=None, channel_base=32768,
         channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='orig', style_mixing_prob=0,
         pl_weight=0, G_reg_interval=4, ada_kimg=500),
-    # This project's own: images of 16 or 32 pixels on a CPU, in minutes. Few channels and a large step, so that some
-    # thousand steps suffice; z three times as wide as the label's embedding (w_dim), lest the classes drown the latents.
+    # This project's own: images of 16 or 32 pixels on a CPU, in minutes. Few channels and a large step, so that a few
+    # thousand steps suffice; z three times as wide as the embedded label (w_dim), lest the classes drown the latents.
     'tiny': Preset(
         reference_gpus=1, total_kimg=110, batch_size=16, mbstd_group=4, lr=0.01, r1_gamma=0.05, ema_kimg=3,
         ema_rampup=0.05, z_dim=192, w_dim=64, mapping_layers=2, d_mapping_layers=2, channel_base=512, channel_max=64,
@@ -197,7 +197,7 @@ class Options:
     # Preset, and what replaces its numbers
     cfg: str = 'auto'
     gamma: float | None = None
-    kimg: int | None = None
+    kimg: float | None = None
     batch: int | None = None
     batch_gpu: int | None = None
     cbase: int | None = None
@@ -217,12 +217,12 @@ class Options:
     # What is written, and when
     metrics: tuple[str, ...] = ()
     snap: int = 50
-    tick: int = 4
+    tick: float = 4
     seed: int = 0
     # Execution
     gpus: int | None = None
     device: str = 'auto'
-    workers: int = 3
+    workers: int | None = None
     fp32: bool = False
     nhwc: bool = False
     nobench: bool = False
@@ -394,7 +394,7 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
         num_gpus=num_gpus,
         device=device,
         training_set_kwargs=_training_set_kwargs(options, dataset),
-        data_loader_kwargs=_data_loader_kwargs(options.workers, pin_memory=on_cuda),
+        data_loader_kwargs=_data_loader_kwargs(_given(options.workers, _num_workers(device)), pin_memory=on_cuda),
         **_network_kwargs(options, preset, dataset.resolution, mbstd_group, on_cuda),
         G_opt_kwargs=dict(adam, lr=_given(options.glr, preset.lr)),
         D_opt_kwargs=dict(adam, lr=_given(options.dlr, preset.lr)),
@@ -439,6 +439,11 @@ def _training_set_kwargs(options: Options, dataset: ImageFolderDataset) -> dict[
     if options.subset is not None and options.subset < len(dataset):
         kwargs.update(max_size=options.subset, random_seed=options.seed)  # the seed picks which images stay
     return kwargs
+
+
+def _num_workers(device: str) -> int:
+    """Decoding must not keep a GPU waiting; on a CPU its processes would only take the cores from the networks."""
+    return 0 if device == 'cpu' else 3
 
 
 def _data_loader_kwargs(workers: int, pin_memory: bool) -> dict[str, Any]:

@@ -102,6 +102,7 @@ def _build_networks(world, config, dataset):
         source = _open_source(config.resume_pkl, G, D)
         for name, module in dict(G=G, D=D, G_ema=G_ema).items():
             misc.copy_params_and_buffers(source[name], module, require_all=False)
+            _print_fresh_parameters(name, source[name], module)
     for module in (G, D, G_ema):
         distributed.broadcast_tensors(world, misc.params_and_buffers(module))
     return G, D, G_ema
@@ -124,6 +125,13 @@ def _open_source(url, G, D):
                              'snapshot of a training run')
         _check_shapes(name, source[name], module, url)
     return source
+
+
+def _print_fresh_parameters(name, source, module):
+    given = {key for key, _tensor in source.named_parameters()} | {key for key, _tensor in source.named_buffers()}
+    fresh = [key for key, _tensor in module.named_parameters() if key not in given]
+    if fresh:
+        print(f'{name}: {len(fresh)} parameters are not in that network and start fresh: {fresh[0]} ... {fresh[-1]}')
 
 
 def _check_shapes(name, source, module, url):

@@ -127,6 +127,11 @@ class TestPresets:
         assert logits.shape == (config.batch_gpu, 1)
         assert torch.isfinite(logits).all()
 
+    def test_decoding_processes_are_for_gpus(self, build):
+        assert build(device='cpu').data_loader_kwargs == {'num_workers': 0, 'pin_memory': False}
+        assert build(device='cpu', workers=2).data_loader_kwargs['num_workers'] == 2
+        assert build(device='mps').data_loader_kwargs['num_workers'] == 3
+
     def test_presets_cannot_be_changed(self):
         with pytest.raises(dataclasses.FrozenInstanceError):
             cfg.get_preset('cifar', 32, 1).lr = 1
