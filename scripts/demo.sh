@@ -16,7 +16,7 @@ mkdir -p "$outdir"
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4294967296
 
 echo "== 1/3  dataset: 1,797 handwritten digits"
-"$VENV_PYTHON" dataset_tool.py --source=digits --dest="$data" --resolution=32x32
+"$VENV_PYTHON" dataset_tool.py --source=digits --dest="$data" --resolution=16x16
 
 echo "== 2/3  training: --cfg=tiny"
 "$VENV_PYTHON" train.py --outdir="$runs" --data="$data" --cfg=tiny --cond=1 --snap=1 ${2:+--kimg="$2"}

@@ -32,7 +32,7 @@ NUM_GENERATED = 1000
 NEIGHBOUR = 3               # k of precision and recall (arXiv 1904.06991)
 WANTED_ACCURACY = 0.90
 GRID_COLUMNS = 10
-ENLARGE = 2                 # Pixels of the pictures per pixel of the images.
+ENLARGE = 4                 # Pixels of the pictures along one pixel of the images.
 
 
 # ------------------------------------------------------------------------------------------------
@@ -116,25 +116,25 @@ Quality of {num_generated} generated images               the same for real imag
 # ------------------------------------------------------------------------------------------------
 # Pictures
 
-def enlarged(pixels):
-    """uint8 [N, C, H, W] with each pixel repeated."""
-    return pixels.repeat(ENLARGE, axis=2).repeat(ENLARGE, axis=3)
+def enlarged(picture):
+    """The picture, smoothly enlarged."""
+    size = (picture.width * ENLARGE, picture.height * ENLARGE)
+    return picture.resize(size, PIL.Image.Resampling.BICUBIC)
 
 
-def save_progress(run_dir, path, num_classes):
-    """Animation of the snapshots `fakes*.png`: one image of each class side by side, two rows."""
+def save_progress(run_dir, path, num_classes, size):
+    """Animation of the snapshots `fakes*.png`, whose row k has images of class k, `size` pixels wide: two of each."""
     snapshots = {int(match[1]): file for file in sorted(run_dir.glob('fakes*.png'))
                  if (match := re.fullmatch(r'fakes(\d+)\.png', file.name))}
     frames = []
     for kimg, file in snapshots.items():
         with PIL.Image.open(file) as grid:
-            size = grid.height // num_classes       # The snapshot grid has a row per class.
             strip = PIL.Image.new('L', (num_classes * size, 2 * size))
             for label in range(num_classes):
                 for row in range(2):
                     cell = grid.crop((row * size, label * size, (row + 1) * size, (label + 1) * size))
                     strip.paste(cell, (label * size, row * size))
-        strip = strip.resize((strip.width * ENLARGE, strip.height * ENLARGE), PIL.Image.Resampling.NEAREST)
+        strip = enlarged(strip)
         frame = PIL.Image.new('L', (strip.width, strip.height + 20), 255)
         frame.paste(strip, (0, 0))
         font = PIL.ImageFont.load_default(size=13)
@@ -163,8 +163,9 @@ def main(run_dir, data, outdir, seed):
     real, real_classes, names = real_images(data)
 
     shown = generate(G, np.repeat(np.arange(len(names)), GRID_COLUMNS), seed)
-    images.save_image_grid(enlarged(shown), outdir / 'grid.png', (GRID_COLUMNS, len(names)), row_labels=names)
-    save_progress(run_dir, outdir / 'progress.gif', len(names))
+    cells = np.stack([np.array(enlarged(images.to_pil(image))) for image in shown])[:, None]    # [N, 1, H, W]
+    images.save_image_grid(cells, outdir / 'grid.png', (GRID_COLUMNS, len(names)), row_labels=names)
+    save_progress(run_dir, outdir / 'progress.gif', len(names), G.img_resolution)
 
     asked = np.arange(NUM_GENERATED) % len(names)
     fake = generate(G, asked, seed + 1)

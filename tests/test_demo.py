@@ -69,7 +69,7 @@ def test_report_of_a_short_run(run_script, tmp_path):
     assert result.returncode == 1 and 'fell short of its goal' in result.stderr      # After 1,000 images.
     assert json.loads((tmp_path / 'out' / 'quality.json').read_text())['num_generated'] == 1000
     with PIL.Image.open(tmp_path / 'out' / 'grid.png') as grid:
-        assert grid.height == 10 * 2 * 16 and grid.width > 10 * 2 * 16               # Labels are left of the images.
+        assert grid.height == 10 * 4 * 16 and grid.width > 10 * 4 * 16               # Labels are left of the images.
     with PIL.Image.open(tmp_path / 'out' / 'progress.gif') as animation:
         assert animation.n_frames == 2
 

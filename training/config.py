@@ -89,7 +89,7 @@ _PRESETS = {
     # This project's own: images of 16 or 32 pixels on a CPU, in minutes. Few channels and a large step, so that a few
     # thousand steps suffice; z three times as wide as the embedded label (w_dim), lest the classes drown the latents.
     'tiny': Preset(
-        reference_gpus=1, total_kimg=110, batch_size=16, mbstd_group=4, lr=0.01, r1_gamma=0.05, ema_kimg=3,
+        reference_gpus=1, total_kimg=90, batch_size=16, mbstd_group=4, lr=0.01, r1_gamma=0.05, ema_kimg=3,
         ema_rampup=0.05, z_dim=192, w_dim=64, mapping_layers=2, d_mapping_layers=2, channel_base=512, channel_max=64,
         num_fp16_res=0, conv_clamp=None, d_architecture='resnet', style_mixing_prob=0, pl_weight=0,
         G_reg_interval=None, ada_kimg=100),
