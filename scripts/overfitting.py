@@ -28,6 +28,7 @@ from training.dataset import ImageFolderDataset
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {'noaug': 'no augmentation', 'ada': 'ADA'}
 NUM_PROBES = 500
+BATCH_SIZE = 100            # A multiple of the group of the minibatch standard deviation.
 
 
 def train_all(data, outdir, subset, kimg, seed):
@@ -49,7 +50,7 @@ def train_all(data, outdir, subset, kimg, seed):
 @torch.no_grad()
 def mean_logit(D, images):
     """Mean output of an unconditional D for [N, C, H, W] images in [-1, +1]."""
-    return float(torch.cat([D(batch, None) for batch in images.split(50)]).mean())
+    return float(torch.cat([D(batch, None) for batch in images.split(BATCH_SIZE)]).mean())
 
 
 def as_network_input(dataset, indices):
@@ -72,7 +73,7 @@ def overfitting_of(pickle_path, training, validation):
     content = legacy.open_network(str(pickle_path))
     G, D = content['G'], content['D']
     z = torch.randn([NUM_PROBES, G.z_dim], generator=torch.Generator().manual_seed(0))
-    fakes = torch.cat([G(batch, None, noise_mode='const') for batch in z.split(50)])
+    fakes = torch.cat([G(batch, None, noise_mode='const') for batch in z.split(BATCH_SIZE)])
     on_training, on_validation, on_fakes = (mean_logit(D, x) for x in (training, validation, fakes))
     return (on_training - on_validation) / max(on_training - on_fakes, 1e-6)
 
