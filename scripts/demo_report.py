@@ -19,6 +19,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
+import PIL.ImageOps
 import torch
 
 import dnnlib
@@ -33,6 +34,7 @@ NEIGHBOUR = 3               # k of precision and recall (arXiv 1904.06991)
 WANTED_ACCURACY = 0.90
 GRID_COLUMNS = 10
 ENLARGE = 4                 # Pixels of the pictures along one pixel of the images.
+MARGIN = 2                  # White pixels of the pictures at each side of an image.
 
 
 # ------------------------------------------------------------------------------------------------
@@ -116,10 +118,10 @@ Quality of {num_generated} generated images               the same for real imag
 # ------------------------------------------------------------------------------------------------
 # Pictures
 
-def enlarged(picture):
-    """The picture, smoothly enlarged."""
+def as_cell(picture):
+    """A grayscale picture, smoothly enlarged, in a white margin."""
     size = (picture.width * ENLARGE, picture.height * ENLARGE)
-    return picture.resize(size, PIL.Image.Resampling.BICUBIC)
+    return PIL.ImageOps.expand(picture.resize(size, PIL.Image.Resampling.BICUBIC), border=MARGIN, fill=255)
 
 
 def save_progress(run_dir, path, num_classes, size):
@@ -127,18 +129,16 @@ def save_progress(run_dir, path, num_classes, size):
     snapshots = {int(match[1]): file for file in sorted(run_dir.glob('fakes*.png'))
                  if (match := re.fullmatch(r'fakes(\d+)\.png', file.name))}
     frames = []
+    pitch = size * ENLARGE + 2 * MARGIN
     for kimg, file in snapshots.items():
         with PIL.Image.open(file) as grid:
-            strip = PIL.Image.new('L', (num_classes * size, 2 * size))
+            frame = PIL.Image.new('L', (num_classes * pitch, 2 * pitch + 20), 255)
             for label in range(num_classes):
                 for row in range(2):
                     cell = grid.crop((row * size, label * size, (row + 1) * size, (label + 1) * size))
-                    strip.paste(cell, (label * size, row * size))
-        strip = enlarged(strip)
-        frame = PIL.Image.new('L', (strip.width, strip.height + 20), 255)
-        frame.paste(strip, (0, 0))
-        font = PIL.ImageFont.load_default(size=13)
-        PIL.ImageDraw.Draw(frame).text((4, strip.height + 2), f'{kimg} thousand images shown', fill=0, font=font)
+                    frame.paste(as_cell(cell), (label * pitch, row * pitch))
+        caption = f'{kimg} thousand images shown'
+        PIL.ImageDraw.Draw(frame).text((4, 2 * pitch + 2), caption, fill=0, font=PIL.ImageFont.load_default(size=13))
         frames.append(frame)
     durations = [250] * (len(frames) - 1) + [3000]
     with atomic_file(path) as file:
@@ -163,7 +163,7 @@ def main(run_dir, data, outdir, seed):
     real, real_classes, names = real_images(data)
 
     shown = generate(G, np.repeat(np.arange(len(names)), GRID_COLUMNS), seed)
-    cells = np.stack([np.array(enlarged(images.to_pil(image))) for image in shown])[:, None]    # [N, 1, H, W]
+    cells = np.stack([np.array(as_cell(images.to_pil(image))) for image in shown])[:, None]    # [N, 1, H, W]
     images.save_image_grid(cells, outdir / 'grid.png', (GRID_COLUMNS, len(names)), row_labels=names)
     save_progress(run_dir, outdir / 'progress.gif', len(names), G.img_resolution)
 

@@ -1,6 +1,7 @@
 """What all tests share: few threads, golden files, scripts run as real processes."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,11 @@ GOLDEN = ROOT / 'tests' / 'golden'
 _NUM_THREADS = 1
 torch.set_num_threads(_NUM_THREADS)
 os.environ['OMP_NUM_THREADS'] = str(_NUM_THREADS)   # for the processes that tests start
+
+# A shell starts what it runs in the background with interrupts ignored, and processes inherit that: here some tests
+# send interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope='session')

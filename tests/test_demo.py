@@ -69,9 +69,26 @@ def test_report_of_a_short_run(run_script, tmp_path):
     assert result.returncode == 1 and 'fell short of its goal' in result.stderr      # After 1,000 images.
     assert json.loads((tmp_path / 'out' / 'quality.json').read_text())['num_generated'] == 1000
     with PIL.Image.open(tmp_path / 'out' / 'grid.png') as grid:
-        assert grid.height == 10 * 4 * 16 and grid.width > 10 * 4 * 16               # Labels are left of the images.
+        assert grid.height == 10 * (4 * 16 + 4) < grid.width                         # Labels are left of the images.
     with PIL.Image.open(tmp_path / 'out' / 'progress.gif') as animation:
         assert animation.n_frames == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_whole_demo_reaches_its_goal(run_script, tmp_path):
+    data = tmp_path / 'digits.zip'
+    environment = dict(OMP_NUM_THREADS='2')
+    assert run_script('dataset_tool.py', '--source=digits', f'--dest={data}', '--resolution=16x16').returncode == 0
+    trained = run_script('train.py', '--outdir=runs', f'--data={data}', '--cfg=tiny', '--cond=1', '--snap=1',
+                         env=environment, timeout=1700)
+    assert trained.returncode == 0, trained.stderr
+    run_dir, = (tmp_path / 'runs').iterdir()
+    result = run_script('scripts/demo_report.py', f'--run-dir={run_dir}', f'--data={data}', '--outdir=out')
+    assert result.returncode == 0, result.stdout + result.stderr
+    quality = json.loads((tmp_path / 'out' / 'quality.json').read_text())
+    assert quality['class_accuracy'] >= 0.90
+    assert quality['recall'] > 0.25 and quality['precision'] > 0.7 and quality['share_of_copies'] < 0.05
 
 
 def test_report_without_a_network(run_script, tmp_path):

@@ -150,7 +150,9 @@ def _run(function, rank, size, local_rank, local_size, device, rendezvous, args)
     backend = 'nccl' if device.type == 'cuda' else 'gloo'
     torch.distributed.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=size)
     function(world, *args)
-    # Not after an error: leaving the group makes the others fail too, perhaps before this error is known.
+    # All leave together, or a process that is gone could disturb those that still write their last files. Not after an
+    # error: leaving the group makes the others fail too, perhaps before this error is known.
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
