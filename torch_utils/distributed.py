@@ -152,7 +152,7 @@ def _run(function, rank, size, local_rank, local_size, device, rendezvous, args)
     function(world, *args)
     # All leave together, or a process that is gone could disturb those that still write their last files. Not after an
     # error: leaving the group makes the others fail too, perhaps before this error is known.
-    torch.distributed.barrier()
+    torch.distributed.barrier(device_ids=[device.index] if device.type == 'cuda' else None)
     torch.distributed.destroy_process_group()
 
 
