@@ -101,8 +101,9 @@ class RunStatistics:
         self.collector.update()
         if self.world.is_main:
             line = ' '.join(fields) + (f'  left {dnnlib.util.format_time(left_sec)}' if left_sec else '')
-            with tqdm.tqdm.external_write_mode(file=sys.stdout, nolock=True):
-                print(line, flush=True)
+            self.progress.clear()
+            print(line, flush=True)
+            self.progress.refresh()
             self._write(cur_nimg, now)
         self.tick_end_time = now
 
