@@ -144,6 +144,29 @@ def _check_shapes(name, source, module, url):
                 '--cbase, --cmax, --cond and the resolution of the dataset as that network has them')
 
 
+def _build_augmentation(config, device):
+    """The augmentation pipe and the controller of its strength; None for what the run goes without."""
+    if config.augment_kwargs is None or (config.augment_p == 0 and config.ada_target is None):
+        return None, None
+    augment_pipe = dnnlib.util.construct_class_by_name(**config.augment_kwargs)
+    augment_pipe.train().requires_grad_(False).to(device)
+    augment_pipe.p.copy_(torch.as_tensor(config.augment_p))
+    if config.ada_target is None:
+        return augment_pipe, None
+    return augment_pipe, AdaController(
+        augment_pipe, config.ada_target, config.ada_interval, config.ada_kimg, config.batch_size)
+
+
+def _save_first_grids(config, run_dir, dataset, G_ema, device):
+    """Write reals.png and fakes_init.png; returns the grid of fakes for the snapshots to come."""
+    grid_size = snapshots.grid_size_for(dataset.resolution, device)
+    reals, labels = snapshots.pick_grid_images(dataset, grid_size, config.random_seed)
+    images.save_image_grid(reals, os.path.join(run_dir, 'reals.png'), grid_size=grid_size)
+    fakes_grid = snapshots.FakesGrid(labels, grid_size, G_ema.z_dim, config.batch_gpu, config.random_seed, device)
+    fakes_grid.save(G_ema, os.path.join(run_dir, 'fakes_init.png'))
+    return fakes_grid
+
+
 def _print_summary(world, config, dataset, G, D):
     batch_gpu = min(config.batch_gpu, 4)
     z = torch.empty([batch_gpu, G.z_dim], device=world.device)
@@ -200,28 +223,11 @@ def training_loop(world, config, run_dir):
     if world.is_main:
         _print_summary(world, config, dataset, G, D)
 
-    augment_pipe = None
-    ada = None
-    if config.augment_kwargs is not None and (config.augment_p > 0 or config.ada_target is not None):
-        augment_pipe = dnnlib.util.construct_class_by_name(**config.augment_kwargs)
-        augment_pipe.train().requires_grad_(False).to(device)
-        augment_pipe.p.copy_(torch.as_tensor(config.augment_p))
-        if config.ada_target is not None:
-            ada = AdaController(
-                augment_pipe, config.ada_target, config.ada_interval, config.ada_kimg, config.batch_size)
-
+    augment_pipe, ada = _build_augmentation(config, device)
     loss = dnnlib.util.construct_class_by_name(device=device, G=G, D=D, augment_pipe=augment_pipe, **config.loss_kwargs)
     phases = build_phases(G, D, config)
 
-    fakes_grid = None
-    if world.is_main:
-        grid_size = snapshots.grid_size_for(dataset.resolution, device)
-        reals, grid_labels = snapshots.pick_grid_images(dataset, grid_size, config.random_seed)
-        images.save_image_grid(reals, os.path.join(run_dir, 'reals.png'), grid_size=grid_size)
-        fakes_grid = snapshots.FakesGrid(
-            grid_labels, grid_size, G.z_dim, config.batch_gpu, config.random_seed, device)
-        fakes_grid.save(G_ema, os.path.join(run_dir, 'fakes_init.png'))
-
+    fakes_grid = _save_first_grids(config, run_dir, dataset, G_ema, device) if world.is_main else None
     statistics = RunStatistics(run_dir, world, config.total_kimg)
     cur_nimg = batch_idx = tick = tick_start_nimg = 0
     statistics.start_tick()
