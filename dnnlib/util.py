@@ -1,26 +1,22 @@
 """What every layer above leans on.
 
-Three stories: names turned into objects (configurations are JSON, so classes are named by text), output that a user
-reads (durations, the log file of a run), and files that may live behind a URL (`open_url` and its cache).
+Two stories: names turned into objects (configurations are JSON, so classes are named by text), and output that a user
+reads (durations, the log file of a run). Files that may live behind a URL have a module of their own, whose names are
+here too.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import os
-import re
 import sys
 import threading
-import time
 import types
-import urllib.parse
-import urllib.request
-import uuid
 from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, Any, BinaryIO, TextIO
+from typing import IO, Any, TextIO
+
+from dnnlib.downloads import DownloadError, is_url, make_cache_dir_path, open_url  # noqa: F401
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Attribute dictionary
@@ -118,6 +114,7 @@ class _Tee:
     def __init__(self, logger: Logger, stream: TextIO):
         self._logger = logger
         self._stream = stream
+        self.terminal = logger.terminal
 
     def write(self, text: str) -> int:
         self._logger.write(text)
@@ -185,7 +182,7 @@ class Logger:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Files and URLs
+# Files
 
 
 @contextlib.contextmanager
@@ -197,130 +194,3 @@ def os_errors_named(path: str | os.PathLike) -> Iterator[None]:
         if error.errno is None or error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
-
-
-class DownloadError(OSError):
-    """A URL that gave no file; the message is a sentence for the user."""
-
-
-_CHUNK_BYTES = 1 << 20
-_CONNECT_AND_READ_TIMEOUT_SEC = (20, 60)
-_FIRST_RETRY_DELAY_SEC = 0.25
-_LONGEST_RETRY_DELAY_SEC = 4.0
-_STATUS_WORTH_RETRYING = {408, 425, 429, 500, 502, 503, 504}
-
-
-def is_url(text: Any) -> bool:
-    """True for an http or https address with a host."""
-    if not isinstance(text, str):
-        return False
-    address = urllib.parse.urlsplit(text) if '://' in text else None
-    return address is not None and address.scheme in ('http', 'https') and bool(address.netloc)
-
-
-def make_cache_dir_path(*parts: str) -> str:
-    """Path inside the cache: `DNNLIB_CACHE_DIR`, else `~/.cache/dnnlib`. Nothing is created."""
-    root = os.environ.get('DNNLIB_CACHE_DIR') or os.path.join(Path.home(), '.cache', 'dnnlib')
-    return os.path.join(os.path.expanduser(root), *parts)
-
-
-def open_url(
-    url_or_path: str | os.PathLike,
-    cache_dir: str | None = None,
-    verbose: bool = True,
-    num_attempts: int = 10,
-) -> BinaryIO:
-    """Open a local file (`~` expanded, `file://` understood) or the cached download of a URL for binary reading.
-
-    A download goes to `<cache>/downloads/<md5 of the URL>_<name>` and appears there only when it is complete. Raises
-    OSError with a sentence that names the file or URL.
-    """
-    location = os.fspath(url_or_path)
-    if is_url(location):
-        return open(_cached_download(location, cache_dir, verbose, num_attempts), 'rb')
-    if location.startswith('file://'):
-        location = urllib.request.url2pathname(urllib.parse.urlsplit(location).path)
-    return open(os.path.expanduser(location), 'rb')
-
-
-def _cached_download(url: str, cache_dir: str | None, verbose: bool, num_attempts: int) -> Path:
-    """Path of the cached file of `url`, downloaded first where it is not there yet."""
-    folder = Path(cache_dir or make_cache_dir_path('downloads'))
-    url_md5 = hashlib.md5(url.encode('utf-8'), usedforsecurity=False).hexdigest()
-    cached = sorted(folder.glob(f'{url_md5}_*'))
-    if cached:
-        return cached[0]
-
-    name = os.path.basename(urllib.parse.unquote(urllib.parse.urlsplit(url).path)) or 'download'
-    safe_name = re.sub(r'[^A-Za-z0-9._-]', '_', name)[-100:]
-    target = folder / f'{url_md5}_{safe_name}'
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f'partial-{uuid.uuid4().hex}-{safe_name}'
-    try:
-        _download_with_retries(url, partial, verbose, num_attempts)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
-
-
-def _download_with_retries(url: str, path: Path, verbose: bool, num_attempts: int) -> None:
-    import requests
-
-    if verbose:
-        print(f'Downloading {url}', file=sys.stderr, flush=True)
-    delay_sec = _FIRST_RETRY_DELAY_SEC
-    for attempt in range(1, num_attempts + 1):
-        try:
-            _download_once(url, path, verbose)
-            return
-        except requests.RequestException as error:
-            status = error.response.status_code if error.response is not None else None
-            reason = f'the server answered {status}' if status is not None else str(error)
-            if attempt == num_attempts or (status is not None and status not in _STATUS_WORTH_RETRYING):
-                raise DownloadError(
-                    f'could not download {url} ({reason}; attempt {attempt} of {num_attempts}): check the address and '
-                    'the network, or download the file yourself and give its path'
-                ) from error
-        time.sleep(delay_sec)
-        delay_sec = min(delay_sec * 2, _LONGEST_RETRY_DELAY_SEC)
-
-
-def _download_once(url: str, path: Path, verbose: bool) -> None:
-    """One attempt, streamed to `path`. Raises requests.RequestException where another attempt may help."""
-    import requests
-    from tqdm import tqdm
-
-    # Compressed transfer would hide the file's length, which is how a cut connection is recognised.
-    headers = {'Accept-Encoding': 'identity'}
-    with requests.get(url, stream=True, headers=headers, timeout=_CONNECT_AND_READ_TIMEOUT_SEC) as response:
-        response.raise_for_status()
-        length = response.headers.get('Content-Length', '')
-        expected_bytes = int(length) if length.isdigit() and 'Content-Encoding' not in response.headers else None
-        received_bytes = 0
-        with (
-            open(path, 'wb') as file,
-            tqdm(
-                total=expected_bytes, unit='B', unit_scale=True, leave=False, disable=None if verbose else True
-            ) as bar,
-        ):
-            for chunk in response.iter_content(_CHUNK_BYTES):
-                if received_bytes == 0:
-                    _refuse_web_page(url, response.headers.get('Content-Type', ''), chunk)
-                file.write(chunk)
-                received_bytes += len(chunk)
-                bar.update(len(chunk))
-    if expected_bytes is not None and received_bytes != expected_bytes:
-        raise requests.ConnectionError(f'got {received_bytes} of {expected_bytes} bytes')
-    if received_bytes == 0:
-        raise requests.ConnectionError('the file is empty')
-
-
-def _refuse_web_page(url: str, content_type: str, first_bytes: bytes) -> None:
-    """Servers answer a wrong or expired link with a page and status 200; it must not end up in the cache."""
-    head = first_bytes[:256].lstrip().lower()
-    if content_type.lower().startswith('text/html') or head.startswith((b'<!doctype html', b'<html')):
-        raise DownloadError(
-            f'{url} gives a web page instead of a file: open it in a browser, find the direct link, or download the '
-            'file yourself and give its path'
-        )

@@ -1,18 +1,14 @@
-"""dnnlib.util: attribute dictionaries, objects by name, log files, and downloads from a real local server."""
+"""dnnlib.util: attribute dictionaries, objects by name, log files."""
 
 import copy
 import errno
-import hashlib
-import http.server
 import pickle
 import sys
-import threading
-import types
 
 import pytest
 
 import dnnlib
-from dnnlib import util
+from dnnlib import downloads, util
 
 
 class TestEasyDict:
@@ -105,153 +101,9 @@ class TestLogger:
         assert capsys.readouterr().out == 'late'
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Downloads
-
-CONTENT = bytes(range(256)) * 5000
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT in the ways that servers have, good and bad; counts requests by path."""
-
-    def do_GET(self):
-        server = self.server
-        count = server.requests[self.path] = server.requests.get(self.path, 0) + 1
-        if self.path == '/missing.pkl':
-            self.send_error(404)
-        elif self.path == '/busy.pkl' and count < 3:
-            self.send_error(503)
-        elif self.path == '/down.pkl':
-            self.send_error(500)
-        elif self.path == '/page.pkl':
-            self.answer(b'\n<!DOCTYPE html><html>sign in first</html>', 'application/octet-stream')
-        elif self.path == '/html.pkl':
-            self.answer(b'please sign in', 'text/html; charset=utf-8')
-        elif self.path == '/empty.pkl':
-            self.answer(b'')
-        elif self.path == '/cut-once.pkl' and count == 1 or self.path == '/cut.pkl':
-            self.answer(CONTENT[:1000], length=len(CONTENT))
-        else:
-            self.answer(CONTENT)
-
-    def answer(self, body, content_type='application/octet-stream', length=None):
-        self.send_response(200)
-        self.send_header('Content-Type', content_type)
-        self.send_header('Content-Length', str(len(body) if length is None else length))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_args):
-        pass
-
-
-@pytest.fixture
-def server():
-    httpd = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    httpd.requests = {}
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={'poll_interval': 0.01})
-    thread.start()
-    yield types.SimpleNamespace(url=f'http://127.0.0.1:{httpd.server_port}', requests=httpd.requests)
-    httpd.shutdown()
-    thread.join()
-    httpd.server_close()
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path / 'cache'))
-    monkeypatch.setattr(util, '_FIRST_RETRY_DELAY_SEC', 0.01)
-    for name in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path / 'cache' / 'downloads'
-
-
-def files_in(folder):
-    return sorted(path.name for path in folder.glob('*'))
-
-
-class TestOpenUrl:
-    def test_local_file_home_and_file_url(self, tmp_path, monkeypatch):
-        (tmp_path / 'a b.bin').write_bytes(b'local')
-        monkeypatch.setenv('HOME', str(tmp_path))
-        for name in (tmp_path / 'a b.bin', str(tmp_path / 'a b.bin'), '~/a b.bin', (tmp_path / 'a b.bin').as_uri()):
-            with util.open_url(name) as file:
-                assert file.read() == b'local'
-
-    def test_missing_local_file_is_named(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match='nothing.pkl'):
-            util.open_url(tmp_path / 'nothing.pkl')
-
-    def test_downloads_once_to_the_published_name(self, server, cache):
-        url = server.url + '/models/net-1.pkl?x=1'
-        for _ in range(2):
-            with util.open_url(url, verbose=False) as file:
-                assert file.read() == CONTENT
-        assert server.requests == {'/models/net-1.pkl?x=1': 1}
-        assert files_in(cache) == [hashlib.md5(url.encode()).hexdigest() + '_net-1.pkl']
-
-    def test_finds_what_another_program_cached(self, cache):
-        url = 'http://127.0.0.1:9/never-asked.pkl'
-        cache.mkdir(parents=True)
-        (cache / (hashlib.md5(url.encode()).hexdigest() + '_its-own-name.pkl')).write_bytes(b'cached')
-        with util.open_url(url) as file:
-            assert file.read() == b'cached'
-
-    def test_cache_dir_argument(self, server, cache, tmp_path):
-        util.open_url(server.url + '/a.pkl', cache_dir=str(tmp_path / 'elsewhere'), verbose=False).close()
-        assert len(files_in(tmp_path / 'elsewhere')) == 1
-        assert not cache.exists()
-
-    @pytest.mark.parametrize('path, requests', [('/busy.pkl', 3), ('/cut-once.pkl', 2)])
-    def test_tries_again_after_a_passing_failure(self, server, cache, path, requests):
-        with util.open_url(server.url + path, verbose=False) as file:
-            assert file.read() == CONTENT
-        assert server.requests[path] == requests
-        assert len(files_in(cache)) == 1
-
-    @pytest.mark.parametrize('path, reason, requests', [
-        ('/missing.pkl', 'answered 404', 1),
-        ('/down.pkl', 'answered 500', 3),
-        ('/page.pkl', 'web page instead of a file', 1),
-        ('/html.pkl', 'web page instead of a file', 1),
-        ('/empty.pkl', 'empty', 3),
-        ('/cut.pkl', '1000', 3),
-    ])
-    def test_failure_is_a_sentence_and_leaves_nothing(self, server, cache, path, reason, requests):
-        with pytest.raises(OSError, match=reason) as caught:
-            util.open_url(server.url + path, verbose=False, num_attempts=3)
-        assert server.url + path in str(caught.value)
-        assert 'path' in str(caught.value)  # the way out: download it yourself
-        assert server.requests[path] == requests
-        assert files_in(cache) == []
-
-    def test_no_server(self, cache):
-        with pytest.raises(OSError, match=r'could not download http://127\.0\.0\.1:9/x\.pkl'):
-            util.open_url('http://127.0.0.1:9/x.pkl', verbose=False, num_attempts=2)
-        assert files_in(cache) == []
-
-    def test_message_goes_to_stderr(self, server, capsys):
-        util.open_url(server.url + '/a.pkl').close()
-        screen = capsys.readouterr()
-        assert screen.out == ''
-        assert f'Downloading {server.url}/a.pkl' in screen.err
-
-
-def test_cache_path(monkeypatch, tmp_path):
-    monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path))
-    assert util.make_cache_dir_path('a', 'b') == str(tmp_path / 'a' / 'b')
-    monkeypatch.delenv('DNNLIB_CACHE_DIR')
-    monkeypatch.setenv('HOME', str(tmp_path))
-    assert util.make_cache_dir_path('downloads') == str(tmp_path / '.cache' / 'dnnlib' / 'downloads')
-    assert not (tmp_path / '.cache').exists()
-
-
-@pytest.mark.parametrize('text, expected', [
-    ('http://a.b/c.pkl', True), ('https://a.b', True), ('ftp://a.b/c', False), ('http://', False), ('C:/a.pkl', False),
-    ('a.pkl', False), ('', False), (None, False),
-])
-def test_is_url(text, expected):
-    assert util.is_url(text) is expected
+def test_downloads_are_here_too():
+    for name in ('open_url', 'is_url', 'make_cache_dir_path', 'DownloadError'):
+        assert getattr(util, name) is getattr(downloads, name)
 
 
 def test_errors_of_the_system_name_the_file(tmp_path):
