@@ -112,7 +112,9 @@ MAY_IMPORT = {
     'torch_utils': {'dnnlib'},
     'training': {'dataset_conversion', 'torch_utils', 'dnnlib', 'legacy'},
     'metrics': {'training', 'dataset_conversion', 'torch_utils', 'dnnlib', 'legacy'},
-    'legacy': {'training', 'torch_utils', 'dnnlib'},
+    'generation': {'metrics', 'dataset_conversion', 'torch_utils', 'dnnlib', 'legacy'},
+    'network_files': {'training', 'torch_utils', 'dnnlib'},
+    'legacy': {'network_files', 'training', 'torch_utils', 'dnnlib'},
 }
 PACKAGES = MAY_IMPORT.keys() - SCRIPTS
 for script in SCRIPTS - {'legacy'}:

@@ -114,6 +114,7 @@ def _read_source(module_name: str) -> str | None:
         source = inspect.getsource(module)
     except (OSError, TypeError):  # an interactive session, or a module without a file
         return None
+    source = sys.intern(source)     # so that pickle writes the text once for all classes of a module
     _module_by_source.setdefault(source, module)
     return source
 

@@ -7,7 +7,9 @@ written here, which make numbers, containers, arrays and tensors. Everything els
 Persistent objects (see `persistence`) come back as `PersistentObject`: class name, source text, state. Nothing is made
 of them here; that is for `legacy`, which knows the classes.
 
-Memory stays within a small multiple of the file: arrays and tensors are views of bytes that the file really holds.
+Memory and time stay within a small multiple of the file and of MAX_INSTRUCTIONS: arrays and tensors are views of bytes
+that the file really holds, and an instruction of two bytes cannot have megabytes copied again and again (`_Budget`).
+Numbers and texts of the file are quoted in errors only where their size is known to be small.
 """
 
 import collections
@@ -16,6 +18,7 @@ import math
 import pickle
 import pickletools
 import struct
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +28,13 @@ import torch
 
 import dnnlib
 
+MAX_INSTRUCTIONS = 1_000_000
+"""A pickle of StyleGAN2 at 1024² (G, D, G_ema) has 66,000; each can cost a few hundred bytes of memory."""
+
+_COPIED_BYTES_PER_BYTE = 4          # what readers may handle in all, for each byte of the file
+_COPIED_BYTES_AT_LEAST = 1 << 20
+_LONGEST_NAME = 200
+
 
 class RefusedGlobal(pickle.UnpicklingError):
     """The pickle names something that is not on the list. `name` is what it names."""
@@ -32,6 +42,31 @@ class RefusedGlobal(pickle.UnpicklingError):
     def __init__(self, name: str):
         super().__init__(f'it names {name}, which is not on the list of what may be read')
         self.name = name
+
+
+class _Budget:
+    """What the readers may still handle, in bytes and items, and how many instructions may still follow."""
+
+    def __init__(self, file_size: int):
+        self.copied = _COPIED_BYTES_PER_BYTE * file_size + _COPIED_BYTES_AT_LEAST
+        self.instructions = MAX_INSTRUCTIONS
+
+    def spend_for(self, arguments: Any) -> None:
+        """Before `arguments` are handed to a reader, whose work is in proportion to their size."""
+        self.copied -= _length(arguments)
+        if isinstance(arguments, tuple):
+            self.copied -= sum(map(_length, arguments))
+        if self.copied < 0:
+            raise ValueError('it asks for far more memory than it has bytes')
+
+    def spend_instruction(self) -> None:
+        self.instructions -= 1
+        if self.instructions < 0:
+            raise ValueError(f'it has more than {MAX_INSTRUCTIONS:,} instructions')
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, (str, bytes, bytearray, list, tuple, dict, set, frozenset)) else 1
 
 
 @dataclass(eq=False)
@@ -55,7 +90,10 @@ def loads(data: bytes, readers: dict[str, Callable] | None = None) -> Any:
         RefusedGlobal: The pickle names anything that is in neither list.
         pickle.UnpicklingError: It is damaged or not a pickle.
     """
-    return _Machine(io.BytesIO(data), READERS | (readers or {})).run()
+    machine = _Machine(io.BytesIO(data), READERS | (readers or {}), _Budget(len(data)))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', DeprecationWarning)     # of odd backslashes in the texts of old protocols
+        return machine.run()
 
 
 # ------------------------------------------------------------------------------------------- the machine
@@ -92,9 +130,12 @@ class _Global:
 
 
 class _Machine:
-    def __init__(self, file: io.BytesIO, readers: dict[str, Callable], persistent_load: Callable | None = None):
+    def __init__(
+        self, file: io.BytesIO, readers: dict[str, Any], budget: _Budget, persistent_load: Callable | None = None
+    ):
         self.file = file
         self.readers = readers
+        self.budget = budget
         self.persistent_load = persistent_load
         self.stack: list = []
         self.memo: dict[int, Any] = {}
@@ -103,12 +144,19 @@ class _Machine:
         """Execute up to STOP; the file is left standing right after it."""
         try:
             for opcode, argument, _ in pickletools.genops(self.file):
+                self.budget.spend_instruction()
                 if opcode.name == 'STOP':
-                    return self.stack.pop()
+                    return self.result()
                 self.step(opcode.name, argument)
         except _DAMAGE as error:
-            raise pickle.UnpicklingError(f'damaged, or not a pickle ({error})') from error
+            raise pickle.UnpicklingError(f'damaged, or not a pickle ({_shortened(error)})') from error
         raise pickle.UnpicklingError('damaged: it ends without STOP')
+
+    def result(self) -> Any:
+        result = self.stack.pop()
+        if result is _MARK:
+            raise IndexError('the stack is empty')
+        return result
 
     def step(self, name: str, argument: Any) -> None:
         stack = self.stack
@@ -126,6 +174,7 @@ class _Machine:
             stack.append(self.memo[argument])
         elif name == 'BUILD':
             state = stack.pop()
+            self.budget.spend_for(state)
             _build(stack[-1], state)
         elif name == 'POP':
             stack.pop()
@@ -164,30 +213,42 @@ class _Machine:
             stack.append(self.look_up(argument.replace(' ', '.', 1)))
         elif name == 'STACK_GLOBAL':
             module, attribute = stack.pop(-2), stack.pop()
+            if not isinstance(module, str) or not isinstance(attribute, str):
+                raise TypeError('a name that is no text')
             stack.append(self.look_up(f'{module}.{attribute}'))
         elif name in ('REDUCE', 'NEWOBJ'):
             arguments = stack.pop()
-            stack.append(_apply(stack.pop(), arguments))
+            stack.append(self.apply(stack.pop(), arguments))
         elif name == 'NEWOBJ_EX':
             keywords, arguments = stack.pop(), stack.pop()
             if keywords:
                 raise TypeError('objects made with keywords are not on the list')
-            stack.append(_apply(stack.pop(), arguments))
+            stack.append(self.apply(stack.pop(), arguments))
         elif name == 'INST':
             arguments = self.pop_to_mark()
-            stack.append(_apply(self.look_up(argument.replace(' ', '.', 1)), tuple(arguments)))
+            stack.append(self.apply(self.look_up(argument.replace(' ', '.', 1)), tuple(arguments)))
         elif name == 'OBJ':
             function, *arguments = self.pop_to_mark()
-            stack.append(_apply(function, tuple(arguments)))
+            stack.append(self.apply(function, tuple(arguments)))
         elif name in ('PERSID', 'BINPERSID') and self.persistent_load is not None:
             stack.append(self.persistent_load(stack.pop() if name == 'BINPERSID' else argument))
         else:
             raise ValueError(f'instruction {name} refers to something outside the file')
 
-    def look_up(self, name: str) -> _Global:
+    def look_up(self, name: str) -> Any:
+        """What stands for a name: a constant itself, a function as `_Global`."""
         if name not in self.readers:
-            raise RefusedGlobal(name)
-        return _Global(name, self.readers[name])
+            raise RefusedGlobal(_shortened(name))
+        reader = self.readers[name]
+        return _Global(name, reader) if callable(reader) else reader
+
+    def apply(self, function: Any, arguments: Any) -> Any:
+        if not isinstance(function, _Global) or not isinstance(arguments, tuple):
+            raise TypeError('something is called that is not a name')
+        self.budget.spend_for(arguments)
+        if function.make is _storage:
+            return _storage(*arguments, budget=self.budget)
+        return function.make(*arguments)
 
     def peek(self, count: int) -> list:
         items = self.stack[-count:]
@@ -204,10 +265,9 @@ class _Machine:
         raise IndexError('no mark on the stack')
 
 
-def _apply(function: Any, arguments: Any) -> Any:
-    if not isinstance(function, _Global) or not isinstance(arguments, tuple):
-        raise TypeError('something is called that is not a name')
-    return function.make(*arguments)
+def _shortened(text: Any) -> str:
+    text = ' '.join(str(text).split())
+    return text if len(text) <= _LONGEST_NAME else text[:_LONGEST_NAME] + '…'
 
 
 def _fill_dict(target: dict, items: list) -> dict:
@@ -219,10 +279,11 @@ def _fill_dict(target: dict, items: list) -> dict:
 
 
 def _checked_key(key: Any) -> Any:
-    """Keys are scalars or flat tuples of them: hashing anything deeper can exhaust the C stack."""
-    for item in key if isinstance(key, tuple) else (key,):
-        if not isinstance(item, (str, bytes, int, float, bool, np.generic, type(None))):
-            raise TypeError(f'a {type(item).__name__} as a key')
+    """Keys are scalars: hashing tuples can exhaust the C stack, and hashes of huge integers can be made to collide."""
+    if isinstance(key, int) and not -(2**63) <= key < 2**63:
+        raise TypeError('an integer of more than 64 bits as a key')
+    if not isinstance(key, (str, bytes, int, float, bool, np.generic, type(None))):
+        raise TypeError(f'a {type(key).__name__} as a key')
     return key
 
 
@@ -232,6 +293,8 @@ def _build(target: Any, state: Any) -> None:
         _set_array_state(target, *state)
     elif isinstance(target, np.dtype):
         _set_byte_order(target, *state)
+    elif isinstance(target, PersistentObject) and isinstance(state, dict):
+        target.state.update(state)
     elif isinstance(target, dict):
         pass  # attributes hung on a dict, such as the `_metadata` of a state_dict
     else:
@@ -239,6 +302,10 @@ def _build(target: Any, state: Any) -> None:
 
 
 # ------------------------------------------------------------------------------------- the names it knows
+
+
+def _not_callable(*_):
+    raise TypeError('a type is called that only stands for itself')
 
 
 def _make_set(items=(), kind=set):
@@ -255,10 +322,11 @@ def _make_easy_dict(*items):
     return _make_dict(*items, kind=dnnlib.EasyDict)
 
 
-def _easy_dict_of_protocol_0(cls, base, items):
-    if not isinstance(cls, _Global) or cls.make is not _make_easy_dict:
-        raise RefusedGlobal(f'copyreg._reconstructor of {getattr(cls, "name", type(cls).__name__)}')
-    return _make_easy_dict(items)
+def _object_of_protocol_0(cls, base, items=None):
+    """An object of a class on the list as protocols 0 and 1 write it: made of its base class, filled by BUILD."""
+    if not isinstance(cls, _Global) or not isinstance(base, _Global):
+        raise TypeError('an object of something that is not a name')
+    return cls.make() if items is None else cls.make(items)
 
 
 def _empty_bytes():
@@ -266,8 +334,8 @@ def _empty_bytes():
 
 
 def _encode(text, encoding='latin1'):
-    if encoding not in ('latin1', 'latin-1'):
-        raise ValueError(f'encoding {encoding!r}')
+    if not isinstance(text, str) or encoding not in ('latin1', 'latin-1'):
+        raise ValueError('a text in an unknown encoding')
     return text.encode('latin1')
 
 
@@ -284,7 +352,10 @@ def _persistent_object(meta):
 
 
 def _dtype(code, align=False, copy=False):
-    dtype = np.dtype(str(code))
+    code = code.decode('latin1') if isinstance(code, bytes) else code
+    if not isinstance(code, str) or len(code) > 10:
+        raise TypeError('a dtype that is not a plain number')
+    dtype = np.dtype(code)
     if dtype.kind not in 'biufc' or dtype.shape:
         raise RefusedGlobal(f'numpy.dtype({code!r})')
     return np.dtype(dtype, copy=True)  # a private one, since BUILD sets its byte order
@@ -305,14 +376,16 @@ def _empty_array(cls, shape, code):
 
 
 def _set_array_state(array, version, shape, dtype, is_fortran, data):
-    dtype = _number_dtype(dtype)
-    if not isinstance(data, bytes) or math.prod(_sizes(shape)) * dtype.itemsize != len(data):
+    dtype, shape = _number_dtype(dtype), _sizes(shape)
+    if not isinstance(data, bytes) or math.prod(shape) * dtype.itemsize != len(data):
         raise ValueError(f'an array of shape {shape} that does not fit its data')
-    array.__setstate__((1, tuple(shape), dtype, bool(is_fortran), data))
+    array.__setstate__((1, shape, dtype, is_fortran is True or is_fortran == 1, data))
 
 
 def _array_from_buffer(data, dtype, shape, order):
-    return np.frombuffer(bytes(data), dtype=_number_dtype(dtype)).reshape(_sizes(shape), order=str(order)).copy()
+    if not isinstance(data, (bytes, bytearray)) or order not in ('C', 'F'):
+        raise TypeError('an array in an unknown layout')
+    return np.frombuffer(data, dtype=_number_dtype(dtype)).reshape(_sizes(shape), order=order).copy()
 
 
 def _number_dtype(dtype):
@@ -322,8 +395,10 @@ def _number_dtype(dtype):
 
 
 def _sizes(shape):
-    if not all(type(size) is int and 0 <= size < 2**48 for size in shape) or len(shape) > 32:
-        raise ValueError(f'a shape {shape!r}')
+    if not isinstance(shape, (tuple, list)) or len(shape) > 32:
+        raise TypeError('a shape that is no list of sizes')
+    if not all(type(size) is int and 0 <= size < 2**48 for size in shape):
+        raise ValueError('a shape with sizes that are none')
     return tuple(shape)
 
 
@@ -336,34 +411,31 @@ _STORAGE_DTYPES = {
 }  # fmt: skip
 
 
-def _not_callable(*_):
-    raise TypeError('a storage type is called')
-
-
 _STORAGE_READERS = {f'torch.{name}': _not_callable for name in _STORAGE_DTYPES}
 _STORAGE_MAGIC = 0x1950A86A20F9469CFC6C  # torch.save before its zip format; storages inside pickles still use it
 _STORAGE_PROTOCOL = 1001
 
 
-def _storage(data):
+def _storage(data, budget):
     """One-dimensional tensor from what `torch.save(storage)` wrote: five pickles, then sizes and raw values."""
+    if not isinstance(data, bytes):
+        raise TypeError('a storage that is no bytes')
     file = io.BytesIO(data)
     described = {}  # key → (dtype, number of elements)
 
     def describe(reference):
-        kind, storage_type, key, _location, count, *_view = reference
-        name = storage_type.name.removeprefix('torch.')
-        if kind != 'storage' or type(count) is not int or _view not in ([], [None]):
+        kind, storage_type, key, _location, count, *view = reference
+        if kind != 'storage' or type(count) is not int or not isinstance(key, str) or view not in ([], [None]):
             raise ValueError('a storage in an unknown layout')
-        described[str(key)] = _STORAGE_DTYPES[name], count
-        return str(key)
+        described[key] = _STORAGE_DTYPES[storage_type.name.removeprefix('torch.')], count
+        return key
 
-    magic, protocol, system = (_Machine(file, {}).run() for _ in range(3))
+    magic, protocol, system = (_Machine(file, {}, budget).run() for _ in range(3))
     if magic != _STORAGE_MAGIC or protocol != _STORAGE_PROTOCOL or not system.get('little_endian', True):
         raise ValueError('a storage in an unknown layout')
-    result_key = _Machine(file, _STORAGE_READERS, persistent_load=describe).run()
-    keys = _Machine(file, {}).run()
-    if keys != [result_key] or result_key not in described:
+    result_key = _Machine(file, _STORAGE_READERS, budget, persistent_load=describe).run()
+    keys = _Machine(file, {}, budget).run()
+    if not isinstance(result_key, str) or keys != [result_key] or result_key not in described:
         raise ValueError('a storage in an unknown layout')
 
     dtype, count = described[result_key]
@@ -376,7 +448,7 @@ def _storage(data):
 
 def _tensor(storage, offset, size, stride, requires_grad=False, backward_hooks=None, metadata=None):
     size, stride = _sizes(size), _sizes(stride)
-    if not isinstance(storage, torch.Tensor) or math.prod(size) > max(storage.numel(), 1):
+    if not isinstance(storage, torch.Tensor) or type(offset) is not int or math.prod(size) > max(storage.numel(), 1):
         raise ValueError(f'a tensor of shape {size} that does not fit its storage')
     return torch.as_strided(storage, size, stride, offset)
 
@@ -391,18 +463,62 @@ def _size(items=()):
     return torch.Size(_sizes(items))
 
 
-READERS: dict[str, Callable] = {
+def _device(kind, index=None):
+    if kind not in ('cpu', 'cuda', 'mps', 'meta') or not (index is None or type(index) is int):
+        raise ValueError('a device of an unknown kind')
+    return torch.device(kind, index)
+
+
+# -- Plain Python, as it hangs on objects of forks
+
+
+def _bytearray(data=b''):
+    if not isinstance(data, bytes):
+        raise TypeError('a bytearray of something else')
+    return bytearray(data)
+
+
+def _complex(real, imaginary):
+    if not isinstance(real, float) or not isinstance(imaginary, float):
+        raise TypeError('a complex number of something else')
+    return complex(real, imaginary)
+
+
+def _range(*limits, kind=range):
+    if not all(limit is None or type(limit) is int for limit in limits):
+        raise TypeError(f'a {kind.__name__} of something else')
+    return kind(*limits)
+
+
+def _path(*parts):
+    if not all(isinstance(part, str) for part in parts):
+        raise TypeError('a path of something else')
+    return '/'.join(parts)
+
+
+READERS: dict[str, Any] = {
     'collections.OrderedDict': lambda *items: _make_dict(*items, kind=collections.OrderedDict),
     'dnnlib.util.EasyDict': _make_easy_dict,
     'dnnlib.EasyDict': _make_easy_dict,
-    'copyreg._reconstructor': _easy_dict_of_protocol_0,
-    'copy_reg._reconstructor': _easy_dict_of_protocol_0,
-    'builtins.dict': _make_dict,
-    '__builtin__.dict': _make_dict,
-    'builtins.set': _make_set,
-    '__builtin__.set': _make_set,
-    'builtins.frozenset': lambda items=(): _make_set(items, kind=frozenset),
-    '__builtin__.frozenset': lambda items=(): _make_set(items, kind=frozenset),
+    'copyreg._reconstructor': _object_of_protocol_0,
+    'copy_reg._reconstructor': _object_of_protocol_0,
+    'collections.defaultdict': lambda factory=None, *items: _make_dict(*items),
+    **{
+        f'{module}.{name}': reader
+        for module in ('builtins', '__builtin__')
+        for name, reader in {
+            'dict': _make_dict,
+            'set': _make_set,
+            'frozenset': lambda items=(): _make_set(items, kind=frozenset),
+            'bytearray': _bytearray,
+            'complex': _complex,
+            'range': _range,
+            'xrange': _range,
+            'slice': lambda *limits: _range(*limits, kind=slice),
+            **dict.fromkeys(('object', 'int', 'float', 'list', 'tuple', 'str'), _not_callable),
+        }.items()
+    },
+    **{f'pathlib.{kind}': _path for kind in ('Path', 'PosixPath', 'WindowsPath', 'PurePosixPath', 'PureWindowsPath')},
     '__builtin__.bytes': _empty_bytes,
     '_codecs.encode': _encode,
     'torch_utils.persistence._reconstruct_persistent_obj': _persistent_object,
@@ -416,5 +532,7 @@ READERS: dict[str, Callable] = {
     'torch._utils._rebuild_parameter': _parameter,
     'torch._utils._rebuild_parameter_with_state': lambda data, grad, hooks, state=None: _parameter(data),
     'torch.Size': _size,
+    'torch.device': _device,
+    **{str(dtype): dtype for dtype in _STORAGE_DTYPES.values()},
 }
-"""Everything a pickle may name, and what is made of it."""
+"""Everything a pickle may name, and what is made of it: a function of the arguments, or a constant."""

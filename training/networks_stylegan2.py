@@ -248,7 +248,7 @@ class MappingNetwork(torch.nn.Module):
             self.embed = FullyConnectedLayer(c_dim, embed_features)
         hidden = w_dim if layer_features is None else layer_features
         sizes = [z_dim + (embed_features if c_dim > 0 else 0)] + [hidden] * (num_layers - 1) + [w_dim]
-        for index, (size_in, size_out) in enumerate(zip(sizes, sizes[1:])):
+        for index, (size_in, size_out) in enumerate(zip(sizes[:num_layers], sizes[1:])):
             setattr(self, f'fc{index}', FullyConnectedLayer(
                 size_in, size_out, activation=activation, lr_multiplier=lr_multiplier))
         if num_ws is not None and w_avg_beta is not None:
@@ -279,7 +279,7 @@ class MappingNetwork(torch.nn.Module):
 
     def _transform(self, z, c):
         inputs = []
-        dtype = self.fc0.weight.dtype
+        dtype = next((weight.dtype for weight in self.parameters()), torch.float32)
         with torch.autograd.profiler.record_function('input'):
             if self.z_dim > 0:
                 misc.assert_shape(z, [None, self.z_dim])

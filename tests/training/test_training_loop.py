@@ -152,6 +152,25 @@ def test_safe_and_plain_loading_agree(run):
             assert key == other_key and torch.equal(tensor, other)
 
 
+def test_every_way_to_load_gives_the_same_images_to_the_bit(run, tmp_path):
+    source = final_pickle(run)
+    for dest in ('rewritten.pkl', 'rewritten.safetensors', 'there-and-back.pkl'):
+        origin = tmp_path / 'rewritten.safetensors' if dest == 'there-and-back.pkl' else source
+        legacy.main([f'--source={origin}', f'--dest={tmp_path / dest}'], standalone_mode=False)
+    ways = {f'safely {path.name}': legacy.open_network(str(path)) for path in [source, *sorted(tmp_path.iterdir())]}
+    for path in (source, tmp_path / 'rewritten.pkl', tmp_path / 'there-and-back.pkl'):
+        ways[f'plain {path.name}'] = pickle.loads(path.read_bytes())
+        ways[f'trusted {path.name}'] = legacy.open_network(str(path), trust=True)
+    assert len(ways) == 10
+    z, c = torch.randn([4, 8]), torch.eye(NUM_CLASSES)[[0, 1, 2, 0]]
+    with torch.no_grad():
+        expected = ways[f'safely {source.name}']['G_ema'](z, c, noise_mode='const')
+        logits = ways[f'safely {source.name}']['D'](expected, c)
+        for way, data in ways.items():
+            assert torch.equal(data['G_ema'](z, c, noise_mode='const'), expected), way
+            assert torch.equal(data['D'](expected, c), logits), way
+
+
 def test_training_changes_the_networks_and_the_average_lags(run, data):
     first, last = state_of(run / 'network-snapshot-000000.pkl'), state_of(final_pickle(run))
     assert first.keys() == last.keys()
@@ -194,6 +213,7 @@ def test_torchrun(data, tmp_path):
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2',
                ROOT / 'train.py', '--outdir', tmp_path / 'runs', '--data', data, '--cfg=tiny', '--kimg=1',
                '--cbase=128', '--cmax=8', '--batch=16', '--mbstd-group=4', '--cond=1', '--device=cpu', '--workers=0',
+               '--metrics=none',
                '--tick=1', '--snap=1']
     result = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=250)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -342,7 +362,7 @@ def fresh_statistics():
 def small_command(*args):
     """train.py on 16x16 images with small networks, as a list of words."""
     return [sys.executable, ROOT / 'train.py', '--cfg=tiny', '--cbase=128', '--cmax=8', '--batch=16', '--tick=1',
-            '--device=cpu', *args]
+            '--device=cpu', '--metrics=none', *args]
 
 
 @pytest.mark.parametrize('workers, num_gpus', [(0, 1), (2, 1), (1, 2)])

@@ -40,7 +40,7 @@ def setup_filter(f, device=torch.device('cpu'), normalize=True, flip_filter=Fals
 
     Returns: float32 tensor of shape [kh, kw], or [k] for a separable filter.
     """
-    f = torch.as_tensor(1.0 if f is None else f, dtype=torch.float32)
+    f = torch.as_tensor(1.0 if f is None else f, dtype=torch.float32, device='cpu')  # also under a default device
     if f.ndim > 2 or f.numel() == 0:
         raise ValueError(f'setup_filter: f must be a number, a vector or a matrix with at least one tap, '
                          f'but has the shape {list(f.shape)}')

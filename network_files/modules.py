@@ -1,0 +1,190 @@
+"""Networks from a class name, constructor arguments and named tensors, whatever file they come from.
+
+Nothing is believed. The arguments must be plain data of a sensible size; the network is first built without memory (on
+the meta device), and only when each of the file's tensors has found the parameter or buffer of its name and shape, and
+none is left on either side, does it get memory and values.
+"""
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+import dnnlib
+from network_files.errors import WAY_OUT, NetworkPickleError, excerpt
+
+NETWORK_KEYS = ('G', 'D', 'G_ema')
+KNOWN_CLASSES = {
+    'Generator': 'training.networks_stylegan2',
+    'MappingNetwork': 'training.networks_stylegan2',
+    'SynthesisNetwork': 'training.networks_stylegan2',
+    'SynthesisBlock': 'training.networks_stylegan2',
+    'SynthesisLayer': 'training.networks_stylegan2',
+    'ToRGBLayer': 'training.networks_stylegan2',
+    'FullyConnectedLayer': 'training.networks_stylegan2',
+    'Conv2dLayer': 'training.networks_stylegan2',
+    'Discriminator': 'training.networks_stylegan2',
+    'DiscriminatorBlock': 'training.networks_stylegan2',
+    'DiscriminatorEpilogue': 'training.networks_stylegan2',
+    'MinibatchStdLayer': 'training.networks_stylegan2',
+    'AugmentPipe': 'training.augment',
+}
+"""Class name in a file → module of this project that defines it."""
+
+FP16_SETTINGS = dict(num_fp16_res=4, conv_clamp=256)
+_MAX_ARGUMENT_VALUES = 10_000
+_MAX_ARGUMENT_DEPTH = 8
+_MAX_TEXT_LENGTH = 10_000
+_COMPLAINTS_SHOWN = 5
+
+
+class Allowance:
+    """How many tensor values the networks of one file may have together: never more than the file has bytes."""
+
+    def __init__(self, values: int):
+        self.values = values
+
+    def spend(self, values: int, where: str) -> None:
+        self.values -= values
+        if self.values < 0:
+            raise NetworkPickleError(f'{where} was not opened: the network is larger than the file')
+
+
+def build(
+    class_name: str,
+    args: tuple,
+    kwargs: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    where: str,
+    allowance: Allowance,
+    force_fp16: bool = False,
+) -> torch.nn.Module:
+    """A network on the CPU with exactly the values in `tensors`.
+
+    Args:
+        class_name: One of KNOWN_CLASSES.
+        args, kwargs: For its constructor.
+        tensors: Every parameter and buffer by its dotted name.
+        where: What to call it in errors: 'FILE: G_ema'.
+        allowance: Of the whole file; what this network takes is subtracted.
+        force_fp16: Compute the 4 highest resolutions in half precision (where the device can).
+
+    Raises:
+        NetworkPickleError: It cannot be built, or the tensors do not fit.
+    """
+    cls = dnnlib.util.get_obj_by_name(f'{KNOWN_CLASSES[class_name]}.{class_name}')
+    if not isinstance(args, (tuple, list)) or not isinstance(kwargs, Mapping):
+        raise NetworkPickleError(f'{where} was not opened: the arguments of its constructor are not there')
+    _check_arguments([*args, dict(kwargs)], where, num_tensors=len(tensors))
+    kwargs = _adapt_kwargs(class_name, kwargs)
+    if force_fp16:
+        kwargs = with_fp16(class_name, kwargs)
+    try:
+        inspect.signature(cls).bind(*args, **kwargs)
+        with torch.device('meta'), warnings.catch_warnings():
+            warnings.simplefilter('ignore', RuntimeWarning)     # such as a division by the size 0
+            module = cls(*args, **kwargs)
+    except Exception as error:  # arguments from a file can make a constructor raise anything
+        raise NetworkPickleError(
+            f'{where} was not opened: {class_name} cannot be built from the arguments in the file '
+            f'({excerpt(error) or type(error).__name__}). {WAY_OUT}'
+        ) from error
+    _compare(module, tensors, where)
+    allowance.spend(sum(tensor.numel() for tensor in tensors.values()), where)
+    return _fill(module.to_empty(device='cpu'), tensors)
+
+
+def with_fp16(class_name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments that ask for half precision in the 4 highest resolutions, activations clamped at 256."""
+    if class_name == 'Generator':
+        return {**kwargs, 'synthesis_kwargs': {**(kwargs.get('synthesis_kwargs') or {}), **FP16_SETTINGS}}
+    return {**kwargs, **FP16_SETTINGS}
+
+
+def named_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """All parameters and buffers, kept in state dicts or not."""
+    return dict(module.named_parameters()) | dict(module.named_buffers())
+
+
+# ---------------------------------------------------------------------------------------------- arguments
+
+
+def _check_arguments(arguments: list, where: str, num_tensors: int) -> None:
+    """Refuse arguments that are no plain data, or so large that a constructor would work on them for ever."""
+    visited = 0
+    pending = [(arguments, 0)]
+    while pending:
+        value, depth = pending.pop()
+        visited += 1
+        if visited > _MAX_ARGUMENT_VALUES or depth > _MAX_ARGUMENT_DEPTH:
+            raise _bad_arguments(where, 'they are too many or too deeply nested')
+        if isinstance(value, Mapping):
+            layers = value.get('num_layers', 0)
+            if isinstance(layers, (int, np.integer)) and layers > num_tensors:
+                raise _bad_arguments(where, f'more layers than tensors, of which there are {num_tensors}')
+            pending += [(item, depth + 1) for pair in value.items() for item in pair]
+        elif isinstance(value, (list, tuple)):
+            if len(value) > _MAX_ARGUMENT_VALUES:
+                raise _bad_arguments(where, f'one is a list of {len(value)}')
+            pending += [(item, depth + 1) for item in value]
+        elif isinstance(value, (int, np.integer)):
+            if not -(2**63) <= value < 2**63:
+                raise _bad_arguments(where, 'one is an integer of more than 64 bits')
+        elif isinstance(value, str):
+            if len(value) > _MAX_TEXT_LENGTH:
+                raise _bad_arguments(where, f'one is a text of {len(value)} characters')
+        elif isinstance(value, (np.ndarray, torch.Tensor)):
+            if int(np.prod(value.shape, dtype=float)) > _MAX_ARGUMENT_VALUES:
+                raise _bad_arguments(where, f'one is an array of shape {list(value.shape)}')
+        elif not isinstance(value, (float, complex, np.generic, type(None), torch.dtype, torch.device)):
+            raise _bad_arguments(where, f'one is a {type(value).__name__}')
+
+
+def _bad_arguments(where: str, reason: str) -> NetworkPickleError:
+    return NetworkPickleError(f'{where} was not opened: the arguments of its constructor are not usable ({reason})')
+
+
+def _adapt_kwargs(class_name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments in today's layout: stylegan3 wrote the synthesis options beside `synthesis_kwargs`."""
+    kwargs = dict(kwargs)
+    if class_name == 'Generator':
+        cls = dnnlib.util.get_obj_by_name(f'{KNOWN_CLASSES[class_name]}.{class_name}')
+        known = inspect.signature(cls).parameters
+        loose = {key: kwargs.pop(key) for key in list(kwargs) if key not in known}
+        synthesis_kwargs = {**loose, **(kwargs.get('synthesis_kwargs') or {})}
+        synthesis_kwargs.pop('fused_modconv_default', None)  # how convolutions are computed, not what they give
+        if synthesis_kwargs:
+            kwargs['synthesis_kwargs'] = synthesis_kwargs
+    return kwargs
+
+
+# ------------------------------------------------------------------------------------------------ tensors
+
+
+def _compare(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    """Every tensor must find its place by name and shape; anything left on either side is an error."""
+    ours = named_tensors(module)
+    complaints = [f'{excerpt(name)} has no place' for name in tensors if name not in ours]
+    complaints += [f'{name} is missing' for name in ours if name not in tensors]
+    complaints += [
+        f'{name} has shape {list(tensor.shape)} in place of {list(ours[name].shape)}'
+        for name, tensor in tensors.items()
+        if name in ours and tensor.shape != ours[name].shape
+    ]
+    if complaints:
+        more = len(complaints) - _COMPLAINTS_SHOWN
+        raise NetworkPickleError(
+            f'{where} was not opened: its values do not fit {type(module).__name__} '
+            f'({"; ".join(complaints[:_COMPLAINTS_SHOWN])}{f" and {more} more" if more > 0 else ""}). {WAY_OUT}'
+        )
+
+
+def _fill(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    ours = named_tensors(module)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            ours[name].copy_(tensor)
+    return module

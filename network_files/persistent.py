@@ -1,0 +1,94 @@
+"""Networks from the persistent objects in a pickle (see `torch_utils.persistence`), with classes of this project.
+
+What a pickle says about an object is its class name, the arguments of its constructor and its whole `__dict__`. The
+first two build a new object here; of the last, parameters and buffers are taken, by way of `_modules`. Other attributes
+follow from the constructor; whatever a fork has added to them is left behind.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from network_files import modules
+from network_files.errors import WAY_OUT, NetworkPickleError, excerpt
+from torch_utils.safe_pickle import PersistentObject
+
+_MAX_DEPTH = 32
+
+# Where classes without the persistence of the published code are looked up: forks and early versions of it.
+_MODULE_NAMES = ('training.networks', 'training.networks_stylegan2', 'training.augment')
+
+
+def _named_class(class_name: str) -> Callable:
+    return lambda: PersistentObject(class_name, version=0, module_src='', state={})
+
+
+READERS = {
+    f'{module}.{class_name}': _named_class(class_name)
+    for module in _MODULE_NAMES
+    for class_name in modules.KNOWN_CLASSES
+}
+"""For `safe_pickle.loads`: objects that a pickle names by module and class, in place of carrying the source."""
+
+
+def rebuild(
+    stored: PersistentObject, where: str, allowance: modules.Allowance, force_fp16: bool = False
+) -> torch.nn.Module:
+    """A module of our own class that equals the stored one. `where` names it in errors: 'FILE: G_ema'."""
+    tensors = {}
+    for path, part in _walk(stored, where):
+        if part.class_name not in modules.KNOWN_CLASSES:
+            raise NetworkPickleError(
+                f'{where} was not opened: its part {_name(where, path)} is of class {excerpt(part.class_name)!r} '
+                f'({_origin(part)}), which this version does not know. {WAY_OUT}'
+            )
+        tensors.update(_tensors_of(part, path, where))
+    args, kwargs = stored.state.get('_init_args', ()), stored.state.get('_init_kwargs', {})
+    return modules.build(stored.class_name, args, kwargs, tensors, where, allowance, force_fp16)
+
+
+def _origin(part: PersistentObject) -> str:
+    if part.module_src:
+        return f'from source text of {len(part.module_src.splitlines())} lines in the file'
+    return 'named without source'
+
+
+def _name(where: str, path: str) -> str:
+    return excerpt('.'.join(filter(None, [where.rpartition(': ')[2], path])))
+
+
+def _walk(stored: PersistentObject, where: str) -> Iterator[tuple[str, PersistentObject]]:
+    """The stored module and all below it, each once, with dotted paths; '' is the module itself."""
+    pending = [('', stored, 0)]
+    seen = set()
+    while pending:
+        path, part, depth = pending.pop()
+        if not isinstance(part, PersistentObject) or id(part) in seen or depth > _MAX_DEPTH:
+            raise NetworkPickleError(f'{where}: {_name("", path)} is a {type(part).__name__} where a module belongs')
+        seen.add(id(part))
+        yield path, part
+        pending += [
+            (_joined(path, name), child, depth + 1)
+            for name, child in _entries(part, '_modules', where)
+            if child is not None
+        ]
+
+
+def _tensors_of(part: PersistentObject, path: str, where: str) -> Iterator[tuple[str, torch.Tensor]]:
+    for kind in ('_parameters', '_buffers'):
+        for name, tensor in _entries(part, kind, where):
+            if isinstance(tensor, torch.Tensor):
+                yield _joined(path, name), tensor
+            elif tensor is not None:
+                raise NetworkPickleError(f'{where}: {_joined(path, name)} is a {type(tensor).__name__}, not a tensor')
+
+
+def _entries(part: PersistentObject, kind: str, where: str) -> Iterator[tuple[str, object]]:
+    entries = part.state.get(kind, {})
+    if not isinstance(entries, dict) or not all(isinstance(name, str) and len(name) < 100 for name in entries):
+        raise NetworkPickleError(f'{where} was not opened: {kind} of a {excerpt(part.class_name)} is damaged')
+    return iter(entries.items())
+
+
+def _joined(path: str, name: str) -> str:
+    return f'{path}.{name}' if path else name
