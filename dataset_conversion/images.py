@@ -43,12 +43,17 @@ def load_image(content: bytes | np.ndarray) -> PIL.Image.Image:
         return PIL.Image.fromarray(content)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', category=UserWarning)  # remarks on odd metadata; pixels are not concerned
-        try:
-            image = PIL.Image.open(io.BytesIO(content))
-            image.load()
-        except Exception as error:  # decoders raise anything at damaged data
-            raise BadImage(f'unreadable ({_one_line(error, content)})') from error
-        return _to_gray_or_rgb(_upright(image), has_16_bits=_is_16_bit_png(content))
+        return _to_gray_or_rgb(decode(content), has_16_bits=_is_16_bit_png(content))
+
+
+def decode(content: bytes) -> PIL.Image.Image:
+    """The first picture in a file's bytes, turned as its EXIF data say, of whichever mode it is. Raises BadImage."""
+    try:
+        image = PIL.Image.open(io.BytesIO(content))
+        image.load()
+    except Exception as error:  # decoders raise anything at damaged data
+        raise BadImage(f'unreadable ({_one_line(error, content)})') from error
+    return _upright(image)
 
 
 def _one_line(error: Exception, content: bytes) -> str:

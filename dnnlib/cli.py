@@ -150,8 +150,8 @@ class SeedRange(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-def check_outdir(outdir: str) -> None:
-    """Refuse a folder (--outdir) that is not there and cannot be made, or cannot be written; nothing is made yet.
+def check_outdir(outdir: str, option: str = '--outdir') -> None:
+    """Refuse a folder that is not there and cannot be made, or cannot be written; nothing is made yet.
 
     Raises click.BadParameter.
     """
@@ -164,7 +164,7 @@ def check_outdir(outdir: str) -> None:
         reason = f'cannot be written, as {existing!r} is read-only to you'
     else:
         return
-    raise click.BadParameter(f'{outdir!r} {reason}: give another place.', param_hint="'--outdir'")
+    raise click.BadParameter(f'{outdir!r} {reason}: give another place.', param_hint=f"'{option}'")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

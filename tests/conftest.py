@@ -41,6 +41,24 @@ def golden_path():
     return lambda name: GOLDEN / name
 
 
+@pytest.fixture(scope='session')
+def read_video():
+    """Function: path of a video → its frames, uint8 [T, H, W, 3], as a player shows them."""
+    imageio_ffmpeg = pytest.importorskip('imageio_ffmpeg')
+
+    def read(path: str | os.PathLike) -> np.ndarray:
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), '-loglevel', 'error', '-i', os.fspath(path)]
+        pictures = subprocess.run([*command, '-f', 'image2pipe', '-c:v', 'ppm', '-'], capture_output=True, check=True)
+        magic, size, depth = pictures.stdout.split(b'\n', 3)[:3]
+        width, height = map(int, size.split())
+        assert (magic, depth) == (b'P6', b'255')
+        header = len(magic) + len(size) + len(depth) + 3
+        frames = np.frombuffer(pictures.stdout, np.uint8).reshape(-1, header + height * width * 3)
+        return frames[:, header:].reshape(-1, height, width, 3)
+
+    return read
+
+
 @pytest.fixture
 def run_script(tmp_path):
     """Function: run a script of this repository in a process of its own, in the test's own folder.

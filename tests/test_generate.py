@@ -1,6 +1,7 @@
 """generate.py: what it writes, that a seed is a seed, and one sentence for every wrong call."""
 
 import pickle
+import zipfile
 from types import SimpleNamespace
 
 import click.testing
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import generate
+from generation import latents, projections, rendering
 from torch_utils import images
 from training.networks_stylegan2 import Generator
 
@@ -102,11 +104,10 @@ def test_options_change_the_picture(make, networks):
 
 def test_rendering_leaves_the_random_state_alone():
     G = make_generator(0)
-    items = list(generate.items_from_seeds([1, 2], z_dim=8))
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    generate.render(G, items, torch.zeros(1, 0), 1, 'random', torch.device('cpu'))
-    assert torch.equal(before, torch.get_rng_state())
+    pictures = list(rendering.of_seeds(G, [1, 2], torch.zeros(1, 0), noise_mode='random'))
+    assert len(pictures) == 2 and torch.equal(before, torch.get_rng_state())
 
 
 def test_gray_network_writes_gray_pictures(make, networks):
@@ -145,19 +146,71 @@ def test_projected_latents_give_the_picture_they_come_from(make, networks, tmp_p
     assert_same_pictures(dict(zip('ab', projected.values())), dict(zip('ab', from_seeds.values())))
 
 
+NOISE_LAYERS = ['b4.conv1', 'b8.conv0', 'b8.conv1', 'b16.conv0', 'b16.conv1']
+
+
+def random_projections(count, layers=()):
+    """Latents of seeds 0, 1 …, and noise of their own for the layers."""
+    ws = latents.ws_of_seeds(make_generator(0), range(count), torch.zeros(1, 0)).numpy()
+    random = np.random.RandomState(9)
+    sizes = {layer: int(layer[1:].split('.')[0]) for layer in layers}
+    noise = {f'{layer}.noise_const': random.randn(count, size, size).astype(np.float32)
+             for layer, size in sizes.items()}  # fmt: skip
+    return projections.Projections(ws, noise)
+
+
+def picture_with(w, noise, noise_mode='const'):
+    """What a fresh network draws of w [num_ws, w_dim] once the noise [H, W] stands in its buffers."""
+    G = make_generator(0)
+    for name, values in noise.items():
+        G.synthesis.get_buffer(name).copy_(torch.from_numpy(values))
+    image = images.to_uint8(G.synthesis(torch.from_numpy(w)[None], noise_mode=noise_mode))
+    return image[0].permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize('layers', [NOISE_LAYERS, NOISE_LAYERS[2:3]], ids=['all layers', 'one layer'])
+def test_projected_noise_is_rendered_to_the_byte(make, networks, tmp_path, layers):
+    found = random_projections(3, layers)
+    projections.write(tmp_path / 'w.npz', found)
+    files = make('out', networks.plain, f'--projected-w={tmp_path / "w.npz"}')
+    assert list(files) == ['proj00.png', 'proj01.png', 'proj02.png']
+    for index, picture in enumerate(files.values()):
+        noise = {name: array[index] for name, array in found.noise.items()}
+        assert (picture == picture_with(found.ws[index], noise)).all()
+        assert (picture != picture_with(found.ws[index], {})).any()
+
+
+@pytest.mark.parametrize('noise_mode', ['none', 'random'])
+def test_a_noise_mode_that_is_asked_for_wins_over_projected_noise(make, networks, tmp_path, noise_mode):
+    for name, layers in (('with', NOISE_LAYERS), ('without', ())):
+        projections.write(tmp_path / f'{name}.npz', random_projections(2, layers))
+    made = [make(name, networks.plain, f'--projected-w={tmp_path / f"{name}.npz"}', f'--noise-mode={noise_mode}')
+            for name in ('with', 'without')]  # fmt: skip
+    assert_same_pictures(*made)
+
+
+def test_projections_fill_a_grid(make, networks, tmp_path):
+    projections.write(tmp_path / 'w.npz', random_projections(3, NOISE_LAYERS))
+    single = make('single', networks.plain, f'--projected-w={tmp_path / "w.npz"}')
+    grid = make('grid', networks.plain, f'--projected-w={tmp_path / "w.npz"}', '--grid=2x2')['grid.png']
+    assert (grid[16:, :16] == single['proj02.png']).all() and not grid[16:, 16:].any()
+
+
 def test_projected_latents_of_a_conditional_network_need_no_class(make, networks, tmp_path):
     np.savez(tmp_path / 'w.npz', w=np.zeros([1, 6, 8], np.float32))
     assert list(make('out', networks.classes, f'--projected_w={tmp_path / "w.npz"}')) == ['proj00.png']
 
 
 def test_class_names_that_do_not_fit_the_network_are_not_used():
-    assert generate.class_names_of({'class_names': ['a']}, 3) == []
-    assert generate.class_names_of({'class_names': None}, 3) == generate.class_names_of({}, 3) == []
+    assert latents.class_names_of({'class_names': ['a']}, 3) == []
+    assert latents.class_names_of({'class_names': None}, 3) == latents.class_names_of({}, 3) == []
 
 
 @pytest.mark.parametrize('network, arguments, warning', [
     ('plain', ['--seeds=0', '--class=1'], '--class=1 is ignored'),
     ('plain', ['--seeds=0', '--projected-w={w}'], '--seeds is ignored'),
+    ('classes', ['--class=9', '--projected-w={w}'], '--class is ignored'),
+    ('plain', ['--trunc=0.5', '--projected-w={w}'], '--trunc is ignored'),
 ])  # fmt: skip
 def test_options_without_effect_are_mentioned(run, networks, tmp_path, network, arguments, warning):
     np.savez(tmp_path / 'w.npz', w=np.zeros([1, 6, 8], np.float32))
@@ -181,6 +234,7 @@ WRONG_CALLS = {
     'seeds too large': ('plain', ['--seeds=4294967296'], '4294967295'),
     'grid is no size': ('plain', ['--seeds=0', '--grid=3by2'], '3by2'),
     'grid of zero': ('plain', ['--seeds=0', '--grid=0x2'], '0x2'),
+    'grid beyond memory': ('plain', ['--seeds=0', '--grid=9999x9999'], '1,073,741,824 pixels'),
     'grid too small': ('plain', ['--seeds=0-4', '--grid=2x2'], '5 seeds'),
     'batch of zero': ('plain', ['--seeds=0', '--batch=0'], '--batch'),
     'trunc is no number': ('plain', ['--seeds=0', '--trunc=much'], 'much'),
@@ -202,6 +256,18 @@ WRONG_CALLS = {
     'npz of objects': ('plain', ['--projected-w=objects.npz'], 'plain arrays'),
     'npz without w': ('plain', ['--projected-w=other.npz'], 'it has: x'),
     'npz of another network': ('plain', ['--projected-w=shape.npz'], '[n, 6, 8]'),
+    'npz with values beyond numbers': ('plain', ['--projected-w=infinite.npz'], 'not finite'),
+    'npz with numbers beyond float32': ('plain', ['--projected-w=huge.npz'], 'not finite'),
+    'npz with words': ('plain', ['--projected-w=words.npz'], '<U'),
+    'npz with a file of another kind': ('plain', ['--projected-w=member.npz'], 'plain arrays'),
+    'npz cut off': ('plain', ['--projected-w=cut.npz'], 'plain arrays'),
+    'npz damaged': ('plain', ['--projected-w=damaged.npz'], 'plain arrays'),
+    'npz is a folder': ('plain', ['--projected-w=.'], 'directory'),
+    'noise of another size': ('plain', ['--projected-w=noise-size.npz'], '[1, 4, 4]'),
+    'noise for other latents': ('plain', ['--projected-w=noise-count.npz'], '[1, 8, 8]'),
+    'noise of an unknown layer': ('plain', ['--projected-w=noise-name.npz'], 'noise/b32.conv0.noise_const'),
+    'noise that is none': ('plain', ['--projected-w=noise-other.npz'], 'noise/b4.const'),
+    'noise with values beyond numbers': ('plain', ['--projected-w=noise-nan.npz'], 'not finite'),
     'npz too large for the grid': ('plain', ['--projected-w=many.npz', '--grid=1x2'], '3 latents'),
     'outdir is a file': ('plain', ['--seeds=0', '--outdir=text.txt'], 'text.txt'),
     'outdir in a file': ('plain', ['--seeds=0', '--outdir=text.txt/new'], 'is a file'),
@@ -217,6 +283,21 @@ def odd_files(tmp_path, monkeypatch):
     np.savez('other.npz', x=np.zeros([1, 6, 8]))
     np.savez('shape.npz', w=np.zeros([1, 5, 8]))
     np.savez('many.npz', w=np.zeros([3, 6, 8]))
+    w = np.zeros([1, 6, 8])
+    np.savez('infinite.npz', w=w + np.inf)
+    np.savez('huge.npz', w=w + 1e300)
+    np.savez('words.npz', w=w.astype(str))
+    with zipfile.ZipFile('member.npz', 'w') as archive:
+        archive.writestr('w', b'no array')
+    for name, shape in (('size', [1, 8, 8]), ('count', [2, 8, 8])):
+        layer = 'b4.conv1' if name == 'size' else 'b8.conv0'
+        np.savez(f'noise-{name}.npz', w=w, **{f'noise/{layer}.noise_const': np.zeros(shape)})
+    np.savez('noise-name.npz', w=w, **{'noise/b32.conv0.noise_const': np.zeros([1, 32, 32])})
+    np.savez('noise-other.npz', w=w, **{'noise/b4.const': np.zeros([1, 8, 4, 4])})
+    np.savez('noise-nan.npz', w=w, **{'noise/b4.conv1.noise_const': np.full([1, 4, 4], np.nan)})
+    content = (tmp_path / 'many.npz').read_bytes()
+    (tmp_path / 'cut.npz').write_bytes(content[:-40])
+    (tmp_path / 'damaged.npz').write_bytes(content[:300] + b'damage' + content[306:])
 
 
 @pytest.mark.parametrize('case', WRONG_CALLS)

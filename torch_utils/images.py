@@ -15,6 +15,7 @@ import torch
 from torch_utils.files import atomic_file
 
 _INK, _PAPER = 0, 255
+_SMALLEST_FONT = 10
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
@@ -37,6 +38,12 @@ def to_pil(image: np.ndarray | torch.Tensor) -> PIL.Image.Image:
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] == 3):
         raise ValueError(f'an image of shape {list(array.shape)} cannot be saved: it needs 1 or 3 channels')
     return PIL.Image.fromarray(np.ascontiguousarray(array))
+
+
+def from_pil(picture: PIL.Image.Image) -> np.ndarray:
+    """uint8 [C, H, W] of a grayscale (L) or colour (RGB) picture."""
+    array = np.asarray(picture)
+    return array[np.newaxis] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
 def save_png(image: np.ndarray | torch.Tensor | PIL.Image.Image, path: str | os.PathLike) -> None:
@@ -71,6 +78,13 @@ def image_grid(images: np.ndarray | torch.Tensor, grid_size: tuple[int, int]) ->
     return canvas[:, :, 0] if num_channels == 1 else canvas
 
 
+def spaced_for_people(images: np.ndarray, smallest: int = 64, margin: int = 2) -> np.ndarray:
+    """uint8 [N, C, H, W] with each pixel repeated until images have `smallest` pixels, in a margin of white."""
+    factor = max(-(-smallest // images.shape[-1]), 1)           # rounded up
+    images = images.repeat(factor, axis=2).repeat(factor, axis=3)
+    return np.pad(images, [(0, 0), (0, 0), (margin, margin), (margin, margin)], constant_values=_PAPER)
+
+
 def save_image_grid(
     images: np.ndarray | torch.Tensor,
     path: str | os.PathLike,
@@ -94,7 +108,7 @@ def _with_labels(
     grid: PIL.Image.Image, cell: tuple[int, int], row_labels: Sequence[str], column_labels: Sequence[str]
 ) -> PIL.Image.Image:
     cell_width, cell_height = cell
-    font = PIL.ImageFont.load_default(size=min(max(cell_height // 4, 10), 32))
+    font = _fitting_font(column_labels, cell_width, largest=min(max(cell_height // 4, _SMALLEST_FONT), 32))
     boxes = [font.getbbox(str(text)) for text in [*row_labels, *column_labels]]
     padding = 4
     line_height = max(int(bottom) for _, _, _, bottom in boxes) + padding
@@ -115,11 +129,23 @@ def _with_labels(
     return picture
 
 
+def _fitting_font(column_labels: Sequence[str], cell_width: int, largest: int) -> PIL.ImageFont.ImageFont:
+    """The largest font in which all labels fit their columns; the smallest where none does."""
+    for size in range(largest, _SMALLEST_FONT, -1):
+        font = PIL.ImageFont.load_default(size=size)
+        if all(font.getlength(str(text)) <= cell_width for text in column_labels):
+            return font
+    return PIL.ImageFont.load_default(size=_SMALLEST_FONT)
+
+
 def _shortened(text: str, font: PIL.ImageFont.ImageFont, width: int) -> str:
-    """As many characters of `text` as fit into its column, at least one."""
-    while len(text) > 1 and font.getlength(text) > width:
-        text = text[:-1]
-    return text
+    """`text`, or its beginning and an ellipsis where it is too wide for its column; at least one character."""
+    if font.getlength(text) <= width:
+        return text
+    kept = len(text) - 1
+    while kept > 1 and font.getlength(f'{text[:kept]}…') > width:
+        kept -= 1
+    return f'{text[:kept]}…'
 
 
 def _paper(mode: str) -> int | tuple[int, int, int]:

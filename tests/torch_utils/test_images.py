@@ -100,6 +100,16 @@ def test_labels_stand_beside_the_grid(tmp_path, num_channels):
         assert margin.min() < 100 and margin.max() == 255                       # ink on paper
 
 
+def test_a_label_cut_short_does_not_pass_for_a_shorter_one(tmp_path):
+    def picture_with(label):
+        images.save_image_grid(np.zeros([1, 1, 32, 32], np.uint8), tmp_path / 'x.png', (1, 1), column_labels=[label])
+        return (tmp_path / 'x.png').read_bytes()
+
+    label = '4294967295'
+    assert picture_with(label) == picture_with(label + '5')
+    assert picture_with(label) not in [picture_with(label[:length]) for length in range(1, 6)]
+
+
 def test_number_of_labels_must_fit(tmp_path):
     cells = np.zeros([4, 1, 8, 8], np.uint8)
     with pytest.raises(ValueError, match='3 row labels'):

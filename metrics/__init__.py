@@ -1,0 +1,1 @@
+"""Quality metrics: the mathematics, and the features that it works on."""

@@ -1,0 +1,204 @@
+"""Trains small stand-ins for the detectors of the metrics on labelled images, in seconds on a CPU.
+
+They let every metric run without a download, for the demo and the tests. Their numbers say how generated images of this
+kind compare with each other; they are no FID, and go by names of their own: fd-digits5k_full, for example.
+
+Writes into a folder that `--detectors` takes
+  inception-LABEL.pt    TorchScript: features of the last hidden layer, class probabilities
+  vgg16-LABEL.pt        TorchScript: features of the last convolution, LPIPS vectors of all convolutions
+  detectors.json        which is which, and the label for the names of results
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import click
+import numpy as np
+import torch
+
+from dnnlib.cli import PATH, Command, check_outdir
+from metrics.detectors import MANIFEST, check_label, deprecated_torchscript
+from torch_utils.files import atomic_file
+from training.dataset import ImageFolderDataset
+
+CHANNELS = (16, 32, 64)
+HIDDEN = 64
+BATCH_SIZE = 64
+LEARNING_RATE = 2e-3
+LABEL_SMOOTHING = 0.1           # Also keeps gradients from becoming denormal numbers, which are slow.
+MAX_SHIFT = 1                   # Pixels, as an augmentation.
+UNSEEN_SHARE = 5                # Every fifth image is for testing.
+
+
+# ------------------------------------------------------------------------------------------------
+# Networks: N images, C channels, H height, W width, K classes
+
+class Convolution(torch.nn.Module):
+    """3x3, padded. Files with `torch.nn.Conv2d` differ from one writing to the next: its constants have no order."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.stride = stride
+        self.weight = torch.nn.Parameter(torch.randn(out_channels, in_channels, 3, 3) * (2 / (9 * in_channels)) ** 0.5)
+        self.bias = torch.nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(torch.conv2d(x, self.weight, self.bias, [self.stride, self.stride], [1, 1]))
+
+
+class Linear(torch.nn.Module):
+    """A matrix with a bias, for the same reason."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(out_features, in_features) * in_features ** -0.5)
+        self.bias = torch.nn.Parameter(torch.zeros(out_features))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight.t() + self.bias
+
+
+class Backbone(torch.nn.Module):
+    """Three convolutions, the second and third of which halve the image, and two layers on top."""
+
+    def __init__(self, resolution: int, num_classes: int):
+        super().__init__()
+        self.resolution = resolution
+        self.conv0 = Convolution(1, CHANNELS[0], stride=1)
+        self.conv1 = Convolution(CHANNELS[0], CHANNELS[1], stride=2)
+        self.conv2 = Convolution(CHANNELS[1], CHANNELS[2], stride=2)
+        self.hidden = Linear(CHANNELS[2] * (resolution // 4) ** 2, HIDDEN)
+        self.classes = Linear(HIDDEN, num_classes)
+
+    def gray(self, images: torch.Tensor, resize: bool) -> torch.Tensor:
+        """[N, C, H, W] from 0 to 255 → [N, 1, H, W] around 0"""
+        x = images.to(torch.float32).mean(dim=1, keepdim=True) / 127.5 - 1
+        size = [self.resolution, self.resolution]
+        if resize and (x.shape[2] != size[0] or x.shape[3] != size[1]):
+            x = torch.nn.functional.interpolate(x, size=size, mode='bilinear', antialias=True)
+        return x
+
+    def activations(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Of the convolutions, [N, C, H, W] each."""
+        a = self.conv0(x)
+        b = self.conv1(a)
+        return [a, b, self.conv2(b)]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, HIDDEN]"""
+        return torch.relu(self.hidden(self.activations(x)[2].flatten(1)))
+
+
+class InceptionStandIn(torch.nn.Module):
+    """The call interface of the Inception network."""
+
+    def __init__(self, backbone: Backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: torch.Tensor, return_features: bool = False, no_output_bias: bool = False):
+        features = self.backbone(self.backbone.gray(images, resize=True))
+        if return_features:
+            return features
+        logits = self.backbone.classes(features)
+        if no_output_bias:
+            logits = logits - self.backbone.classes.bias
+        return logits.softmax(dim=1)
+
+
+class VGGStandIn(torch.nn.Module):
+    """The call interface of the VGG network."""
+
+    def __init__(self, backbone: Backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: torch.Tensor, resize_images: bool = True, return_features: bool = False,
+                return_lpips: bool = False):
+        layers = self.backbone.activations(self.backbone.gray(images, resize=resize_images))
+        if not return_lpips:
+            return layers[2].flatten(1)
+        # Squared distances of these are sums over layers of means over pixels, of unit vectors over channels.
+        return torch.cat([
+            (layer / (layer.square().sum(dim=1, keepdim=True) + 1e-10).sqrt()).flatten(1)
+            / float(layer.shape[2] * layer.shape[3]) ** 0.5 for layer in layers], dim=1)
+
+
+# ------------------------------------------------------------------------------------------------
+# Training
+
+def load_images(data: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """uint8 [N, C, H, W], int64 [N]"""
+    dataset = ImageFolderDataset(data, use_labels=True)
+    if not dataset.has_onehot_labels:
+        raise ValueError(f'{data} has vectors for labels; the detector learns to tell classes apart.')
+    if dataset.resolution < 8 or dataset.resolution % 4 != 0:
+        raise ValueError(f'{data} has images of {dataset.resolution} pixels; the detector takes multiples of 4 from 8.')
+    images, labels = zip(*(dataset[index] for index in range(len(dataset))))
+    dataset.close()
+    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)).argmax(dim=1)
+
+
+def shifted(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """The images of a batch, all moved by the same few pixels."""
+    dy, dx = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, [2], generator=generator).tolist()
+    return x.roll((dy, dx), dims=(2, 3))
+
+
+def train(images: torch.Tensor, labels: torch.Tensor, epochs: int, seed: int) -> Backbone:
+    """A classifier of the images."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        backbone = Backbone(images.shape[2], int(labels.max()) + 1)
+    x = backbone.gray(images, resize=False)
+    optimizer = torch.optim.Adam(backbone.parameters(), lr=LEARNING_RATE)
+    for _epoch in range(epochs):
+        for batch in torch.randperm(len(x), generator=generator).split(BATCH_SIZE):
+            logits = backbone.classes(backbone(shifted(x[batch], generator)))
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(logits, labels[batch], label_smoothing=LABEL_SMOOTHING).backward()
+            optimizer.step()
+    return backbone.eval().requires_grad_(False)
+
+
+def save_detectors(backbone: Backbone, dest: str, label: str) -> None:
+    """The files that the top of this script lists."""
+    files = {}
+    for name, stand_in in (('inception', InceptionStandIn(backbone)), ('vgg16', VGGStandIn(backbone))):
+        files[name] = f'{name}-{label}.pt'
+        with deprecated_torchscript(), atomic_file(os.path.join(dest, files[name])) as file:
+            torch.jit.save(torch.jit.script(stand_in.eval()), file)
+    with atomic_file(os.path.join(dest, MANIFEST)) as file:
+        file.write((json.dumps({'label': label, **files}, indent=2) + '\n').encode())
+
+
+# ------------------------------------------------------------------------------------------------
+
+@click.command(cls=Command)
+@click.option('--data', type=PATH, required=True, metavar='ZIP|DIR', help='Small images with classes, as the digits')
+@click.option('--dest', type=PATH, required=True, metavar='DIR', help='Folder for the detectors')
+@click.option('--label', default='digits', show_default=True, help='Becomes part of the names of results')
+@click.option('--epochs', type=click.IntRange(min=1), default=12, show_default=True, help='Rounds of training')
+@click.option('--seed', type=int, default=0, show_default=True, help='Of weights and of the order of images')
+def main(data, dest, label, epochs, seed):
+    """Train stand-ins for the detectors of the metrics on a labelled dataset of small images."""
+    check_label(label, '--label')
+    check_outdir(dest, '--dest')
+    torch.set_num_threads(1)    # Sums in one order: the same files every time. More threads would only wait.
+    images, labels = load_images(data)
+    unseen = torch.arange(len(images)) % UNSEEN_SHARE == 0
+    backbone = train(images[~unseen], labels[~unseen], epochs, seed)
+    with torch.no_grad():
+        answers = backbone.classes(backbone(backbone.gray(images[unseen], resize=False))).argmax(dim=1)
+    save_detectors(backbone, dest, label)
+    accuracy = float((answers == labels[unseen]).float().mean())
+    print(f'Wrote {dest}: reads {accuracy:.1%} of {len(answers)} images that it has not seen')
+
+
+if __name__ == '__main__':
+    main()

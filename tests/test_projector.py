@@ -1,0 +1,368 @@
+"""projector.py: its files, that generate.py shows the same, and one sentence for every wrong call."""
+
+import io
+import json
+import math
+import pickle
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import click.testing
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+import generate
+import generation.projection_run
+import projector
+from generation.video import NoEncoder
+from metrics.detectors import deprecated_torchscript
+from training.networks_stylegan2 import Generator
+
+NAMES = ['airplane', 'dog', 'red fox']
+IMAGES = ['proj.png', 'proj_best.png', 'target.png']
+FILES = sorted([*IMAGES, 'projected_w.npz', 'projected_w_best.npz', 'projection.json'])
+
+
+def make_generator(c_dim=0, img_channels=3):
+    torch.manual_seed(1)
+    options = dict(mapping_kwargs={'num_layers': 2}, synthesis_kwargs={'channel_base': 128, 'channel_max': 8})
+    G = Generator(z_dim=8, c_dim=c_dim, w_dim=8, img_resolution=16, img_channels=img_channels, **options)
+    for name, parameter in G.named_parameters():
+        if name.endswith('noise_strength'):
+            parameter.data.fill_(0.5)
+    return G.eval().requires_grad_(False)
+
+
+class FeatureNetwork(torch.nn.Module):
+    """Two random convolutions behind the call interface of vgg16.pt."""
+
+    def __init__(self):
+        super().__init__()
+        random = torch.Generator().manual_seed(0)
+        self.register_buffer('first', torch.randn(8, 3, 3, 3, generator=random) / math.sqrt(27))
+        self.register_buffer('second', torch.randn(16, 8, 3, 3, generator=random) / math.sqrt(72))
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        resize_images: bool = True,
+        return_features: bool = False,
+        return_lpips: bool = False,
+    ) -> torch.Tensor:
+        x = images.to(torch.float32) / 127.5 - 1
+        if resize_images:
+            x = torch.nn.functional.interpolate(x, [224, 224])
+        x = torch.relu(torch.nn.functional.conv2d(x, self.first, padding=1))
+        y = torch.relu(torch.nn.functional.conv2d(torch.nn.functional.avg_pool2d(x, 2), self.second, padding=1))
+        if not return_lpips:
+            return y.mean(dim=[2, 3])
+        x = torch.nn.functional.normalize(x, dim=1) / math.sqrt(x.shape[2] * x.shape[3])
+        y = torch.nn.functional.normalize(y, dim=1) / math.sqrt(y.shape[2] * y.shape[3])
+        return torch.cat([x.flatten(1), y.flatten(1)], dim=1)
+
+
+class OtherNetwork(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=[2, 3])
+
+
+class BlindNetwork(torch.nn.Module):
+    """Answers from whole numbers, through which no gradient comes."""
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        resize_images: bool = True,
+        return_features: bool = False,
+        return_lpips: bool = False,
+    ) -> torch.Tensor:
+        return images.to(torch.uint8).to(torch.float32).mean(dim=[2, 3])
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    """Networks, detectors and targets."""
+    folder = tmp_path_factory.mktemp('files')
+    made = {'plain': (0, 3, {}), 'gray': (0, 1, {}), 'named': (3, 3, {'class_names': NAMES}), 'four': (0, 4, {})}
+    paths = {}
+    for name, (c_dim, img_channels, extra) in made.items():
+        paths[name] = folder / f'{name}.pkl'
+        paths[name].write_bytes(pickle.dumps({'G_ema': make_generator(c_dim, img_channels), **extra}))
+    for name, network in {'detectors': FeatureNetwork(), 'others': OtherNetwork(), 'blind': BlindNetwork()}.items():
+        paths[name] = folder / name
+        paths[name].mkdir()
+        with deprecated_torchscript():
+            torch.jit.script(network).save(paths[name] / 'vgg16.pt')
+    photo = np.random.RandomState(0).randint(0, 256, [5, 7, 3], dtype=np.uint8)
+    enlarged = PIL.Image.fromarray(photo).resize((70, 50), PIL.Image.Resampling.BICUBIC)
+    for name, picture in {'photo': enlarged, 'shades': enlarged.convert('L'), 'other': enlarged.rotate(180)}.items():
+        paths[name] = folder / f'{name}.png'
+        picture.save(paths[name])
+    return SimpleNamespace(**paths)
+
+
+@pytest.fixture
+def run(tmp_path, files):
+    """Call the command in this process: (name of the outdir, network, *arguments) → click's result, folder."""
+
+    def invoke(outdir, network, *arguments):
+        folder = tmp_path / outdir
+        options = {'network': network, 'outdir': folder, 'detectors': files.detectors, 'device': 'cpu', 'num-steps': 3}
+        options = [f'--{name}={value}' for name, value in options.items()]
+        return click.testing.CliRunner().invoke(projector.main, [*options, *map(str, arguments)]), folder
+
+    return invoke
+
+
+@pytest.fixture
+def project(run):
+    """As `run`, without a video, for calls that succeed: → folder of the files."""
+
+    def invoke(outdir, network, *arguments):
+        result, folder = run(outdir, network, '--save-video=0', *arguments)
+        assert result.exit_code == 0, result.output
+        return folder
+
+    return invoke
+
+
+def pixels(path):
+    return np.asarray(PIL.Image.open(path))
+
+
+def contents(folder):
+    """What is in a folder's files, the times that archives note aside."""
+    found = {}
+    for path in sorted(path for path in folder.rglob('*') if path.is_file()):
+        if path.suffix == '.npz':
+            with np.load(path) as arrays:
+                found[path.name] = {name: arrays[name].tobytes() for name in arrays.files}
+        else:
+            found[path.name] = path.read_bytes()
+    return found
+
+
+# ------------------------------------------------------------------------------------------ what is written
+
+
+def test_as_processes_and_what_generate_shows(run_script, files, tmp_path, monkeypatch):
+    """A projection, its video, and generate.py's picture of it: the same bytes, noise included."""
+    imageio_ffmpeg = pytest.importorskip('imageio_ffmpeg')
+    result = run_script(
+        'projector.py', f'--network={files.plain}', f'--target={files.photo}', '--num_steps=12', '--seed=7',
+        f'--detectors={files.detectors}', '--outdir=deep/out')  # fmt: skip
+    assert result.returncode == 0 and result.stderr == '', result.stderr
+    out = tmp_path / 'deep' / 'out'
+    assert sorted(path.name for path in out.iterdir()) == sorted([*FILES, 'proj.mp4'])
+    assert 'photo: step 12 of 12, distance' in result.stdout and 'wrote deep/out' in result.stdout
+
+    square = PIL.Image.open(files.photo).crop((10, 0, 60, 50)).resize((16, 16), PIL.Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(pixels(out / 'target.png'), np.asarray(square))
+    with np.load(out / 'projected_w.npz') as arrays:
+        assert arrays['w'].shape == (1, make_generator().num_ws, 8) and arrays['w'].dtype == np.float32
+        assert arrays['noise/b16.conv1.noise_const'].shape == (1, 16, 16)
+    shown = [f'--network={files.plain}', '--device=cpu', '--outdir=shown']
+    result = run_script('generate.py', *shown, f'--projected-w={out / "projected_w.npz"}')
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / 'shown' / 'proj00.png').read_bytes() == (out / 'proj.png').read_bytes()
+    monkeypatch.chdir(tmp_path)
+    click.testing.CliRunner().invoke(generate.main, [*shown, f'--projected-w={out / "projected_w_best.npz"}'])
+    assert (tmp_path / 'shown' / 'proj00.png').read_bytes() == (out / 'proj_best.png').read_bytes()
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), '-i', str(out / 'proj.mp4'), '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-']
+    decoded = subprocess.run(command, capture_output=True, check=True)
+    frames = np.frombuffer(decoded.stdout, np.uint8).reshape(-1, 128, 256, 3)
+    assert len(frames) == 12 and b' 10 fps' in decoded.stderr
+    wanted = np.concatenate([pixels(out / 'target.png'), pixels(out / 'proj.png')], axis=1)
+    wanted = wanted.repeat(8, axis=0).repeat(8, axis=1).astype(int)
+    assert np.abs(frames[-1] - wanted).mean() < 8
+    assert np.abs(frames[0] - wanted)[:, 128:].mean() > 2 * np.abs(frames[-1] - wanted)[:, 128:].mean()
+
+
+def test_report(project, files):
+    out = project('out', files.named, f'--target={files.photo}', '--class=red fox', '--seed=5', '--space=w+')
+    report = json.loads((out / 'projection.json').read_text(encoding='utf-8'))
+    distance, detector = report.pop('distance'), report.pop('detector')
+    assert report.pop('best_step') in range(4)
+    assert report == {
+        'target': str(files.photo), 'network': str(files.named), 'class': 2, 'seed': 5, 'num_steps': 3, 'space': 'w+',
+        'learning_rate': 0.1, 'noise_weight': 1e5}  # fmt: skip
+    assert 0 < distance['best'] <= min(distance['last'], distance['start'])
+    assert (detector['name'], detector['label']) == ('vgg16', None) and len(detector['sha256']) == 64
+
+
+def test_vectors_of_the_layers(project, files):
+    for space, is_one in (('w', True), ('w+', False)):
+        out = project(space, files.plain, f'--target={files.photo}', f'--space={space}')
+        with np.load(out / 'projected_w.npz') as arrays:
+            assert (arrays['w'] == arrays['w'][:, :1]).all() == is_one
+
+
+def test_seeds(project, files):
+    arguments = (files.plain, f'--target={files.photo}')
+    first, again = project('first', *arguments), project('again', *arguments)
+    assert contents(first) == contents(again) and sorted(contents(first)) == FILES
+    other = project('other', *arguments, '--seed=304')
+    assert (pixels(first / 'proj.png') != pixels(other / 'proj.png')).any()
+
+
+def test_several_targets_are_as_each_alone(project, files, tmp_path):
+    photos = tmp_path / 'photos'
+    photos.mkdir()
+    for path in (files.photo, files.shades):
+        (photos / path.name).write_bytes(path.read_bytes())
+    out = project('out', files.plain, f'--target={files.other}', f'--target={photos}')
+    assert sorted(path.name for path in out.iterdir()) == ['other', 'overview.png', 'photo', 'shades']
+    assert pixels(out / 'overview.png').shape[1] > 3 * 64    # three columns of 64 pixels or more, and the names
+    alone = contents(project('alone', files.plain, f'--target={files.photo}'))
+    together = contents(out / 'photo')
+    assert together.keys() == alone.keys()
+    assert all(together[name] == alone[name] for name in alone if name != 'projection.json')
+
+
+def test_classes(project, files):
+    target = f'--target={files.photo}'
+    named = contents(project('name', files.named, target, '--class=dog'))
+    assert named == contents(project('index', files.named, target, '--class=1'))
+    assert named['proj.png'] != contents(project('other', files.named, target, '--class=0'))['proj.png']
+
+
+def test_gray_networks(project, files):
+    out = project('out', files.gray, f'--target={files.shades}')
+    assert [pixels(out / name).shape for name in IMAGES] == 3 * [(16, 16)]
+    gray_for_rgb = project('rgb', files.plain, f'--target={files.shades}')
+    assert [pixels(gray_for_rgb / name).shape for name in IMAGES] == 3 * [(16, 16, 3)]
+    np.testing.assert_array_equal(pixels(gray_for_rgb / 'target.png')[:, :, 0], pixels(out / 'target.png'))
+
+
+def test_class_without_effect_is_mentioned(run, files):
+    result, _ = run('out', files.plain, f'--target={files.photo}', '--class=1', '--save-video=0')
+    assert result.exit_code == 0 and '--class=1 is ignored' in result.stderr
+
+
+def test_progress_bar_on_terminals(files, tmp_path, monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, 'stderr', terminal)
+    projector.main(
+        [f'--network={files.plain}', f'--target={files.photo}', f'--detectors={files.detectors}', '--device=cpu',
+         '--num-steps=30', '--save-video=0', f'--outdir={tmp_path / "out"}'], standalone_mode=False)  # fmt: skip
+    assert 'photo:' in terminal.getvalue() and 'distance' in terminal.getvalue() and '/30' in terminal.getvalue()
+
+
+# ---------------------------------------------------------------------------------------------------- video
+
+
+@pytest.fixture
+def no_encoder(monkeypatch):
+    def refuse():
+        raise NoEncoder('videos need a package: pip install imageio-ffmpeg')
+
+    monkeypatch.setattr(projector, 'require_encoder', refuse)
+
+
+def test_without_an_encoder_there_is_no_video(run, files, no_encoder):
+    result, out = run('out', files.plain, f'--target={files.photo}')
+    assert result.exit_code == 0 and sorted(contents(out)) == FILES
+    assert result.stderr.count('\n') == 1 and 'No video' in result.stderr and 'pip install' in result.stderr
+    result, out = run('silent', files.plain, f'--target={files.photo}', '--save-video=0')
+    assert result.exit_code == 0 and result.stderr == ''
+
+
+def test_a_video_that_was_asked_for_needs_an_encoder(run, files, no_encoder, tmp_path):
+    result, out = run('out', 'missing.pkl', f'--target={files.photo}', '--save_video=1')
+    assert result.exit_code == 2 and 'pip install' in result.stderr and '--save-video' in result.stderr
+    assert not out.exists()
+
+
+# --------------------------------------------------------------------------------------------- wrong calls
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt(), OSError(28, 'No space left on device', 'proj.mp4')])
+def test_what_ends_early_leaves_nothing(run, files, tmp_path, monkeypatch, error):
+    pytest.importorskip('imageio_ffmpeg')
+    (tmp_path / 'scratch').mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'scratch'))
+    show = generation.projection_run._Progress.show
+
+    def show_and_end(self, step, distance):
+        show(self, step, distance)
+        if step == 2:
+            raise error
+
+    monkeypatch.setattr(generation.projection_run._Progress, 'show', show_and_end)
+    result, out = run('out', files.plain, f'--target={files.photo}', '--save-video=1')
+    assert result.exit_code == 1 and 'Traceback' not in result.output and 'step 1' in result.output
+    assert not out.exists() and list((tmp_path / 'scratch').iterdir()) == []
+
+
+PHOTO = '--target={files.photo}'
+WRONG_CALLS = {
+    'no target': ('plain', [], '--target'),
+    'target missing': ('plain', ['--target=missing.png'], 'missing.png: No such file'),
+    'target is text': ('plain', ['--target=text.txt'], 'not an image'),
+    'target is an address': ('plain', ['--target=https://example.com/a.png'], 'a.png: No such file'),
+    'second target is text': ('plain', [PHOTO, '--target=text.txt'], 'text.txt'),
+    'folder without images': ('plain', ['--target=empty'], 'empty has no images'),
+    'targets of one name': ('plain', [PHOTO, '--target=copies'], 'rename one'),
+    'target among the results': ('plain', ['--target=results/target.png', '--outdir=empty/../results'],
+                                 'another place'),
+    'coloured target for gray images': ('gray', [PHOTO], 'photo.png is coloured'),
+    'network of four channels': ('four', [PHOTO], '4 channels'),
+    'no steps': ('plain', [PHOTO, '--num-steps=0'], '--num-steps'),
+    'seed is a word': ('plain', [PHOTO, '--seed=many'], 'many'),
+    'seed too large': ('plain', [PHOTO, '--seed=4294967296'], '--seed'),
+    'space': ('plain', [PHOTO, '--space=z'], 'w+'),
+    'learning rate of zero': ('plain', [PHOTO, '--lr=0'], '--lr'),
+    'learning rate not finite': ('plain', [PHOTO, '--lr=nan'], 'nan'),
+    'noise weight negative': ('plain', [PHOTO, '--noise_weight=-1'], '--noise-weight'),
+    'video': ('plain', [PHOTO, '--save-video=maybe'], 'maybe'),
+    'device': ('plain', [PHOTO, '--device=cuda:77'], 'cuda:77'),
+    'class missing': ('named', [PHOTO], 'red fox'),
+    'class unknown': ('named', [PHOTO, '--class=cat'], 'airplane, dog, red fox'),
+    'network missing': ('missing.pkl', [PHOTO], 'No such file'),
+    'network is text': ('text.txt', [PHOTO], 'text.txt'),
+    'outdir is a file': ('plain', [PHOTO, '--outdir=text.txt'], 'is a file'),
+    'folder of a target is a file': ('plain', [PHOTO, '--target={files.other}', '--outdir=results'], 'is a file'),
+    'detectors missing': ('plain', [PHOTO, '--detectors=nowhere'], 'nowhere'),
+    'no detector there': ('plain', [PHOTO, '--detectors=empty'], 'vgg16.pt'),
+    'detector is text': ('plain', [PHOTO, '--detectors=results'], 'results/vgg16.pt'),
+    'detector of another kind': ('plain', [PHOTO, '--detectors={files.others}'], 'another interface'),
+    'detector without gradients': ('plain', [PHOTO, '--detectors={files.blind}'], 'gives no gradients'),
+}
+
+
+@pytest.fixture
+def odd_files(tmp_path, monkeypatch, files):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'text.txt').write_text('neither an image nor a pickle')
+    for name in ('empty', 'copies', 'results'):
+        (tmp_path / name).mkdir()
+    (tmp_path / 'copies' / 'photo.jpg').write_bytes(files.photo.read_bytes())
+    (tmp_path / 'results' / 'target.png').write_bytes(files.photo.read_bytes())
+    (tmp_path / 'results' / 'photo').write_text('in the way')
+    (tmp_path / 'results' / 'vgg16.pt').write_text('no detector')
+
+
+@pytest.mark.parametrize('case', WRONG_CALLS)
+def test_wrong_calls_end_in_one_sentence(run, files, tmp_path, odd_files, case):
+    network, arguments, hint = WRONG_CALLS[case]
+    before = contents(tmp_path)
+    result, _ = run('out', getattr(files, network, Path(network)), '--save-video=0',
+                    *(argument.format(files=files) for argument in arguments))  # fmt: skip
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    message = result.stderr[result.stderr.index('Error: ') :]
+    assert hint in message and message.count('\n') == 1
+    assert contents(tmp_path) == before and not (tmp_path / 'out').exists()
+
+
+def test_mistakes_are_found_in_the_order_of_their_cost(run, odd_files):
+    """What is wrong with a target is said before the network is even looked for."""
+    result, _ = run('out', 'missing.pkl', '--target=text.txt')
+    assert 'text.txt' in result.stderr and 'missing.pkl' not in result.stderr
