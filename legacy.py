@@ -72,8 +72,8 @@ def open_network(
         with dnnlib.util.open_url(path_or_url) as f:
             return load_network_pkl(f, force_fp16=force_fp16, trust=trust)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise click.BadParameter(f'{path_or_url}: {reason}', param_hint=f"'{option}'") from error
+        sentence = str(error) if error.errno is None else f'{path_or_url}: {error.strerror}'
+        raise click.BadParameter(sentence, param_hint=f"'{option}'") from error
     except NetworkPickleError as error:
         raise click.BadParameter(str(error), param_hint=f"'{option}'") from error
 

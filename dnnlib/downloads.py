@@ -569,16 +569,17 @@ def _read_beyond_announced_end(raw: Any) -> None:
     honest one, and the file would be cut.
     """
     inner = getattr(raw, '_fp', None)  # the http.client.HTTPResponse; without it, only this check is missed
-    if getattr(inner, 'will_close', False):
+    if hasattr(raw, 'read1') and getattr(inner, 'will_close', False):
         inner.length = None
         raw.length_remaining = None
 
 
 def _pieces(raw: Any) -> Iterator[bytes]:
     """The body as it arrives. Fails where it is so slow that another connection promises more."""
-    read = getattr(raw, 'read1', raw.read)  # read1 waits for no full chunk: nothing is lost when the connection breaks
+    # read1 does not wait until the chunk is full: nothing is lost when the connection breaks.
+    read, chunk_bytes = (raw.read1, _CHUNK_BYTES) if hasattr(raw, 'read1') else (raw.read, 4096)  # urllib3 before 2.2
     window_start, window_bytes = time.monotonic(), 0
-    while piece := read(_CHUNK_BYTES, decode_content=True):
+    while piece := read(chunk_bytes, decode_content=True):
         yield piece
         window_bytes += len(piece)
         elapsed_sec = time.monotonic() - window_start

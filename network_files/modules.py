@@ -123,7 +123,7 @@ def _check_arguments(arguments: list, where: str, num_tensors: int) -> None:
             raise _bad_arguments(where, 'they are too many or too deeply nested')
         if isinstance(value, Mapping):
             layers = value.get('num_layers', 0)
-            if isinstance(layers, (int, np.integer)) and layers > num_tensors:
+            if not isinstance(layers, (int, np.integer)) or layers > num_tensors:
                 raise _bad_arguments(where, f'more layers than tensors, of which there are {num_tensors}')
             pending += [(item, depth + 1) for pair in value.items() for item in pair]
         elif isinstance(value, (list, tuple)):

@@ -67,11 +67,11 @@ class Request(http.server.BaseHTTPRequestHandler):
         body = content[start:]
         return self.send(body[:stop], status=206, length=len(body), **headers)
 
-    def send_chunked(self, content, stop=None, **headers):
-        self.send_response(200)
+    def send_chunked(self, content, stop=None, status=200, **headers):
+        self.send_response(status)
         self.send_header('Transfer-Encoding', 'chunked')
         for name, value in headers.items():
-            self.send_header(name, value)
+            self.send_header(name.replace('_', '-'), value)
         self.end_headers()
         for start in range(0, len(content[:stop]), 10_000):
             piece = content[start : start + 10_000]
@@ -511,6 +511,22 @@ class TestResume:
         assert download(server.serve(answer)) == CONTENT
         assert server.ranges == [None, f'bytes={HALF}-', None]
 
+    @pytest.mark.parametrize('send', [Request.send, Request.send_chunked])
+    @pytest.mark.parametrize('start, stop, content_range', [
+        (HALF - 1, None, f'bytes {HALF - 1}-299999/300000'),
+        (HALF, HALF + 1000, f'bytes {HALF}-299999/300000'),
+        (HALF, HALF + 1000, f'bytes {HALF}-{HALF + 999}/300000'),
+        (HALF - 1000, None, f'bytes {HALF}-299999/300000'),
+    ])  # fmt: skip
+    def test_another_part_than_was_asked_for_never_gets_in(self, server, send, start, stop, content_range):
+        def answer(request, count):
+            if count == 2:
+                send(request, CONTENT[start:stop], status=206, Content_Range=content_range, **ETAG)
+            else:
+                request.send_file(stop=HALF if count == 1 else None, **ETAG)
+
+        assert download(server.serve(answer)) == CONTENT
+
     def test_unknown_size_in_the_range(self, server):
         def answer(request, count):
             headers = {'Content_Range': f'bytes {HALF}-299999/*'} if count == 2 else {}
@@ -578,7 +594,7 @@ class TestEncodings:
         assert download(server.serve(answer)) == CONTENT
         assert server.ranges == [None, None]
 
-    @pytest.mark.parametrize('headers', [{}, {'Content-Encoding': 'gzip'}])
+    @pytest.mark.parametrize('headers', [{}, {'Content_Encoding': 'gzip'}])
     def test_chunked(self, server, headers):
         body = gzip.compress(CONTENT) if headers else CONTENT
         assert download(server.serve(lambda request, _: request.send_chunked(body, **headers))) == CONTENT
@@ -711,6 +727,28 @@ class TestSeveralAtOnce:
             assert list(threads.map(download, [url] * 8)) == [CONTENT] * 8
         assert len(server.requests) == 1
         assert files_in(cache) == only_the_file(url)
+
+    def test_lock_file_that_its_holder_removes_meanwhile(self, server, cache, monkeypatch):
+        fcntl = pytest.importorskip('fcntl')
+        flock, calls = fcntl.flock, []
+
+        def remove_and_lock(file, operation):
+            calls.append(operation)
+            if len(calls) == 1:
+                os.unlink(file.name)
+            flock(file, operation)
+
+        def answer(request, _count):
+            with open(cache / f'{md5(url)}.lock', 'ab') as lock, pytest.raises(BlockingIOError):
+                flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked.append(True)
+            request.send_file()
+
+        locked = []
+        monkeypatch.setattr(fcntl, 'flock', remove_and_lock)
+        url = server.serve(answer)
+        assert download(url) == CONTENT
+        assert locked == [True]
 
     def test_where_there_are_no_locks(self, server, cache, monkeypatch):
         monkeypatch.setattr(downloads, 'fcntl', None)
