@@ -149,7 +149,8 @@ class _Machine:
                     return self.result()
                 self.step(opcode.name, argument)
         except _DAMAGE as error:
-            raise pickle.UnpicklingError(f'damaged, or not a pickle ({_shortened(error)})') from error
+            reason = 'it refers to something that is not in it' if isinstance(error, KeyError) else _shortened(error)
+            raise pickle.UnpicklingError(f'damaged, or not a pickle ({reason})') from error
         raise pickle.UnpicklingError('damaged: it ends without STOP')
 
     def result(self) -> Any:
