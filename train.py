@@ -16,33 +16,18 @@ import click
 
 from dnnlib.cli import BOOL, PATH, Command, FiniteFloat, check_outdir, device_option, resolve_device
 from dnnlib.util import is_url
+from metrics.names import MetricNames
 from training import config as cfg
 from training.config import Options, wrong
 
 if TYPE_CHECKING:
-    import torch
-
+    from metrics.evaluation import SnapshotMetrics
     from training.dataset import ImageFolderDataset
 
 BY_PRESET = 'by --cfg'
 POSITIVE_INT = click.IntRange(min=1)
 FRACTION = FiniteFloat(min=0, max=1)
 LEARNING_RATE = FiniteFloat(min=0, min_open=True)
-
-
-class MetricNames(click.ParamType):
-    """`none`: metrics are not part of this version, and a name that would do nothing must not look accepted."""
-
-    name = 'none'
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
-        if value.strip().lower() != 'none':
-            self.fail(
-                f'{value!r} cannot be computed, as this version has no metrics yet: give --metrics=none.', param, ctx
-            )
-        return ()
 
 
 class ThousandsOfImages(FiniteFloat):
@@ -78,8 +63,10 @@ KIMG = ThousandsOfImages(min=0, min_open=True)
               help='Ticks between two snapshots (images and network pickle)')
 @click.option('--tick', type=KIMG, default=Options.tick, show_default=True,
               help='Thousands of images between two status lines')
-@click.option('--metrics', type=MetricNames(), metavar='none', default='none', show_default=True,
-              help="Quality metrics at each snapshot; only 'none', as the metrics are not part of this version")
+@click.option('--metrics', type=MetricNames(), metavar='NAME,...|none', default=','.join(Options.metrics),
+              show_default=True, help='Quality metrics at each snapshot, as in calc_metrics.py')
+@click.option('--detectors', type=PATH, metavar='DIR', show_default='the published ones',
+              help='Folder with files that stand in for the detectors of the metrics')
 @click.option('--desc', type=RunSuffix(), help="Text to end the name of the run's folder with")
 @click.option('-n', '--dry-run', is_flag=True, help='Print the complete configuration and stop, with nothing written')
 # Data set
@@ -139,23 +126,27 @@ def main(**values: Any) -> None:
 
     \b
     Images of 16 or 32 pixels, on a CPU:
-      python train.py --outdir=runs --data=digits.zip --cfg=tiny --cond=1
+      python train.py --outdir=runs --data=digits.zip --cfg=tiny --cond=1 --metrics=none
     From a network trained on faces, with mirror images, on two GPUs:
       python train.py --outdir=runs --data=cats.zip --gpus=2 --mirror=1 --resume=ffhq256
     What a command would do, without doing it:
       python train.py --outdir=runs --data=cats.zip --gpus=2 --dry-run
     """
+    from torch_utils import distributed
+
     options = Options(**values)
     check_outdir(options.outdir)
     device = resolve_device(options.device)
-    num_gpus = number_of_processes(options.gpus, device)
+    num_gpus = distributed.number_of_processes(options.gpus, device)
     dataset = cfg.open_training_set(options)
     config = cfg.build_config(options, dataset, str(device), num_gpus)
 
-    if is_first_process():
+    if distributed.is_first_process():
         cfg.check_images(config)
         if config.resume_pkl is not None and not (options.dry_run and is_url(config.resume_pkl)):
             check_resume(config, dataset)
+        if config.metrics:
+            check_detectors(config, dataset, download=not options.dry_run)
         desc = cfg.run_description(options, dataset.name, num_gpus)
         if options.dry_run:
             config.run_dir = cfg.next_run_dir(options.outdir, desc)
@@ -171,7 +162,33 @@ def main(**values: Any) -> None:
 
     from training import training_loop
 
-    training_loop.launch(config)
+    training_loop.launch(config, snapshot_metrics(config))
+
+
+def snapshot_metrics(config: cfg.TrainingConfig) -> SnapshotMetrics | None:
+    """What the training loop calls with each snapshot."""
+    if not config.metrics:
+        return None
+    from metrics.evaluation import SnapshotMetrics
+    from metrics.settings import Settings
+
+    workers = config.data_loader_kwargs['num_workers']
+    settings = Settings(
+        config.training_set_kwargs, seed=config.random_seed, detectors=config.detectors, workers=workers
+    )
+    return SnapshotMetrics(config.metrics, settings)
+
+
+def check_detectors(config: cfg.TrainingConfig, dataset: ImageFolderDataset, download: bool) -> None:
+    """Metrics that lack their detectors would fail at every snapshot."""
+    from metrics import evaluation
+    from metrics.detectors import DetectorError
+
+    try:
+        evaluation.check_detectors(config.metrics, config.detectors, dataset.resolution, download)
+    except DetectorError as error:
+        reason = str(error).removeprefix('--detectors: ').removesuffix('.')
+        raise wrong('--metrics', f'{reason}; or train without metrics: --metrics=none.') from error
 
 
 def check_resume(config: cfg.TrainingConfig, dataset: ImageFolderDataset) -> None:
@@ -181,36 +198,6 @@ def check_resume(config: cfg.TrainingConfig, dataset: ImageFolderDataset) -> Non
         training_loop.check_resume(config, dataset)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-
-
-def is_first_process() -> bool:
-    from torch_utils import distributed
-
-    return not distributed.under_torchrun() or os.environ['RANK'] == '0'
-
-
-def number_of_processes(gpus: int | None, device: torch.device) -> int:
-    """`--gpus`, or what torchrun has started; checked against the devices of this machine."""
-    import torch
-
-    from torch_utils import distributed
-
-    started = distributed.num_processes_of_torchrun()
-    if started is not None and gpus is not None and gpus != started:
-        raise wrong('--gpus', f'{gpus} disagrees with torchrun, which started {started} processes: drop the option.')
-    num_gpus = started or gpus or 1
-    here = int(os.environ.get('LOCAL_WORLD_SIZE', num_gpus)) if started else num_gpus
-    if device.type == 'cuda' and here > torch.cuda.device_count():
-        raise wrong(
-            '--gpus',
-            f'{here} processes need a CUDA device each, but this machine has {torch.cuda.device_count()}: '
-            'ask for fewer, or add --device=cpu.',
-        )
-    if num_gpus > 1 and (device.type == 'mps' or device.index is not None):
-        raise wrong(
-            '--device', f'{device} is one device, which {num_gpus} processes cannot share: use --gpus=1, cuda or cpu.'
-        )
-    return num_gpus
 
 
 if __name__ == '__main__':

@@ -17,6 +17,7 @@ import torch
 
 import dnnlib.cli
 import train
+from tests import metric_stand_ins as stand_ins
 from training import snapshots
 from training.config import PRESET_NAMES, TrainingConfig
 from training.networks_stylegan2 import Discriminator, Generator
@@ -77,9 +78,10 @@ def call(data, tmp_path, monkeypatch):
     monkeypatch.setattr(dnnlib.cli, 'available_devices', lambda: ['cpu'])
     monkeypatch.chdir(tmp_path)
 
-    def run(*args, dataset='good.zip', outdir='runs'):
+    def run(*args, dataset='good.zip', outdir='runs', metrics='none'):
         places = ([f'--outdir={outdir}'] if outdir is not None else []) + (
-            [f'--data={data / dataset}'] if dataset is not None else [])
+            [f'--data={data / dataset}'] if dataset is not None else []) + (
+            [f'--metrics={metrics}'] if metrics is not None else [])
         return click.testing.CliRunner().invoke(train.main, [*places, *args], prog_name='train.py')
 
     return run
@@ -89,7 +91,7 @@ def call(data, tmp_path, monkeypatch):
 def launched(monkeypatch):
     """Configurations that reach the training loop, which itself is left out."""
     configs = []
-    monkeypatch.setattr('training.training_loop.launch', configs.append)
+    monkeypatch.setattr('training.training_loop.launch', lambda config, _snapshot_metrics: configs.append(config))
     return configs
 
 
@@ -134,7 +136,7 @@ class TestDryRun:
         monkeypatch.setattr('training.training_loop.check_resume', lambda *_args: None)
         (tmp_path / 'net.pkl').write_bytes(b'.')
         config = options_of(call(
-            '-n', '--snap=7', '--tick=2', '--metrics=none', '--desc=hello', '--cond=1', '--subset=10', '--mirror=1',
+            '-n', '--snap=7', '--tick=2', '--desc=hello', '--cond=1', '--subset=10', '--mirror=1',
             '--cfg=paper256', '--gamma=2.5', '--kimg=30', '--batch=16', '--batch-gpu=4', '--cbase=1024', '--cmax=64',
             '--glr=0.001', '--dlr=0.002', '--map-depth=3', '--mbstd-group=2', '--aug=fixed', '--p=0.25',
             '--augpipe=bgcf', '--resume=net.pkl', '--freezed=1', '--seed=3', '--gpus=2', '--device=cpu', '--workers=0',
@@ -159,10 +161,10 @@ class TestDryRun:
 
     def test_help_names_every_option(self, call):
         text = call('--help', dataset=None, outdir=None).output
-        for option in ('--outdir --gpus --snap --metrics --seed --dry-run --data --cond --subset --mirror --cfg '
-                       '--gamma --kimg --batch --aug --p --target --augpipe --resume --freezed --fp32 --nhwc --nobench '
-                       '--allow-tf32 --workers --batch-gpu --cbase --cmax --glr --dlr --map-depth --mbstd-group --desc '
-                       '--tick --device').split():
+        for option in ('--outdir --gpus --snap --metrics --detectors --seed --dry-run --data --cond --subset --mirror '
+                       '--cfg --gamma --kimg --batch --aug --p --target --augpipe --resume --freezed --fp32 --nhwc '
+                       '--nobench --allow-tf32 --workers --batch-gpu --cbase --cmax --glr --dlr --map-depth '
+                       '--mbstd-group --desc --tick --device').split():
             assert re.search(rf'^  (-n, )?{option}\b', text, re.M), option
 
 
@@ -226,7 +228,9 @@ WRONG_CALLS = {
     'gpus_do_not_divide': (['--gpus=3'], 'good.zip', ['--batch', '--gpus=3', '--batch=63']),
     'snap_zero': (['--snap=0'], 'good.zip', ['--snap', '0', 'x>=1']),
     'tick_zero': (['--tick=0'], 'good.zip', ['--tick', '0']),
-    'metrics': (['--metrics=fid50k_full'], 'good.zip', ['--metrics', 'fid50k_full', '--metrics=none']),
+    'metrics': (['--metrics=fid50kfull'], 'good.zip', ['--metrics', "'fid50kfull'", 'did you mean fid50k_full']),
+    'metrics_empty': (['--metrics='], 'good.zip', ['--metrics', "''", 'is no metric']),
+    'detectors_nowhere': (['--metrics=is1k', '--detectors=gone'], 'good.zip', ['--metrics', "'gone' is not a folder"]),
     'seed_negative': (['--seed=-1'], 'good.zip', ['--seed', '-1']),
     'cond_word': (['--cond=perhaps'], 'good.zip', ['--cond', 'perhaps', '1 or 0']),
     'cond_without_labels': (['--cond=1'], 'nolabels', ['no labels', '--cond']),
@@ -368,3 +372,38 @@ class TestRealProcess:
         assert result.returncode == 0, result.stderr
         assert json.loads(result.stdout)['batch_size'] == 64
         assert os.listdir(tmp_path) == []
+
+
+class TestDetectors:
+    """What the metrics need is looked for before the training starts."""
+
+    @pytest.fixture
+    def no_network(self, tmp_path, monkeypatch):
+        monkeypatch.setenv('HTTPS_PROXY', 'http://127.0.0.1:9')
+        monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path / 'cache'))
+
+    @pytest.mark.parametrize('metrics', [None, 'is1k,pr1k3'])
+    def test_without_network_and_cache(self, call, launched, no_network, tmp_path, metrics):
+        result = call(metrics=metrics)
+        assert result.exit_code == 2
+        assert_one_sentence(result.output, ['--metrics', 'inception-2015-12-05.pt', str(tmp_path / 'cache'),
+                                            '--detectors', '--metrics=none'])
+        assert launched == []
+        assert not (tmp_path / 'runs').exists()
+
+    def test_a_dry_run_downloads_nothing(self, call, no_network, tmp_path):
+        assert options_of(call('-n', metrics=None))['metrics'] == ['fid50k_full']
+        assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize('dry', [[], ['-n']])
+    def test_stand_ins(self, call, launched, tmp_path, dry):
+        folder = stand_ins.write_detectors(tmp_path / 'stand-ins')
+        assert call(*dry, f'--detectors={folder}', metrics='fid1k_full,is1k').exit_code == 0
+        assert len(launched) == 1 - len(dry)
+        for config in launched:
+            assert (config.metrics, config.detectors) == (['fid1k_full', 'is1k'], str(folder))
+        path = folder / 'inception-2015-12-05.pt'
+        path.write_bytes(path.read_bytes()[:1000])
+        result = call(*dry, f'--detectors={folder}', metrics='fid1k_full')
+        assert result.exit_code == 2
+        assert_one_sentence(result.output, ['--metrics', str(path), 'damaged', '--metrics=none'])

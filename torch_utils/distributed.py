@@ -7,6 +7,7 @@ already there and `launch` joins them. NCCL on CUDA, gloo elsewhere.
 
 import contextlib
 import dataclasses
+import datetime
 import logging
 import os
 import tempfile
@@ -14,11 +15,15 @@ import time
 from pathlib import Path
 from signal import SIGTERM
 
+import click
 import torch
 
 from dnnlib.cli import error_sentence
 
 GRACE_SEC = 10      # For the other processes to end by themselves after an interrupt.
+
+# How long a rank waits for the others: the first one alone computes the figures of large metrics.
+LONGEST_WAIT = datetime.timedelta(hours=6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +52,34 @@ def under_torchrun():
 def num_processes_of_torchrun():
     """The number of processes that the launcher has started, None without one."""
     return int(os.environ['WORLD_SIZE']) if under_torchrun() else None
+
+
+def is_first_process():
+    """Whether this process prints and checks, before `launch` has said who it is."""
+    return not under_torchrun() or os.environ['RANK'] == '0'
+
+
+def number_of_processes(gpus, device):
+    """What `--gpus` comes to: the option (None: not given), or what `torchrun` has started.
+
+    Raises click.BadParameter where the devices of this machine do not suffice. `device` is a `torch.device`.
+    """
+    started = num_processes_of_torchrun()
+    if started is not None and gpus is not None and gpus != started:
+        raise click.BadParameter(
+            f'{gpus} disagrees with torchrun, which started {started} processes: drop the option.',
+            param_hint="'--gpus'")
+    num_processes = started or gpus or 1
+    here = int(os.environ.get('LOCAL_WORLD_SIZE', num_processes)) if started else num_processes
+    if device.type == 'cuda' and here > torch.cuda.device_count():
+        raise click.BadParameter(
+            f'{here} processes need a CUDA device each, but this machine has {torch.cuda.device_count()}: '
+            'ask for fewer, or add --device=cpu.', param_hint="'--gpus'")
+    if num_processes > 1 and (device.type == 'mps' or device.index is not None):
+        raise click.BadParameter(
+            f'{device} is one device, which {num_processes} processes cannot share: use --gpus=1, cuda or cpu.',
+            param_hint="'--device'")
+    return num_processes
 
 
 def launch(function, num_processes, device, *args):
@@ -148,7 +181,8 @@ def _run(function, rank, size, local_rank, local_size, device, rendezvous, args)
         function(world, *args)
         return
     backend = 'nccl' if device.type == 'cuda' else 'gloo'
-    torch.distributed.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=size)
+    torch.distributed.init_process_group(
+        backend, init_method=rendezvous, rank=rank, world_size=size, timeout=LONGEST_WAIT)
     function(world, *args)
     # All leave together, or a process that is gone could disturb those that still write their last files. Not after an
     # error: leaving the group makes the others fail too, perhaps before this error is known.
@@ -208,3 +242,51 @@ def check_equal_over_ranks(world, named_tensors, what):
     if any(of_ranks):
         rank, names = next((rank, names) for rank, names in enumerate(of_ranks) if names)
         raise RuntimeError(f'{what}: {len(names)} tensors of rank {rank} differ from rank 0, the first is {names[0]}')
+
+
+def sum_tensors(world, tensors):
+    """Overwrite the tensors with their sums over the ranks."""
+    if world.is_distributed:
+        for tensor in tensors:
+            torch.distributed.all_reduce(tensor)
+
+
+def gather_to_main(world, tensor):
+    """The tensors of all ranks, alike in shape and type, as a list in the order of ranks; [] but on the main one."""
+    if not world.is_distributed:
+        return [tensor]
+    gathered = [torch.empty_like(tensor) for _ in range(world.size)] if world.is_main else None
+    torch.distributed.gather(tensor.contiguous(), gathered, dst=0)
+    return gathered or []
+
+
+@contextlib.contextmanager
+def failing_together(world):
+    """An error inside this block, on whichever rank, leaves it as an error on all: none waits for one that is gone.
+
+    All ranks must enter. Those where all went well raise the sentence of the first one that failed as ValueError, or
+    RuntimeError where it had none.
+    """
+    error = None
+    try:
+        yield
+    except Exception as caught:
+        if not world.is_distributed:
+            raise
+        error = caught
+    if not world.is_distributed:
+        return
+    failed = torch.tensor(int(error is not None), device=world.device)
+    torch.distributed.all_reduce(failed)
+    if not failed:
+        return
+    sentence = error_sentence(error) if isinstance(error, (ValueError, OSError)) else None
+    of_ranks = [None] * world.size
+    torch.distributed.all_gather_object(
+        of_ranks, None if error is None else (sentence, f'{type(error).__name__}: {error}'))
+    if error is not None:
+        raise error
+    rank, (sentence, description) = next((rank, failure) for rank, failure in enumerate(of_ranks) if failure)
+    if sentence is not None:
+        raise ValueError(sentence)
+    raise RuntimeError(f'rank {rank} failed with {description}')

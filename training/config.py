@@ -215,7 +215,8 @@ class Options:
     resume: str | None = None
     freezed: int | None = None
     # What is written, and when
-    metrics: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ('fid50k_full',)
+    detectors: str | None = None
     snap: int = 50
     tick: float = 4
     seed: int = 0
@@ -280,6 +281,7 @@ class TrainingConfig:
     image_snapshot_ticks: int = 50
     network_snapshot_ticks: int = 50
     metrics: list[str] = field(default_factory=list)
+    detectors: str | None = None  # folder with stand-ins for the detectors of the metrics
     # Execution
     random_seed: int = 0
     resume_pkl: str | None = None
@@ -416,6 +418,7 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
         image_snapshot_ticks=options.snap,
         network_snapshot_ticks=options.snap,
         metrics=list(options.metrics),
+        detectors=options.detectors,
         random_seed=options.seed,
         resume_pkl=resume_pkl,
         cudnn_benchmark=not options.nobench,

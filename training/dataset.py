@@ -6,6 +6,7 @@ budget of memory they are decoded once only, into memory that the processes of a
 """
 
 import functools
+import hashlib
 import io
 import mmap
 import os
@@ -232,6 +233,29 @@ class ImageFolderDataset(Dataset):
     def class_names(self) -> list[str] | None:
         return self._class_names[:self.label_dim] if self._class_names else None
 
+    def content_sha256(self, progress: Callable[[int, int], None] | None = None) -> str:
+        """Digest of all images and labels, as they are stored, in whatever file or folder that is.
+
+        Reads every file of the dataset. `progress(done, total)` is called after each.
+        """
+        names = [*self._image_names, *({LABEL_FILE} & self._files.names)]
+        digest = hashlib.sha256()
+        for done, name in enumerate(names, start=1):
+            content = self._files.read(name)
+            digest.update(f'{name}\0{len(content)}\0'.encode())
+            digest.update(content)
+            if progress is not None:
+                progress(done, len(names))
+        return digest.hexdigest()
+
+    def fingerprint(self) -> tuple[str, float]:
+        """Text that becomes another one when a file is written, found without reading images, and when that last was.
+
+        The time (seconds since 1970) is there because two changes within one tick of the file system's clock are one
+        to the fingerprint: trust it only where it was taken some seconds later.
+        """
+        return self._files.fingerprint()
+
     def _read_image(self, raw_idx: int) -> np.ndarray:
         name = self._image_names[raw_idx]
         image = self._decode(name)
@@ -347,8 +371,20 @@ class _FolderFiles:
         except OSError as error:
             raise ImageError(f'{self._path / name} cannot be read: {error.strerror}.') from error
 
+    def fingerprint(self) -> tuple[str, float]:
+        states = [(name, os.stat(self._path / name)) for name in sorted(self.names)]
+        return _digest_of_states(states)
+
     def close(self) -> None:
         pass
+
+
+def _digest_of_states(states: list[tuple[str, os.stat_result]]) -> tuple[str, float]:
+    """Digest of names and what the system knows of their files; time of the last change. ctime cannot be set back."""
+    digest = hashlib.sha256()
+    for name, state in states:
+        digest.update(f'{name}\0{state.st_ino} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}\n'.encode())
+    return digest.hexdigest(), max(max(state.st_mtime, state.st_ctime) for _, state in states)
 
 
 class _ZipFiles:
@@ -378,6 +414,14 @@ class _ZipFiles:
         except Exception as error:  # zipfile raises many kinds at damaged archives (BadZipFile, zlib.error, EOFError)
             raise ImageError(f'{self._path} is damaged at {name} ({error}); make it again with dataset_tool.py, '
                              'or copy it again.') from error
+
+    def fingerprint(self) -> tuple[str, float]:
+        """Of the file that is open, which may be another than the one that is at its path now; with its checksums."""
+        archive = self._handle()
+        state = os.fstat(archive.fp.fileno())
+        of_file, last_change = _digest_of_states([(str(self._path.resolve()), state)])
+        members = [(info.filename, info.file_size, info.CRC) for info in archive.infolist()]
+        return hashlib.sha256(f'{of_file} {members}'.encode()).hexdigest(), last_change
 
     def close(self) -> None:
         if self._zip is not None and self._zip_pid == os.getpid():

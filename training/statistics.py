@@ -9,6 +9,7 @@ import torch
 import tqdm
 
 import dnnlib
+from dnnlib import EasyDict
 from dnnlib.util import os_errors_named
 from torch_utils import training_stats
 
@@ -68,7 +69,7 @@ class RunStatistics:
         self._maintenance_sec = self.tick_start_time - self.tick_end_time
 
     def end_tick(self, tick, cur_nimg, tick_nimg, total_kimg, augment_p):
-        """Print the status line and write the statistics of the tick that ends here."""
+        """Print the status line of the tick that ends here, and collect its statistics for `write`."""
         device = self.world.device
         now = time.time()
         tick_sec = now - self.tick_start_time
@@ -104,11 +105,16 @@ class RunStatistics:
             self.progress.clear()
             print(line, flush=True)
             self.progress.refresh()
-            self._write(cur_nimg, now)
         self.tick_end_time = now
 
-    def _write(self, cur_nimg, now):
+    def write(self, cur_nimg, metrics):
+        """Write the statistics of the tick that has ended, with the metrics (name → value) of its snapshot."""
+        if not self.world.is_main:
+            return
+        now = self.tick_end_time
         values = self.collector.as_dict()
+        for name, value in metrics.items():
+            values[f'Metrics/{name}'] = EasyDict(num=1, mean=value, std=0.0)
         with os_errors_named(self.jsonl.name):
             self.jsonl.write(json.dumps(dict(values, timestamp=now)) + '\n')
             self.jsonl.flush()

@@ -23,26 +23,28 @@ from training.phases import build_phases, run_phase
 from training.statistics import RunStatistics
 
 
-def launch(config):
+def launch(config, snapshot_metrics=None):
     """Train as `config` says, in all its processes; returns when training ends.
 
     Args:
         config: `training.config.TrainingConfig`; its `run_dir` exists on the main rank.
+        snapshot_metrics: Picklable function of (world, G, run_dir, network pickle) that all ranks call after each
+            network snapshot; returns a dict of name → value on the main rank. What fails in it, it reports itself.
 
     Raises:
         RuntimeError: where training itself fails.
     """
-    distributed.launch(_train_process, config.num_gpus, config.device, config)
+    distributed.launch(_train_process, config.num_gpus, config.device, config, snapshot_metrics)
 
 
-def _train_process(world, config):
+def _train_process(world, config, snapshot_metrics):
     run_dir = distributed.broadcast_object(world, config.run_dir)
     training_stats.reset()
     if world.is_distributed:
         training_stats.init_multiprocessing(world.rank, world.device)
     log = dnnlib.util.Logger(os.path.join(run_dir, 'log.txt'), 'a') if world.is_main else contextlib.nullcontext()
     with log, _errors_as_sentences(config):
-        training_loop(world, config, run_dir)
+        training_loop(world, config, run_dir, snapshot_metrics)
 
 
 @contextlib.contextmanager
@@ -208,13 +210,14 @@ def _phase_batches(real_img, real_c, G, dataset, device):
 # ------------------------------------------------------------------------------------------------
 # The loop
 
-def training_loop(world, config, run_dir):
+def training_loop(world, config, run_dir, snapshot_metrics=None):
     """Train until `total_kimg`; all files of the run go to `run_dir`.
 
     Args:
         world: `torch_utils.distributed.World` of this process.
         config: `training.config.TrainingConfig`.
         run_dir: Existing directory.
+        snapshot_metrics: As in `launch`.
     """
     device = world.device
     _seed_everything(world, config)
@@ -249,8 +252,12 @@ def training_loop(world, config, run_dir):
             continue
         augment_p = float(augment_pipe.p) if augment_pipe is not None else 0.0
         statistics.end_tick(tick, cur_nimg, cur_nimg - tick_start_nimg, config.total_kimg, augment_p)
-        _save_snapshots(world, config, run_dir, done, tick, cur_nimg, fakes_grid, dataset,
-                        dict(G=G, D=D, G_ema=G_ema, augment_pipe=augment_pipe))
+        network_pkl = _save_snapshots(world, config, run_dir, done, tick, cur_nimg, fakes_grid, dataset,
+                                      dict(G=G, D=D, G_ema=G_ema, augment_pipe=augment_pipe))
+        values = {}
+        if network_pkl is not None and snapshot_metrics is not None:
+            values = snapshot_metrics(world, G_ema, run_dir, network_pkl)
+        statistics.write(cur_nimg, values)
         if done:
             break
         tick += 1
@@ -263,13 +270,15 @@ def training_loop(world, config, run_dir):
 
 
 def _save_snapshots(world, config, run_dir, done, tick, cur_nimg, fakes_grid, dataset, modules):
-    """Image grid and network pickle where this tick is the turn of one."""
+    """Image grid and network pickle where this tick is the turn of one; the path of the pickle, None without one."""
     name = f'{cur_nimg // 1000:06d}'
 
     def is_due(every_ticks):
         return every_ticks is not None and (done or tick % every_ticks == 0)
 
+    network_pkl = None
     if is_due(config.network_snapshot_ticks):
+        network_pkl = os.path.join(run_dir, f'network-snapshot-{name}.pkl')
         for module_name in ('G', 'D', 'G_ema'):
             # The running mean of W is each rank's own.
             tensors = misc.named_params_and_buffers(modules[module_name])
@@ -277,7 +286,7 @@ def _save_snapshots(world, config, run_dir, done, tick, cur_nimg, fakes_grid, da
             distributed.check_equal_over_ranks(world, shared, what=module_name)
         if world.is_main:
             extra = {} if dataset.class_names is None else dict(class_names=list(dataset.class_names))
-            snapshots.save_network_pickle(
-                os.path.join(run_dir, f'network-snapshot-{name}.pkl'), modules, config.training_set_kwargs, **extra)
+            snapshots.save_network_pickle(network_pkl, modules, config.training_set_kwargs, **extra)
     if is_due(config.image_snapshot_ticks) and world.is_main:
         fakes_grid.save(modules['G_ema'], os.path.join(run_dir, f'fakes{name}.png'))
+    return network_pkl

@@ -1,5 +1,6 @@
 """The launcher and its collectives, in real processes."""
 
+import json
 import os
 import signal
 import threading
@@ -108,3 +109,31 @@ def test_an_interrupt_of_the_starting_process_ends_all(tmp_path, monkeypatch):
     for path in tmp_path.iterdir():
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.name), 0)
+
+
+def _fails_together(world, folder):
+    texts = []
+    for error in (ValueError('a sentence.'), KeyError('a bug'), None):
+        try:
+            with distributed.failing_together(world):
+                if world.rank == 1 and error is not None:
+                    raise error
+        except Exception as caught:
+            texts.append(f'{type(caught).__name__}: {caught}')
+    gathered = distributed.gather_to_main(world, torch.tensor([world.rank]))
+    total = torch.tensor(world.rank + 1.0)
+    distributed.sum_tensors(world, [total])
+    (folder / str(world.rank)).write_text(json.dumps([texts, [int(t) for t in gathered], float(total)]))
+
+
+def test_what_fails_on_one_rank_fails_on_all(tmp_path):
+    distributed.launch(_fails_together, 2, 'cpu', tmp_path)
+    of_main, of_other = (json.loads((tmp_path / name).read_text()) for name in '01')
+    assert of_main == [['ValueError: a sentence.', "RuntimeError: rank 1 failed with KeyError: 'a bug'"], [0, 1], 3.0]
+    assert of_other == [['ValueError: a sentence.', "KeyError: 'a bug'"], [], 3.0]
+
+
+def test_a_single_process_fails_by_itself():
+    alone = distributed.World(0, 1, torch.device('cpu'))
+    with pytest.raises(KeyError), distributed.failing_together(alone):
+        raise KeyError('a bug')

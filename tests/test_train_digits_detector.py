@@ -1,0 +1,81 @@
+"""The stand-ins for the detectors: what the script writes, that it writes the same again, and what they see."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import click.testing
+import numpy as np
+import pytest
+import torch
+
+from metrics import detectors
+from tests import metric_stand_ins as stand_ins
+from training.dataset import ImageFolderDataset
+
+pytest.importorskip('sklearn.datasets')
+
+
+@pytest.fixture(scope='module')
+def digits(tmp_path_factory):
+    from dataset_tool import main
+
+    path = tmp_path_factory.mktemp('digits') / 'digits.zip'
+    main(['--source=digits', f'--dest={path}', '--resolution=16x16', '--max-images=600'], standalone_mode=False)
+    return path
+
+
+@pytest.fixture
+def script():
+    path = Path(detectors.__file__).parents[1] / 'scripts' / 'train_digits_detector.py'
+    spec = importlib.util.spec_from_file_location('train_digits_detector', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def train(run_script, digits, dest, *args):
+    result = run_script('scripts/train_digits_detector.py', f'--data={digits}', f'--dest={dest}', *args)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_detectors_of_the_digits(run_script, digits, tmp_path):
+    said = train(run_script, digits, 'one')
+    accuracy = float(said.split('reads ')[1].split('%')[0])
+    assert accuracy > 90 and '120 images' in said
+    train(run_script, digits, 'two')
+    files = {path.name for path in (tmp_path / 'one').iterdir()}
+    assert files == {'detectors.json', 'inception-digits.pt', 'vgg16-digits.pt'}
+    for name in files:
+        assert (tmp_path / 'one' / name).read_bytes() == (tmp_path / 'two' / name).read_bytes(), name
+
+    dataset = ImageFolderDataset(digits, use_labels=True)
+    images = torch.from_numpy(np.stack([dataset[index][0] for index in range(200)])).expand(-1, 3, -1, -1)
+    labels = [int(dataset.get_label(index).argmax()) for index in range(200)]
+    dataset.close()
+    inception, vgg = (detectors.load(name, 'cpu', tmp_path / 'one') for name in ('inception', 'vgg16'))
+    assert inception.label == vgg.label == 'digits'
+    probabilities = detectors.ask(inception, images, detectors.PROBABILITIES)
+    assert torch.allclose(probabilities.sum(dim=1), torch.ones(200), atol=1e-5)
+    assert (probabilities.argmax(dim=1).numpy() == labels).mean() > 0.9
+    assert detectors.ask(inception, images, detectors.FEATURES).shape == (200, 64)
+    larger = images[:8].repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    assert detectors.ask(vgg, larger, detectors.FEATURES).shape == (8, 1024)
+    # LPIPS: zero for equal images, and the larger the more noise.
+    clean = images[:20].float()
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    vectors = [detectors.ask(vgg, (clean + strength * noise).clamp(0, 255), detectors.LPIPS) for strength in (0, 5, 50)]
+    distances = [float((vector - vectors[0]).square().sum(dim=1).mean()) for vector in vectors]
+    assert distances[0] == 0 < distances[1] < distances[2]
+
+
+@pytest.mark.parametrize('args, words', [
+    ((), 'has no labels'), (('--label=Set2',), "'Set2'.*lower-case"), (('--dest=file/below',), "--dest.*is a file")])
+def test_wrong_calls(script, digits, tmp_path, monkeypatch, args, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'file').write_text('')
+    data = digits if args else stand_ins.write_zip(tmp_path / 'plain.zip', stand_ins.random_images(4))
+    result = click.testing.CliRunner().invoke(script.main, [f'--data={data}', '--dest=out', *args])
+    assert result.exit_code != 0 and not (tmp_path / 'out').exists()
+    assert re.search(words, result.stderr.splitlines()[-1]), result.stderr
