@@ -25,8 +25,9 @@ from torch_utils.safe_pickle import PersistentObject
 __all__ = ['NetworkPickleError', 'load_network_pkl', 'open_network', 'save_network_pkl']
 
 NETWORK_KEYS = modules.NETWORK_KEYS
-_MODULE_KEYS = (*NETWORK_KEYS, 'augment_pipe')
-_EXPECTED_KEYS = (*_MODULE_KEYS, 'training_set_kwargs')
+_CLASS_OF = {'G': 'Generator', 'D': 'Discriminator', 'G_ema': 'Generator', 'augment_pipe': 'AugmentPipe'}
+_EXPECTED_KEYS = (*_CLASS_OF, 'training_set_kwargs')
+_MOST_FURTHER_VALUES, _DEEPEST_FURTHER_VALUE = 1_000_000, 50
 _READERS = {**tensorflow.READERS, **persistent.READERS}
 
 
@@ -51,16 +52,19 @@ def load_network_pkl(f: BinaryIO, force_fp16: bool = False, trust: bool = False)
     """
     name = str(getattr(f, 'name', None) or 'the pickle')
     content = f.read()
-    load = _load_trusted if trust and not tensors.is_safetensors(content) else _load_safely
-    data = load(content, name, force_fp16)
+    trust = trust and not tensors.is_safetensors(content)
+    data = (_load_trusted if trust else _load_safely)(content, name, force_fp16)
+    if data.get('G_ema') is None:
+        there = ', '.join(excerpt(key, 30) for key in list(data)[:10])
+        raise NetworkPickleError(f"{name} has no network 'G_ema' (it has {there})")
     data = {**dict.fromkeys(_EXPECTED_KEYS), **data}
-    if data['G_ema'] is None:
-        raise NetworkPickleError(f"{name} has no network 'G_ema' (it has {excerpt(', '.join(map(repr, data)))})")
     for key, value in data.items():
         if isinstance(value, torch.nn.Module):
             value.eval().requires_grad_(False)
-        elif value is not None and key in _MODULE_KEYS:
-            raise NetworkPickleError(f'{name}: {key} is a {type(value).__name__}, not a network')
+        if value is not None and key in _CLASS_OF:
+            fits = isinstance(value, torch.nn.Module) and (trust or type(value).__name__ == _CLASS_OF[key])
+            if not fits:
+                raise NetworkPickleError(f'{name}: {key} is a {type(value).__name__}, not a {_CLASS_OF[key]}')
     return data
 
 
@@ -75,7 +79,9 @@ def open_network(
         sentence = str(error) if error.errno is None else f'{path_or_url}: {error.strerror}'
         raise click.BadParameter(sentence, param_hint=f"'{option}'") from error
     except NetworkPickleError as error:
-        raise click.BadParameter(str(error), param_hint=f"'{option}'") from error
+        source = f' It was downloaded from {path_or_url}; delete it to do so again.'
+        hint = source if dnnlib.util.is_url(path_or_url) else ''
+        raise click.BadParameter(f'{error}{hint and "."}{hint}', param_hint=f"'{option}'") from error
 
 
 # ---------------------------------------------------------------------------------------- reading the file
@@ -102,16 +108,36 @@ def _load_safely(content: bytes, name: str, force_fp16: bool) -> dict[str, Any]:
                 fp16 = force_fp16 and key in NETWORK_KEYS
                 rebuilt[id(value)] = persistent.rebuild(value, f'{name}: {excerpt(key)}', allowance, fp16)
             result[key] = rebuilt[id(value)]
+        else:
+            _require_finite_extent(value, f'{name}: {excerpt(key)}')
     return result
+
+
+def _require_finite_extent(value: Any, where: str) -> None:
+    """Refuse plain data that is small in the file, but endless for whoever walks through it: lists of themselves."""
+    pending, visited = [(value, 0)], 0
+    while pending:
+        item, depth = pending.pop()
+        visited += 1
+        if visited > _MOST_FURTHER_VALUES or depth > _DEEPEST_FURTHER_VALUE:
+            raise NetworkPickleError(f'{where} is not usable: it is too large or too deeply nested')
+        if isinstance(item, PersistentObject):
+            raise NetworkPickleError(f'{where} has an object of class {excerpt(item.class_name)!r} in it')
+        if isinstance(item, dict):
+            pending += [(part, depth + 1) for pair in item.items() for part in pair]
+        elif isinstance(item, (list, tuple, set, frozenset)):
+            pending += [(part, depth + 1) for part in item]
 
 
 def _load_trusted(content: bytes, name: str, force_fp16: bool) -> dict[str, Any]:
     try:
         data = pickle.loads(content)
-    except (pickle.UnpicklingError, EOFError, ImportError, AttributeError) as error:
+    except Exception as error:      # code from the file can raise anything
         if isinstance(error, ImportError) and 'tflib' in (error.name or ''):
             return _load_safely(content, name, force_fp16)      # TensorFlow's classes are not here to be run
-        raise NetworkPickleError(f'{name} cannot be unpickled, even trusting it: {excerpt(error)}') from error
+        raise NetworkPickleError(
+            f'{name} cannot be unpickled, even trusting it ({type(error).__name__}: {excerpt(error)})'
+        ) from error
     result = _require_dict(data, name)
     if force_fp16:
         for key in NETWORK_KEYS:
@@ -163,6 +189,7 @@ def main(source: str, dest: str, force_fp16: bool, trust_pickle: bool) -> None:
         raise click.BadParameter(f'{dest} is a URL: give a file to write.', param_hint="'--dest'")
     if os.path.isdir(dest):
         raise click.BadParameter(f'{dest} is a folder: give a file name.', param_hint="'--dest'")
+    dnnlib.cli.check_outdir(os.path.dirname(dest) or os.curdir, '--dest')
     to_tensors = dest.lower().endswith('.safetensors')
     if to_tensors:
         tensors.require_library()

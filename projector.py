@@ -88,6 +88,8 @@ def main(
     folders = folders_for(targets, outdir)
     torch_device = dnnlib.cli.resolve_device(device)
 
+    if detector_dir is not None:
+        check_detector_file(detector_dir)
     data = legacy.open_network(network, trust=trust_pickle)
     G = data['G_ema'].to(torch_device)
     check_network(G, targets, network)
@@ -157,6 +159,14 @@ def check_network(G: torch.nn.Module, targets: list[Target], network: str) -> No
         )
     for target in targets:
         check_channels(target, G.img_channels)
+
+
+def check_detector_file(folder: str) -> None:
+    """Raises click.UsageError where `--detectors` does not have it, before a network is downloaded."""
+    try:
+        detectors.locate('vgg16', folder)
+    except detectors.DetectorError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def open_detector(folder: str | None, resolution: int, device: torch.device) -> detectors.Detector:

@@ -108,6 +108,13 @@ def format_time(seconds: float) -> str:
     return f'{secs}s'
 
 
+def excerpt(text: Any, limit: int = 200) -> str:
+    """Text that comes from elsewhere, for a message: on one line, printable, and not longer than `limit`."""
+    text = (text if isinstance(text, (str, bytes)) else str(text))[: 4 * limit]
+    line = ''.join(c if c.isprintable() else '?' for c in ' '.join(str(text).split()))
+    return line if len(line) <= limit else line[: limit - 1] + '…'
+
+
 class _Tee:
     """A stream that behaves like `stream` and copies all text to the log of its `logger`."""
 

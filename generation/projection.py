@@ -7,7 +7,6 @@ network are optimised along, and kept free of any correlation between pixels, le
 Shapes: C image channels, H W height and width, L the w vectors a generator takes (`num_ws`), D size of the features.
 """
 
-import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 
 from generation.projections import Projections, noise_buffers, noise_of
-from torch_utils import images
+from torch_utils import images, misc
 
 Features = Callable[[torch.Tensor], torch.Tensor]
 """[1, 3, H, W] float32 from 0 to 255 → [1, D], whose squared distance says how different two images look."""
@@ -90,21 +89,7 @@ class Result:
 # ---------------------------------------------------------------------------------------- the optimisation
 
 
-@contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
-    """Inside, CUDA computes float32 as float32; PyTorch lets convolutions drop 13 bits of it by default."""
-    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [backend.allow_tf32 for backend in backends]
-    try:
-        for backend in backends:
-            backend.allow_tf32 = False
-        yield
-    finally:
-        for backend, allowed in zip(backends, before):
-            backend.allow_tf32 = allowed
-
-
-@_full_precision()
+@misc.full_precision()
 def project(
     G: torch.nn.Module,
     target: np.ndarray,
@@ -194,7 +179,7 @@ def _frozen(module: torch.nn.Module) -> torch.nn.Module:
     return copy.deepcopy(module).eval().requires_grad_(False)
 
 
-@_full_precision()
+@misc.full_precision()
 @torch.no_grad()
 def render(G: torch.nn.Module, rendering: Rendering) -> np.ndarray:
     """The image of a rendering, uint8 [C, H, W]; `generate.py --projected-w` makes the same of its projection."""

@@ -14,7 +14,7 @@ import tqdm
 
 from generation import latents
 from generation.projections import Projections, noise_of
-from torch_utils import images
+from torch_utils import images, misc
 
 _SHORTEST_RUN_WITH_PROGRESS_BAR = 10
 
@@ -85,7 +85,10 @@ def of_projections(
     for start in range(0, len(projections), step):
         ws = torch.from_numpy(projections.ws[start : start + step]).to(device)
         noise_seeds = range(first_noise_seed + start, first_noise_seed + start + len(ws))
-        with noise_of(G, projections, start) if own_noise else contextlib.nullcontext():
+        with contextlib.ExitStack() as exits:
+            if own_noise:
+                exits.enter_context(noise_of(G, projections, start))
+                exits.enter_context(misc.full_precision())
             pictures = render(G, ws, noise_mode, noise_seeds, force_fp32=own_noise)
         yield from pictures
 

@@ -183,10 +183,10 @@ def network_sha256(G: torch.nn.Module) -> str:
 @contextlib.contextmanager
 def networks_in_full_precision() -> Iterator[None]:
     """Inside, products of float32 are not rounded to TensorFloat-32, and cuDNN takes the fastest of its algorithms."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, cudnn.benchmark, matmul.allow_tf32
-    cudnn.allow_tf32, cudnn.benchmark, matmul.allow_tf32 = False, True, False
+    benchmark = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
     try:
-        yield
+        with misc.full_precision():
+            yield
     finally:
-        cudnn.allow_tf32, cudnn.benchmark, matmul.allow_tf32 = before
+        torch.backends.cudnn.benchmark = benchmark

@@ -6,6 +6,7 @@ none is left on either side, does it get memory and values.
 """
 
 import inspect
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -38,6 +39,7 @@ FP16_SETTINGS = dict(num_fp16_res=4, conv_clamp=256)
 _MAX_ARGUMENT_VALUES = 10_000
 _MAX_ARGUMENT_DEPTH = 8
 _MAX_TEXT_LENGTH = 10_000
+_MAX_LAYERS = 100
 _COMPLAINTS_SHOWN = 5
 
 
@@ -79,10 +81,10 @@ def build(
     if not isinstance(args, (tuple, list)) or not isinstance(kwargs, Mapping):
         raise NetworkPickleError(f'{where} was not opened: the arguments of its constructor are not there')
     _check_arguments([*args, dict(kwargs)], where, num_tensors=len(tensors))
-    kwargs = _adapt_kwargs(class_name, kwargs)
-    if force_fp16:
-        kwargs = with_fp16(class_name, kwargs)
     try:
+        kwargs = _adapt_kwargs(class_name, kwargs)
+        if force_fp16:
+            kwargs = with_fp16(class_name, kwargs)
         inspect.signature(cls).bind(*args, **kwargs)
         with torch.device('meta'), warnings.catch_warnings():
             warnings.simplefilter('ignore', RuntimeWarning)     # such as a division by the size 0
@@ -123,8 +125,8 @@ def _check_arguments(arguments: list, where: str, num_tensors: int) -> None:
             raise _bad_arguments(where, 'they are too many or too deeply nested')
         if isinstance(value, Mapping):
             layers = value.get('num_layers', 0)
-            if not isinstance(layers, (int, np.integer)) or layers > num_tensors:
-                raise _bad_arguments(where, f'more layers than tensors, of which there are {num_tensors}')
+            if not isinstance(layers, (int, np.integer)) or layers > min(num_tensors, _MAX_LAYERS):
+                raise _bad_arguments(where, f'more layers than tensors, or than {_MAX_LAYERS}')
             pending += [(item, depth + 1) for pair in value.items() for item in pair]
         elif isinstance(value, (list, tuple)):
             if len(value) > _MAX_ARGUMENT_VALUES:
@@ -137,7 +139,7 @@ def _check_arguments(arguments: list, where: str, num_tensors: int) -> None:
             if len(value) > _MAX_TEXT_LENGTH:
                 raise _bad_arguments(where, f'one is a text of {len(value)} characters')
         elif isinstance(value, (np.ndarray, torch.Tensor)):
-            if int(np.prod(value.shape, dtype=float)) > _MAX_ARGUMENT_VALUES:
+            if math.prod(max(size, 1) for size in value.shape) > _MAX_ARGUMENT_VALUES:
                 raise _bad_arguments(where, f'one is an array of shape {list(value.shape)}')
         elif not isinstance(value, (float, complex, np.generic, type(None), torch.dtype, torch.device)):
             raise _bad_arguments(where, f'one is a {type(value).__name__}')
@@ -174,6 +176,7 @@ def _compare(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where
         for name, tensor in tensors.items()
         if name in ours and tensor.shape != ours[name].shape
     ]
+    complaints += [f'{excerpt(name)} is complex' for name, tensor in tensors.items() if tensor.is_complex()]
     if complaints:
         more = len(complaints) - _COMPLAINTS_SHOWN
         raise NetworkPickleError(

@@ -90,6 +90,18 @@ def test_the_whole_demo_reaches_its_goal(run_script, tmp_path):
     assert quality['class_accuracy'] >= 0.90
     assert quality['recall'] > 0.25 and quality['precision'] > 0.7 and quality['share_of_copies'] < 0.05
 
+    # A picture of the network's own is found again.
+    network = f'--network={sorted(run_dir.glob("network-snapshot-*.pkl"))[-1]}'
+    for arguments in (
+        ('scripts/train_digits_detector.py', f'--data={data}', '--dest=detectors'),
+        ('generate.py', network, '--class=3', '--seeds=3', '--outdir=own'),
+        ('projector.py', network, '--class=3', '--target=own/seed0003.png', '--detectors=detectors', '--outdir=own'),
+    ):
+        result = run_script(*arguments, timeout=600)
+        assert result.returncode == 0, result.stdout + result.stderr
+    distance = json.loads((tmp_path / 'own' / 'projection.json').read_text())['distance']
+    assert distance['last'] < 0.02 * distance['start']
+
 
 def test_report_without_a_network(run_script, tmp_path):
     result = run_script('scripts/demo_report.py', f'--run-dir={tmp_path}', '--data=x.zip', '--outdir=out')

@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import os
 import random
 import re
 import sys
@@ -39,7 +40,8 @@ def test_originals_open(files, watch):
 @pytest.mark.parametrize('name', ATTACKS)
 def test_attack_is_refused(name, files, watch, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert fuzz_pickles.try_to_load(ATTACKS[name], watch, 20) == 'refused'
+    outcome, _ = fuzz_pickles.try_alone(ATTACKS[name], watch, 20)   # which also looks at the memory it takes
+    assert outcome == 'refused'
     assert list(tmp_path.iterdir()) == []
 
 
@@ -66,6 +68,18 @@ def test_the_watch_sees_what_is_forbidden(watch):
         watch.active = False
     assert watch.events[0].startswith('compile')
     assert fuzz_pickles.FORBIDDEN_EVENTS.match('os.system') and fuzz_pickles.FORBIDDEN_EVENTS.match('open')
+
+
+def test_the_watch_sees_memory_and_ends(monkeypatch, watch):
+    def take_memory(f):
+        bytearray(b'x') * (600 * 2**20)
+        raise fuzz_pickles.legacy.NetworkPickleError('refused, but too late')
+
+    monkeypatch.setattr(fuzz_pickles.legacy, 'load_network_pkl', take_memory)
+    outcome, taken_mib = fuzz_pickles.try_alone(b'', watch, 20)
+    assert outcome.startswith('FAULT 6') and 'memory' in outcome and taken_mib > 500
+    monkeypatch.setattr(fuzz_pickles.legacy, 'load_network_pkl', lambda f: os._exit(3))
+    assert fuzz_pickles.try_alone(b'', watch, 20)[0] == 'FAULT its process ended'
 
 
 def test_the_timer_sees_what_hangs(monkeypatch, watch):

@@ -182,3 +182,17 @@ def print_module_summary(module, inputs, max_nesting=3, skip_redundant=True):
     rule = '  '.join('-' * width for width in widths)
     print('\n'.join(['', lines[0], rule, *lines[1:-1], rule, lines[-1], '']))
     return result
+
+
+@contextlib.contextmanager
+def full_precision():
+    """Inside, CUDA computes float32 as float32; PyTorch lets convolutions drop 13 bits of it by default."""
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        yield
+    finally:
+        for backend, allowed in zip(backends, before):
+            backend.allow_tf32 = allowed

@@ -17,6 +17,7 @@ import io
 import math
 import pickle
 import pickletools
+import re
 import struct
 import warnings
 from collections.abc import Callable
@@ -27,13 +28,16 @@ import numpy as np
 import torch
 
 import dnnlib
+from dnnlib.util import excerpt
 
 MAX_INSTRUCTIONS = 1_000_000
 """A pickle of StyleGAN2 at 1024² (G, D, G_ema) has 66,000; each can cost a few hundred bytes of memory."""
 
 _COPIED_BYTES_PER_BYTE = 4          # what readers may handle in all, for each byte of the file
 _COPIED_BYTES_AT_LEAST = 1 << 20
-_LONGEST_NAME = 200
+_BYTES_PER_ITEM = 256               # of a container that is copied
+_LARGEST_MEMO_INDEX = 2**32 - 1
+_MOST_EMPTY_ROWS = 1 << 16          # of an array that holds nothing
 
 
 class RefusedGlobal(pickle.UnpicklingError):
@@ -66,7 +70,9 @@ class _Budget:
 
 
 def _length(value: Any) -> int:
-    return len(value) if isinstance(value, (str, bytes, bytearray, list, tuple, dict, set, frozenset)) else 1
+    if isinstance(value, (list, dict, set, frozenset)):
+        return _BYTES_PER_ITEM * len(value)
+    return len(value) if isinstance(value, (str, bytes, bytearray, tuple)) else 1
 
 
 @dataclass(eq=False)
@@ -99,7 +105,8 @@ def loads(data: bytes, readers: dict[str, Callable] | None = None) -> Any:
 # ------------------------------------------------------------------------------------------- the machine
 
 _MARK = object()
-_DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RuntimeError, struct.error)
+_DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError, RuntimeError,
+           struct.error)  # fmt: skip
 
 _PUSH_ARGUMENT = frozenset('''
     INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES
@@ -149,7 +156,7 @@ class _Machine:
                     return self.result()
                 self.step(opcode.name, argument)
         except _DAMAGE as error:
-            reason = 'it refers to something that is not in it' if isinstance(error, KeyError) else _shortened(error)
+            reason = 'it refers to something that is not in it' if isinstance(error, KeyError) else excerpt(error)
             raise pickle.UnpicklingError(f'damaged, or not a pickle ({reason})') from error
         raise pickle.UnpicklingError('damaged: it ends without STOP')
 
@@ -170,7 +177,10 @@ class _Machine:
         elif name in _FROM_TOP:
             stack[-_FROM_TOP[name] :] = [tuple(self.peek(_FROM_TOP[name]))]
         elif name in ('MEMOIZE', 'PUT', 'BINPUT', 'LONG_BINPUT'):
-            self.memo[len(self.memo) if name == 'MEMOIZE' else argument] = stack[-1]
+            index = len(self.memo) if name == 'MEMOIZE' else argument
+            if not 0 <= index <= _LARGEST_MEMO_INDEX:
+                raise IndexError(f'{name} beyond what a memo can have')
+            self.memo[index] = stack[-1]
         elif name in ('GET', 'BINGET', 'LONG_BINGET'):
             stack.append(self.memo[argument])
         elif name == 'BUILD':
@@ -239,7 +249,7 @@ class _Machine:
     def look_up(self, name: str) -> Any:
         """What stands for a name: a constant itself, a function as `_Global`."""
         if name not in self.readers:
-            raise RefusedGlobal(_shortened(name))
+            raise RefusedGlobal(excerpt(name))
         reader = self.readers[name]
         return _Global(name, reader) if callable(reader) else reader
 
@@ -266,11 +276,6 @@ class _Machine:
         raise IndexError('no mark on the stack')
 
 
-def _shortened(text: Any) -> str:
-    text = ' '.join(str(text).split())
-    return text if len(text) <= _LONGEST_NAME else text[:_LONGEST_NAME] + '…'
-
-
 def _fill_dict(target: dict, items: list) -> dict:
     if len(items) % 2:
         raise ValueError('a key without a value')
@@ -283,13 +288,15 @@ def _checked_key(key: Any) -> Any:
     """Keys are scalars: hashing tuples can exhaust the C stack, and hashes of huge integers can be made to collide."""
     if isinstance(key, int) and not -(2**63) <= key < 2**63:
         raise TypeError('an integer of more than 64 bits as a key')
-    if not isinstance(key, (str, bytes, int, float, bool, np.generic, type(None))):
+    if not isinstance(key, (str, bytes, int, float, bool, np.integer, np.floating, np.bool_, type(None))):
         raise TypeError(f'a {type(key).__name__} as a key')
     return key
 
 
 def _build(target: Any, state: Any) -> None:
     """The BUILD instruction: hand a state to an object made before."""
+    if isinstance(target, (np.ndarray, np.dtype)) and not (isinstance(state, tuple) and len(state) <= 10):
+        raise TypeError('the state of an array that is none')
     if isinstance(target, np.ndarray):
         _set_array_state(target, *state)
     elif isinstance(target, np.dtype):
@@ -309,13 +316,20 @@ def _not_callable(*_):
     raise TypeError('a type is called that only stands for itself')
 
 
+def _checked_items(items: Any) -> Any:
+    """What a container may be made of: something whose length is known, and has been paid for."""
+    if not isinstance(items, (list, tuple, dict, set, frozenset)):
+        raise TypeError(f'a container made of a {type(items).__name__}')
+    return items
+
+
 def _make_set(items=(), kind=set):
-    return kind(_checked_key(item) for item in items)
+    return kind(_checked_key(item) for item in _checked_items(items))
 
 
 def _make_dict(*items, kind=dict):
     pairs = items[0] if items else ()
-    pairs = pairs.items() if isinstance(pairs, dict) else pairs
+    pairs = pairs.items() if isinstance(pairs, dict) else _checked_items(pairs)
     return _fill_dict(kind(), [part for key, value in pairs for part in (key, value)])
 
 
@@ -354,12 +368,9 @@ def _persistent_object(meta):
 
 def _dtype(code, align=False, copy=False):
     code = code.decode('latin1') if isinstance(code, bytes) else code
-    if not isinstance(code, str) or len(code) > 10:
-        raise TypeError('a dtype that is not a plain number')
-    dtype = np.dtype(code)
-    if dtype.kind not in 'biufc' or dtype.shape:
-        raise RefusedGlobal(f'numpy.dtype({code!r})')
-    return np.dtype(dtype, copy=True)  # a private one, since BUILD sets its byte order
+    if not isinstance(code, str) or re.fullmatch(r'[<>=|]?[biufc]\d{1,2}', code) is None:
+        raise RefusedGlobal(f'numpy.dtype({excerpt(code, 20)!r})' if isinstance(code, str) else 'numpy.dtype')
+    return np.dtype(code, copy=True)  # a private one, since BUILD sets its byte order
 
 
 def _set_byte_order(dtype, version, order, *rest):
@@ -400,6 +411,8 @@ def _sizes(shape):
         raise TypeError('a shape that is no list of sizes')
     if not all(type(size) is int and 0 <= size < 2**48 for size in shape):
         raise ValueError('a shape with sizes that are none')
+    if 0 in shape and math.prod(max(size, 1) for size in shape) > _MOST_EMPTY_ROWS:
+        raise ValueError('an array of very many rows with nothing in them')
     return tuple(shape)
 
 
@@ -425,6 +438,8 @@ def _storage(data, budget):
     described = {}  # key → (dtype, number of elements)
 
     def describe(reference):
+        if not isinstance(reference, tuple) or len(reference) > 6:
+            raise ValueError('a storage in an unknown layout')
         kind, storage_type, key, _location, count, *view = reference
         if kind != 'storage' or type(count) is not int or not isinstance(key, str) or view not in ([], [None]):
             raise ValueError('a storage in an unknown layout')
