@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dnnlib.memory import keep_freed_memory
 from dnnlib.util import is_url
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Command(click.Command):
         super().__init__(*args, context_settings=settings, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
+        keep_freed_memory()
         try:
             return super().invoke(ctx)
         except (ValueError, OSError) as error:

@@ -14,9 +14,6 @@ detectors="$outdir/detectors"
 runs="$outdir/runs"
 mkdir -p "$outdir"
 
-# glibc gives large tensors back to the system after each use and fetches them anew; other systems ignore these.
-export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4294967296
-
 echo "== 1/5  dataset: 1,797 handwritten digits"
 "$VENV_PYTHON" dataset_tool.py --source=digits --dest="$data" --resolution=16x16
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from statistics import median
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from bench.common import MarkedSection
+from bench.textbook import textbook
 from bench.work import NetworkWork, phase_flop
 from training.loss import StyleGAN2Loss
 from training.networks_stylegan2 import Discriminator, Generator
@@ -80,7 +82,10 @@ def test_marked_section_keeps_what_is_around_it(tmp_path):
 
 
 class DenseConvolutions(TorchDispatchMode):
-    """Adds up the FLOP of the convolutions that run, but for the depthwise ones, which are filters."""
+    """Adds up the FLOP of the convolutions that run, but for the depthwise ones, which are filters.
+
+    Modulated 1×1 convolutions run as products of batches of matrices; nothing else does.
+    """
 
     GROUPS_ARGUMENT = {torch.ops.aten.convolution: 8, torch.ops.aten.convolution_backward: 9}
 
@@ -92,7 +97,7 @@ class DenseConvolutions(TorchDispatchMode):
         output = func(*args, **(kwargs or {}))
         operator = func.overloadpacket
         position = self.GROUPS_ARGUMENT.get(operator)
-        if position is not None and args[position] == 1:
+        if operator == torch.ops.aten.bmm or (position is not None and args[position] == 1):
             self.flop += flop_registry[operator](*args, **(kwargs or {}), out_val=output)
         return output
 
@@ -116,3 +121,31 @@ def test_floor_of_a_phase_is_the_convolution_work_that_runs(phase):
 
     floor = phase_flop(work, batch)[phase]
     assert floor <= counted.flop <= 1.03 * floor  # the rest are gradients that come out as zero or are not used
+
+
+def test_operators_and_generators_beside_the_textbook(run_script, tmp_path):
+    page = tmp_path / 'page.md'
+    for script, what in (('ops.py', ['upfirdn2d', 'bias_act', 'filtered_lrelu', 'modulated', 'AugmentPipe']),
+                         ('generator.py', ['generator'])):
+        page.write_text(MARKED.replace('overview.py', script))
+        result = run_script(f'bench/{script}', '--quick', '--threads=1', '--json=rows.json', f'--markdown={page}')
+        assert result.returncode == 0, result.stderr
+        rows = json.loads((tmp_path / 'rows.json').read_text())
+        assert list(dict.fromkeys(row['what'].split()[0].strip(',') for row in rows)) == what
+        for row in rows:
+            assert row['ratio'] == pytest.approx(median(row['textbook_sec']) / median(row['times_sec']))
+            assert row['floor_sec'] is None or 0 < row['share'] < 1.5
+            assert row['what'] in result.stdout and f'| {row["what"]} |' in page.read_text()
+
+
+@pytest.mark.parametrize('fused', [True, False])
+def test_the_textbook_gives_the_same_images(fused):
+    torch.manual_seed(0)
+    G = Generator(8, 0, 8, 16, 3, synthesis_kwargs=dict(channel_base=128, channel_max=16)).eval()
+    z, c = torch.randn(3, 8), torch.zeros(3, 0)
+    with torch.no_grad():
+        expected = G(z, c, noise_mode='const', fused_modconv=fused)
+        with textbook():
+            images = G(z, c, noise_mode='const')
+    torch.testing.assert_close(images, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(images, expected)  # It did take another way.

@@ -19,6 +19,7 @@ import click
 import torch
 
 from dnnlib.cli import error_sentence
+from dnnlib.memory import keep_freed_memory
 
 GRACE_SEC = 10      # For the other processes to end by themselves after an interrupt.
 
@@ -153,6 +154,7 @@ def _end_processes(processes):
 
 
 def _run_spawned(rank, function, size, device, folder, args):
+    keep_freed_memory()
     _run(_noting_sentence, rank, size, rank, size, device, f'file://{folder}/rendezvous', (folder, function, args))
 
 

@@ -87,6 +87,20 @@ def _keep_in_half_range(weight, styles):
     return weight / (peak * np.sqrt(fan_in)), styles / styles.abs().amax(dim=1, keepdim=True)
 
 
+def _pointwise_product(x, weight, styles, coefs):
+    """A modulated 1×1 convolution as a matrix product for each sample, which reads the activations once.
+
+    x [N, I, H, W], best with channels last, weight [O, I, 1, 1], styles [N, I], coefs [N, O] or None → [N, O, H, W].
+    """
+    batch_size, in_channels, height, width = x.shape
+    per_sample = weight[None, :, :, 0, 0] * styles[:, None, :]                  # [N, O, I]
+    if coefs is not None:
+        per_sample = per_sample * coefs[:, :, None]
+    pixels = x.permute(0, 2, 3, 1).reshape(batch_size, height * width, in_channels)
+    x = pixels @ per_sample.to(x.dtype).mT                                      # [N, HW, O]
+    return x.reshape(batch_size, height, width, -1).permute(0, 3, 1, 2)
+
+
 @misc.profiled_function
 def modulated_conv2d(
     x, weight, styles, *, up=1, down=1, resample_filter=None, padding=0, flip_weight=True,
@@ -119,6 +133,9 @@ def modulated_conv2d(
     coefs = _demodulation(weight, styles) if demodulate else None               # [N, O]
     geometry = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
 
+    if not fused_modconv and x.device.type == 'cpu' and (kernel_h, kernel_w, up, down, padding) == (1, 1, 1, 1, 0):
+        x = _pointwise_product(x, weight, styles, coefs)
+        return x if noise is None else x + noise.to(x.dtype)
     if not fused_modconv:
         x = x * styles.to(x.dtype)[:, :, None, None]
         x = conv2d_resample.conv2d_resample(x=x, w=weight.to(x.dtype), **geometry)
@@ -132,11 +149,14 @@ def modulated_conv2d(
         per_sample = per_sample * coefs[:, :, None, None, None]
     with misc.suppress_tracer_warnings():
         groups = int(batch_size)
+    if groups == 1:  # No reshaping: it would hide from the convolution that the channels lie last.
+        x = conv2d_resample.conv2d_resample(x=x, w=per_sample[0].to(x.dtype), **geometry)
+        return x if noise is None else x.add_(noise.to(x.dtype))
     x = x.reshape(1, groups * in_channels, *x.shape[2:])
     per_sample = per_sample.reshape(groups * out_channels, in_channels, kernel_h, kernel_w)
     x = conv2d_resample.conv2d_resample(x=x, w=per_sample.to(x.dtype), groups=groups, **geometry)
     x = x.reshape(groups, out_channels, *x.shape[2:])
-    return x if noise is None else x + noise.to(x.dtype)
+    return x if noise is None else x.add_(noise.to(x.dtype))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -157,8 +177,10 @@ class FullyConnectedLayer(torch.nn.Module):
         self.bias_gain = lr_multiplier
 
     def forward(self, x):
-        weight = self.weight.to(x.dtype) * self.weight_gain
-        bias = None if self.bias is None else self.bias.to(x.dtype) * self.bias_gain
+        weight, x = self.weight.to(x.dtype), x * self.weight_gain               # Scaled where there are fewer numbers.
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        if bias is not None and self.bias_gain != 1:
+            bias = bias * self.bias_gain
         if self.activation == 'linear':
             return torch.nn.functional.linear(x, weight, bias)
         return bias_act.bias_act(x @ weight.t(), bias, act=self.activation)
@@ -410,16 +432,19 @@ class SynthesisBlock(torch.nn.Module):
     def forward(self, x, img, ws, force_fp32=False, fused_modconv=None, **layer_kwargs):
         """x [N, in, H/2, W/2] and img [N, C, H/2, W/2] (both None in the first block), ws [N, l, w_dim] → x, img.
 
-        fused_modconv: None chooses by itself: in evaluation mode on an accelerator.
+        fused_modconv: None chooses by itself: in evaluation mode, where that is the faster way.
         """
         num_layers = self.num_conv + self.num_torgb
         misc.assert_shape(ws, [None, num_layers, self.w_dim])
         w_of_layer = iter(ws.unbind(dim=1))
         dtype, memory_format = _block_format(self.use_fp16, self.channels_last, force_fp32, self.conv1.weight)
         if fused_modconv is None:
-            # A grouped convolution is slow on the CPU, and in float16 it pays only for single images.
-            fused_modconv = (not self.training and ws.device.type != 'cpu'
-                             and (dtype != torch.float16 or int(ws.shape[0]) == 1))
+            # A grouped convolution is slow on the CPU, and in float16 it pays only for single images. On the CPU it
+            # pays for a single image, whose convolution is none of groups, where there are more pixels than weights.
+            single = int(ws.shape[0]) == 1
+            pays = (single and self.resolution ** 2 >= self.conv1.weight[0].numel() if ws.device.type == 'cpu'
+                    else single or dtype != torch.float16)
+            fused_modconv = not self.training and pays
         options = dict(layer_kwargs, fused_modconv=fused_modconv)
 
         if self.in_channels == 0:

@@ -4,11 +4,12 @@ Legend: N images, C channels, H and W rows and columns; kh and kw taps of the fi
 
 Read `_textbook` for the meaning. The fast way rests on two facts. The whole operation is linear, and its transpose
 is again one of its kind (`Resampling.transposed`): one autograd function therefore serves forward, backward and all
-higher derivatives. And a filter that is an outer product (as [1,3,3,1] is) acts on rows and columns separately,
-where upsampling, padding, filter and downsampling together are one small banded matrix for each axis: two matrix
-products do everything. On a CPU that beats convolutions for upsampling and for long filters, as long as the images
-are small. Everything else goes through strided convolutions.
-A native kernel takes its place in `_compute`.
+higher derivatives. And a filter that is an outer product (as [1,3,3,1] is) acts on rows and columns separately.
+
+Where there are kernels for a tensor (see `native`) they do the work. Elsewhere, upsampling, padding, filter and
+downsampling together are one small banded matrix for each axis, so that two matrix products do everything; on a CPU
+that beats convolutions for upsampling and for long filters, as long as the images are small. What is left goes
+through strided convolutions.
 """
 
 import functools
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from torch_utils.ops import native
 from torch_utils.ops.arguments import check_image_batch, check_impl, factor_xy, padding_xxyy
 
 SEPARABLE_FROM_TAPS = 8  # The format's rule: shorter filters are two-dimensional in the pickles.
@@ -87,9 +89,14 @@ def upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1, impl='cu
     if out_h < 1 or out_w < 1:
         raise ValueError(f'upfirdn2d: an image of {x.shape[2]}x{x.shape[3]} pixels with up={up}, down={down} and '
                          f'padding={padding} is smaller than the filter, whose shape is {list(f.shape)}; pad it more')
-    if impl == 'ref' or f.requires_grad:
+    route = 'textbook' if impl == 'ref' or f.requires_grad else native.route(x)
+    if route == 'textbook':
         return _textbook(x, f, geometry)
-    return _Resample.apply(x, f, geometry)
+    if route == 'library':
+        return torch.ops.ada_gan.upfirdn2d(x, f, *geometry)
+    if x.requires_grad and torch.is_grad_enabled():
+        return _Resample.apply(x, f, geometry)
+    return _compute(x, f, geometry)
 
 
 def filter2d(x, f, padding=0, flip_filter=False, gain=1, impl='cuda'):
@@ -201,10 +208,16 @@ class _Resample(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         f, = ctx.saved_tensors
+        if native.route(dy) == 'library':
+            return torch.ops.ada_gan.upfirdn2d(dy, f, *ctx.way_back), None, None
         return _Resample.apply(dy, f, ctx.way_back), None, None
 
 
 def _compute(x, f, geometry):
+    if x.numel() > 0 and not torch.jit.is_tracing():
+        kernels = native.kernels(x)
+        if kernels is not None and kernels.supports_upfirdn2d(x, f, geometry.up, geometry.down):
+            return kernels.upfirdn2d(x, f, *geometry)
     if _suits_matrices(x, f, geometry):
         taps = _taps_xy(f)
         if taps is not None:
@@ -298,3 +311,36 @@ def _banded_matrix(taps, size, up, down, pad0, pad1, flip_filter, gain, dtype):
     matrix = np.where(inside, taps[tap.clip(0, len(taps) - 1)], 0)
     with torch.inference_mode(False):  # Kept for later calls, which may be differentiated.
         return torch.from_numpy(matrix).to(dtype)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# The same as an operator of torch.ops, for torch.compile and torch.export.
+
+
+@torch.library.custom_op(
+    'ada_gan::upfirdn2d', mutates_args=(),
+    schema='(Tensor x, Tensor f, SymInt[] up, SymInt[] down, SymInt[] padding, bool flip_filter, float gain) -> Tensor')
+def _upfirdn2d_op(x, f, up, down, padding, flip_filter, gain):
+    y = _compute(x, f, Resampling(tuple(up), tuple(down), tuple(padding), flip_filter, gain))
+    return y.clone() if y is x else y
+
+
+@_upfirdn2d_op.register_fake
+def _shape_of_result(x, f, up, down, padding, flip_filter, gain):
+    out_h, out_w = Resampling(up, down, padding, flip_filter, gain).output_size(x.shape, f)
+    memory_format = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
+    return x.new_empty([x.shape[0], x.shape[1], out_h, out_w]).contiguous(memory_format=memory_format)
+
+
+def _keep(ctx, inputs, output):
+    x, f, *geometry = inputs
+    ctx.save_for_backward(f)
+    ctx.way_back = Resampling(*geometry).transposed(x.shape, f)
+
+
+def _way_back(ctx, dy):
+    f, = ctx.saved_tensors
+    return torch.ops.ada_gan.upfirdn2d(dy, f, *ctx.way_back), None, None, None, None, None, None
+
+
+_upfirdn2d_op.register_autograd(_way_back, setup_context=_keep)

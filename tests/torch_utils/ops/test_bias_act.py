@@ -7,7 +7,8 @@ import torch
 
 from torch_utils.ops import bias_act
 
-both_impls = pytest.mark.parametrize('impl', ['ref', 'cuda'])
+all_impls = pytest.mark.parametrize('impl', ['ref', 'native', 'plain'], indirect=True)
+both_ways = pytest.mark.parametrize('way', ['native', 'plain'], indirect=True)
 all_activations = pytest.mark.parametrize('act', bias_act.activation_funcs)
 
 
@@ -18,7 +19,7 @@ def test_defaults_are_the_published_ones():
                      'elu': (0, 1), 'selu': (0, 1), 'softplus': (0, 1), 'swish': (0, root)}
 
 
-@both_impls
+@all_impls
 @all_activations
 @pytest.mark.parametrize('options', [{}, {'gain': 0.6, 'clamp': 0.4}, {'dim': 2, 'alpha': 0.3}, {'gain': -1.5}])
 @pytest.mark.parametrize('with_bias', [True, False])
@@ -33,10 +34,11 @@ def test_derivatives(act, options, with_bias, impl):
     assert torch.autograd.gradgradcheck(op, (x, b), fast_mode=True)
 
 
+@both_ways
 @all_activations
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize('shape', [(2, 5, 7, 3), (0, 5, 4, 4), (6, 5), (1, 5, 1)])
-def test_both_ways_agree(act, dtype, shape):
+def test_both_ways_agree(act, dtype, shape, way):
     x = torch.randn(shape).to(dtype)
     b = torch.randn(5)
     y, y_ref = (bias_act.bias_act(x, b, act=act, clamp=1.0, impl=impl) for impl in ('cuda', 'ref'))
@@ -45,7 +47,7 @@ def test_both_ways_agree(act, dtype, shape):
     torch.testing.assert_close(y, y_ref, rtol=tolerance, atol=tolerance)
 
 
-@both_impls
+@all_impls
 @all_activations
 def test_memory_format_stays(act, impl):
     x = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -55,10 +57,11 @@ def test_memory_format_stays(act, impl):
     assert dx.is_contiguous(memory_format=torch.channels_last)
 
 
+@both_ways
 @pytest.mark.parametrize('act', ['linear', 'relu', 'lrelu'])
 @pytest.mark.parametrize('clamp', [None, 0.5])
 @pytest.mark.parametrize('with_bias', [True, False])
-def test_nothing_is_written_into_the_arguments(act, clamp, with_bias):
+def test_nothing_is_written_into_the_arguments(act, clamp, with_bias, way):
     x = torch.randn(2, 3, 4)[:, :, ::2]
     b = torch.randn(3) if with_bias else None
     before = x.clone()
@@ -67,8 +70,9 @@ def test_nothing_is_written_into_the_arguments(act, clamp, with_bias):
     assert torch.equal(x, before)
 
 
+@both_ways
 @all_activations
-def test_non_finite_numbers(act):
+def test_non_finite_numbers(act, way):
     x = torch.tensor([[float('nan'), float('inf'), -float('inf'), 1.0]])
     for clamp in (None, 2.0):
         y, y_ref = (bias_act.bias_act(x, act=act, clamp=clamp, impl=impl) for impl in ('cuda', 'ref'))
@@ -76,7 +80,7 @@ def test_non_finite_numbers(act):
         assert y[0, 0].isnan()
 
 
-@both_impls
+@all_impls
 @pytest.mark.parametrize('act', ['relu', 'lrelu'])
 def test_gradient_stops_where_the_result_is_clamped(act, impl):
     x = torch.tensor([[-30.0, -1.0, 1.0, 3.0]], requires_grad=True)
@@ -84,7 +88,8 @@ def test_gradient_stops_where_the_result_is_clamped(act, impl):
     assert x.grad.tolist() == [[0, pytest.approx(0.1 if act == 'lrelu' else 0), 1, 0]]
 
 
-def test_one_tensor_is_kept_for_the_backward_pass():
+@both_ways
+def test_one_tensor_is_kept_for_the_backward_pass(way):
     x = torch.randn(2, 3, 8, 8, requires_grad=True)
     b = torch.randn(3, requires_grad=True)
     kept = []

@@ -25,7 +25,7 @@ def cases(*ops):
     return pytest.mark.parametrize('case', chosen, ids=[f"{case['op']}-{case['id']}" for case in chosen])
 
 
-both_impls = pytest.mark.parametrize('impl', ['ref', 'cuda'])
+all_impls = pytest.mark.parametrize('impl', ['ref', 'native', 'plain'], indirect=True)
 
 
 def golden(case, name, leaf=False):
@@ -51,7 +51,7 @@ def test_setup_filter(name):
     assert_close(f, torch.from_numpy(GOLDEN[f'setup_filter/{name}']), rtol=1e-6)
 
 
-@both_impls
+@all_impls
 @cases('upfirdn2d')
 def test_upfirdn2d(case, impl):
     x = golden(case, 'x', leaf=True)
@@ -63,7 +63,7 @@ def test_upfirdn2d(case, impl):
     assert_close(x.grad, golden(case, 'dx'))
 
 
-@both_impls
+@all_impls
 @cases('filter2d', 'upsample2d', 'downsample2d')
 def test_resampling(case, impl):
     f = upfirdn2d.setup_filter(FILTERS[case['filter']])
@@ -71,7 +71,7 @@ def test_resampling(case, impl):
     assert_close(y, golden(case, 'y'))
 
 
-@both_impls
+@all_impls
 @cases('bias_act')
 def test_bias_act(case, impl):
     x, b, dy = (golden(case, name, leaf=True) if name != 'b' or case['bias'] else None for name in ('x', 'b', 'dy'))
@@ -98,7 +98,7 @@ def test_conv2d_resample(case):
     assert_close(w.grad, golden(case, 'dw'))
 
 
-@both_impls
+@all_impls
 @cases('filtered_lrelu')
 def test_filtered_lrelu(case, impl):
     x, b, dy = (golden(case, name, leaf=True) for name in ('x', 'b', 'dy'))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from torch_utils.ops import upfirdn2d
+from torch_utils.ops import native, upfirdn2d
 
 TAPS_1331 = torch.outer(torch.tensor([1.0, 3, 3, 1]), torch.tensor([1.0, 3, 3, 1])) / 64
 TAPS_UNEVEN = torch.tensor([[1.0, 2, 0], [-3, 1, 2]])
@@ -19,7 +19,8 @@ GEOMETRIES = [
     {'up': [2, 3], 'down': [3, 1], 'padding': [9, -1, -2, 10], 'gain': 0.3},
     {'up': [1, 4], 'down': [2, 3], 'padding': 8},
 ]
-both_impls = pytest.mark.parametrize('impl', ['ref', 'cuda'])
+all_impls = pytest.mark.parametrize('impl', ['ref', 'native', 'plain'], indirect=True)
+both_ways = pytest.mark.parametrize('way', ['native', 'plain'], indirect=True)
 all_filters = pytest.mark.parametrize('name', FILTERS)
 all_geometries = pytest.mark.parametrize('options', GEOMETRIES, ids=range(len(GEOMETRIES)))
 
@@ -41,7 +42,7 @@ def naive(x, f, up=(1, 1), down=(1, 1), padding=(0, 0, 0, 0), flip_filter=False,
     return y
 
 
-@both_impls
+@all_impls
 @pytest.mark.parametrize('f', [TAPS_UNEVEN, TAPS_1331, TAPS_LONG[:3]])
 @pytest.mark.parametrize('options', [
     {'up': (2, 1), 'down': (1, 2), 'padding': (2, 1, 3, 1), 'gain': 2.0},
@@ -53,7 +54,7 @@ def test_agrees_with_the_definition(f, options, impl):
     torch.testing.assert_close(y, naive(x, f, **options), rtol=1e-6, atol=1e-6)
 
 
-@both_impls
+@all_impls
 @all_filters
 @all_geometries
 def test_derivatives(name, options, impl):
@@ -66,12 +67,13 @@ def test_derivatives(name, options, impl):
     assert torch.autograd.gradgradcheck(op, x, fast_mode=True)
 
 
+@both_ways
 @all_filters
 @all_geometries
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize('shape', [(2, 3, 11, 13), (0, 3, 11, 13), (1, 2, 9, 260)], ids=['odd', 'empty', 'wide'])
 @pytest.mark.parametrize('channels_last', [False, True], ids=['nchw', 'nhwc'])
-def test_both_ways_agree(name, options, dtype, channels_last, shape):
+def test_both_ways_agree(name, options, dtype, channels_last, shape, way):
     x = torch.randn(shape).to(dtype)
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -87,6 +89,7 @@ def test_both_ways_agree(name, options, dtype, channels_last, shape):
 @all_geometries
 def test_strided_convolutions_agree(name, options, monkeypatch):
     """The way of the other devices and of large images."""
+    monkeypatch.setattr(native, 'kernels', lambda x: None)
     monkeypatch.setattr(upfirdn2d, '_suits_matrices', lambda *_: False)
     x = torch.randn(2, 3, 11, 10, dtype=torch.float64, requires_grad=True)
     results = []
@@ -96,9 +99,10 @@ def test_strided_convolutions_agree(name, options, monkeypatch):
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-6)
 
 
+@both_ways
 @all_filters
 @all_geometries
-def test_derivatives_agree_for_non_contiguous_images(name, options):
+def test_derivatives_agree_for_non_contiguous_images(name, options, way):
     x = torch.randn(2, 12, 3, 22, dtype=torch.float64).permute(0, 2, 3, 1)[:, :, ::2].requires_grad_()
     results = []
     for impl in ('cuda', 'ref'):
@@ -109,10 +113,11 @@ def test_derivatives_agree_for_non_contiguous_images(name, options):
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-6)
 
 
+@both_ways
 @pytest.mark.parametrize('bad', [float('nan'), float('inf'), -float('inf')])
 @pytest.mark.parametrize('options', GEOMETRIES, ids=range(len(GEOMETRIES)))
 @pytest.mark.parametrize('f', [TAPS_1331, TAPS_LONG.abs() + 1])
-def test_non_finite_pixels_stay_within_the_reach_of_the_filter(bad, options, f):
+def test_non_finite_pixels_stay_within_the_reach_of_the_filter(bad, options, f, way):
     x = torch.randn(1, 2, 30, 33, requires_grad=True)
     with torch.no_grad():
         x[0, 1, 14, 15] = bad

@@ -1,0 +1,122 @@
+"""How near do the CUDA kernels come to the memory's speed?
+
+Each row names the bytes that the operator must move (every input and every output once) and how long that takes; the
+floor is what a copy of 256 MiB, measured in the same run, takes for as many bytes. `plain` rows are PyTorch's own
+operators.
+
+    python bench/gpu_ops.py                     about a minute on one GPU
+    python bench/gpu_ops.py --json=gpu.json     and keep the times
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import click
+import torch
+
+from bench.common import Row, check_writable, json_text, measure, text_table, this_machine
+from bench.peaks import COPY_MIB
+from dnnlib.cli import PATH, Command
+from torch_utils.files import atomic_file
+from torch_utils.ops import native
+from torch_utils.ops.bias_act import bias_act
+from torch_utils.ops.filtered_lrelu import filtered_lrelu
+from torch_utils.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upsample2d
+
+SHAPES = ((16, 64, 256, 256), (16, 256, 64, 64), (32, 512, 16, 16))  # N C H W
+LAYOUTS = {'NCHW': torch.contiguous_format, 'NHWC': torch.channels_last}
+DTYPES = {'float32': torch.float32, 'float16': torch.float16}
+REPEATS = 20  # calls between two looks at the clock
+
+
+@click.command(cls=Command)
+@click.option('--json', 'json_path', type=PATH, metavar='FILE', help='Write machine and rows, each run with its time')
+def main(json_path: str | None) -> None:
+    """Measure the operators on the current CUDA device."""
+    if not torch.cuda.is_available():
+        raise click.ClickException('This benchmark needs a CUDA device, and PyTorch sees none here.')
+    check_writable('--json', json_path)
+    device = torch.device('cuda', torch.cuda.current_device())
+    reason = native.backend(device).reason
+    if reason is not None:
+        raise click.ClickException(f'The CUDA kernels do not run here: {reason}.')
+    machine, rows = this_machine(device), list(measure_all(device))
+    print(machine, text_table(rows), sep='\n\n')
+    if json_path is not None:
+        with atomic_file(json_path) as file:
+            file.write(json_text(machine, rows).encode())
+
+
+def measure_all(device: torch.device) -> Iterator[Row]:
+    """The copy, then every operator for every shape, type and layout."""
+    copy = _copy_row(device)
+    yield copy
+    for shape in SHAPES:
+        for dtype_name, dtype in DTYPES.items():
+            for layout, memory_format in LAYOUTS.items():
+                x = torch.randn(shape, device=device).to(dtype).contiguous(memory_format=memory_format)
+                where = f'{list(shape)} {dtype_name} {layout}'
+                yield from _rows(x, where, copy.rate * 1e9)
+
+
+def _copy_row(device: torch.device) -> Row:
+    source = torch.ones([COPY_MIB * 2 ** 18], device=device)  # float32
+    target = torch.empty_like(source)
+    times = _times(lambda: target.copy_(source), device)
+    return Row('copy', f'copy of {COPY_MIB} MiB', times, 2 * source.nbytes / 1e9, 'GB')
+
+
+def _rows(x: torch.Tensor, where: str, bytes_per_sec: float) -> Iterator[Row]:
+    b = torch.randn([x.shape[1]], device=x.device, dtype=x.dtype)
+    short, long = setup_filter([1, 3, 3, 1], device=x.device), setup_filter(range(1, 13), device=x.device)
+    operators: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        'bias_act lrelu, gain, clamp': lambda x: bias_act(x, b, act='lrelu', clamp=256),
+        'bias_act swish': lambda x: bias_act(x, b, act='swish'),
+        'up 2, [1,3,3,1]': lambda x: upsample2d(x, short),
+        'down 2, [1,3,3,1]': lambda x: downsample2d(x, short),
+        'filter [1,3,3,1]': lambda x: filter2d(x, short),
+        'up 2, 12 taps': lambda x: upsample2d(x, long),
+        'down 2, 12 taps': lambda x: downsample2d(x, long),
+        'filtered_lrelu 2/2, 12 taps': lambda x: filtered_lrelu(x, long, long, b, 2, 2, padding=[11, 10, 11, 10]),
+    }
+    for name, operator in operators.items():
+        leaf = x.detach().requires_grad_()
+        y = operator(leaf)
+        dy = torch.randn_like(y)
+        forward = x.nbytes + y.nbytes
+        # lrelu, as every activation but swish, keeps y for the way back, swish keeps x.
+        backward = forward + (x.nbytes if name.startswith('bias_act') else 0)
+
+        def run_backward(leaf=leaf, y=y, dy=dy):
+            torch.autograd.grad(y, leaf, dy, retain_graph=True)
+
+        def run_forward(operator=operator):
+            operator(x)
+
+        yield _row(name, f'{where} forward', run_forward, forward, bytes_per_sec, x.device)
+        yield _row(name, f'{where} backward', run_backward, backward, bytes_per_sec, x.device)
+        with native.textbook_only():
+            plain = _row(name, f'{where} forward, plain', run_forward, forward, bytes_per_sec, x.device)
+        yield plain
+
+
+def _row(section: str, what: str, run: Callable[[], object], moved_bytes: int, bytes_per_sec: float,
+         device: torch.device) -> Row:
+    return Row(section, f'{section}: {what}', _times(run, device), moved_bytes / 1e9, 'GB', moved_bytes / bytes_per_sec)
+
+
+def _times(run: Callable[[], object], device: torch.device) -> list[float]:
+    """Seconds of one call each, from many in a row, so that starting them is hidden behind the GPU's work."""
+
+    def repeated():
+        for _ in range(REPEATS):
+            run()
+
+    return [time / REPEATS for time in measure({'': repeated}, device)['']]
+
+
+if __name__ == '__main__':
+    main()

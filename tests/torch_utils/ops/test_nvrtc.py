@@ -1,0 +1,131 @@
+"""Compiling at run time: which library, for which GPU, and what is kept on disk."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from torch_utils.ops import nvrtc
+
+SOURCE = '#include "scale.h"\nextern "C" __global__ void scale(float* x) { x[threadIdx.x] *= FACTOR; }\n'
+HEADERS = {'scale.h': '#define FACTOR 3\n'}
+OPTIONS = ('--gpu-architecture=sm_80', '--ptxas-options=-v')
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    try:
+        nvrtc.compiler()
+    except nvrtc.CompilerMissing as reason:
+        pytest.skip(str(reason))
+    monkeypatch.setenv('TORCH_EXTENSIONS_DIR', str(tmp_path / 'extensions'))
+    return tmp_path / 'extensions' / 'ada_gan_cuda'
+
+
+def build(factor=3, options=OPTIONS):
+    return nvrtc.build('scale', SOURCE, {'scale.h': f'#define FACTOR {factor}\n'}, options)
+
+
+def test_a_binary_is_compiled_once(cache):
+    first, second = build(), build()
+    assert first.log and not second.log  # Only a compiler writes a log.
+    assert first.image == second.image
+    assert nvrtc.usage(first.log).registers > 0
+
+
+def test_another_header_or_architecture_is_another_binary(cache):
+    images = {build().image, build(factor=4).image, build(options=('--gpu-architecture=sm_90',)).image}
+    assert len(images) == len(list(cache.glob('*.bin'))) == 3
+
+
+def test_portable_code_for_a_virtual_architecture(cache):
+    assert b'.target sm_80' in build(options=('--gpu-architecture=compute_80',)).image
+
+
+@pytest.mark.parametrize('damage', [lambda content: content[:-1], lambda content: b'', lambda content: content[::-1]])
+def test_a_damaged_file_is_compiled_again(cache, damage):
+    image = build().image
+    file, = cache.glob('*.bin')
+    file.write_bytes(damage(file.read_bytes()))
+    again = build()
+    assert again.image == image and again.log
+    assert not build().log
+
+
+def test_a_file_that_cannot_be_written_costs_a_line(cache, capsys):
+    build()
+    file, = cache.glob('*.bin')
+    file.unlink()
+    file.mkdir()  # in the way
+    assert build().log and build().log
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and str(file) in said
+
+
+def test_two_processes_at_once(cache):
+    code = ('from torch_utils.ops import nvrtc\n'
+            f'print(len(nvrtc.build("scale", {SOURCE!r}, {HEADERS!r}, {OPTIONS!r}).image))')
+    root = Path(nvrtc.__file__).parents[2]
+    both = [subprocess.Popen([sys.executable, '-c', code], cwd=root, stdout=subprocess.PIPE, text=True)
+            for _ in range(2)]
+    sizes = {process.communicate(timeout=120)[0] for process in both}
+    assert sizes == {f'{len(build().image)}\n'}
+    assert [file.suffix for file in cache.iterdir()] == ['.bin']
+
+
+def test_errors_in_a_source_are_reported(cache):
+    with pytest.raises(nvrtc.CompilationFailed, match='undefined_name'):
+        nvrtc.build('wrong', '__global__ void wrong(float* x) { *x = undefined_name; }', {}, OPTIONS)
+
+
+@pytest.mark.parametrize('capability, target', [
+    ((8, 0), 'sm_80'), ((8, 6), 'sm_80'), ((9, 0), 'sm_90'), ((10, 0), 'sm_100'), ((10, 3), 'sm_100'),
+    ((12, 0), 'compute_100'), ((9, 5), 'sm_90')])
+def test_target(capability, target):
+    assert nvrtc.target(capability, (75, 80, 90, 100)) == target
+
+
+def test_a_gpu_that_is_too_old():
+    with pytest.raises(nvrtc.CompilerMissing, match=r'capability 7\.0.*install'):
+        nvrtc.target((7, 0), (75, 80, 90))
+
+
+@pytest.mark.parametrize('name, major', [
+    ('libnvrtc.so.12', 12), ('/x/libnvrtc.so.13', 13), ('libnvrtc-672ee683.so.11.2', 11), ('nvrtc64_120_0.dll', 12),
+    ('libnvrtc.so', None)])
+def test_version_of_a_library(name, major):
+    assert nvrtc.major_version(name) == major
+
+
+def test_the_library_of_pytorchs_own_cuda_comes_first(monkeypatch, tmp_path):
+    for version in (11, 12, 13):
+        (tmp_path / f'libnvrtc.so.{version}').touch()
+    (tmp_path / 'libnvrtc-builtins.so.12.4').touch()
+    monkeypatch.setattr(nvrtc, '_library_folders', lambda: iter([tmp_path]))
+    monkeypatch.setattr('torch.version.cuda', '12.4')
+    found = list(nvrtc.candidates())
+    assert found[0] == str(tmp_path / 'libnvrtc.so.12')
+    assert set(found[:3]) == {str(tmp_path / f'libnvrtc.so.{version}') for version in (11, 12, 13)}
+
+
+def test_missing_library_names_what_to_install(monkeypatch):
+    monkeypatch.setattr(nvrtc, 'candidates', lambda: iter(()))
+    nvrtc.compiler.cache_clear()
+    try:
+        with pytest.raises(nvrtc.CompilerMissing, match=r'pip install .*ada-gan\[cuda\]'):
+            nvrtc.compiler()
+        monkeypatch.setattr(nvrtc, 'candidates', lambda: iter(['/nowhere/libnvrtc.so']))
+        with pytest.raises(nvrtc.CompilerMissing, match='/nowhere/libnvrtc.so'):
+            nvrtc.compiler()
+    finally:
+        nvrtc.compiler.cache_clear()
+
+
+def test_usage():
+    log = ("ptxas info    : Compiling entry function 'k' for 'sm_90'\n"
+           '    16 bytes stack frame, 24 bytes spill stores, 32 bytes spill loads\n'
+           'ptxas info    : Used 46 registers, used 1 barriers, 2944 bytes smem\n')
+    assert nvrtc.usage(log) == nvrtc.Usage(registers=46, spilled_bytes=56, stack_bytes=16, shared_bytes=2944)
+    with pytest.raises(ValueError, match='no register count'):
+        nvrtc.usage('')

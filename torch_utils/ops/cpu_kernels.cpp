@@ -1,0 +1,77 @@
+// The CPU's kernels as a library with a plain C interface, for ctypes. Needs a C++17 compiler and nothing else.
+//
+// `type` is 0 for float and 1 for double. Pointers, sizes and strides (in elements) come from PyTorch's tensors.
+
+#include <exception>
+#include <limits>
+
+#include "cpu_bias_act.h"
+#include "cpu_resample.h"
+
+namespace {
+
+template <class T>
+void bias_act_as(void* out, const void* in, const void* reference, const void* direction, const void* bias, double* bias_gradient,
+                 int64_t count, int64_t bias_stride, int64_t bias_size, int act, int order, double alpha, double gain, double clamp,
+                 int threads) {
+    const BiasAct<T> args = {static_cast<T*>(out), static_cast<const T*>(in), static_cast<const T*>(reference),
+                             static_cast<const T*>(direction), static_cast<const T*>(bias), bias_gradient, count, bias_stride,
+                             bias_size, T(alpha), T(gain), T(clamp)};
+    bias_act(args, run_of<T>(act, order), threads);
+}
+
+template <class T>
+void upfirdn2d_as(const void* in, void* out, bool channels_last, const int64_t* in_strides, const int64_t* out_strides, int64_t n,
+                  int64_t c, const Axis& x, const Axis& y, const std::vector<double>& kernel, double tolerance, int threads) {
+    const Resample<T> args = {static_cast<const T*>(in), static_cast<T*>(out), n, c, in_strides[0], in_strides[1], in_strides[2],
+                              out_strides[0], out_strides[1], out_strides[2], channels_last, x, y};
+    resample(args, kernel, tolerance, threads);
+}
+
+}  // namespace
+
+extern "C" {
+
+// Each returns 0, or 1 where memory ran out.
+
+int ada_bias_act(int type, void* out, const void* in, const void* reference, const void* direction, const void* bias,
+                 double* bias_gradient, int64_t count, int64_t bias_stride, int64_t bias_size, int act, int order, double alpha,
+                 double gain, double clamp, int threads) {
+    try {
+        (type ? bias_act_as<double> : bias_act_as<float>)(out, in, reference, direction, bias, bias_gradient, count, bias_stride,
+                                                           bias_size, act, order, alpha, gain, clamp, threads);
+    } catch (const std::exception&) {
+        return 1;
+    }
+    return 0;
+}
+
+// `layout`: channels_last, then the strides along n, c, h of in and of out. `geometry`: n, c, then for x and for y: up, down, pad,
+// taps, in, out. The filter is [y.taps, x.taps], or with `separable` one vector for both axes; `reverse` it for a convolution.
+int ada_upfirdn2d(int type, const void* in, void* out, const int64_t* layout, const int64_t* geometry, const void* filter,
+                  int filter_type, int separable, int reverse, double gain, int threads) {
+    try {
+        const int64_t* g = geometry;
+        const Axis x = {g[2], g[3], g[4], g[5], g[6], g[7]}, y = {g[8], g[9], g[10], g[11], g[12], g[13]};
+        const int64_t size = separable ? x.taps : x.taps * y.taps;
+        std::vector<double> taps(size);
+        for (int64_t k = 0; k < size; ++k) {
+            const int64_t from = reverse ? size - 1 - k : k;
+            taps[k] = filter_type ? static_cast<const double*>(filter)[from] : static_cast<const float*>(filter)[from];
+        }
+        std::vector<double> kernel(x.taps * y.taps);
+        for (int64_t r = 0; r < y.taps; ++r)
+            for (int64_t k = 0; k < x.taps; ++k)
+                kernel[r * x.taps + k] = gain * (separable ? taps[r] * taps[k] : taps[r * x.taps + k]);
+        const double tolerance = 4 * (filter_type ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon());
+        (type ? upfirdn2d_as<double> : upfirdn2d_as<float>)(in, out, layout[0] != 0, layout + 1, layout + 4, g[0], g[1], x, y, kernel,
+                                                             tolerance, threads);
+    } catch (const std::exception&) {
+        return 1;
+    }
+    return 0;
+}
+
+int ada_interface() { return 1; }
+
+}

@@ -1,0 +1,301 @@
+// upfirdn2d on the CPU: zero insertion, padding, filter and downsampling without inserted zeros or dropped pixels.
+//
+// A filter that is an outer product (as [1,3,3,1] is) acts on rows and columns separately, which is found out here; any
+// other is a sum of as many such products as it has rows. For each row of the output, the input rows that its taps
+// meet are combined (along y) into a buffer that stays in the cache, and the output is combined from that (along x).
+// Each input is read from memory once and each output is written once: (1 + up² / down²) s bytes per pixel of the
+// input, with s the size of an element. Work along x goes over all channels of a pixel when channels lie
+// last, else over a whole row: phases of the downsampling are separated first, those of the upsampling joined at the end.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "cpu_memory.h"
+#include "cpu_threads.h"
+
+const int64_t TILE = 4096;  // elements of the buffer; with what surrounds it in use, half of a small first-level cache
+
+static inline int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b != 0 && a < 0); }
+static inline int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
+
+// Output o takes input i with tap i * up + pad - o * down of the correlation's kernel.
+struct Axis {
+    int64_t up, down, pad, taps, in, out;
+
+    int64_t first(int64_t o) const { return ceil_div(o * down - pad, up); }
+    int64_t last(int64_t o) const { return floor_div(o * down - pad + taps - 1, up); }
+    int64_t tap(int64_t o, int64_t i) const { return i * up + pad - o * down; }
+};
+
+// The taps that output m * periods + p takes, for one p: inputs first + m * advance + 0, 1, ...
+template <class T> struct Phase {
+    int64_t first;
+    std::vector<T> taps;
+};
+
+template <class T> struct Resample {
+    const T* in;
+    T* out;
+    int64_t n, c;
+    int64_t in_n, in_c, in_h, out_n, out_c, out_h;  // strides; those along w are 1, or c with channels last
+    bool channels_last;
+    Axis x, y;
+};
+
+// ---------------------------------------------------------------------------------------------------------------
+// Weighted sums of vectors, `runs` of them at a distance.
+
+template <int TAPS, bool ADD, class T>
+static void combine_some(T* out, int64_t out_step, const T* const* in, int64_t in_step, const T* taps, int64_t runs, int64_t length) {
+    T tap[TAPS];
+    for (int k = 0; k < TAPS; ++k) tap[k] = taps[k];
+    for (int64_t run = 0; run < runs; ++run) {
+        T* target = out + run * out_step;
+        const T* source[TAPS];
+        for (int k = 0; k < TAPS; ++k) source[k] = in[k] + run * in_step;
+#pragma omp simd
+        for (int64_t i = 0; i < length; ++i) {
+            T sum = tap[0] * source[0][i];
+            for (int k = 1; k < TAPS; ++k) sum += tap[k] * source[k][i];
+            target[i] = ADD ? target[i] + sum : sum;
+        }
+    }
+}
+
+const int MOST_AT_ONCE = 6;
+
+template <class T>
+static void combine(T* out, int64_t out_step, const T* const* in, int64_t in_step, const T* taps, int64_t count, int64_t runs,
+                    int64_t length, bool add) {
+    if (count == 0 && !add)
+        for (int64_t run = 0; run < runs; ++run) std::fill(out + run * out_step, out + run * out_step + length, T(0));
+    while (count > 0) {
+        const int64_t some = count > MOST_AT_ONCE ? std::min<int64_t>(MOST_AT_ONCE, (count + 1) / 2) : count;
+#define COMBINE(TAPS) case TAPS: \
+        add ? combine_some<TAPS, true>(out, out_step, in, in_step, taps, runs, length) \
+            : combine_some<TAPS, false>(out, out_step, in, in_step, taps, runs, length); break;
+        switch (some) { COMBINE(1) COMBINE(2) COMBINE(3) COMBINE(4) COMBINE(5) COMBINE(6) }
+#undef COMBINE
+        in += some, taps += some, count -= some;
+        add = true;
+    }
+}
+
+template <int STEP, class T> static void join(T* out, const T* in, int64_t pitch, int64_t count) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i)
+        for (int k = 0; k < STEP; ++k) out[i * STEP + k] = in[k * pitch + i];
+}
+
+template <int STEP, class T> static void separate(T* out, const T* in, int64_t pitch, int64_t count) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i)
+        for (int k = 0; k < STEP; ++k) out[k * pitch + i] = in[i * STEP + k];
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Filters as products along the axes.
+
+template <class T> struct Product {
+    std::vector<T> along_y;           // empty: only row `row` of the kernel
+    std::vector<Phase<T>> along_x;
+    int64_t row;
+};
+
+template <class T> struct Plan {
+    int64_t periods, advance;          // outputs along x repeat with this period, while the input advances by that
+    int64_t nearest, farthest;         // inputs along x of the outputs 0 ... periods - 1
+    std::vector<Product<T>> products;
+
+    void add(const Axis& x, std::vector<T> along_y, const std::vector<T>& taps_x, int64_t row) {
+        std::vector<Phase<T>> phases(periods);
+        for (int64_t p = 0; p < periods; ++p) {
+            phases[p].first = x.first(p);
+            for (int64_t i = x.first(p); i <= x.last(p); ++i) phases[p].taps.push_back(taps_x[x.tap(p, i)]);
+        }
+        products.push_back({std::move(along_y), std::move(phases), row});
+    }
+};
+
+// `kernel` is [y.taps, x.taps], the factors of an outer product up to rounding if this returns true.
+static bool is_outer_product(const std::vector<double>& kernel, int64_t rows, int64_t columns, double tolerance,
+                             std::vector<double>& along_y, std::vector<double>& along_x) {
+    size_t peak = 0;
+    for (size_t k = 0; k < kernel.size(); ++k) {
+        if (!std::isfinite(kernel[k])) return false;
+        if (std::fabs(kernel[k]) > std::fabs(kernel[peak])) peak = k;
+    }
+    const double top = kernel[peak];
+    const int64_t row = peak / columns, column = peak % columns;
+    for (int64_t k = 0; k < columns; ++k) along_x.push_back(kernel[row * columns + k]);
+    for (int64_t k = 0; k < rows; ++k) along_y.push_back(top == 0 ? 0 : kernel[k * columns + column] / top);
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < columns; ++c)
+            if (std::fabs(kernel[r * columns + c] - along_y[r] * along_x[c]) > tolerance * std::fabs(top)) return false;
+    return true;
+}
+
+template <class T> static Plan<T> plan_of(const Axis& x, const Axis& y, const std::vector<double>& kernel, double tolerance) {
+    Plan<T> plan;
+    int64_t a = x.up, b = x.down;
+    while (b) { const int64_t rest = a % b; a = b, b = rest; }
+    plan.periods = x.up / a, plan.advance = x.down / a;
+    plan.nearest = x.first(0), plan.farthest = x.last(plan.periods - 1);
+    for (int64_t p = 0; p < plan.periods; ++p) plan.farthest = std::max(plan.farthest, x.last(p));
+    plan.farthest = std::max(plan.farthest, plan.nearest);
+
+    std::vector<double> along_y, along_x;
+    if (is_outer_product(kernel, y.taps, x.taps, tolerance, along_y, along_x)) {
+        plan.add(x, std::vector<T>(along_y.begin(), along_y.end()), std::vector<T>(along_x.begin(), along_x.end()), -1);
+    } else {
+        for (int64_t row = 0; row < y.taps; ++row)
+            plan.add(x, {}, std::vector<T>(kernel.begin() + row * x.taps, kernel.begin() + (row + 1) * x.taps), row);
+    }
+    return plan;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// One thread's work.
+
+template <class T> struct Worker {
+    const Resample<T>& a;
+    const Plan<T>& plan;
+    const int64_t pixel;              // elements from one pixel of a row to the next
+    const bool stream;                // make rows in the cache, then send them past it
+    std::vector<T> buffer, separated, joined, line;
+    std::vector<const T*> rows;
+    std::vector<std::vector<const T*>> sources;  // for each phase along x, where its taps read
+    int64_t pitch_in = 0, pitch_out = 0;
+
+    Worker(const Resample<T>& a, const Plan<T>& plan) : a(a), plan(plan), pixel(a.channels_last ? a.c : 1),
+        stream(past_caches(a.n * a.c * a.y.out * a.x.out * (int64_t)sizeof(T))) {}
+
+    // Periods of outputs to make from one buffer.
+    int64_t tile() const {
+        const int64_t all = ceil_div(a.x.out, plan.periods);
+        return std::min(all, std::max<int64_t>(1, TILE / (pixel * plan.advance)));
+    }
+
+    // Rows [first, last) of the output's image n and, unless channels lie last, channel c.
+    void run(int64_t n, int64_t c, int64_t first, int64_t last) {
+        const T* in = a.in + n * a.in_n + c * a.in_c;
+        T* out = a.out + n * a.out_n + c * a.out_c;
+        const int64_t step = tile(), all = ceil_div(a.x.out, plan.periods);
+        for (int64_t m = 0; m < all; m += step) {
+            const int64_t periods = std::min(step, all - m), origin = plan.nearest + m * plan.advance;
+            const int64_t width = (periods - 1) * plan.advance + plan.farthest - plan.nearest + 1;
+            // Only the part inside of the image is written below.
+            buffer.assign((width + plan.advance) * pixel, T(0));
+            const int64_t left = std::min(std::max<int64_t>(origin, 0), a.x.in), right = std::max(left, std::min(origin + width, a.x.in));
+            place(width, periods);
+            const int64_t outputs = std::min(periods * plan.periods, a.x.out - m * plan.periods);
+            if (stream) line.resize(outputs * pixel);
+            for (int64_t row = first; row < last; ++row) {
+                T* target = out + row * a.out_h + m * plan.periods * pixel;
+                make_row(in + left * pixel, stream ? line.data() : target, row, (left - origin) * pixel, (right - left) * pixel,
+                         width, outputs);
+                if (stream) store_past_caches(target, line.data(), outputs * pixel);
+            }
+        }
+        finish_stores();
+    }
+
+    // Buffers for tiles of this width, and the places in them that the taps along x meet.
+    void place(int64_t width, int64_t periods) {
+        pitch_in = ceil_div(width, plan.advance), pitch_out = periods;
+        if (!a.channels_last && plan.advance > 1) separated.resize(plan.advance * pitch_in);
+        if (!a.channels_last && plan.periods > 1) joined.resize(plan.periods * pitch_out);
+        sources.resize(plan.periods);
+        for (int64_t p = 0; p < plan.periods; ++p) {
+            const Phase<T>& phase = plan.products[0].along_x[p];  // in all products the same but for the taps
+            sources[p].clear();
+            for (int64_t k = 0; k < (int64_t)phase.taps.size(); ++k) {
+                const int64_t at = phase.first + k - plan.nearest;
+                sources[p].push_back(a.channels_last || plan.advance == 1 ? buffer.data() + at * pixel
+                                     : separated.data() + at % plan.advance * pitch_in + at / plan.advance);
+            }
+        }
+    }
+
+    void make_row(const T* in, T* out, int64_t row, int64_t margin, int64_t count, int64_t width, int64_t outputs) {
+        const int64_t first = std::max<int64_t>(a.y.first(row), 0), last = std::min(a.y.last(row), a.y.in - 1);
+        bool add = false;
+        if (last >= first && plan.products[0].row < 0) {
+            rows.clear();
+            for (int64_t i = first; i <= last; ++i) rows.push_back(in + i * a.in_h);
+            taps_y.clear();
+            for (int64_t i = first; i <= last; ++i) taps_y.push_back(plan.products[0].along_y[a.y.tap(row, i)]);
+            combine(buffer.data() + margin, 0, rows.data(), 0, taps_y.data(), (int64_t)rows.size(), 1, count, false);
+            along_x(plan.products[0], out, width, outputs, false);
+            add = true;
+        } else {
+            for (int64_t i = first; i <= last; ++i) {
+                std::copy(in + i * a.in_h, in + i * a.in_h + count, buffer.data() + margin);
+                along_x(plan.products[a.y.tap(row, i)], out, width, outputs, add);
+                add = true;
+            }
+        }
+        if (!add)
+            std::fill(out, out + outputs * pixel, T(0));
+        else if (!a.channels_last && plan.periods > 1)
+            join_phases(out, outputs);
+    }
+
+    void along_x(const Product<T>& product, T* out, int64_t width, int64_t outputs, bool add) {
+        if (plan.advance > 1 && !a.channels_last) separate_phases(width);
+        for (int64_t p = 0; p < plan.periods; ++p) {
+            const Phase<T>& phase = product.along_x[p];
+            const int64_t count = (int64_t)phase.taps.size(), runs = outputs > p ? (outputs - p - 1) / plan.periods + 1 : 0;
+            if (runs == 0) continue;
+            if (a.channels_last && (plan.advance > 1 || plan.periods > 1)) {
+                combine(out + p * pixel, plan.periods * pixel, sources[p].data(), plan.advance * pixel, phase.taps.data(), count, runs,
+                        pixel, add);
+                continue;
+            }
+            T* target = plan.periods > 1 ? joined.data() + p * pitch_out : out;
+            combine(target, 0, sources[p].data(), 0, phase.taps.data(), count, 1, runs * pixel, add);
+        }
+    }
+
+    void separate_phases(int64_t width) {
+        switch (plan.advance) {
+            case 2: return separate<2>(separated.data(), buffer.data(), pitch_in, pitch_in);
+            case 4: return separate<4>(separated.data(), buffer.data(), pitch_in, pitch_in);
+        }
+        for (int64_t i = 0; i < width; ++i) separated[i % plan.advance * pitch_in + i / plan.advance] = buffer[i];
+    }
+
+    void join_phases(T* out, int64_t outputs) {
+        const int64_t whole = outputs / plan.periods;
+        switch (plan.periods) {
+            case 2: join<2>(out, joined.data(), pitch_out, whole); break;
+            case 4: join<4>(out, joined.data(), pitch_out, whole); break;
+            default:
+                for (int64_t i = 0; i < whole * plan.periods; ++i) out[i] = joined[i % plan.periods * pitch_out + i / plan.periods];
+        }
+        for (int64_t i = whole * plan.periods; i < outputs; ++i) out[i] = joined[i % plan.periods * pitch_out + i / plan.periods];
+    }
+
+    std::vector<T> taps_y;
+};
+
+template <class T> static void resample(const Resample<T>& a, const std::vector<double>& kernel, double tolerance, int threads) {
+    const Plan<T> plan = plan_of<T>(a.x, a.y, kernel, tolerance);
+    const int64_t planes = a.channels_last ? a.n : a.n * a.c;
+    const int64_t work = a.n * a.c * std::max(a.y.out * a.x.out, a.y.in * a.x.in);
+    const int workers = threads_for(work, threads);
+    // Bands of rows where there are fewer planes than would keep all threads busy.
+    const int64_t wanted = workers == 1 ? 1 : 4 * workers;
+    const int64_t bands = std::max<int64_t>(1, std::min(ceil_div(wanted, planes), a.y.out / 8));
+    const int64_t groups = std::max<int64_t>(1, std::min(planes, wanted));  // of planes
+    in_parallel(groups * bands, workers, [&](int64_t item) {
+        Worker<T> worker(a, plan);
+        const int64_t group = item / bands, band = item % bands;
+        for (int64_t plane = planes * group / groups; plane < planes * (group + 1) / groups; ++plane)
+            worker.run(a.channels_last ? plane : plane / a.c, a.channels_last ? 0 : plane % a.c, a.y.out * band / bands,
+                       a.y.out * (band + 1) / bands);
+    });
+}
