@@ -17,6 +17,8 @@
 #include "cpu_threads.h"
 
 const int64_t TILE = 4096;  // elements of the buffer; with what surrounds it in use, half of a small first-level cache
+// Without channels last, short rows are made many at once: so many outputs when the image grows, and when it shrinks.
+const int64_t OUTPUTS_GROWING = 1024, OUTPUTS_SHRINKING = 4096;
 
 static inline int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b != 0 && a < 0); }
 static inline int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
@@ -165,10 +167,11 @@ template <class T> struct Worker {
     const Plan<T>& plan;
     const int64_t pixel;              // elements from one pixel of a row to the next
     const bool stream;                // make rows in the cache, then send them past it
-    std::vector<T> buffer, separated, joined, line;
+    std::vector<T> staged, buffer, separated, joined, line;
     std::vector<const T*> rows;
     std::vector<std::vector<const T*>> sources;  // for each phase along x, where its taps read
-    int64_t pitch_in = 0, pitch_out = 0;
+    // Rows at once; elements from row to row of the buffer, of one separated phase, of one phase to be joined.
+    int64_t batch = 1, pitch = 0, pitch_in = 0, pitch_out = 0;
 
     Worker(const Resample<T>& a, const Plan<T>& plan) : a(a), plan(plan), pixel(a.channels_last ? a.c : 1),
         stream(past_caches(a.n * a.c * a.y.out * a.x.out * (int64_t)sizeof(T))) {}
@@ -179,6 +182,14 @@ template <class T> struct Worker {
         return std::min(all, std::max<int64_t>(1, TILE / (pixel * plan.advance)));
     }
 
+    bool shrinks() const { return a.y.down > a.y.up; }
+
+    // Rows of outputs to make at once, where rows are short and the filter is a product.
+    int64_t rows_at_once(int64_t outputs) const {
+        if (a.channels_last || plan.products[0].row >= 0) return 1;
+        return std::max<int64_t>(1, (shrinks() ? OUTPUTS_SHRINKING : OUTPUTS_GROWING) / outputs);
+    }
+
     // Rows [first, last) of the output's image n and, unless channels lie last, channel c.
     void run(int64_t n, int64_t c, int64_t first, int64_t last) {
         const T* in = a.in + n * a.in_n + c * a.in_c;
@@ -187,27 +198,32 @@ template <class T> struct Worker {
         for (int64_t m = 0; m < all; m += step) {
             const int64_t periods = std::min(step, all - m), origin = plan.nearest + m * plan.advance;
             const int64_t width = (periods - 1) * plan.advance + plan.farthest - plan.nearest + 1;
-            // Only the part inside of the image is written below.
-            buffer.assign((width + plan.advance) * pixel, T(0));
-            const int64_t left = std::min(std::max<int64_t>(origin, 0), a.x.in), right = std::max(left, std::min(origin + width, a.x.in));
-            place(width, periods);
             const int64_t outputs = std::min(periods * plan.periods, a.x.out - m * plan.periods);
-            if (stream) line.resize(outputs * pixel);
-            for (int64_t row = first; row < last; ++row) {
+            const int64_t left = std::min(std::max<int64_t>(origin, 0), a.x.in), right = std::max(left, std::min(origin + width, a.x.in));
+            place(width, periods, std::min(rows_at_once(outputs), last - first));
+            // Rows that are not sent past the caches are written where they belong.
+            const int64_t out_step = stream ? outputs * pixel : a.out_h;
+            if (stream) line.resize(batch * outputs * pixel);
+            for (int64_t row = first; row < last; row += batch) {
+                const int64_t count = std::min(batch, last - row);
                 T* target = out + row * a.out_h + m * plan.periods * pixel;
-                make_row(in + left * pixel, stream ? line.data() : target, row, (left - origin) * pixel, (right - left) * pixel,
-                         width, outputs);
-                if (stream) store_past_caches(target, line.data(), outputs * pixel);
+                make_rows(in + left * pixel, stream ? line.data() : target, out_step, row, count, (left - origin) * pixel,
+                          (right - left) * pixel, outputs);
+                if (!stream) continue;
+                if (out_step == a.out_h) store_past_caches(target, line.data(), count * out_step);
+                else
+                    for (int64_t r = 0; r < count; ++r) store_past_caches(target + r * a.out_h, line.data() + r * out_step, out_step);
             }
         }
         finish_stores();
     }
 
-    // Buffers for tiles of this width, and the places in them that the taps along x meet.
-    void place(int64_t width, int64_t periods) {
-        pitch_in = ceil_div(width, plan.advance), pitch_out = periods;
-        if (!a.channels_last && plan.advance > 1) separated.resize(plan.advance * pitch_in);
-        if (!a.channels_last && plan.periods > 1) joined.resize(plan.periods * pitch_out);
+    // Buffers for tiles of this width, `rows` at once, and the places in them that the taps along x meet.
+    void place(int64_t width, int64_t periods, int64_t rows) {
+        batch = rows, pitch_in = ceil_div(width, plan.advance), pitch_out = periods, pitch = pitch_in * plan.advance * pixel;
+        buffer.assign(batch * pitch, T(0));  // Only the part inside of the image is written later.
+        if (!a.channels_last && plan.advance > 1) separated.resize(batch * plan.advance * pitch_in);
+        if (!a.channels_last && plan.periods > 1) joined.resize(batch * plan.periods * pitch_out);
         sources.resize(plan.periods);
         for (int64_t p = 0; p < plan.periods; ++p) {
             const Phase<T>& phase = plan.products[0].along_x[p];  // in all products the same but for the taps
@@ -215,68 +231,98 @@ template <class T> struct Worker {
             for (int64_t k = 0; k < (int64_t)phase.taps.size(); ++k) {
                 const int64_t at = phase.first + k - plan.nearest;
                 sources[p].push_back(a.channels_last || plan.advance == 1 ? buffer.data() + at * pixel
-                                     : separated.data() + at % plan.advance * pitch_in + at / plan.advance);
+                                     : separated.data() + at % plan.advance * batch * pitch_in + at / plan.advance);
             }
         }
     }
 
-    void make_row(const T* in, T* out, int64_t row, int64_t margin, int64_t count, int64_t width, int64_t outputs) {
-        const int64_t first = std::max<int64_t>(a.y.first(row), 0), last = std::min(a.y.last(row), a.y.in - 1);
+    // Rows [row, row + count), `out_step` elements from one to the next.
+    void make_rows(const T* in, T* out, int64_t out_step, int64_t row, int64_t count, int64_t margin, int64_t length, int64_t outputs) {
         bool add = false;
-        if (last >= first && plan.products[0].row < 0) {
-            rows.clear();
-            for (int64_t i = first; i <= last; ++i) rows.push_back(in + i * a.in_h);
-            taps_y.clear();
-            for (int64_t i = first; i <= last; ++i) taps_y.push_back(plan.products[0].along_y[a.y.tap(row, i)]);
-            combine(buffer.data() + margin, 0, rows.data(), 0, taps_y.data(), (int64_t)rows.size(), 1, count, false);
-            along_x(plan.products[0], out, width, outputs, false);
+        if (plan.products[0].row < 0) {
+            const T* near = stage(in, first_row(row), last_row(row + count - 1), length);
+            for (int64_t r = 0; r < count; ++r) along_y(near, buffer.data() + r * pitch + margin, row + r, length);
+            along_x(plan.products[0], out, out_step, count, outputs, false);
             add = true;
         } else {
-            for (int64_t i = first; i <= last; ++i) {
-                std::copy(in + i * a.in_h, in + i * a.in_h + count, buffer.data() + margin);
-                along_x(plan.products[a.y.tap(row, i)], out, width, outputs, add);
+            for (int64_t i = first_row(row); i <= last_row(row); ++i) {
+                std::copy(in + i * a.in_h, in + i * a.in_h + length, buffer.data() + margin);
+                along_x(plan.products[a.y.tap(row, i)], out, out_step, count, outputs, add);
                 add = true;
             }
         }
         if (!add)
             std::fill(out, out + outputs * pixel, T(0));
         else if (!a.channels_last && plan.periods > 1)
-            join_phases(out, outputs);
+            join_phases(out, out_step, count, outputs);
     }
 
-    void along_x(const Product<T>& product, T* out, int64_t width, int64_t outputs, bool add) {
-        if (plan.advance > 1 && !a.channels_last) separate_phases(width);
+    // Where row 0 would be with rows [first, last] in the cache. They are fetched in the order in which they lie in memory:
+    // a processor foresees that, but not the taps of short rows, with which it waits for memory most of the time.
+    const T* stage(const T* in, int64_t first, int64_t last, int64_t length) {
+        if (batch == 1 || last < first || !shrinks() || a.in_h > 2 * length) return in;
+        const int64_t size = (last - first) * a.in_h + length;
+        staged.resize(std::max<size_t>(staged.size(), size));
+        std::copy(in + first * a.in_h, in + first * a.in_h + size, staged.data());
+        return staged.data() - first * a.in_h;
+    }
+
+    // The input rows that are inside of the image and that the output's row takes.
+    int64_t first_row(int64_t row) const { return std::max<int64_t>(a.y.first(row), 0); }
+    int64_t last_row(int64_t row) const { return std::min(a.y.last(row), a.y.in - 1); }
+
+    void along_y(const T* in, T* out, int64_t row, int64_t length) {
+        rows.clear();
+        taps_y.clear();
+        for (int64_t i = first_row(row); i <= last_row(row); ++i) {
+            rows.push_back(in + i * a.in_h);
+            taps_y.push_back(plan.products[0].along_y[a.y.tap(row, i)]);
+        }
+        combine(out, 0, rows.data(), 0, taps_y.data(), (int64_t)rows.size(), 1, length, false);
+    }
+
+    void along_x(const Product<T>& product, T* out, int64_t out_step, int64_t count, int64_t outputs, bool add) {
+        if (plan.advance > 1 && !a.channels_last) separate_phases(count);
+        const int64_t in_step = plan.advance > 1 ? pitch_in : pitch;  // from row to row
         for (int64_t p = 0; p < plan.periods; ++p) {
             const Phase<T>& phase = product.along_x[p];
-            const int64_t count = (int64_t)phase.taps.size(), runs = outputs > p ? (outputs - p - 1) / plan.periods + 1 : 0;
+            const int64_t taps = (int64_t)phase.taps.size(), runs = outputs > p ? (outputs - p - 1) / plan.periods + 1 : 0;
             if (runs == 0) continue;
-            if (a.channels_last && (plan.advance > 1 || plan.periods > 1)) {
-                combine(out + p * pixel, plan.periods * pixel, sources[p].data(), plan.advance * pixel, phase.taps.data(), count, runs,
+            if (a.channels_last && (plan.advance > 1 || plan.periods > 1))
+                combine(out + p * pixel, plan.periods * pixel, sources[p].data(), plan.advance * pixel, phase.taps.data(), taps, runs,
                         pixel, add);
-                continue;
-            }
-            T* target = plan.periods > 1 ? joined.data() + p * pitch_out : out;
-            combine(target, 0, sources[p].data(), 0, phase.taps.data(), count, 1, runs * pixel, add);
+            else if (plan.periods > 1)
+                combine(joined.data() + p * batch * pitch_out, pitch_out, sources[p].data(), in_step, phase.taps.data(), taps, count,
+                        runs, add);
+            else
+                combine(out, out_step, sources[p].data(), in_step, phase.taps.data(), taps, count, runs * pixel, add);
         }
     }
 
-    void separate_phases(int64_t width) {
+    void separate_phases(int64_t count) {
+        const int64_t all = count * pitch_in, between = batch * pitch_in;
         switch (plan.advance) {
-            case 2: return separate<2>(separated.data(), buffer.data(), pitch_in, pitch_in);
-            case 4: return separate<4>(separated.data(), buffer.data(), pitch_in, pitch_in);
+            case 2: return separate<2>(separated.data(), buffer.data(), between, all);
+            case 4: return separate<4>(separated.data(), buffer.data(), between, all);
         }
-        for (int64_t i = 0; i < width; ++i) separated[i % plan.advance * pitch_in + i / plan.advance] = buffer[i];
+        for (int64_t i = 0; i < all * plan.advance; ++i)
+            separated[i % plan.advance * between + i / plan.advance] = buffer[i];
     }
 
-    void join_phases(T* out, int64_t outputs) {
-        const int64_t whole = outputs / plan.periods;
+    void join_phases(T* out, int64_t out_step, int64_t count, int64_t outputs) {
+        if (outputs == out_step && outputs == plan.periods * pitch_out) return join_row(out, joined.data(), count * outputs);
+        for (int64_t r = 0; r < count; ++r) join_row(out + r * out_step, joined.data() + r * pitch_out, outputs);
+    }
+
+    void join_row(T* out, const T* in, int64_t outputs) {
+        const int64_t whole = outputs / plan.periods, between = batch * pitch_out;
         switch (plan.periods) {
-            case 2: join<2>(out, joined.data(), pitch_out, whole); break;
-            case 4: join<4>(out, joined.data(), pitch_out, whole); break;
+            case 2: join<2>(out, in, between, whole); break;
+            case 4: join<4>(out, in, between, whole); break;
             default:
-                for (int64_t i = 0; i < whole * plan.periods; ++i) out[i] = joined[i % plan.periods * pitch_out + i / plan.periods];
+                for (int64_t i = 0; i < whole * plan.periods; ++i) out[i] = in[i % plan.periods * between + i / plan.periods];
         }
-        for (int64_t i = whole * plan.periods; i < outputs; ++i) out[i] = joined[i % plan.periods * pitch_out + i / plan.periods];
+        for (int64_t i = whole * plan.periods; i < outputs; ++i) out[i] = in[i % plan.periods * between + i / plan.periods];
     }
 
     std::vector<T> taps_y;

@@ -3,7 +3,7 @@
 The library is called through its plain C interface by ctypes. That is a dozen functions that have stayed the same since
 CUDA 11, and PyTorch's CUDA wheels bring the library along, of their own version, so nothing needs to be installed where
 PyTorch runs on a GPU. (`cuda-core` and `cuda-bindings` would do the same for two more packages.) Where PyTorch was
-built without it, `pip install 'ada-gan[cuda]'` gives it. No GPU is needed to compile.
+built without it, `pip install nvidia-cuda-nvrtc` gives it. No GPU is needed to compile.
 
 Binaries are kept on disk. Each is named by everything it depends on, is written under a name of its own and moved into
 place, and carries its checksum: processes need no lock, and neither a killed one nor a full disk leaves anything that
@@ -26,7 +26,7 @@ import torch
 from torch_utils.files import atomic_file
 from torch_utils.ops.build import BuildError, writable_folder
 
-INSTALL = "pip install 'ada-gan[cuda]'"
+INSTALL = 'pip install nvidia-cuda-nvrtc'
 CACHE_FORMAT = b'ADA1'  # The first bytes of a file, before the checksum of the rest.
 
 
