@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dataset_conversion.sizes import sides
 from dnnlib.cli import BOOL, PATH, Command, device_option, resolve_device
 from dnnlib.util import is_url
 from metrics import names
@@ -156,9 +157,9 @@ def check_detectors(jobs: list[Job], metrics: tuple[str, ...]) -> None:
     from metrics import evaluation
     from metrics.detectors import DetectorError
 
-    for folder, resolution in {(job.settings.detectors, job.resolution) for job in jobs}:
+    for folder, size in {(job.settings.detectors, job.size) for job in jobs}:
         try:
-            evaluation.check_detectors(metrics, folder, resolution)
+            evaluation.check_detectors(metrics, folder, size)
         except DetectorError as error:
             raise wrong('--detectors', str(error).removeprefix('--detectors: ')) from error
 
@@ -227,7 +228,7 @@ def make_job(
         detectors=detectors_dir or run_options.get('detectors'),
         **choices,
     )
-    return Job(network, content['G_ema'].img_resolution, settings, run_dir, trust_pickle)
+    return Job(network, sides(content['G_ema'].img_resolution), settings, run_dir, trust_pickle)
 
 
 def run_of(network: str) -> tuple[str | None, dict[str, Any]]:

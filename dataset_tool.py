@@ -11,14 +11,15 @@ from pathlib import Path
 import click
 
 from dataset_conversion.convert import Summary, UnusableImages, convert, describe_shape
-from dataset_conversion.images import CONVERSION_RULES
+from dataset_conversion.images import ALPHA_RULES, CONVERSION_RULES
+from dataset_conversion.sizes import SIZE_RULE
 from dataset_conversion.sources import DIGITS, open_source
 from dataset_conversion.transforms import RESIZE_FILTERS, Transform
 from dataset_conversion.writer import check_destination, is_archive, leftovers
 from dnnlib.cli import BOOL, PATH, Command
 
 HELP = f"""\
-Make a dataset for training: square images of one size, as uncompressed PNGs in a zip archive or folder, with labels.
+Make a dataset for training: images of one size, as uncompressed PNGs in a zip archive or folder, with labels.
 
 \b
 --source is one of
@@ -34,9 +35,10 @@ Make a dataset for training: square images of one size, as uncompressed PNGs in 
 --dest is written in full or not at all. An archive of that name is replaced; a folder must be new or empty. The same
 images give the same bytes.
 
-Images must come out square, with a power of two for size: they are such already, or --resolution (or --width and
---height) scales them, after --transform has cropped them. center-crop takes the central square. center-crop-wide
-takes the largest central part with the proportions of --resolution, leaves out images smaller than that, and centres
+Images must come out in a size that the networks can have: {SIZE_RULE}, such as 256x256, 96x64
+(3x2 times 32) or 48x48 (3x3 times 16). They are such already, or --resolution (or --width and --height) scales them,
+after --transform has cropped them. center-crop takes the largest central part with the proportions of --resolution,
+for a square one the central square. center-crop-wide does so too, but leaves out images smaller than that, and centres
 the result on a black square as wide as it.
 
 Labels come from a dataset.json in the source: {{"labels": [["a/1.png", 3], ...]}}, a class counted from 0 or a list of
@@ -82,24 +84,26 @@ def available_cpus() -> int:
 @click.option('--width', type=click.IntRange(min=1), metavar='W', help='Scale to this width.')
 @click.option('--height', type=click.IntRange(min=1), metavar='H', help='Scale to this height.')
 @click.option('--resolution', type=Resolution(), metavar='WxH', help='Both at once.')
+@click.option('--alpha', type=click.Choice(ALPHA_RULES), default=ALPHA_RULES[0], show_default=True,
+              help='Transparent images: refuse them, keep the alpha channel, or put them on white.')
 @click.option('--subfolders-as-labels', **SWITCH, help='Make the folders of the first level the classes.')
 @click.option('--skip-bad', **SWITCH, help='Leave out images that cannot be used, and list them.')
 @click.option('--workers', type=click.IntRange(min=1), metavar='N', help='Processes.  [default: one per core]')
 def main(source: str, dest: str, max_images: int | None, resize_filter: str, crop: str | None, width: int | None,
-         height: int | None, resolution: tuple[int, int] | None, subfolders_as_labels: bool, skip_bad: bool,
+         height: int | None, resolution: tuple[int, int] | None, alpha: str, subfolders_as_labels: bool, skip_bad: bool,
          workers: int | None) -> None:
     if resolution is not None and (width or height):
         raise click.UsageError('--resolution says both sizes: leave out --width and --height.')
     width, height = resolution or (width, height)
     try:
-        transform = Transform(crop, width, height, resize_filter)
+        transform = Transform(crop, width, height, resize_filter, alpha)
         check_destination(Path(dest))
         check_apart(source, dest)
         images = open_source(source, subfolders_as_labels)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if images.default_size and not (width or height):
-        transform = Transform(crop, images.default_size, images.default_size, resize_filter)
+        transform = Transform(crop, images.default_size, images.default_size, resize_filter, alpha)
     for path in leftovers(Path(dest)):
         click.echo(f'{path} is left from a run that was killed; you may delete it if none is at work.', err=True)
 

@@ -10,6 +10,7 @@ import torch
 
 import dnnlib.cli
 import legacy
+from dataset_conversion.sizes import Resolution, sides
 from generation import cli, interpolation, latents, projections, video
 
 _LARGEST_SIDE = 16384  # pixels, of H.264 as players know it
@@ -39,6 +40,10 @@ _LARGEST_SIDE = 16384  # pixels, of H.264 as players know it
 @cli.trunc_option()
 @click.option('--class', 'class_text', metavar='INDEX|NAME[,…]',
               help='Class to show, for conditional networks; or a class for each key, to move between them')
+@cli.label_option(
+    multiple=True, help='Label to show, for networks whose labels are no classes, e.g. 0.2,1,0; several times: one for '
+    'each key'
+)  # fmt: skip
 @cli.noise_mode_option()
 @click.option('--enlarge', type=click.IntRange(1, 64), default=1, show_default=True,
               help='Draw each pixel this many pixels wide and high, for small networks')
@@ -59,6 +64,7 @@ def main(
     shuffle_seed: int | None,
     truncation_psi: float,
     class_text: str | None,
+    label: tuple[list[float], ...],
     noise_mode: str,
     enlarge: int,
     batch_size: int,
@@ -89,15 +95,17 @@ def main(
 
     data = legacy.open_network(network, trust=trust_pickle)
     G = data['G_ema'].to(torch_device)
-    check_frame_size(grid_size, G.img_resolution * enlarge)
+    check_frame_size(grid_size, G.img_resolution, enlarge)
     if projected_w:
-        cli.warn_of_ignored('--projected-w', seeds=seeds, class_text=class_text, truncation_psi=truncation_psi)
+        cli.warn_of_ignored(
+            '--projected-w', seeds=seeds, class_text=class_text, label=label or None, truncation_psi=truncation_psi
+        )
         found = projections.join([projections.read(path, G) for path in projected_w], G)
         check_shares(len(found), 'latents', num_cells, num_keyframes)
         keys = projections.pick(found, order_of_keys(len(found), num_cells, num_keyframes, shuffle_seed))
     else:
         order = order_of_keys(len(seeds), num_cells, num_keyframes, shuffle_seed)
-        labels = labels_of_keys(data, class_text, len(order), num_cells, torch_device)
+        labels = labels_of_keys(data, class_text, label, len(order), num_cells, torch_device)
         ws = latents.ws_of_seeds(G, [seeds[index] for index in order], labels, truncation_psi)
         keys = projections.Projections(ws.cpu().numpy())
     way = interpolation.Interpolation(keys, num_cells, frames_per_key, kind, loop)
@@ -133,24 +141,32 @@ def order_of_keys(count: int, num_cells: int, num_keyframes: int | None, shuffle
 
 
 def labels_of_keys(
-    data: dict, class_text: str | None, num_keys: int, num_cells: int, device: torch.device
-) -> torch.Tensor:
+    data: dict, class_text: str | None, numbers: Sequence[list[float]], num_keys: int, num_cells: int,
+    device: torch.device,
+) -> torch.Tensor:  # fmt: skip
     """Labels [num_keys, c_dim]. `--class` names one class; or one for each key of a picture, the same in all; or one
-    for each key of each picture.
+    for each key of each picture. So does `--label`, given as often.
 
     Raises click.UsageError.
     """
     c_dim = data['G_ema'].c_dim
+    wanted = sorted({1, num_keys // num_cells, num_keys})
+    if numbers and len(numbers) not in wanted:
+        raise click.BadParameter(
+            f'{len(numbers)} labels for {num_keys} keys: give {" or ".join(map(str, wanted))}.', param_hint="'--label'"
+        )
+    if numbers:
+        labels = torch.cat([latents.label_of(data, class_text, label, device) for label in numbers])
+        return labels.repeat(num_keys // len(numbers), 1)
     texts: Sequence[str | None] = [class_text]
     # A name may have commas in it; and of a network without classes the whole is ignored, with one warning.
     if class_text is not None and c_dim > 0 and class_text.strip() not in latents.class_names_of(data, c_dim):
         texts = class_text.split(',')
-    wanted = sorted({1, num_keys // num_cells, num_keys})
     if len(texts) not in wanted:
         raise click.BadParameter(
             f'{len(texts)} classes for {num_keys} keys: give {" or ".join(map(str, wanted))}.', param_hint="'--class'"
         )
-    labels = torch.cat([latents.label_of(data, text, device) for text in texts])
+    labels = torch.cat([latents.label_of(data, text, None, device) for text in texts])
     return labels.repeat(num_keys // len(texts), 1)
 
 
@@ -166,8 +182,9 @@ def check_output(output: str) -> None:
     dnnlib.cli.check_outdir(os.fspath(Path(output).parent), '--output')
 
 
-def check_frame_size(grid_size: tuple[int, int], cell_size: int) -> None:
-    width, height = (count * cell_size for count in grid_size)
+def check_frame_size(grid_size: tuple[int, int], resolution: Resolution, enlarge: int) -> None:
+    cell_height, cell_width = sides(resolution)
+    width, height = grid_size[0] * cell_width * enlarge, grid_size[1] * cell_height * enlarge
     if max(width, height) > _LARGEST_SIDE:
         raise click.BadParameter(
             f'frames of {width}x{height} pixels are too large for a video, whose sides have {_LARGEST_SIDE} at most: '

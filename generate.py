@@ -17,6 +17,7 @@ from generation import cli, latents, projections, rendering
 @click.option('--seeds', type=dnnlib.cli.SeedRange(), help='One image for each, e.g. 0,1,4-6')
 @cli.trunc_option()
 @click.option('--class', 'class_text', metavar='INDEX|NAME', help='Class to show, for conditional networks')
+@cli.label_option()
 @cli.noise_mode_option()
 @click.option('--projected-w', type=dnnlib.cli.PATH, metavar='NPZ',
               help='Show these latents (from projector.py) instead of seeds, with the noise found for them unless '
@@ -32,6 +33,7 @@ def main(
     seeds: list[int] | None,
     truncation_psi: float,
     class_text: str | None,
+    label: list[float] | None,
     noise_mode: str,
     projected_w: str | None,
     outdir: str,
@@ -47,6 +49,7 @@ def main(
       python generate.py --network=network.pkl --seeds=0-31 --trunc=0.7 --outdir=out
       python generate.py --network=network.pkl --seeds=0-31 --grid=8x4 --outdir=out
       python generate.py --network=conditional.pkl --class=3 --seeds=0,5 --outdir=out
+      python generate.py --network=attributes.pkl --label=0.2,1,0 --seeds=0,5 --outdir=out
       python generate.py --network=network.pkl --projected-w=projected_w.npz --outdir=out
     """  # fmt: skip
     if projected_w is not None:
@@ -64,11 +67,13 @@ def main(
     if grid_size is not None:
         cli.check_picture_size(grid_size, G.img_resolution)
     if projected_w is None:
-        label = latents.label_of(data, class_text, torch_device)
+        c = latents.label_of(data, class_text, label, torch_device)
         file_names = [f'seed{seed:04d}.png' for seed in seeds]
-        pictures = rendering.of_seeds(G, seeds, label, truncation_psi, noise_mode, batch_size)
+        pictures = rendering.of_seeds(G, seeds, c, truncation_psi, noise_mode, batch_size)
     else:
-        cli.warn_of_ignored('--projected-w', seeds=seeds, class_text=class_text, truncation_psi=truncation_psi)
+        cli.warn_of_ignored(
+            '--projected-w', seeds=seeds, class_text=class_text, label=label, truncation_psi=truncation_psi
+        )
         found = projections.read(projected_w, G)
         check_room(len(found), 'latents', grid_size)
         file_names = [f'proj{index:02d}.png' for index in range(len(found))]

@@ -8,8 +8,9 @@ from click.core import ParameterSource
 
 import dnnlib.cli
 import legacy
+from dataset_conversion.sizes import Resolution
 from generation import latents
-from generation.cli import trust_pickle_option
+from generation.cli import label_option, trust_pickle_option
 from generation.projection import Features, Settings, feature_input_size, measure_w
 from generation.projection_run import ALL_FILES, Projector, write_overview
 from generation.targets import TARGET_RULES, Target, check_channels, find_targets
@@ -40,7 +41,8 @@ overview.png of them all:
   projection.json                         distances, and from what they come
 
 Distances are measured by the network that LPIPS is based on (vgg16.pt, downloaded at first use), in images of at most
-256 pixels; images below 32 pixels are enlarged to 32 for it.
+256 pixels each way; images below 32 pixels are enlarged to 32 for it. Images with alpha are measured on white and on
+black.
 """
 
 
@@ -50,6 +52,7 @@ Distances are measured by the network that LPIPS is based on (vgg16.pt, download
               help='Picture to project, or a folder of pictures; can be given several times')
 @click.option('--outdir', type=dnnlib.cli.PATH, required=True, metavar='DIR', help='Folder for the results')
 @click.option('--class', 'class_text', metavar='INDEX|NAME', help='Class of the targets, for conditional networks')
+@label_option()
 @click.option('--space', type=click.Choice(['w', 'w+']), default=_DEFAULTS.space, show_default=True,
               help='One latent vector for all layers, or one for each: nearer to the target, less apt for editing')
 @click.option('--num-steps', type=click.IntRange(min=1), default=_DEFAULTS.num_steps, show_default=True,
@@ -72,6 +75,7 @@ def main(
     places: tuple[str, ...],
     outdir: str,
     class_text: str | None,
+    label: list[float] | None,
     space: str,
     num_steps: int,
     seed: int,
@@ -93,20 +97,21 @@ def main(
     data = legacy.open_network(network, trust=trust_pickle)
     G = data['G_ema'].to(torch_device)
     check_network(G, targets, network)
-    label = latents.label_of(data, class_text, torch_device)
+    c = latents.label_of(data, class_text, label, torch_device)
     detector = open_detector(detector_dir, G.img_resolution, torch_device)
 
     projector = Projector(
         G=G,
         features=features_of(detector),
-        statistics=measure_w(G, label),
+        statistics=measure_w(G, c),
         settings=Settings(
             num_steps=num_steps, seed=seed, space=space, learning_rate=learning_rate, noise_weight=noise_weight
         ),
         save_video=save_video,
         report={
             'network': network,
-            'class': int(label.argmax()) if G.c_dim > 0 else None,
+            'class': int(c.argmax()) if G.c_dim > 0 and label is None else None,
+            'label': label if G.c_dim > 0 else None,
             'detector': {'name': detector.name, 'label': detector.label, 'sha256': detector.sha256},
         },
     )
@@ -152,9 +157,10 @@ def folders_for(targets: list[Target], outdir: str) -> list[Path]:
 
 def check_network(G: torch.nn.Module, targets: list[Target], network: str) -> None:
     """Raises click.BadParameter where the network's images are of another kind than the targets."""
-    if G.img_channels not in (1, 3):
+    if G.img_channels not in (1, 2, 3, 4):
         raise click.BadParameter(
-            f'{network} makes images of {G.img_channels} channels: projection needs 1 (grayscale) or 3 (RGB).',
+            f'{network} makes images of {G.img_channels} channels: projection needs 1 (grayscale) or 3 (RGB), or one '
+            'more (alpha).',
             param_hint="'--network'",
         )
     for target in targets:
@@ -169,13 +175,13 @@ def check_detector_file(folder: str) -> None:
         raise click.UsageError(str(error)) from error
 
 
-def open_detector(folder: str | None, resolution: int, device: torch.device) -> detectors.Detector:
+def open_detector(folder: str | None, resolution: Resolution, device: torch.device) -> detectors.Detector:
     """The feature network, tried on images of the size that it will see. Raises click.UsageError."""
     size = feature_input_size(resolution)
     try:
         detector = detectors.load('vgg16', device, folder=folder, verbose=True)
         detectors.check(detector, detectors.LPIPS, size, device)
-        if not features_of(detector)(torch.zeros([1, 3, size, size], device=device, requires_grad=True)).requires_grad:
+        if not features_of(detector)(torch.zeros([1, 3, *size], device=device, requires_grad=True)).requires_grad:
             raise detectors.DetectorError(f'{detector.source} gives no gradients, which projection needs.')
     except detectors.DetectorError as error:
         raise click.UsageError(str(error)) from error

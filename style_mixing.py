@@ -21,6 +21,8 @@ _DEFAULT_LAYERS = range(7)
 @cli.trunc_option()
 @click.option('--class', 'class_text', metavar='INDEX|NAME', help='Class to show, for conditional networks')
 @click.option('--col-class', 'col_class_text', metavar='INDEX|NAME', help='Another class for the columns')
+@cli.label_option()
+@cli.label_option('--col-label', help='Another label for the columns')
 @cli.noise_mode_option()
 @click.option('--labels', type=dnnlib.cli.BOOL, default=True, show_default=True,
               help='Write the seeds beside grid.png, with images enlarged to 64 pixels or more; 0: nothing but images')
@@ -36,6 +38,8 @@ def main(
     truncation_psi: float,
     class_text: str | None,
     col_class_text: str | None,
+    label: list[float] | None,
+    col_label: list[float] | None,
     noise_mode: str,
     labels: bool,
     outdir: str,
@@ -54,7 +58,8 @@ def main(
     rows, cols = list(dict.fromkeys(rows)), list(dict.fromkeys(cols))
     latents.check_seeds(rows, '--rows')
     latents.check_seeds(cols, '--cols')
-    if col_class_text is not None:
+    two_labels = col_class_text is not None or col_label is not None
+    if two_labels:
         check_apart(rows, cols)
     dnnlib.cli.check_outdir(outdir)
     torch_device = dnnlib.cli.resolve_device(device)
@@ -63,12 +68,11 @@ def main(
     G = data['G_ema'].to(torch_device)
     cli.check_picture_size((len(cols) + 1, len(rows) + 1), G.img_resolution, '--rows')
     layers = choose_layers(styles, G.num_ws)
-    label = latents.label_of(data, class_text, torch_device)
-    col_label = label
-    if col_class_text is not None:
-        col_label = latents.label_of(data, col_class_text, torch_device, '--col-class')
+    row_c = col_c = latents.label_of(data, class_text, label, torch_device)
+    if two_labels:
+        col_c = latents.label_of(data, col_class_text, col_label, torch_device, '--col-class')
     seeds = list(dict.fromkeys([*rows, *cols]))
-    seed_labels = torch.cat([label if seed in rows else col_label for seed in seeds])
+    seed_labels = torch.cat([row_c if seed in rows else col_c for seed in seeds])
     ws = latents.ws_of_seeds(G, seeds, seed_labels, truncation_psi)
     written = mixing.write(
         G, mixing.Mixing(rows, cols, dict(zip(seeds, ws)), layers), Path(outdir), noise_mode, batch_size, labels
@@ -77,7 +81,7 @@ def main(
 
 
 def check_apart(rows: list[int], cols: list[int]) -> None:
-    """With two classes a seed is two latents, but SEED-SEED.png is one file."""
+    """With two classes or labels a seed is two latents, but SEED-SEED.png is one file."""
     both = [seed for seed in rows if seed in cols]
     if both:
         raise click.BadParameter(

@@ -17,10 +17,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import tqdm
 
-from dataset_conversion.images import BadImage, encode_png, load_image
+from dataset_conversion.images import CHANNEL_KINDS, BadImage, encode_png, load_image, to_pixels
 from dataset_conversion.labels import LABEL_FILE, Label, format_label_file
 from dataset_conversion.sources import Reader, Source
 from dataset_conversion.transforms import SkippedImage, Transform, check_output_size
@@ -33,7 +32,7 @@ MAX_BAD_IMAGES = 100  # without --skip-bad, looking for more would only keep the
 
 @dataclass(frozen=True)
 class Picture:
-    """A converted image. `shape` is [H, W] or [H, W, 3]."""
+    """A converted image. `shape` is [H, W] or [H, W, C]."""
     png: bytes
     shape: tuple[int, ...]
 
@@ -122,7 +121,7 @@ def _refuse_other_shape(picture: Picture, summary: Summary) -> Picture | Refusal
 
 
 def describe_shape(shape: tuple[int, ...]) -> str:
-    return f'{shape[1]}x{shape[0]} {"RGB" if len(shape) == 3 else "grayscale"}'
+    return f'{shape[1]}x{shape[0]} {CHANNEL_KINDS[shape[2] if len(shape) == 3 else 1]}'
 
 
 def _check_outcome(summary: Summary, skip_bad: bool, num_seen: int, num_images: int) -> None:
@@ -170,13 +169,13 @@ def convert_all(reader: Reader, tickets: Iterable, transform: Transform, workers
 
 def convert_one(reader: Reader, ticket: object, transform: Transform) -> Picture | Refusal:
     try:
-        image = transform(load_image(reader.read(ticket)))
+        image = transform(load_image(reader.read(ticket), transform.alpha))
         check_output_size(image)
     except BadImage as bad:
         return Refusal(str(bad), is_bad=True)
     except SkippedImage as skipped:
         return Refusal(str(skipped), is_bad=False)
-    pixels = np.asarray(image)
+    pixels = to_pixels(image)
     return Picture(encode_png(pixels), pixels.shape)
 
 

@@ -107,7 +107,7 @@ def frames(
     batch_size: int = 1,
     enlarge: int = 1,
 ) -> Iterator[np.ndarray]:
-    """The frames of a video, uint8 [H, W, 3] or [H, W]: a grid (columns, rows) of pictures in reading order.
+    """The frames of a video, uint8 [H, W, C] or [H, W]: a grid (columns, rows) of pictures in reading order.
 
     enlarge: Each pixel of the network becomes so many along each axis.
     """

@@ -47,7 +47,10 @@ def class_index(text: str | None, c_dim: int, names: Sequence[str], option: str 
     choices = f'a number from 0 to {c_dim - 1}' + (f' or one of: {", ".join(names)}' if names else '')
     hint = f"'{option}'"
     if text is None:
-        raise click.UsageError(f'Missing option {option}: the network is conditional; give {choices}.')
+        raise click.UsageError(
+            f'Missing option {option}: the network is conditional; give {choices}. A label that is no class '
+            f'is given as {c_dim} numbers with {label_option_beside(option)}.'
+        )
     text = text.strip()
     if re.fullmatch(r'[+-]?\d+', text):
         if not 0 <= int(text) < c_dim:
@@ -70,14 +73,38 @@ def class_names_of(data: dict[str, Any], c_dim: int) -> list[str]:
     return [str(name) for name in names]
 
 
-def label_of(
-    data: dict[str, Any], class_text: str | None, device: torch.device | str, option: str = '--class'
-) -> torch.Tensor:
-    """Label [1, c_dim] (float32, one-hot) of the class that the user named, for `data['G_ema']`.
+def label_option_beside(option: str) -> str:
+    """'--label' for '--class'."""
+    return option.replace('class', 'label')
 
-    Raises click.UsageError (see `class_index`).
+
+def _checked_label(numbers: Sequence[float], class_text: str | None, c_dim: int, option: str) -> list[float]:
+    label_option = label_option_beside(option)
+    if class_text is not None:
+        raise click.UsageError(f'{option} and {label_option} both say what to show: give one of them.')
+    if len(numbers) != c_dim:
+        raise click.BadParameter(
+            f'a label of this network has {c_dim} numbers, not {len(numbers)}.', param_hint=f"'{label_option}'"
+        )
+    return list(map(float, numbers))
+
+
+def label_of(
+    data: dict[str, Any],
+    class_text: str | None,
+    numbers: Sequence[float] | None,
+    device: torch.device | str,
+    option: str = '--class',
+) -> torch.Tensor:
+    """Label [1, c_dim] (float32) for `data['G_ema']`: one-hot for the class that the user named, or these numbers.
+
+    The numbers come from the option `label_option_beside(option)`. Raises click.UsageError (see also `class_index`).
     """
     c_dim = data['G_ema'].c_dim
+    if numbers is not None and c_dim > 0:
+        return torch.tensor([_checked_label(numbers, class_text, c_dim, option)], device=device)
+    if numbers is not None:
+        click.echo(f'Warning: {label_option_beside(option)} is ignored, since the network knows no labels.', err=True)
     label = torch.zeros([1, c_dim], device=device)
     index = class_index(class_text, c_dim, class_names_of(data, c_dim), option)
     if index is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dataset_conversion.sizes import sides
 from generation import rendering
 from torch_utils import images
 
@@ -66,7 +67,7 @@ def write(
     for index, pair in enumerate(shown):
         if pair is not None:
             cells[pair].append(index)
-    canvas = np.zeros([len(shown), G.img_channels, G.img_resolution, G.img_resolution], dtype=np.uint8)
+    canvas = np.zeros([len(shown), G.img_channels, *sides(G.img_resolution)], dtype=np.uint8)
     pictures = _pictures(G, mixing, pairs, noise_mode, batch_size)
     for pair, picture in zip(pairs, rendering.with_progress(pictures, len(pairs), 'image')):
         images.save_png(picture, outdir / f'{pair[0]}-{pair[1]}.png')

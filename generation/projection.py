@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from dataset_conversion.sizes import Resolution, sides
 from generation.projections import Projections, noise_buffers, noise_of
 from torch_utils import images, misc
 
 Features = Callable[[torch.Tensor], torch.Tensor]
-"""[1, 3, H, W] float32 from 0 to 255 → [1, D], whose squared distance says how different two images look."""
+"""[N, 3, H, W] float32 from 0 to 255 → [N, D], whose squared distance says how different two images look."""
 
 _LARGEST_FEATURE_INPUT, _SMALLEST_FEATURE_INPUT = 256, 32   # the latter: VGG16 halves five times
 _SMALLEST_NOISE_LEVEL = 8
@@ -226,26 +227,33 @@ def w_noise_at(progress: float, w_deviation: float, settings: Settings) -> float
 
 
 def feature_input(image: torch.Tensor) -> torch.Tensor:
-    """Image [1, C, H, H] from 0 to 255 → [1, 3, S, S] for the features: gray is repeated, S is at most 256.
+    """Image [1, C, H, W] from 0 to 255 → [1, 3, H', W'] for the features: gray is repeated, sides are at most 256.
 
-    Larger images are averaged down to 256. Those below 32, which the feature network could not take, have their pixels
-    repeated up to 32.
+    Larger images are averaged down until the longer side has 256 pixels. Those below 32, which the feature network
+    could not take, have their pixels repeated until the shorter side has 32.
+
+    An image with alpha becomes two, on white and on black: what it looks like on these says all about its alpha.
     """
-    size = image.shape[-1]
-    if size > _LARGEST_FEATURE_INPUT:
-        image = torch.nn.functional.interpolate(image, size=_LARGEST_FEATURE_INPUT, mode='area')
-    elif size < _SMALLEST_FEATURE_INPUT:
-        image = torch.nn.functional.interpolate(image, size=_SMALLEST_FEATURE_INPUT, mode='nearest')
+    size = feature_input_size(image.shape[2:])
+    if image.shape[1] in (2, 4):
+        image = torch.cat([images.on_background(image, shade) for shade in (255, 0)])
+    if max(image.shape[2:]) > max(size):
+        image = torch.nn.functional.interpolate(image, size=size, mode='area')
+    elif max(image.shape[2:]) < max(size):
+        image = torch.nn.functional.interpolate(image, size=size, mode='nearest')
     return image.expand(-1, 3, -1, -1)
 
 
-def feature_input_size(resolution: int) -> int:
-    """The S of `feature_input` for images of a network's resolution."""
-    return min(max(resolution, _SMALLEST_FEATURE_INPUT), _LARGEST_FEATURE_INPUT)
+def feature_input_size(resolution: Resolution) -> tuple[int, int]:
+    """Height and width that `feature_input` gives to images of a network's resolution."""
+    height, width = sides(resolution)
+    scale = min(_LARGEST_FEATURE_INPUT / max(height, width), 1)
+    scale = max(scale, _SMALLEST_FEATURE_INPUT / min(height, width))
+    return round(height * scale), round(width * scale)
 
 
 def noise_penalty(noise: Iterable[torch.Tensor]) -> torch.Tensor:
-    """How much neighbouring pixels of noise maps [H, H] agree, at all scales (arXiv 1912.04958, appendix D).
+    """How much neighbouring pixels of noise maps [H, W] agree, at all scales (arXiv 1912.04958, appendix D).
 
     The sum, over all levels of all maps, of the squared autocorrelations at one pixel's distance in x and in y.
     """
@@ -258,7 +266,7 @@ def noise_penalty(noise: Iterable[torch.Tensor]) -> torch.Tensor:
 def _levels(buffer: torch.Tensor) -> Iterator[torch.Tensor]:
     """The map itself, then ever halved by averaging, down to 8 pixels."""
     yield buffer
-    while len(buffer) > _SMALLEST_NOISE_LEVEL:
+    while min(buffer.shape) > _SMALLEST_NOISE_LEVEL:
         buffer = torch.nn.functional.avg_pool2d(buffer[None, None], kernel_size=2)[0, 0]
         yield buffer
 

@@ -102,9 +102,9 @@ class Projector:
 
 
 def _frame(target: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Both uint8 [C, H, H], side by side as [H', 2 H', C]; small images are enlarged by repeating their pixels."""
+    """Both uint8 [C, H, W], side by side as [H', 2 W', C]; small images are enlarged by repeating their pixels."""
     factor = max(_SMALLEST_FRAME_HEIGHT // target.shape[1], 1)
-    frame = np.concatenate([target, image], axis=2)             # C H 2H
+    frame = np.concatenate([target, image], axis=2)             # C H 2W
     return frame.repeat(factor, axis=1).repeat(factor, axis=2).transpose(1, 2, 0)
 
 

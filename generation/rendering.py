@@ -1,7 +1,7 @@
 """From latents to pictures, and from pictures to files.
 
 Pictures come one after another, computed in batches, so that memory does not grow with their number. Legend: N images,
-C channels (1 or 3), H height, W width.
+C channels (as in `torch_utils.images`), H height, W width.
 """
 
 import contextlib

@@ -1,8 +1,9 @@
 """Pictures to project: any file that Pillow reads, of any size and kind, as the pixels of a network's image.
 
-What becomes of a picture: it is turned as its EXIF data say; transparent parts become white; 16 bits per channel are
-scaled to 8; its central square is scaled to the network's resolution (Lanczos). A network of grayscale images takes
-grayscale pictures only, also those stored as colours that are all gray; a network of colour images takes both.
+What becomes of a picture: it is turned as its EXIF data say; transparent parts become white, unless the network makes
+such itself; 16 bits per channel are scaled to 8; its largest central part with the proportions of the network's images
+is scaled to their size (Lanczos). A network of grayscale images takes grayscale pictures only, also those stored as
+colours that are all gray; a network of colour images takes both.
 """
 
 import warnings
@@ -14,13 +15,14 @@ import click
 import numpy as np
 import PIL.Image
 
-from dataset_conversion.images import BadImage, decode, is_image_name
-from dataset_conversion.transforms import crop_square
+from dataset_conversion.images import BadImage, decode, has_alpha, is_image_name, on_white, to_pixels
+from dataset_conversion.sizes import Resolution, sides
+from dataset_conversion.transforms import crop_to_proportions
 
 TARGET_RULES = """\
-Targets may be of any size and kind: each is turned as its EXIF data say, transparent parts become white, 16 bits are
-scaled to 8, and the central square is scaled to the network's resolution. A network of grayscale images takes no
-coloured picture."""
+Targets may be of any size and kind: each is turned as its EXIF data say, transparent parts become white (unless the
+network's images have alpha themselves), 16 bits are scaled to 8, and the largest central part with the proportions of
+the network's images is scaled to their size. A network of grayscale images takes no coloured picture."""
 
 _GRAY_TOLERANCE = 8  # levels of 255 by which the channels of a gray picture may differ: lossy formats are not exact
 _LARGEST_16_BIT = 65535
@@ -59,21 +61,25 @@ def find_targets(places: Iterable[str]) -> list[Target]:
     return targets
 
 
-def load_target(target: Target, resolution: int, num_channels: int) -> np.ndarray:
-    """Pixels of the picture for a network, uint8 [C, H, W] (C: 1 or 3; H, W: `resolution`).
+def load_target(target: Target, resolution: Resolution, num_channels: int) -> np.ndarray:
+    """Pixels of the picture for a network, uint8 [C, H, W] (C from 1 to 4; H, W as `resolution` says).
 
     Raises click.BadParameter where the file cannot be read (any more) or is coloured and the network is not.
     """
     check_channels(target, num_channels)
-    image = crop_square(_read(target.path).convert('L' if num_channels == 1 else 'RGB'))
-    image = image.resize((resolution, resolution), PIL.Image.Resampling.LANCZOS)
-    pixels = np.array(image)                                    # HW or HWC
+    height, width = sides(resolution)
+    image = _read(target.path)
+    if num_channels in (1, 3) and has_alpha(image):
+        image = on_white(image)
+    image = image.convert({1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}[num_channels])
+    image = crop_to_proportions(image, width, height)
+    pixels = to_pixels(image.resize((width, height), PIL.Image.Resampling.LANCZOS))     # HW or HWC
     return pixels[np.newaxis] if num_channels == 1 else pixels.transpose(2, 0, 1)
 
 
 def check_channels(target: Target, num_channels: int) -> None:
     """Raises click.BadParameter where the picture is coloured and the network makes grayscale images."""
-    if num_channels == 1 and target.is_colored:
+    if num_channels in (1, 2) and target.is_colored:
         raise click.BadParameter(
             f'{target.path} is coloured, but the network makes grayscale images: convert it to grayscale first.',
             param_hint=_OPTION,
@@ -96,9 +102,12 @@ def _inspect(path: Path) -> Target:
 
 
 def _is_colored(image: PIL.Image.Image) -> bool:
+    if has_alpha(image):
+        image = on_white(image)
     if image.mode == 'L':
         return False
-    pixels = np.asarray(crop_square(image))                     # HWC
+    side = min(image.size)
+    pixels = np.asarray(crop_to_proportions(image, side, side))     # HWC
     return int((pixels.max(axis=2) - pixels.min(axis=2)).max()) > _GRAY_TOLERANCE
 
 
@@ -106,23 +115,23 @@ def _is_colored(image: PIL.Image.Image) -> bool:
 
 
 def _read(path: Path) -> PIL.Image.Image:
-    """The whole picture, upright, of mode L or RGB."""
+    """The whole picture, upright, of mode L, LA, RGB or RGBA."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # Pillow's remarks on odd metadata and on large pictures
-            return _to_8_bits_without_alpha(decode(path.read_bytes()))
+            return _to_8_bits(decode(path.read_bytes()))
     except BadImage as error:
         raise click.BadParameter(f'{path}: {error}.', param_hint=_OPTION) from error
     except OSError as error:
         raise click.BadParameter(f'{path}: {error.strerror or error}.', param_hint=_OPTION) from error
 
 
-def _to_8_bits_without_alpha(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Any mode → L or RGB. Pillow has turned 16-bit colours into 8 bits already."""
+def _to_8_bits(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Any mode → L, LA, RGB or RGBA. Pillow has turned 16-bit colours into 8 bits already."""
     if image.mode.startswith('I') or image.mode == 'F':
         return _from_wide_pixels(np.asarray(image, dtype=np.float64), is_float=image.mode == 'F')
-    if image.mode in ('LA', 'PA', 'RGBA', 'RGBa') or 'transparency' in image.info:
-        return _on_white(image)
+    if has_alpha(image):
+        return image.convert('LA' if image.mode in ('1', 'L', 'LA', 'La') else 'RGBA')
     if image.mode in ('1', 'L'):
         return image.convert('L')
     try:
@@ -139,11 +148,3 @@ def _from_wide_pixels(values: np.ndarray, is_float: bool) -> PIL.Image.Image:
             f'pixels from {values.min():g} to {values.max():g}, beyond 0 to {largest} (scale it to 8 or 16 bits)'
         )
     return PIL.Image.fromarray(np.rint(values * (255 / largest)).astype(np.uint8))
-
-
-def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:
-    is_gray = image.mode in ('1', 'L', 'LA')
-    image = image.convert('LA' if is_gray else 'RGBA')
-    paper = PIL.Image.new('L' if is_gray else 'RGB', image.size, 'white')
-    paper.paste(image.convert(paper.mode), mask=image.getchannel('A'))
-    return paper

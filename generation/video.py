@@ -12,8 +12,10 @@ import tempfile
 from typing import IO
 
 import numpy as np
+import torch
 
 from torch_utils.files import atomic_file
+from torch_utils.images import on_white
 
 _INSTALL = 'pip install imageio-ffmpeg'
 _TRIAL_SECONDS = 60
@@ -51,7 +53,8 @@ def require_encoder() -> None:
 
 
 class VideoWriter:
-    """An mp4 file to be: H.264, 4:2:0, odd sizes padded to even ones by repeating the last row or column.
+    """An mp4 file to be: H.264, 4:2:0, odd sizes padded to even ones by repeating the last row or column; what is
+    transparent is shown on white.
 
     A context manager. Under `path` there is nothing until the block has ended and the encoder has said that all is
     well; where either fails, nothing remains.
@@ -82,13 +85,13 @@ class VideoWriter:
         return self._exits.__exit__(*error)
 
     def add(self, frame: np.ndarray) -> None:
-        """Append a frame: uint8 [H, W, 3], [H, W, 1] or [H, W], all of one shape.
+        """Append a frame: uint8 [H, W, C] with C from 1 to 4, or [H, W], all of one shape.
 
         Raises ValueError for another frame, VideoError where the encoder has ended.
         """
         frame = np.asarray(frame)
-        if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or frame.shape[2:] not in ((), (1,), (3,)):
-            raise ValueError(f'a frame is uint8 [H, W], [H, W, 1] or [H, W, 3], not {frame.dtype} {list(frame.shape)}')
+        if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or frame.shape[2:] not in ((), (1,), (2,), (3,), (4,)):
+            raise ValueError(f'a frame is uint8 [H, W] or [H, W, 1 to 4], not {frame.dtype} {list(frame.shape)}')
         if self._process is None:
             self._frame_shape = frame.shape
             self._start(*frame.shape[:2])
@@ -135,6 +138,8 @@ def _even_rgb(frame: np.ndarray) -> np.ndarray:
     """[H, W, 3] of even size."""
     height, width = frame.shape[:2]
     frame = frame.reshape(height, width, -1)
+    if frame.shape[2] in (2, 4):
+        frame = on_white(torch.tensor(frame).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
     frame = np.pad(frame, [(0, height % 2), (0, width % 2), (0, 0)], mode='edge')
     return np.broadcast_to(frame, [*frame.shape[:2], 3])
 

@@ -32,6 +32,7 @@ from pathlib import Path
 
 import torch
 
+from dataset_conversion.sizes import Resolution, sides
 from dnnlib.downloads import cached_file, open_url
 
 _URL = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/'
@@ -238,10 +239,10 @@ def ask(detector: Detector, images: torch.Tensor, keywords: dict[str, bool]) -> 
     return answer
 
 
-def check(detector: Detector, keywords: dict[str, bool], resolution: int, device: torch.device | str) -> int:
+def check(detector: Detector, keywords: dict[str, bool], resolution: Resolution, device: torch.device | str) -> int:
     """Ask a detector about two blank images of the given size: the length D of its answers, or DetectorError."""
     dtype = torch.float32 if 'return_lpips' in keywords else torch.uint8
-    images = torch.zeros([2, 3, resolution, resolution], dtype=dtype, device=device)
+    images = torch.zeros([2, 3, *sides(resolution)], dtype=dtype, device=device)
     return ask(detector, images, keywords).shape[1]
 
 

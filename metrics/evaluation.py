@@ -19,10 +19,12 @@ import numpy as np
 import scipy
 import torch
 
+from dataset_conversion.sizes import Resolution
 from dnnlib.cli import error_sentence
 from dnnlib.util import format_time, os_errors_named
 from metrics import detectors, metric_main, names
 from metrics.gathering import Call
+from metrics.image_sources import transparency_of
 from metrics.metric_utils import Samples, network_sha256
 from metrics.settings import Settings
 from metrics.statistics_cache import StatisticsCache
@@ -90,6 +92,7 @@ class Evaluation:
                 'seed': self._settings.seed,
                 'batch': self._settings.batch,
                 'detector': {'name': detector.name, 'sha256': detector.sha256},
+                **transparency_of(self._G.img_channels),
                 'dataset_sha256': dataset_sha256,
                 'network_sha256': network_sha256(self._G),
                 'versions': _versions(),
@@ -109,7 +112,7 @@ def _versions() -> dict[str, str]:
     }
 
 
-def check_detectors(metrics: Iterable[str], folder: str | None, resolution: int, download: bool = True) -> None:
+def check_detectors(metrics: Iterable[str], folder: str | None, resolution: Resolution, download: bool = True) -> None:
     """Load each detector that the metrics need and ask it, on the CPU; DetectorError where that fails.
 
     Args:

@@ -5,14 +5,16 @@ N images, C channels, H height, W width. Both give the image of an index, whiche
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
 
 import dnnlib
+from dataset_conversion.sizes import Resolution, sides
 from metrics import draws
-from torch_utils.images import to_uint8
+from torch_utils.images import on_white, to_uint8
 from training.dataset import Dataset
 
 # The generator makes at most this many pixels at once: 4 images at 1024x1024, 64 at 256x256.
@@ -87,14 +89,20 @@ def split(span: range, size: int) -> list[range]:
     return [span[start : start + size] for start in range(0, len(span), size)]
 
 
-def images_at_once(resolution: int, at_most: int) -> int:
+def images_at_once(resolution: Resolution, at_most: int) -> int:
     """How many images of a resolution a generator should make together."""
-    return max(min(at_most, _MAX_PIXELS_AT_ONCE // resolution**2), 1)
+    return max(min(at_most, _MAX_PIXELS_AT_ONCE // math.prod(sides(resolution))), 1)
 
 
 def as_rgb(images: torch.Tensor) -> torch.Tensor:
-    """[N, C, H, W] with gray repeated three times."""
+    """uint8 [N, C, H, W] → [N, 3, H, W]: what is transparent on white, gray repeated three times."""
+    images = on_white(images)
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+
+
+def transparency_of(num_channels: int) -> dict[str, str]:
+    """What results and the keys of kept features say about alpha: nothing where images have none."""
+    return {'transparency': 'on white'} if num_channels in (2, 4) else {}
 
 
 def require_finite(tensor: torch.Tensor, what: str) -> torch.Tensor:

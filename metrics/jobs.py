@@ -25,7 +25,7 @@ class Job:
     """A network to measure. `run_dir` gets the results; None: they are printed only."""
 
     network: str  # path or URL
-    resolution: int
+    size: tuple[int, int]  # height and width of its images
     settings: Settings
     run_dir: str | None
     trust_pickle: bool = False

@@ -17,7 +17,7 @@ from metrics import detectors
 from metrics.detectors import Detector
 from metrics.feature_statistics import Moments
 from metrics.gathering import Call, Need, gather
-from metrics.image_sources import GeneratedImages, RealImages, images_at_once, open_dataset
+from metrics.image_sources import GeneratedImages, RealImages, images_at_once, open_dataset, transparency_of
 from metrics.progress import Progress
 from metrics.settings import Settings
 from metrics.statistics_cache import StatisticsCache, content_sha256
@@ -155,6 +155,7 @@ class Samples:
             'detector': self._found[need.call.detector].sha256,
             'call': dict(need.call.keywords),
             'kept': 'moments' if need.as_moments else str(need.call.dtype),
+            **transparency_of(self.G.img_channels),
         }
 
 

@@ -14,10 +14,11 @@ import torch
 
 from metrics import detectors, draws
 from metrics.gathering import VGG_LPIPS
-from metrics.image_sources import as_rgb, require_finite, split
+from metrics.image_sources import require_finite, split
 from metrics.metric_utils import Samples, networks_in_full_precision
 from metrics.perceptual_path_length import path_lengths, slerp
 from torch_utils.distributed import failing_together, gather_to_main
+from torch_utils.images import on_background
 
 EPSILON = 1e-4
 _DETECTOR_RESOLUTION = 256
@@ -67,7 +68,7 @@ def _distances(
             if name.endswith('.noise_const'):
                 buffer.normal_()
     images = G.synthesis(ws, noise_mode='const', force_fp32=True).to(torch.float32)  # [2N, C, H, W]
-    images = as_rgb(_as_detector_sees(require_finite(images, 'The generator gives images'), kind.crop))
+    images = _as_detector_sees(require_finite(images, 'The generator gives images'), kind.crop)
     here, there = detectors.ask(detector, images, detectors.LPIPS).to(torch.float32).chunk(2)  # [N, D]
     return require_finite(path_lengths(here, there, EPSILON), 'The detector gives distances')
 
@@ -91,11 +92,16 @@ def _pairs_of_latents(G: torch.nn.Module, kind: PathKind, indices: range, c: tor
 
 
 def _as_detector_sees(images: torch.Tensor, crop: bool) -> torch.Tensor:
-    """[-1, +1] to [0, 255], the part that counts, averaged down to 256x256 where the whole image is larger."""
-    factor = images.shape[2] // _DETECTOR_RESOLUTION
-    eighth = images.shape[2] // 8
+    """[N, C, H, W], [-1, +1] → [N, 3, H', W'], [0, 255]: the part that counts, averaged down where the whole is larger.
+
+    The part is from 3/8 to 7/8 of the height and from 2/8 to 6/8 of the width; the whole becomes 256x256, or 256 pixels
+    or a little more on its shorter side. What is transparent is on white.
+    """
+    height, width = images.shape[2:]
+    factor = min(height, width) // _DETECTOR_RESOLUTION
     if crop:
-        images = images[:, :, eighth * 3 : eighth * 7, eighth * 2 : eighth * 6]
+        images = images[:, :, height // 8 * 3 : height // 8 * 7, width // 8 * 2 : width // 8 * 6]
+    images = on_background(images, shade=1, transparent=-1, opaque=1)
     if factor > 1:
         images = torch.nn.functional.avg_pool2d(images, factor)
-    return (images + 1) * 127.5
+    return ((images + 1) * 127.5).expand(-1, 3, -1, -1)

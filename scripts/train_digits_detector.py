@@ -20,9 +20,11 @@ import click
 import numpy as np
 import torch
 
+from dataset_conversion.sizes import sides
 from dnnlib.cli import PATH, Command, check_outdir
 from metrics.detectors import MANIFEST, check_label, deprecated_torchscript
 from torch_utils.files import atomic_file
+from torch_utils.images import on_white
 from training.dataset import ImageFolderDataset
 
 CHANNELS = (16, 32, 64)
@@ -136,11 +138,13 @@ def load_images(data: str) -> tuple[torch.Tensor, torch.Tensor]:
     dataset = ImageFolderDataset(data, use_labels=True)
     if not dataset.has_onehot_labels:
         raise ValueError(f'{data} has vectors for labels; the detector learns to tell classes apart.')
-    if dataset.resolution < 8 or dataset.resolution % 4 != 0:
-        raise ValueError(f'{data} has images of {dataset.resolution} pixels; the detector takes multiples of 4 from 8.')
+    height, width = sides(dataset.resolution)
+    if height != width or width < 8 or width % 4 != 0:
+        raise ValueError(f'{data} has images of {width}x{height} pixels; the detector takes squares of multiples of 4 '
+                         'from 8.')
     images, labels = zip(*(dataset[index] for index in range(len(dataset))))
     dataset.close()
-    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)).argmax(dim=1)
+    return on_white(torch.from_numpy(np.stack(images))), torch.from_numpy(np.stack(labels)).argmax(dim=1)
 
 
 def shifted(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

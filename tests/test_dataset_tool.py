@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
@@ -489,6 +490,28 @@ def png_16_bit_rgb() -> bytes:
     return bytes(content)
 
 
+def tiff_16_bit(channels: int) -> bytes:
+    """Pillow cannot write one: RGB, or RGB with alpha, little-endian, one strip."""
+    extra_samples = [(338, 3, 1, 2)] if channels == 4 else []
+    tags = [(256, 4, 1, 16), (257, 4, 1, 16), (258, 3, channels, None), (259, 3, 1, 1), (262, 3, 1, 2),
+            (273, 4, 1, None), (277, 3, 1, channels), (278, 4, 1, 16), (279, 4, 1, 16 * 16 * channels * 2)]
+    tags += extra_samples
+    bits_at = 8 + 2 + 12 * len(tags) + 4
+    offsets = {258: bits_at, 273: bits_at + 2 * channels}
+    entries = [struct.pack('<HHII', tag, kind, count, offsets.get(tag, value)) for tag, kind, count, value in tags]
+    return b''.join([b'II*\0', struct.pack('<IH', 8, len(tags)), *entries, bytes(4),
+                     struct.pack(f'<{channels}H', *[16] * channels), bytes(16 * 16 * channels * 2)])
+
+
+def with_deep_header(file_format: str, changes: dict[bytes, tuple[int, bytes]]) -> bytes:
+    """An 8-bit image whose header says that there are more bits; by box: offset and new bytes."""
+    content = bytearray(as_png(RGB, format=file_format))
+    for box, (offset, new) in changes.items():
+        start = content.index(box) + offset
+        content[start:start + len(new)] = new
+    return bytes(content)
+
+
 RGB = random_pixels(16, 16, 3)
 GRAY = random_pixels(16, 16)
 OPAQUE = np.dstack([RGB, np.full([16, 16], 255, np.uint8)])
@@ -512,10 +535,18 @@ KINDS = {
                     'transparent'),
     '16-bit': (as_png(GRAY.astype(np.uint16) * 257), '8 bits'),
     '16-bit-rgb': (png_16_bit_rgb(), '8 bits'),
+    '16-bit-tiff': (tiff_16_bit(3), '8 bits'),
+    '16-bit-tiff-alpha': (tiff_16_bit(4), '8 bits'),
+    '16-bit-ppm': (b'P6 16 16 65535\n' + bytes(16 * 16 * 6), '8 bits'),
+    '16-bit-ppm-text': (b'P3 16 16 65535\n' + b'65535 ' * (16 * 16 * 3), '8 bits'),
+    '8-bit-ppm': (b'P6 16 16 255\n' + RGB.tobytes(), RGB),
+    'deep-jpeg-2000': (with_deep_header('jpeg2000', {b'ihdr': (14, b'\x0f')}), '8 bits'),
+    'deep-avif': (with_deep_header('avif', {b'av1C': (6, b'\x40'), b'pixi': (9, b'\n\n\n')}), '8 bits'),
     'float': (as_png(GRAY.astype(np.float32), format='tiff'), '8 bits'),
-    'not-square': (as_png(random_pixels(16, 32, 3)), '32x16 is not square'),
-    'odd': (as_png(random_pixels(24, 24, 3)), 'not a power of two'),
-    'tiny': (as_png(random_pixels(2, 2, 3)), 'not a power of two'),
+    'not-square': (as_png(random_pixels(16, 24, 3)), random_pixels(16, 24, 3)),
+    'narrow': (as_png(random_pixels(80, 16, 3)), '16x80 is not a size'),
+    'odd': (as_png(random_pixels(22, 22, 3)), 'nearest are 24x24'),
+    'tiny': (as_png(random_pixels(2, 2, 3)), 'nearest are 4x4'),
     'empty': (b'', 'empty'),
     'text': (b'hello', 'not an image'),
     'cut': (as_png(RGB)[:200], 'unreadable'),
@@ -536,6 +567,98 @@ def test_kinds_of_images(tmp_path: Path, out: Path, kind: str):
     else:
         call('--source', tmp_path / 'in', '--dest', out / 'a.zip')
         np.testing.assert_array_equal(read(out / 'a.zip')[0][0], expected)
+
+
+HALF = np.dstack([RGB, np.arange(256, dtype=np.uint8).reshape(16, 16)])
+HALF_GRAY = HALF[:, :, 2:]
+KEYED = as_png(GRAY, transparency=int(GRAY[0, 0]))
+
+
+def over_white(pixels: np.ndarray) -> np.ndarray:
+    """By the definition of alpha; may differ by one from what Pillow's integers give."""
+    alpha = pixels[:, :, -1:] / 255
+    return np.rint(pixels[:, :, :-1] * alpha + 255 * (1 - alpha))
+
+
+def black_where_transparent(pixels: np.ndarray) -> np.ndarray:
+    return pixels * (pixels[:, :, -1:] > 0)
+
+
+KEPT = {
+    'alpha': (as_png(HALF), black_where_transparent(HALF)),
+    'gray-alpha': (as_png(HALF_GRAY), black_where_transparent(HALF_GRAY)),
+    'rgb': (as_png(RGB), OPAQUE),
+    'gray': (as_png(GRAY), np.dstack([GRAY, np.full_like(GRAY, 255)])),
+    'gray-key': (KEYED, black_where_transparent(np.dstack([GRAY, (GRAY != GRAY[0, 0]) * np.uint8(255)]))),
+    'palette': (as_png(RGB, 'P'), np.dstack([PALETTE, OPAQUE[:, :, 3]])),
+    'cmyk': (CMYK, np.dstack([np.asarray(PIL.Image.open(io.BytesIO(CMYK)).convert('RGB')), OPAQUE[:, :, 3]])),
+    'turned': (as_png(HALF, exif=b'Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0'),
+               np.rot90(black_where_transparent(HALF), -1)),
+}
+
+
+@pytest.mark.parametrize('kind', KEPT)
+def test_alpha_is_kept(tmp_path: Path, out: Path, kind: str):
+    content, expected = KEPT[kind]
+    (tmp_path / 'in').mkdir()
+    (tmp_path / 'in' / 'x.png').write_bytes(content)
+    call('--source', tmp_path / 'in', '--dest', out / 'a.zip', '--alpha=keep')
+    np.testing.assert_array_equal(read(out / 'a.zip')[0][0], expected)
+    image, _label = ImageFolderDataset(out / 'a.zip')[0]
+    np.testing.assert_array_equal(image, np.asarray(expected).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize('pixels', [HALF, HALF_GRAY], ids=['rgb', 'gray'])
+def test_alpha_on_white(tmp_path: Path, out: Path, pixels: np.ndarray):
+    save(tmp_path / 'in' / 'x.png', pixels)
+    call('--source', tmp_path / 'in', '--dest', out / 'a.zip', '--alpha=white')
+    result = read(out / 'a.zip')[0][0]
+    np.testing.assert_allclose(result.reshape(16, 16, -1), over_white(pixels), atol=1)
+    np.testing.assert_array_equal(result.reshape(16, 16, -1)[0, 0], 255)
+
+
+def test_deep_channels_are_refused_with_alpha_kept(tmp_path: Path, out: Path):
+    (tmp_path / 'in').mkdir()
+    (tmp_path / 'in' / 'x.png').write_bytes(tiff_16_bit(4))
+    assert '8 bits' in call('--source', tmp_path / 'in', '--dest', out / 'a.zip', '--alpha=keep', status=1)
+
+
+def test_scaling_does_not_mix_in_what_cannot_be_seen(tmp_path: Path, out: Path):
+    pixels = np.zeros([32, 32, 4], np.uint8)
+    pixels[:, :16] = (200, 100, 50, 255)
+    pixels[:, 16:, :3] = (0, 255, 0)  # transparent
+    save(tmp_path / 'in' / 'x.png', pixels)
+    call('--source', tmp_path / 'in', '--dest', out / 'a.zip', '--alpha=keep', '--resolution=12x12')
+    result = read(out / 'a.zip')[0][0].astype(int)
+    seen = result[result[:, :, 3] > 32]
+    assert len(seen) >= 72 and np.abs(seen[:, :3] - (200, 100, 50)).max() <= 4
+    assert not result[result[:, :, 3] == 0].any()
+
+
+@pytest.mark.parametrize('size', [(96, 64), (64, 96), (48, 48)])
+def test_center_crop_has_the_proportions_asked_for(tmp_path: Path, out: Path, size: tuple[int, int]):
+    """A disc stays a disc, and the middle stays in the middle."""
+    y, x = np.mgrid[:200, :300]
+    disc = ((x - 149.5) ** 2 + (y - 99.5) ** 2 < 60 ** 2) * np.uint8(255)
+    save(tmp_path / 'in' / 'x.png', disc)
+    width, height = size
+    arguments = ['--transform=center-crop', f'--resolution={width}x{height}']
+    assert f'{width}x{height} grayscale' in call('--source', tmp_path / 'in', '--dest', out / 'a.zip', *arguments)
+    inside = read(out / 'a.zip')[0][0] > 127
+    scale = max(width / 300, height / 200)
+    assert inside.shape == (height, width)
+    for axis, length in ((0, width), (1, height)):
+        where = np.flatnonzero(inside.any(axis=axis))
+        assert abs(len(where) - 120 * scale) <= 1.5 and abs(where.mean() - (length - 1) / 2) <= 0.5
+
+
+def test_wide_crops_of_transparent_images(tmp_path: Path, out: Path):
+    save(tmp_path / 'in' / 'x.png', np.full([32, 48, 4], 255, np.uint8))
+    call('--source', tmp_path / 'in', '--dest', out / 'a.zip', '--transform=center-crop-wide', '--resolution=24x16',
+         '--alpha=keep')
+    result = read(out / 'a.zip')[0][0]
+    assert result.shape == (24, 24, 4) and (result[4:20] == 255).all()
+    assert not result[:4].any() and not result[20:].any()
 
 
 def test_every_bad_image_is_named(tmp_path: Path, out: Path):
@@ -584,17 +707,19 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize('options, word', [
-    (['--resolution=24x24'], 'powers of two'),
-    (['--resolution=2x2'], 'powers of two'),
-    (['--resolution=32x16'], 'not square'),
-    (['--width=24'], 'powers of two'),
+    (['--resolution=22x22'], 'nearest are 24x24'),
+    (['--resolution=2x2'], 'nearest are 4x4'),
+    (['--resolution=80x16'], '2 to 8 times the same power of two'),
+    (['--resolution=1280x720'], 'nearest are 1280x768'),
+    (['--width=22'], 'nearest are 24x24'),
+    (['--alpha=drop'], '--alpha'),
     (['--resolution=32'], 'WIDTHxHEIGHT'),
     (['--resolution=0x0'], 'WIDTHxHEIGHT'),
     (['--resolution=16x16', '--width=16'], 'leave out --width'),
     (['--transform=center-crop'], '--resolution=WxH'),
     (['--transform=center-crop', '--width=16'], '--resolution=WxH'),
     (['--transform=center-crop-wide', '--resolution=16x32'], 'may not exceed'),
-    (['--transform=center-crop-wide', '--resolution=24x16'], 'powers of two'),
+    (['--transform=center-crop-wide', '--resolution=22x16'], 'nearest are 24x24'),
     (['--transform=crop'], '--transform'),
     (['--resize-filter=cubic'], '--resize-filter'),
     (['--max-images=0'], '--max-images'),

@@ -88,7 +88,7 @@ class BlindNetwork(torch.nn.Module):
 def files(tmp_path_factory):
     """Networks, detectors and targets."""
     folder = tmp_path_factory.mktemp('files')
-    made = {'plain': (0, 3, {}), 'gray': (0, 1, {}), 'named': (3, 3, {'class_names': NAMES}), 'four': (0, 4, {})}
+    made = {'plain': (0, 3, {}), 'gray': (0, 1, {}), 'named': (3, 3, {'class_names': NAMES}), 'five': (0, 5, {})}
     paths = {}
     for name, (c_dim, img_channels, extra) in made.items():
         paths[name] = folder / f'{name}.pkl'
@@ -190,8 +190,8 @@ def test_report(project, files):
     distance, detector = report.pop('distance'), report.pop('detector')
     assert report.pop('best_step') in range(4)
     assert report == {
-        'target': str(files.photo), 'network': str(files.named), 'class': 2, 'seed': 5, 'num_steps': 3, 'space': 'w+',
-        'learning_rate': 0.1, 'noise_weight': 1e5}  # fmt: skip
+        'target': str(files.photo), 'network': str(files.named), 'class': 2, 'label': None, 'seed': 5, 'num_steps': 3,
+        'space': 'w+', 'learning_rate': 0.1, 'noise_weight': 1e5}  # fmt: skip
     assert 0 < distance['best'] <= min(distance['last'], distance['start'])
     assert (detector['name'], detector['label']) == ('vgg16', None) and len(detector['sha256']) == 64
 
@@ -313,7 +313,7 @@ WRONG_CALLS = {
     'target among the results': ('plain', ['--target=results/target.png', '--outdir=empty/../results'],
                                  'another place'),
     'coloured target for gray images': ('gray', [PHOTO], 'photo.png is coloured'),
-    'network of four channels': ('four', [PHOTO], '4 channels'),
+    'network of five channels': ('five', [PHOTO], '5 channels'),
     'no steps': ('plain', [PHOTO, '--num-steps=0'], '--num-steps'),
     'seed is a word': ('plain', [PHOTO, '--seed=many'], 'many'),
     'seed too large': ('plain', [PHOTO, '--seed=4294967296'], '--seed'),

@@ -53,9 +53,9 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp('data')
     write_images(root / 'good', 32, labels=[index % 3 for index in range(NUM_IMAGES)])
     write_images(root / 'nolabels', 32, count=2)
-    write_images(root / 'odd', 24, count=2)
+    write_images(root / 'odd', 22, count=2)
     write_images(root / 'small', 4, count=2)
-    write_images(root / 'oblong', (32, 16), count=2)
+    write_images(root / 'narrow', (128, 16), count=2)
     (root / 'empty').mkdir()
     (root / 'words.txt').write_text('no images')
     write_images(root / 'mixed', 32, count=2)
@@ -268,8 +268,8 @@ WRONG_CALLS = {
     'data_cut': ([], 'cut.zip', ['--data', 'cut.zip', 'zip']),
     'data_text': ([], 'words.txt', ['--data', 'words.txt']),
     'data_empty': ([], 'empty', ['--data', 'no images']),
-    'data_not_square': ([], 'oblong', ['--data', '32x16', 'square']),
-    'data_not_power_of_two': ([], 'odd', ['--data', '24x24', 'power of two']),
+    'data_too_narrow': ([], 'narrow', ['--data', '128x16', '2 to 8 times', '64x16']),
+    'data_of_unusable_size': ([], 'odd', ['--data', '22x22', 'power of two', 'nearest are 24x24']),
     'data_too_small': ([], 'small', ['--data', '4x4', '8 or more']),
     'data_mixed': ([], 'mixed', ['--data', 'img00000001.png', '16x16']),
 }

@@ -1,6 +1,6 @@
 """From network output to files: the one rounding rule, PNG, grids, labels.
 
-Legend: N images, C channels (1 or 3), H height, W width.
+Legend: N images, C channels (1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha), H height, W width.
 """
 
 import os
@@ -14,6 +14,7 @@ import torch
 
 from torch_utils.files import atomic_file
 
+_CHANNELS = (1, 2, 3, 4)
 _INK, _PAPER = 0, 255
 _SMALLEST_FONT = 10
 
@@ -26,22 +27,50 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
     return (images.to(torch.float32) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
+def on_background(images: torch.Tensor, shade: float, transparent: float = 0, opaque: float = 255) -> torch.Tensor:
+    """Images [N, C, H, W] float without their alpha channel, if they have one, on a gray background.
+
+    The colours are not multiplied by alpha beforehand. Differentiable.
+
+    Args:
+        shade: Of the background.
+        transparent, opaque: The ends of alpha; what is beyond counts as the nearest of the two.
+    """
+    if images.shape[1] not in (2, 4):
+        return images
+    cover = ((images[:, -1:] - transparent) / (opaque - transparent)).clamp(0, 1)
+    return shade + (images[:, :-1] - shade) * cover
+
+
+def on_white(images: torch.Tensor) -> torch.Tensor:
+    """Images uint8 [N, C, H, W] without their alpha channel, if they have one, on white: how all is shown and measured
+    that has no place for transparency."""
+    if images.shape[1] not in (2, 4):
+        return images
+    return on_background(images.to(torch.float32), shade=255).round().to(torch.uint8)
+
+
 def to_pil(image: np.ndarray | torch.Tensor) -> PIL.Image.Image:
-    """Picture from uint8 HW, HWC or CHW with 1 or 3 channels. A first axis of size 1 or 3 counts as the channels."""
+    """Picture from uint8 HW, HWC or CHW with 1 to 4 channels. A first axis of size 1 to 4 counts as the channels."""
     array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
     if array.dtype != np.uint8:
         raise ValueError(f'an image of type {array.dtype} cannot be saved: convert it with to_uint8 first')
-    if array.ndim == 3 and array.shape[0] in (1, 3):
+    if array.ndim == 3 and array.shape[0] in _CHANNELS:
         array = array.transpose(1, 2, 0)                        # HWC
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in _CHANNELS):
+        raise ValueError(f'an image of shape {list(array.shape)} cannot be saved: it needs 1 to 4 channels')
+    return _picture_of(array)
+
+
+def _picture_of(array: np.ndarray) -> PIL.Image.Image:
+    """Picture of mode L, LA, RGB or RGBA from uint8 HW or HWC."""
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]                                  # HW
-    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] == 3):
-        raise ValueError(f'an image of shape {list(array.shape)} cannot be saved: it needs 1 or 3 channels')
     return PIL.Image.fromarray(np.ascontiguousarray(array))
 
 
 def from_pil(picture: PIL.Image.Image) -> np.ndarray:
-    """uint8 [C, H, W] of a grayscale (L) or colour (RGB) picture."""
+    """uint8 [C, H, W] of a picture of mode L, LA, RGB or RGBA."""
     array = np.asarray(picture)
     return array[np.newaxis] if array.ndim == 2 else array.transpose(2, 0, 1)
 
@@ -57,16 +86,16 @@ def image_grid(images: np.ndarray | torch.Tensor, grid_size: tuple[int, int]) ->
     """Images in reading order on one canvas.
 
     Args:
-        images: uint8 [N, C, H, W]. Cells beyond N stay black.
+        images: uint8 [N, C, H, W]. Cells beyond N stay black, or transparent.
         grid_size: (columns, rows), at least N cells.
 
     Returns:
-        uint8 [rows * H, columns * W, 3], or [rows * H, columns * W] for one channel.
+        uint8 [rows * H, columns * W, C], or [rows * H, columns * W] for one channel.
     """
     images = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
     columns, rows = grid_size
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(f'a grid needs images of shape [N, 1 or 3, H, W], not {list(images.shape)}')
+    if images.ndim != 4 or images.shape[1] not in _CHANNELS:
+        raise ValueError(f'a grid needs images of shape [N, 1 to 4, H, W], not {list(images.shape)}')
     if columns < 1 or rows < 1 or columns * rows < len(images):
         raise ValueError(f'a grid of {columns}x{rows} has no room for {len(images)} images')
     num_images, num_channels, height, width = images.shape
@@ -79,8 +108,8 @@ def image_grid(images: np.ndarray | torch.Tensor, grid_size: tuple[int, int]) ->
 
 
 def spaced_for_people(images: np.ndarray, smallest: int = 64, margin: int = 2) -> np.ndarray:
-    """uint8 [N, C, H, W] with each pixel repeated until images have `smallest` pixels, in a margin of white."""
-    factor = max(-(-smallest // images.shape[-1]), 1)           # rounded up
+    """uint8 [N, C, H, W] with each pixel repeated until sides have `smallest` pixels, in a margin of white."""
+    factor = max(-(-smallest // min(images.shape[2:])), 1)      # rounded up
     images = images.repeat(factor, axis=2).repeat(factor, axis=3)
     return np.pad(images, [(0, 0), (0, 0), (margin, margin), (margin, margin)], constant_values=_PAPER)
 
@@ -97,7 +126,7 @@ def save_image_grid(
     for labels, count, what in ((row_labels, rows, 'row'), (column_labels, columns, 'column')):
         if labels is not None and len(labels) != count:
             raise ValueError(f'{len(labels)} {what} labels for a grid of {columns}x{rows}')
-    picture = to_pil(image_grid(images, grid_size))
+    picture = _picture_of(image_grid(images, grid_size))
     if row_labels is not None or column_labels is not None:
         cell = picture.width // columns, picture.height // rows
         picture = _with_labels(picture, cell, row_labels or [], column_labels or [])
@@ -116,7 +145,7 @@ def _with_labels(
     top = line_height + padding if column_labels else 0
 
     width = left + grid.width
-    picture = PIL.Image.new('RGB' if grid.mode == 'RGB' else 'L', (width, top + grid.height), _paper(grid.mode))
+    picture = PIL.Image.new(grid.mode, (width, top + grid.height), _paper(grid.mode))
     picture.paste(grid, (left, top))
     pen = PIL.ImageDraw.Draw(picture)
     for row, text in enumerate(row_labels):
@@ -148,9 +177,10 @@ def _shortened(text: str, font: PIL.ImageFont.ImageFont, width: int) -> str:
     return f'{text[:kept]}…'
 
 
-def _paper(mode: str) -> int | tuple[int, int, int]:
-    return (_PAPER,) * 3 if mode == 'RGB' else _PAPER
+def _paper(mode: str) -> tuple[int, ...]:
+    return (_PAPER,) * len(mode)
 
 
-def _ink(mode: str) -> int | tuple[int, int, int]:
-    return (_INK,) * 3 if mode == 'RGB' else _INK
+def _ink(mode: str) -> tuple[int, ...]:
+    """Opaque where the mode has alpha."""
+    return tuple(255 if band == 'A' else _INK for band in mode)

@@ -6,6 +6,13 @@ Legend: N images, C channels, H and W rows and columns. Every augmentation is dr
 The order is that of the paper: geometry (one affine warp for all of it), colour (one 3x3 matrix and an offset),
 image-space filtering, noise, cutout. All of it is differentiable in the images, twice.
 
+Images may have an alpha channel behind gray or RGB. Colour transformations leave it alone: they act in the space of
+colours, to which it does not belong. Everything else is about places in the image, and treats all channels alike: what
+the discriminator is not to see of the colours it must not see in the outline either.
+
+Images need not be square. Angles and scales are in pixels, so that nothing is sheared; translations and cutouts are
+shares of each side.
+
 This file is embedded in network pickles as text, and must therefore import nothing but numpy, scipy, torch, dnnlib
 and the frozen names of torch_utils.
 """
@@ -120,14 +127,15 @@ def plane_map(x_scale, y_scale, x_shift, y_shift):
 
 @persistence.persistent_class
 class AugmentPipe(torch.nn.Module):
-    """Random augmentations of images [N, C, H, W] in [-1, +1], with 1 or 3 channels.
+    """Random augmentations of images [N, C, H, W] in [-1, +1]: gray, gray and alpha, RGB, or RGB and alpha.
 
     Each of the first arguments of a group is a multiplier: the augmentation happens to an image with the probability
     multiplier times `p`, a buffer that the ADA controller moves. 0 leaves it out altogether.
 
     Args:
         xflip: mirror, for half of the images chosen.
-        rotate90: turn by a random multiple of 90 degrees.
+        rotate90: turn by a random multiple of 90 degrees; of 180 degrees where images are not square, since on its side
+            such an image would lose its ends and gain what is not in it.
         xint: translate by whole pixels, up to `xint_max` of the size.
         scale, rotate, aniso, xfrac: isotropic scaling by 2^N(0, scale_std); rotation by up to `rotate_max` half turns;
             anisotropic scaling by 2^N(0, aniso_std); translation by N(0, xfrac_std) of the size.
@@ -164,9 +172,9 @@ class AugmentPipe(torch.nn.Module):
 
     def forward(self, images, debug_percentile=None):
         """Return the images augmented; with `debug_percentile` in (0, 1) every draw takes that quantile."""
-        if images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise ValueError(f'AugmentPipe: images must be [N, C, H, W] with 1 channel (gray) or 3 (RGB), but have '
-                             f'the shape {list(images.shape)}')
+        if images.ndim != 4 or images.shape[1] not in (1, 2, 3, 4):
+            raise ValueError(f'AugmentPipe: images must be [N, C, H, W] with 1 channel (gray) or 3 (RGB), or one more '
+                             f'(alpha), but have the shape {list(images.shape)}')
         if images.shape[0] == 0:
             return images
         draws = Draws(images.shape[0], images.device, debug_percentile)
@@ -195,8 +203,9 @@ class AugmentPipe(torch.nn.Module):
             side = draws.unless(self.xflip * self.p, (draws.uniform() * 2).floor(), 0)
             steps.append(scaling(1 - 2 * side, 1))
         if self.rotate90 > 0:
-            quarters = draws.unless(self.rotate90 * self.p, (draws.uniform() * 4).floor(), 0)
-            steps.append(rotation(quarters * (math.pi / 2)))
+            turns = 4 if height == width else 2
+            turned = draws.unless(self.rotate90 * self.p, (draws.uniform() * turns).floor(), 0)
+            steps.append(rotation(turned * (2 * math.pi / turns)))
         if self.xint > 0:
             shift = draws.unless(self.xint * self.p, (draws.uniform(2) * 2 - 1) * self.xint_max, 0)
             steps.append(translation((shift[:, 0] * -width).round(), (shift[:, 1] * -height).round()))
@@ -225,6 +234,8 @@ class AugmentPipe(torch.nn.Module):
     def _recolour(self, images, draws):
         """In the basis of the luma axis and the chroma plane every colour transformation is a few numbers:
         luma -> luma_factor (luma + brightness), chroma -> chroma_factor times chroma turned by an angle."""
+        if images.shape[1] in (2, 4):
+            return torch.cat([self._recolour(images[:, :-1], draws), images[:, -1:]], dim=1)
         rgb = images.shape[1] == 3
         changed = self.brightness > 0 or self.contrast > 0 or self.lumaflip > 0
         if not changed and not (rgb and (self.hue > 0 or self.saturation > 0)):

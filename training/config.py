@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 import typing
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
+from dataset_conversion.images import CHANNEL_KINDS
+from dataset_conversion.sizes import Resolution, describe_size, is_usable_size, level_of, sides, size_mistake
 from dnnlib.util import construct_class_by_name, is_url
 from torch_utils.files import atomic_file
 
@@ -131,9 +134,12 @@ def auto_preset(resolution: int, num_gpus: int) -> Preset:
     )
 
 
-def get_preset(name: str, resolution: int, num_gpus: int) -> Preset:
-    """The row called `name`, one of PRESET_NAMES; the other arguments matter for `auto` only."""
-    return auto_preset(resolution, num_gpus) if name == 'auto' else _PRESETS[name]
+def get_preset(name: str, resolution: Resolution, num_gpus: int) -> Preset:
+    """The row called `name`, one of PRESET_NAMES; the other arguments matter for `auto` only.
+
+    Images that are not square have the numbers of a square with as many pixels.
+    """
+    return auto_preset(math.isqrt(math.prod(sides(resolution))), num_gpus) if name == 'auto' else _PRESETS[name]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -345,12 +351,18 @@ def open_training_set(options: Options) -> ImageFolderDataset:
     dataset = _construct_dataset(
         {'class_name': 'training.dataset.ImageFolderDataset', 'path': options.data, 'use_labels': options.cond}
     )
-    resolution = dataset.resolution
-    if resolution < MIN_RESOLUTION or resolution & (resolution - 1) != 0:
+    height, width = sides(dataset.resolution)
+    if min(height, width) < MIN_RESOLUTION:
         raise wrong(
             '--data',
-            f'the images of {options.data!r} are {resolution}x{resolution}, but the networks need a power of two, '
-            f'{MIN_RESOLUTION} or more: convert them with dataset_tool.py --resolution=WxH.',
+            f'the images of {options.data!r} are {width}x{height}, but training needs {MIN_RESOLUTION} or more '
+            'pixels each way: convert them with dataset_tool.py --resolution=WxH.',
+        )
+    if not is_usable_size(width, height):
+        raise wrong(
+            '--data',
+            f'of the images of {options.data!r}, {size_mistake(width, height)}: convert them with dataset_tool.py '
+            '--resolution=WxH.',
         )
     if options.subset is not None and options.subset > len(dataset):
         raise wrong(
@@ -485,7 +497,7 @@ def _batch_sizes(options: Options, preset: Preset, num_gpus: int) -> tuple[int, 
 
 
 def _network_kwargs(
-    options: Options, preset: Preset, resolution: int, mbstd_group: int, on_cuda: bool
+    options: Options, preset: Preset, resolution: Resolution, mbstd_group: int, on_cuda: bool
 ) -> dict[str, dict[str, Any]]:
     """`G_kwargs` and `D_kwargs`.
 
@@ -493,11 +505,12 @@ def _network_kwargs(
     what the same network computes on a GPU; `--fp32` drops both.
     """
     channel_base = _given(options.cbase, preset.channel_base)
-    if channel_base < resolution:
+    level = level_of(*sides(resolution))
+    if channel_base < level:
         raise wrong(
             '--cbase',
-            f'{channel_base} leaves no channel at {resolution}x{resolution} (a layer has cbase / resolution of them): '
-            f'give {resolution} or more.',
+            f'{channel_base} leaves no channel at {describe_size(resolution)} (a layer has cbase / resolution of '
+            f'them): give {level} or more.',
         )
     shared = {
         'channel_base': channel_base,
@@ -648,7 +661,6 @@ def _next_run_id(outdir: str) -> int:
 def describe(config: TrainingConfig, dataset: ImageFolderDataset) -> str:
     """What a run is about, a line a fact."""
     data = config.training_set_kwargs
-    channels = {1: 'gray', 3: 'RGB'}[dataset.num_channels]
     labels = f'used, {dataset.label_dim} numbers an image' if data['use_labels'] else 'not used'
     rounds = config.batch_size // (config.batch_gpu * config.num_gpus)
     accumulated = f' x {rounds} rounds of accumulation' if rounds > 1 else ''
@@ -657,7 +669,7 @@ def describe(config: TrainingConfig, dataset: ImageFolderDataset) -> str:
         'Output': config.run_dir,
         'Data': data['path'],
         'Images': f'{data["max_size"]:,}{" and their mirror images" if data["xflip"] else ""}',
-        'Resolution': f'{dataset.resolution}x{dataset.resolution} {channels}',
+        'Resolution': f'{describe_size(dataset.resolution)} {CHANNEL_KINDS[dataset.num_channels]}',
         'Labels': labels,
         'Device': f'{config.device}, {processes}',
         'Batch': f'{config.batch_size} = {config.num_gpus} x {config.batch_gpu} images{accumulated}',

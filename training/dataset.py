@@ -1,8 +1,8 @@
 """Datasets for training: images and labels from a zip archive or a folder, and the endless order they are seen in.
 
-`dataset_tool.py` writes what is read here: square images of one size, grayscale or RGB, 8 bits, and their labels in
-`dataset.json`. Images are decoded when they are asked for, in whichever process asks. Where all of them fit a stated
-budget of memory they are decoded once only, into memory that the processes of a data loader share.
+`dataset_tool.py` writes what is read here: images of one size, grayscale or RGB, perhaps with an alpha channel, 8 bits,
+and their labels in `dataset.json`. Images are decoded when they are asked for, in whichever process asks. Where all of
+them fit a stated budget of memory they are decoded once only, into memory that the processes of a data loader share.
 """
 
 import functools
@@ -20,8 +20,16 @@ import numpy as np
 import PIL.Image
 import torch
 
-from dataset_conversion.images import PNG_COLOR_KINDS, PNG_HEADER_BYTES, PNG_SIGNATURE, is_image_name
+from dataset_conversion.images import (
+    CHANNEL_KINDS,
+    PNG_CHANNELS,
+    PNG_COLOR_KINDS,
+    PNG_HEADER_BYTES,
+    PNG_SIGNATURE,
+    is_image_name,
+)
 from dataset_conversion.labels import LABEL_FILE, match_labels, name_some, parse_label_file
+from dataset_conversion.sizes import Resolution, as_resolution, describe_size, sides
 from dnnlib import EasyDict
 
 try:
@@ -130,8 +138,9 @@ class Dataset(torch.utils.data.Dataset):
         return self.image_shape[0]
 
     @property
-    def resolution(self) -> int:
-        return self.image_shape[1]
+    def resolution(self) -> Resolution:
+        """A number for square images, [height, width] for others."""
+        return as_resolution(*self.image_shape[1:])
 
     @property
     def label_shape(self) -> list[int]:
@@ -171,12 +180,13 @@ class ImageFolderDataset(Dataset):
 
     Args:
         path:         zip archive or folder.
-        resolution:   the width and height to insist on. None = whatever the images have.
+        resolution:   the size to insist on: a number for square images, [height, width] for others. None = whatever
+                      the images have.
         use_labels:   read labels; without them in the dataset, or where they do not fit the images, ValueError.
         max_size, xflip, random_seed, cache_mib: see `Dataset`.
     """
 
-    def __init__(self, path: str | os.PathLike, resolution: int | None = None, use_labels: bool = False,
+    def __init__(self, path: str | os.PathLike, resolution: Resolution | None = None, use_labels: bool = False,
                  max_size: int | None = None, xflip: bool = False, random_seed: int = 0,
                  cache_mib: float = DEFAULT_CACHE_MIB):
         self._path = str(path)
@@ -187,20 +197,16 @@ class ImageFolderDataset(Dataset):
         self._class_names: list[str] | None = None
 
         shape = list(self._decode(self._image_names[0]).shape)
-        self._check_usable_shape(shape, resolution)
+        self._check_resolution(shape, resolution)
         super().__init__(name=Path(path).stem, raw_shape=[len(self._image_names), *shape], max_size=max_size,
                          use_labels=use_labels, xflip=xflip, random_seed=random_seed, cache_mib=cache_mib)
         _ = self._labels  # mistakes in labels show now, not after the networks are built
 
-    def _check_usable_shape(self, shape: list[int], resolution: int | None) -> None:
-        channels, height, width = shape
-        first = self._image_names[0]
-        if height != width:
-            raise ValueError(f'{self._path}: {first} is {width}x{height}; images must be square '
-                             '(dataset_tool.py --transform=center-crop makes them so).')
-        if resolution is not None and width != resolution:
-            raise ValueError(f'{self._path}: {first} is {width}x{height}, but resolution {resolution} is asked for; '
-                             f'convert with dataset_tool.py --resolution={resolution}x{resolution}.')
+    def _check_resolution(self, shape: list[int], resolution: Resolution | None) -> None:
+        if resolution is not None and sides(resolution) != tuple(shape[1:]):
+            wanted = describe_size(resolution)
+            raise ValueError(f'{self._path}: {self._image_names[0]} is {describe_size(shape[1:])}, but resolution '
+                             f'{wanted} is asked for; convert with dataset_tool.py --resolution={wanted}.')
 
     def close(self) -> None:
         self._files.close()
@@ -312,13 +318,16 @@ class UnsupportedImage(ValueError):
 
 
 def decode_image(content: bytes) -> np.ndarray:
-    """Pixels of an image file's bytes: uint8 [C, H, W], C = 1 or 3. Raises UnsupportedImage, or the decoder's error."""
+    """Pixels of an image file's bytes: uint8 [C, H, W], C from 1 to 4: grayscale or RGB, and an even number with alpha.
+
+    Raises UnsupportedImage, or the decoder's error.
+    """
     if content.startswith(PNG_SIGNATURE) and len(content) >= PNG_HEADER_BYTES:
-        _png_shape(content)
-        if pyspng is not None:
+        channels = _png_shape(content)[0]
+        if pyspng is not None and channels != 2:  # it knows no grayscale with alpha
             return _channels_first(pyspng.load(content))
     with PIL.Image.open(io.BytesIO(content)) as image:
-        if image.mode not in ('L', 'RGB'):
+        if image.mode not in ('L', 'LA', 'RGB', 'RGBA'):
             raise UnsupportedImage(f'of mode {image.mode}, not 8-bit grayscale or RGB')
         return _channels_first(np.array(image))
 
@@ -330,19 +339,18 @@ def _channels_first(pixels: np.ndarray) -> np.ndarray:
 
 
 def _png_shape(header: bytes) -> list[int]:
-    """[C, H, W] by the header of a PNG; UnsupportedImage unless it is 8-bit grayscale or RGB."""
+    """[C, H, W] by the header of a PNG; UnsupportedImage unless it is 8-bit grayscale or RGB, perhaps with alpha."""
     width, height = int.from_bytes(header[16:20], 'big'), int.from_bytes(header[20:24], 'big')
     bit_depth, color_type = header[24], header[25]
     kind = PNG_COLOR_KINDS.get(color_type, f'of color type {color_type}')
-    channels = {'grayscale': 1, 'RGB': 3}.get(kind)
+    channels = PNG_CHANNELS.get(color_type)
     if channels is None or bit_depth != 8:
         raise UnsupportedImage(f'{bit_depth}-bit {kind}, not 8-bit grayscale or RGB')
     return [channels, height, width]
 
 
 def _describe_shape(shape: list[int]) -> str:
-    channels, height, width = shape
-    return f'{width}x{height} {"RGB" if channels == 3 else "grayscale"}'
+    return f'{describe_size(shape[1:])} {CHANNEL_KINDS[shape[0]]}'
 
 
 #----------------------------------------------------------------------------

@@ -7,6 +7,11 @@ frozen interface.
 
 Shapes: N batch, C channels, H W height and width, O output and I input channels of a weight,
 L number of w vectors a generator takes (`num_ws`).
+
+A resolution is one number for square maps and [height, width] for others. Blocks are named by their
+level, a power of two: in a square network of such a size the level is the resolution, in any other
+it is that of the square network's block whose map has about as many pixels. So `b64` means the same
+number of channels in all networks. The last block of a discriminator is `b4` in every one.
 """
 
 import numpy as np
@@ -22,16 +27,42 @@ def _channels_at(resolution, channel_base, channel_max):
     return min(channel_base // resolution, channel_max)
 
 
-def _log2_of(img_resolution):
-    exponent = int(img_resolution).bit_length() - 1
-    if img_resolution < 4 or img_resolution != 2 ** exponent:
-        raise ValueError(f'img_resolution={img_resolution}: must be a power of two, at least 4')
-    return exponent
+def _sides(resolution):
+    """(height, width) of a resolution."""
+    height, width = (resolution, resolution) if isinstance(resolution, (int, np.integer)) else resolution
+    return int(height), int(width)
 
 
-def _first_fp16_resolution(resolution_log2, num_fp16_res):
-    """The lowest resolution computed in float16: never below 8, whatever was asked for."""
-    return max(2 ** (resolution_log2 + 1 - num_fp16_res), 8)
+def _as_resolution(height, width):
+    return height if height == width else [height, width]
+
+
+def _level_of(height, width):
+    """The power of two that is nearest, by its logarithm, to the side of a square with as many pixels."""
+    return 2 ** (((2 * height * width).bit_length() - 1) // 2)
+
+
+def _pyramid(img_resolution):
+    """{level: resolution} of a network's blocks, the lowest first.
+
+    The lowest is the image halved as often as both sides are even and what is left has 8 pixels or more, 2 or more
+    each way: 4x4 for powers of two, 3x3 for 48x48, 4x6 for 64x96.
+    """
+    height, width = _sides(img_resolution)
+    if min(height, width) < 4:
+        raise ValueError(f'img_resolution={img_resolution}: both sides must be at least 4')
+    num_doublings = 0
+    while height % 2 == 0 and width % 2 == 0 and min(height, width) >= 4 and height * width >= 32:
+        height, width, num_doublings = height // 2, width // 2, num_doublings + 1
+    if max(height, width) > 8:
+        raise ValueError(f'img_resolution={img_resolution}: both sides must be 2 to 8 times the same power of two')
+    first = _level_of(height, width)
+    return {first * 2 ** i: _as_resolution(height * 2 ** i, width * 2 ** i) for i in range(num_doublings + 1)}
+
+
+def _first_fp16_level(top_level_log2, num_fp16_res):
+    """The lowest level computed in float16: never below 8, whatever was asked for."""
+    return max(2 ** (top_level_log2 + 1 - num_fp16_res), 8)
 
 
 def _block_format(use_fp16, channels_last, force_fp32, weight):
@@ -45,9 +76,10 @@ def _block_format(use_fp16, channels_last, force_fp32, weight):
             torch.channels_last if pixels_together else torch.contiguous_format)
 
 
-def _expect_map(x, channels, size):
-    """Check that `x` is [N, channels, size, size]."""
-    misc.assert_shape(x, [None, channels, size, size])
+def _expect_map(x, channels, resolution, down=1):
+    """Check that `x` is [N, channels, H, W] of a resolution, or of that divided by `down`."""
+    height, width = _sides(resolution)
+    misc.assert_shape(x, [None, channels, height // down, width // down])
 
 
 def _conv_weight(out_channels, in_channels, kernel_size, channels_last):
@@ -320,7 +352,10 @@ class MappingNetwork(torch.nn.Module):
 
 @persistence.persistent_class
 class SynthesisLayer(torch.nn.Module):
-    """Modulated 3×3 convolution, noise, bias and activation: [N, in, H, W], w [N, w_dim] → [N, out, resolution²]."""
+    """Modulated 3×3 convolution, noise, bias and activation.
+
+    [N, in, H, W], w [N, w_dim] → [N, out, H', W'], where H' and W' are those of `resolution`.
+    """
 
     def __init__(
         self, in_channels, out_channels, w_dim, resolution, kernel_size=3, up=1, use_noise=True,
@@ -339,7 +374,7 @@ class SynthesisLayer(torch.nn.Module):
         self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
         self.weight = torch.nn.Parameter(_conv_weight(out_channels, in_channels, kernel_size, channels_last))
         if use_noise:
-            self.register_buffer('noise_const', torch.randn(resolution, resolution))
+            self.register_buffer('noise_const', torch.randn(*_sides(resolution)))
             self.noise_strength = torch.nn.Parameter(torch.zeros([]))
         self.bias = torch.nn.Parameter(torch.zeros(out_channels))
 
@@ -350,11 +385,11 @@ class SynthesisLayer(torch.nn.Module):
             return None
         if noise_mode == 'const':
             return self.noise_const * self.noise_strength                       # [H, W]
-        shape = [batch_size, 1, self.resolution, self.resolution]
+        shape = [batch_size, 1, *_sides(self.resolution)]
         return torch.randn(shape, device=device) * self.noise_strength          # [N, 1, H, W]
 
     def forward(self, x, w, noise_mode='random', fused_modconv=True, gain=1):
-        _expect_map(x, self.in_channels, self.resolution // self.up)
+        _expect_map(x, self.in_channels, self.resolution, down=self.up)
         x = modulated_conv2d(
             x=x, weight=self.weight, styles=self.affine(w), noise=self._noise(x.shape[0], noise_mode, x.device),
             up=self.up, padding=self.padding, resample_filter=self.resample_filter,
@@ -418,7 +453,7 @@ class SynthesisBlock(torch.nn.Module):
         shared = dict(w_dim=w_dim, conv_clamp=conv_clamp, channels_last=self.channels_last)
         layer = dict(shared, resolution=resolution, **layer_kwargs)
         if in_channels == 0:
-            self.const = torch.nn.Parameter(torch.randn(out_channels, resolution, resolution))
+            self.const = torch.nn.Parameter(torch.randn(out_channels, *_sides(resolution)))
         else:
             self.conv0 = SynthesisLayer(in_channels, out_channels, up=2, resample_filter=resample_filter, **layer)
         self.conv1 = SynthesisLayer(out_channels, out_channels, **layer)
@@ -442,7 +477,8 @@ class SynthesisBlock(torch.nn.Module):
             # A grouped convolution is slow on the CPU, and in float16 it pays only for single images. On the CPU it
             # pays for a single image, whose convolution is none of groups, where there are more pixels than weights.
             single = int(ws.shape[0]) == 1
-            pays = (single and self.resolution ** 2 >= self.conv1.weight[0].numel() if ws.device.type == 'cpu'
+            height, width = _sides(self.resolution)
+            pays = (single and height * width >= self.conv1.weight[0].numel() if ws.device.type == 'cpu'
                     else single or dtype != torch.float16)
             fused_modconv = not self.training and pays
         options = dict(layer_kwargs, fused_modconv=fused_modconv)
@@ -452,7 +488,7 @@ class SynthesisBlock(torch.nn.Module):
             x = x.contiguous(memory_format=memory_format)
             x = self.conv1(x, next(w_of_layer), **options)
         else:
-            _expect_map(x, self.in_channels, self.resolution // 2)
+            _expect_map(x, self.in_channels, self.resolution, down=2)
             x = x.to(dtype=dtype, memory_format=memory_format)
             if self.architecture == 'resnet':
                 shortcut = self.skip(x, gain=SQRT_HALF)                         # [N, C, H, W]
@@ -463,7 +499,7 @@ class SynthesisBlock(torch.nn.Module):
                 x = self.conv1(x, next(w_of_layer), **options)
 
         if img is not None:
-            _expect_map(img, self.img_channels, self.resolution // 2)
+            _expect_map(img, self.img_channels, self.resolution, down=2)
             img = upfirdn2d.upsample2d(img, self.resample_filter)               # [N, C, H, W]
         if self.num_torgb:
             rgb = self.torgb(x, next(w_of_layer), fused_modconv=fused_modconv)
@@ -477,14 +513,14 @@ class SynthesisBlock(torch.nn.Module):
 
 @persistence.persistent_class
 class SynthesisNetwork(torch.nn.Module):
-    """ws [N, L, w_dim] → images [N, img_channels, img_resolution, img_resolution], float32.
+    """ws [N, L, w_dim] → images [N, img_channels, H, W] of `img_resolution`, float32.
 
     Args:
         w_dim: Size of w.
-        img_resolution: Power of two, at least 4.
+        img_resolution: Power of two, at least 4; or a number or [height, width] as `_pyramid` says.
         img_channels: Channels of the images.
-        channel_base, channel_max: A layer of resolution r has min(channel_base / r, channel_max) channels.
-        num_fp16_res: So many of the highest resolutions compute in float16 on CUDA.
+        channel_base, channel_max: A layer of level r has min(channel_base / r, channel_max) channels.
+        num_fp16_res: So many of the highest levels compute in float16 on CUDA.
         block_kwargs: To every `SynthesisBlock`.
     """
 
@@ -492,31 +528,32 @@ class SynthesisNetwork(torch.nn.Module):
         self, w_dim, img_resolution, img_channels, channel_base=32768, channel_max=512, num_fp16_res=0, **block_kwargs,
     ):
         super().__init__()
-        self.img_resolution_log2 = _log2_of(img_resolution)
-        self.img_resolution, self.img_channels, self.w_dim = img_resolution, img_channels, w_dim
+        pyramid = _pyramid(img_resolution)
+        self.block_resolutions = list(pyramid)  # Levels, which are resolutions where these are powers of two.
+        self.img_resolution_log2 = self.block_resolutions[-1].bit_length() - 1
+        self.img_resolution, self.img_channels, self.w_dim = pyramid[max(pyramid)], img_channels, w_dim
         self.num_fp16_res = num_fp16_res
-        self.block_resolutions = [2 ** i for i in range(2, self.img_resolution_log2 + 1)]
-        fp16_from = _first_fp16_resolution(self.img_resolution_log2, num_fp16_res)
+        fp16_from = _first_fp16_level(self.img_resolution_log2, num_fp16_res)
 
         self.num_ws = 0
         in_channels = 0
-        for res in self.block_resolutions:
-            out_channels = _channels_at(res, channel_base, channel_max)
+        for level, resolution in pyramid.items():
+            out_channels = _channels_at(level, channel_base, channel_max)
             block = SynthesisBlock(
-                in_channels, out_channels, w_dim=w_dim, resolution=res, img_channels=img_channels,
-                is_last=(res == img_resolution), use_fp16=(num_fp16_res > 0 and res >= fp16_from), **block_kwargs)
-            setattr(self, f'b{res}', block)
+                in_channels, out_channels, w_dim=w_dim, resolution=resolution, img_channels=img_channels,
+                is_last=(level == max(pyramid)), use_fp16=(num_fp16_res > 0 and level >= fp16_from), **block_kwargs)
+            setattr(self, f'b{level}', block)
             self.num_ws += block.num_conv
             in_channels = out_channels
         self.num_ws += block.num_torgb
 
     def forward(self, ws, **block_kwargs):
         misc.assert_shape(ws, [None, self.num_ws, self.w_dim])
-        ws = ws.to(self.b4.const.dtype)
+        blocks = [getattr(self, f'b{level}') for level in self.block_resolutions]
+        ws = ws.to(blocks[0].const.dtype)
         x = img = None
         first = 0
-        for res in self.block_resolutions:
-            block = getattr(self, f'b{res}')
+        for block in blocks:
             # A block's ToRGB shares its w with the first convolution of the next block.
             block_ws = ws[:, first:first + block.num_conv + block.num_torgb]
             x, img = block(x, img, block_ws, **block_kwargs)
@@ -530,12 +567,12 @@ class SynthesisNetwork(torch.nn.Module):
 
 @persistence.persistent_class
 class Generator(torch.nn.Module):
-    """z [N, z_dim], c [N, c_dim] → images [N, img_channels, img_resolution²], float32 around [-1, +1].
+    """z [N, z_dim], c [N, c_dim] → images [N, img_channels, H, W], float32 around [-1, +1].
 
     Args:
         z_dim, c_dim, w_dim: Sizes of latent, label (0: unconditional) and intermediate latent.
-        img_resolution: Power of two, at least 4.
-        img_channels: 1 for grayscale, 3 for RGB.
+        img_resolution: Power of two, at least 4; or a number or [height, width] as `_pyramid` says.
+        img_channels: 1 for grayscale, 3 for RGB; 2 and 4 for the same with alpha.
         mapping_kwargs: To `MappingNetwork`.
         synthesis_kwargs: To `SynthesisNetwork`.
     """
@@ -544,8 +581,8 @@ class Generator(torch.nn.Module):
         self, z_dim, c_dim, w_dim, img_resolution, img_channels, mapping_kwargs=None, synthesis_kwargs=None,
     ):
         super().__init__()
-        self.img_resolution, self.img_channels = img_resolution, img_channels
         self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, **(synthesis_kwargs or {}))
+        self.img_resolution, self.img_channels = self.synthesis.img_resolution, img_channels
         self.num_ws = self.synthesis.num_ws
         self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
         self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **(mapping_kwargs or {}))
@@ -658,7 +695,7 @@ class MinibatchStdLayer(torch.nn.Module):
 
 @persistence.persistent_class
 class DiscriminatorEpilogue(torch.nn.Module):
-    """The last block, at 4×4: minibatch deviation, a convolution and two dense layers → [N, 1] logits.
+    """The last block, at 4×4 or the like: minibatch deviation, a convolution and two dense layers → [N, 1] logits.
 
     With a label (`cmap_dim` > 0) the last layer gives a vector whose product with the mapped label
     is the logit (arXiv 1802.05637).
@@ -676,7 +713,8 @@ class DiscriminatorEpilogue(torch.nn.Module):
         self.mbstd = MinibatchStdLayer(mbstd_group_size, mbstd_num_channels) if mbstd_num_channels > 0 else None
         self.conv = Conv2dLayer(
             in_channels + mbstd_num_channels, in_channels, kernel_size=3, activation=activation, conv_clamp=conv_clamp)
-        self.fc = FullyConnectedLayer(in_channels * resolution ** 2, in_channels, activation=activation)
+        height, width = _sides(resolution)
+        self.fc = FullyConnectedLayer(in_channels * height * width, in_channels, activation=activation)
         self.out = FullyConnectedLayer(in_channels, cmap_dim if cmap_dim > 0 else 1)
 
     def forward(self, x, img, cmap, force_fp32=False):
@@ -700,16 +738,16 @@ class DiscriminatorEpilogue(torch.nn.Module):
 
 @persistence.persistent_class
 class Discriminator(torch.nn.Module):
-    """img [N, img_channels, img_resolution²], c [N, c_dim] or None → logits [N, 1], float32.
+    """img [N, img_channels, H, W] of `img_resolution`, c [N, c_dim] or None → logits [N, 1], float32.
 
     Args:
         c_dim: Size of the label; 0: unconditional.
-        img_resolution: Power of two, at least 4.
+        img_resolution: Power of two, at least 4; or a number or [height, width] as `_pyramid` says.
         img_channels: Channels of the images.
         architecture: 'orig', 'skip' or 'resnet'.
-        channel_base, channel_max: A layer of resolution r has min(channel_base / r, channel_max) channels.
-        cmap_dim: Size of the mapped label; the channels at 4×4 by default.
-        num_fp16_res: So many of the highest resolutions compute in float16 on CUDA.
+        channel_base, channel_max: A layer of level r has min(channel_base / r, channel_max) channels.
+        cmap_dim: Size of the mapped label; the channels of the last block by default.
+        num_fp16_res: So many of the highest levels compute in float16 on CUDA.
         conv_clamp: Bound of activations, None: none.
         block_kwargs, mapping_kwargs, epilogue_kwargs: To the parts.
     """
@@ -719,33 +757,35 @@ class Discriminator(torch.nn.Module):
         cmap_dim=None, num_fp16_res=0, conv_clamp=None, mapping_kwargs=None, block_kwargs=None, epilogue_kwargs=None,
     ):
         super().__init__()
-        self.img_resolution_log2 = _log2_of(img_resolution)
-        self.c_dim, self.img_resolution, self.img_channels = c_dim, img_resolution, img_channels
-        self.block_resolutions = [2 ** i for i in range(self.img_resolution_log2, 2, -1)]
-        fp16_from = _first_fp16_resolution(self.img_resolution_log2, num_fp16_res)
-        top_channels = _channels_at(4, channel_base, channel_max)
+        pyramid = _pyramid(img_resolution)
+        lowest, *levels = pyramid
+        self.block_resolutions = levels[::-1]   # Levels, which are resolutions where these are powers of two.
+        self.img_resolution_log2 = max(pyramid).bit_length() - 1
+        self.c_dim, self.img_resolution, self.img_channels = c_dim, pyramid[max(pyramid)], img_channels
+        fp16_from = _first_fp16_level(self.img_resolution_log2, num_fp16_res)
+        top_channels = _channels_at(lowest, channel_base, channel_max)
         cmap_dim = 0 if c_dim == 0 else top_channels if cmap_dim is None else cmap_dim
 
         common = dict(img_channels=img_channels, architecture=architecture, conv_clamp=conv_clamp)
         layer_idx = 0
-        for res in self.block_resolutions:
-            channels = _channels_at(res, channel_base, channel_max)
+        for level in self.block_resolutions:
+            channels = _channels_at(level, channel_base, channel_max)
             block = DiscriminatorBlock(
-                channels if res < img_resolution else 0, channels, _channels_at(res // 2, channel_base, channel_max),
-                resolution=res, first_layer_idx=layer_idx, use_fp16=(num_fp16_res > 0 and res >= fp16_from),
-                **common, **(block_kwargs or {}))
-            setattr(self, f'b{res}', block)
+                0 if level == max(pyramid) else channels, channels, _channels_at(level // 2, channel_base, channel_max),
+                resolution=pyramid[level], first_layer_idx=layer_idx,
+                use_fp16=(num_fp16_res > 0 and level >= fp16_from), **common, **(block_kwargs or {}))
+            setattr(self, f'b{level}', block)
             layer_idx += block.num_layers
         if c_dim > 0:
             self.mapping = MappingNetwork(
                 z_dim=0, c_dim=c_dim, w_dim=cmap_dim, num_ws=None, w_avg_beta=None, **(mapping_kwargs or {}))
         self.b4 = DiscriminatorEpilogue(
-            top_channels, cmap_dim=cmap_dim, resolution=4, **common, **(epilogue_kwargs or {}))
+            top_channels, cmap_dim=cmap_dim, resolution=pyramid[lowest], **common, **(epilogue_kwargs or {}))
 
     def forward(self, img, c, **block_kwargs):
         x = None
-        for res in self.block_resolutions:
-            x, img = getattr(self, f'b{res}')(x, img, **block_kwargs)
+        for level in self.block_resolutions:
+            x, img = getattr(self, f'b{level}')(x, img, **block_kwargs)
         cmap = self.mapping(None, c) if self.c_dim > 0 else None
         return self.b4(x, img, cmap)
 

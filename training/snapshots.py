@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import torch
 
+from dataset_conversion.sizes import sides
 from torch_utils import images
 from torch_utils.files import atomic_file
 
@@ -15,7 +16,9 @@ MAX_GRID_SIZE_ON_CPU = (12, 10)     # There a full grid would take longer than t
 
 def grid_size_for(resolution, device):
     """(columns, rows) of the snapshot grid."""
-    columns, rows = (int(np.clip(pixels // resolution, least, 32)) for pixels, least in zip(MAX_GRID_PIXELS, (7, 4)))
+    height, width = sides(resolution)
+    columns, rows = (int(np.clip(pixels // side, least, 32))
+                     for pixels, side, least in zip(MAX_GRID_PIXELS, (width, height), (7, 4)))
     if device.type == 'cpu':
         columns, rows = np.minimum((columns, rows), MAX_GRID_SIZE_ON_CPU).tolist()
     return columns, rows

@@ -150,7 +150,7 @@ def test_standardized_noise():
 def test_size_of_what_the_features_see(size, expected):
     image = torch.rand(1, 1, size, size) * 255
     seen = feature_input(image)
-    assert seen.shape == (1, 3, expected, expected) and projection.feature_input_size(size) == expected
+    assert seen.shape == (1, 3, expected, expected) and projection.feature_input_size(size) == (expected, expected)
     assert torch.equal(seen[:, 0], seen[:, 2])
     if size > 256:
         factor = size // 256
@@ -159,6 +159,29 @@ def test_size_of_what_the_features_see(size, expected):
     else:
         factor = expected // size
         assert torch.equal(seen[0, 1], image[0, 0].repeat_interleave(factor, 0).repeat_interleave(factor, 1))
+
+
+@pytest.mark.parametrize('size, expected', [
+    ((64, 96), (64, 96)), ((512, 768), (171, 256)), ((768, 192), (256, 64)), ((8, 24), (32, 96)), ((32, 8), (128, 32)),
+])  # fmt: skip
+def test_the_features_see_the_proportions(size, expected):
+    image = torch.full([1, 3, *size], 7.0)
+    image[:, :, : size[0] // 2] = 200                           # the upper half stays the upper half
+    seen = feature_input(image)
+    assert seen.shape == (1, 3, *expected) and projection.feature_input_size(size) == expected
+    half = expected[0] // 2
+    assert (seen[:, :, :half] == 200).all() and (seen[:, :, half + 1 :] == 7).all()
+
+
+@pytest.mark.parametrize('num_channels', [2, 4])
+def test_the_features_see_transparent_images_on_white_and_on_black(num_channels):
+    image = torch.rand(1, num_channels, 64, 96, dtype=torch.float64) * 255
+    on_white, on_black = feature_input(image).split(1)
+    alpha = image[:, -1:] / 255
+    torch.testing.assert_close(on_black, (image[:, :-1] * alpha).expand(-1, 3, -1, -1))
+    torch.testing.assert_close(on_white, (255 - (255 - image[:, :-1]) * alpha).expand(-1, 3, -1, -1))
+    image[:, -1] = 999                                          # more than opaque
+    assert torch.equal(feature_input(image), image[:, :-1].expand(2, 3, -1, -1))
 
 
 # ------------------------------------------------------------------------------------------------- the steps

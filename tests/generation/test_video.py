@@ -72,7 +72,7 @@ def test_rate(tmp_path, fps):
 
 
 @pytest.mark.parametrize('frame', [
-    np.zeros([16, 16, 3], np.float32), np.zeros([16, 16, 4], np.uint8), np.zeros([3, 16, 16], np.uint8),
+    np.zeros([16, 16, 3], np.float32), np.zeros([16, 16, 5], np.uint8), np.zeros([3, 16, 16], np.uint8),
     np.zeros([16], np.uint8), np.zeros([2, 16, 16, 3], np.uint8),
 ])  # fmt: skip
 def test_frames_that_are_none(tmp_path, frame):

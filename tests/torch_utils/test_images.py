@@ -52,8 +52,8 @@ def test_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('array, message', [
     (np.zeros([3, 4, 4], np.float32), 'float32'),
-    (np.zeros([4, 4, 4], np.uint8), '1 or 3 channels'),
-    (np.zeros([2, 3, 4, 4], np.uint8), '1 or 3 channels'),
+    (np.zeros([5, 5, 5], np.uint8), '1 to 4 channels'),
+    (np.zeros([2, 3, 4, 4], np.uint8), '1 to 4 channels'),
 ])  # fmt: skip
 def test_what_is_no_image_is_refused(tmp_path, array, message):
     with pytest.raises(ValueError, match=message):
@@ -61,11 +61,11 @@ def test_what_is_no_image_is_refused(tmp_path, array, message):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('num_channels', [1, 3])
+@pytest.mark.parametrize('num_channels', [1, 2, 3, 4])
 def test_grid_is_in_reading_order(num_channels):
     cells = np.random.default_rng(0).integers(0, 256, [5, num_channels, 2, 4], dtype=np.uint8)
     grid = images.image_grid(cells, (3, 2))
-    assert grid.shape == ((4, 12, 3) if num_channels == 3 else (4, 12))
+    assert grid.shape == ((4, 12, num_channels) if num_channels > 1 else (4, 12))
     for index, cell in enumerate(cells):
         row, column = divmod(index, 3)
         part = grid[row * 2 : row * 2 + 2, column * 4 : column * 4 + 4]
@@ -83,7 +83,7 @@ def test_impossible_grids(shape, grid_size, message):
         images.image_grid(np.zeros(shape, np.uint8), grid_size)
 
 
-@pytest.mark.parametrize('num_channels', [1, 3])
+@pytest.mark.parametrize('num_channels', [1, 2, 3, 4])
 def test_labels_stand_beside_the_grid(tmp_path, num_channels):
     cells = torch.full([4, num_channels, 32, 32], 77, dtype=torch.uint8)
     images.save_image_grid(cells, tmp_path / 'bare.png', (2, 2))
@@ -98,6 +98,34 @@ def test_labels_stand_beside_the_grid(tmp_path, num_channels):
     left, top = width - 64, height - 64
     for margin in (named[top : top + 32, :left], named[top + 32 :, :left], named[:top, left : left + 32]):
         assert margin.min() < 100 and margin.max() == 255                       # ink on paper
+
+
+@pytest.mark.parametrize('num_channels', [1, 2, 3, 4])
+def test_png_of_all_channels_comes_back(tmp_path, num_channels):
+    picture = np.random.default_rng(0).integers(0, 256, [num_channels, 5, 7], dtype=np.uint8)
+    images.save_png(picture, tmp_path / 'x.png')
+    read = PIL.Image.open(tmp_path / 'x.png')
+    assert read.mode == {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}[num_channels]
+    assert np.array_equal(images.from_pil(read), picture)
+
+
+def test_a_grid_of_two_or_four_rows_of_pixels_is_no_alpha(tmp_path):
+    cells = np.random.default_rng(0).integers(0, 256, [2, 3, 2, 4], dtype=np.uint8)
+    images.save_image_grid(cells, tmp_path / 'x.png', (1, 2))
+    assert np.array_equal(images.from_pil(PIL.Image.open(tmp_path / 'x.png')), np.concatenate(cells, axis=1))
+
+
+@pytest.mark.parametrize('num_channels', [2, 4])
+def test_transparent_images_on_white(num_channels):
+    pictures = torch.randint(256, [2, num_channels, 4, 4], dtype=torch.uint8)
+    pictures[0, -1], pictures[1, -1, 0] = 255, 0
+    shown = images.on_white(pictures)
+    alpha = pictures[:, -1:].double() / 255
+    assert shown.dtype == torch.uint8 and shown.shape == (2, num_channels - 1, 4, 4)
+    assert (shown - (pictures[:, :-1] * alpha + 255 * (1 - alpha))).abs().max() <= 0.5 + 1e-4
+    assert torch.equal(shown[0], pictures[0, :-1]) and (shown[1, :, 0] == 255).all()
+    opaque = torch.randint(256, [2, num_channels - 1, 4, 4], dtype=torch.uint8)
+    assert images.on_white(opaque) is opaque
 
 
 def test_a_label_cut_short_does_not_pass_for_a_shorter_one(tmp_path):

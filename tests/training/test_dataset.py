@@ -23,6 +23,12 @@ def png(pixels: np.ndarray, **options: object) -> bytes:
     return file.getvalue()
 
 
+def palette_png() -> bytes:
+    file = io.BytesIO()
+    PIL.Image.fromarray(np.zeros([16, 16, 3], np.uint8)).convert('P').save(file, 'png')
+    return file.getvalue()
+
+
 def random_images(num: int, size: int = 16, channels: int = 3) -> np.ndarray:
     """uint8 NCHW"""
     return np.random.RandomState(num).randint(0, 256, [num, channels, size, size], dtype=np.uint8)
@@ -235,12 +241,12 @@ def test_image_of_another_shape_is_named(dest: Path, decoder: str):
 
 
 @pytest.mark.parametrize('content, word', [
-    (png(np.zeros([16, 16, 4], np.uint8)), '8-bit RGB with alpha'),
+    (palette_png(), '8-bit palette'),
     (png(np.zeros([16, 16], np.uint16)), '16-bit grayscale'),
     (png(random_images(1)[0].transpose(1, 2, 0))[:400], 'cannot be read as an image'),
     (b'hello', 'cannot be read as an image'),
     (b'', 'cannot be read as an image'),
-], ids=['alpha', '16-bit', 'cut', 'text', 'empty'])
+], ids=['palette', '16-bit', 'cut', 'text', 'empty'])
 @pytest.mark.parametrize('position', [0, 1])
 def test_unusable_image_is_named(dest: Path, decoder: str, content: bytes, word: str, position: int):
     write(dest, {**files_of(random_images(2)), name_of(position): content})
@@ -250,16 +256,23 @@ def test_unusable_image_is_named(dest: Path, decoder: str, content: bytes, word:
         assert part in str(error.value)
 
 
-def test_size_that_cannot_be_trained(dest: Path):
-    write(dest, files_of(np.zeros([2, 3, 16, 32], np.uint8)))
-    with pytest.raises(ValueError, match=f'{name_of(0)} is 32x16; images must be square'):
-        ImageFolderDataset(dest)
+@pytest.mark.parametrize('channels', [1, 2, 3, 4])
+def test_images_of_all_channels_and_proportions(dest: Path, decoder: str, channels: int):
+    images = np.random.default_rng(0).integers(0, 256, [2, channels, 16, 24], dtype=np.uint8)
+    dataset = ImageFolderDataset(write(dest, files_of(images)), xflip=True)
+    assert (dataset.num_channels, dataset.resolution, len(dataset)) == (channels, [16, 24], 4)
+    np.testing.assert_array_equal([dataset[index][0] for index in range(2)], images)
+    np.testing.assert_array_equal(dataset[2][0], images[0, :, :, ::-1])
+    dataset.check_shapes()
+    assert ImageFolderDataset(dest, resolution=[16, 24]).resolution == [16, 24]
+    with pytest.raises(ValueError, match='is 24x16, but resolution 16x24 is asked for'):
+        ImageFolderDataset(dest, resolution=[24, 16])
 
 
 def test_resolution_that_is_not_there(dest: Path):
     write(dest, files_of(random_images(2)))
     assert ImageFolderDataset(dest, resolution=16).resolution == 16
-    with pytest.raises(ValueError, match='is 16x16, but resolution 32 is asked for'):
+    with pytest.raises(ValueError, match='is 16x16, but resolution 32x32 is asked for'):
         ImageFolderDataset(dest, resolution=32)
 
 
