@@ -39,7 +39,7 @@ def on_background(images: torch.Tensor, shade: float, transparent: float = 0, op
     if images.shape[1] not in (2, 4):
         return images
     cover = ((images[:, -1:] - transparent) / (opaque - transparent)).clamp(0, 1)
-    return shade + (images[:, :-1] - shade) * cover
+    return images[:, :-1] * cover + shade * (1 - cover)
 
 
 def on_white(images: torch.Tensor) -> torch.Tensor:

@@ -278,3 +278,88 @@ def test_wrong_images(shape):
 def test_wrong_bands():
     with pytest.raises(ValueError, match='imgfilter_bands'):
         AugmentPipe(imgfilter_bands=[1, 1])
+
+
+# Images that are not square, and images with alpha.
+
+
+def oblong(n, channels=3, dtype=torch.float32):
+    return torch.randn(n, channels, 16, 24, generator=torch.Generator().manual_seed(0), dtype=dtype)
+
+
+@pytest.mark.parametrize('channels', [1, 2, 3, 4])
+def test_nothing_happens_to_oblong_images_at_probability_zero(channels):
+    images = oblong(3, channels)
+    torch.testing.assert_close(pipe(0.0, **EVERYTHING)(images), images, atol=2e-4, rtol=0)
+
+
+def test_oblong_images_are_mirrored_and_turned_by_half_a_turn_only():
+    """Smooth ones, as in the test of square images above."""
+    torch.manual_seed(3)
+    smooth = torch.nn.functional.avg_pool2d(torch.randn(1, 1, 22, 30), 7, stride=1)
+    image = (smooth / smooth.abs().max())[0, 0]                                 # [16, 24]
+    moved = pipe(xflip=1, rotate90=1)(image.expand(60, 1, -1, -1))[:, 0]
+    found = set()
+    for other in moved:
+        errors = {(flipped, turned): ((image.flip(1) if flipped else image).rot90(2 * turned) - other)[4:-4, 4:-4].abs()
+                  .max().item() for flipped, turned in itertools.product((0, 1), (0, 1))}
+        assert min(errors.values()) < 0.15 < sorted(errors.values())[1]
+        found.add(min(errors, key=errors.get))
+    assert len(found) == 4
+
+
+def test_translations_of_oblong_images_are_shares_of_each_side_and_whole_pixels():
+    images = oblong(60)
+    seen = set()
+    for image, other in zip(images, pipe(xint=1)(images)):
+        matches = []
+        for dy, dx in itertools.product(range(-2, 3), range(-3, 4)):
+            inner = image[:, 3:-3, 4:-4]
+            shifted = other[:, 3 + dy : 13 + dy, 4 + dx : 20 + dx]
+            if (inner - shifted).abs().max() < 1e-3:
+                matches.append((dy, dx))
+        assert len(matches) == 1
+        seen |= set(matches)
+    assert {dy for dy, _ in seen} == set(range(-2, 3)) and {dx for _, dx in seen} == set(range(-3, 4))
+
+
+def test_rotation_of_oblong_images_is_one_of_pixels():
+    """A disc stays a disc of its size wherever the image is turned to; on squeezed axes it would be an ellipse."""
+    y, x = torch.meshgrid(torch.arange(32) - 15.5, torch.arange(48) - 23.5, indexing='ij')
+    disc = torch.sigmoid(8 - (x.square() + y.square()).sqrt()).expand(20, 1, 32, 48)
+    inside = (x.square() + y.square()).sqrt() < 15              # farther out its mirror images come in
+    rotated = pipe(rotate=1)(disc.contiguous())
+    torch.testing.assert_close(rotated[..., inside], disc[..., inside], atol=0.05, rtol=0)
+    stripe = torch.sigmoid(3 - x.abs()).expand(20, 1, 32, 48).contiguous()
+    assert ((pipe(rotate=1)(stripe) - stripe)[..., inside].abs().amax(dim=2) > 0.05).all()
+
+
+@pytest.mark.parametrize('channels', [2, 4])
+@pytest.mark.parametrize('name', COLOUR)
+def test_colour_leaves_alpha_alone_and_colours_as_without_it(name, channels):
+    images = pictures(4, channels)
+    augment = pipe(**{name: 1})
+    changed = augment(images, debug_percentile=0.9)
+    assert torch.equal(changed[:, -1], images[:, -1])
+    assert torch.equal(changed[:, :-1], augment(images[:, :-1], debug_percentile=0.9))
+
+
+@pytest.mark.parametrize('channels', [2, 4])
+@pytest.mark.parametrize('name', GEOMETRY + ('imgfilter', 'cutout'))
+def test_what_is_about_places_treats_alpha_like_a_colour(name, channels):
+    images = pictures(3, 1).repeat(1, channels, 1, 1)
+    changed = pipe(**{name: 1})(images)
+    torch.testing.assert_close(changed, changed[:, :1].expand_as(changed), atol=1e-5, rtol=0)
+    assert not torch.equal(changed, images)
+
+
+def test_second_derivatives_of_oblong_images_with_alpha():
+    augment = pipe(0.8, **EVERYTHING).double()
+    images = torch.randn(1, 4, 8, 12, dtype=torch.float64, requires_grad=True)
+
+    def seeded(images):
+        torch.manual_seed(3)
+        return augment(images).square().mean(dim=(2, 3))
+
+    assert torch.autograd.gradcheck(seeded, images, fast_mode=True, atol=1e-4)
+    assert torch.autograd.gradgradcheck(lambda x: seeded(x.tanh()), images, fast_mode=True, atol=1e-4)

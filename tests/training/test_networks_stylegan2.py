@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from dataset_conversion import sizes
 from training import networks_stylegan2 as networks
 
 
@@ -84,3 +85,105 @@ def test_discriminator_golden(golden, name):
     assert_close(logits.detach(), v['logits'])
     gradient, = torch.autograd.grad(logits.sum(), img)
     assert_close(gradient, v['dimg'])
+
+
+# ------------------------------------------------------------------------------------------------
+# Sizes that are no squares of a power of two
+
+# [height, width] or a number → the levels that name the blocks, and the lowest block's map.
+SIZES = {
+    (64, 96): ([4, 8, 16, 32, 64], (4, 6)),
+    (48, 48): ([4, 8, 16, 32, 64], (3, 3)),
+    (16, 64): ([4, 8, 16, 32], (2, 8)),
+    (40, 24): ([4, 8, 16, 32], (5, 3)),
+    (56, 56): ([8, 16, 32, 64], (7, 7)),
+    (32, 32): ([4, 8, 16, 32], (4, 4)),
+}
+
+
+def build_pair(resolution, architecture='skip', num_fp16_res=0):
+    torch.manual_seed(0)
+    common = dict(img_resolution=resolution, img_channels=2)
+    channels = dict(channel_base=256, channel_max=8, num_fp16_res=num_fp16_res)
+    G = networks.Generator(z_dim=8, c_dim=3, w_dim=8, mapping_kwargs=dict(num_layers=2), **common,
+                           synthesis_kwargs=dict(channels, architecture=architecture))
+    return G, networks.Discriminator(c_dim=3, architecture=architecture, **common, **channels)
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('architecture', ['orig', 'skip', 'resnet'])
+def test_images_of_any_usable_size(size, architecture):
+    levels, lowest = SIZES[size]
+    resolution = size[0] if size[0] == size[1] else list(size)
+    G, D = build_pair(resolution, architecture)
+    assert G.img_resolution == D.img_resolution == G.synthesis.img_resolution == resolution
+    assert G.synthesis.block_resolutions == levels and D.block_resolutions == levels[:0:-1]
+    assert getattr(G.synthesis, f'b{levels[0]}').const.shape[1:] == lowest
+    z, c = torch.randn(2, 8), torch.randn(2, 3)
+    for noise_mode in ('random', 'const', 'none'):
+        images = G(z, c, noise_mode=noise_mode)
+        assert images.shape == (2, 2, *size)
+    logits = D(images, c)
+    assert logits.shape == (2, 1)
+    logits.sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all()
+               for network in (G, D) for name, parameter in network.named_parameters() if 'noise_strength' not in name)
+
+
+def test_a_tuple_or_a_pair_of_equal_sides_is_the_same_network():
+    by_number, by_pair = build_pair(32)[0], build_pair((32, 32))[0]
+    assert by_pair.img_resolution == 32
+    assert [(name, tensor.shape) for name, tensor in by_number.named_parameters()] == [
+        (name, tensor.shape) for name, tensor in by_pair.named_parameters()]
+    assert build_pair((16, 24))[0].img_resolution == [16, 24]
+
+
+def test_other_sizes_fit_a_square_network_by_name_and_shape():
+    """All but the constant, the noise and the discriminator's first dense layer."""
+    for square, other in zip(build_pair(64, 'resnet'), build_pair([64, 96], 'resnet')):
+        ours, theirs = (dict(network.named_parameters()) for network in (other, square))
+        assert list(ours) == list(theirs)
+        assert [name for name in ours if ours[name].shape != theirs[name].shape] in (['synthesis.b4.const'],
+                                                                                   ['b4.fc.weight'])
+
+
+def test_the_rule_of_sizes_is_that_of_the_datasets():
+    for height in range(1, 130):
+        for width in [*range(1, 130), 256, 512, 513]:
+            try:
+                networks._pyramid([height, width])
+                usable = True
+            except ValueError:
+                usable = False
+            assert usable == sizes.is_usable_size(width, height), (width, height)
+            if usable:
+                assert max(networks._pyramid([height, width])) == sizes.level_of(height, width)
+
+
+@pytest.mark.parametrize('resolution', [22, [36, 64], [16, 128], 2, 0, -4, [8], [8, 8, 8], 'ab', 8.5, None])
+def test_sizes_that_networks_cannot_have(resolution):
+    with pytest.raises((ValueError, TypeError)):
+        build_pair(resolution)
+
+
+@pytest.mark.parametrize('wanted, nearest', [
+    ((1280, 720), (1280, 768)), ((100, 100), (96, 96)), ((640, 480), (640, 512)), ((3, 3), (4, 4)),
+    ((1, 1000), (8, 32)), ((96, 64), (96, 64)),
+])  # fmt: skip
+def test_nearest_sizes(wanted, nearest):
+    found = sizes.nearest_usable_sizes(*wanted)
+    assert found[0] == nearest and len(set(found)) == 3
+    assert all(sizes.is_usable_size(*size) for size in found)
+
+
+def test_a_map_of_the_wrong_proportions_is_refused():
+    G, D = build_pair([16, 24])
+    with pytest.raises(AssertionError):
+        D(G(torch.randn(1, 8), torch.randn(1, 3)).mT, torch.randn(1, 3))
+
+
+def test_half_precision_of_other_sizes_is_asked_for_by_level():
+    G, D = build_pair([64, 96], num_fp16_res=2)
+    for network in (G.synthesis, D):
+        assert [level for level in network.block_resolutions if getattr(network, f'b{level}').use_fp16] in (
+            [32, 64], [64, 32])
