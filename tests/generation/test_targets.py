@@ -148,3 +148,27 @@ def test_two_pictures_of_one_name(tmp_path):
         PIL.Image.new('RGB', (4, 4)).save(tmp_path / name)
     with pytest.raises(click.BadParameter, match='rename one'):
         find_targets([str(tmp_path / 'face.png'), str(tmp_path / 'FACE.jpg')])
+
+
+@pytest.mark.parametrize('resolution', [[8, 12], [12, 8], 8])
+def test_the_largest_part_of_the_networks_proportions_is_taken(tmp_path, resolution):
+    y, x = np.mgrid[:40, :40]
+    picture = PIL.Image.fromarray(np.dstack([x * 6, y * 6, x * 0]).astype(np.uint8))
+    height, width = (resolution, resolution) if resolution == 8 else resolution
+    pixels = pixels_of(save(picture, tmp_path / 'x.png'), resolution).astype(int)
+    assert pixels.shape == (3, height, width)
+    for ramp, size in ((pixels[0].mean(axis=0), width), (pixels[1].mean(axis=1), height)):
+        step = 240 / max(height, width)                         # the same both ways: nothing is squeezed
+        assert np.abs(np.diff(ramp)[1:-1] - step).max() < 2
+        assert abs(ramp.mean() - 117) < 4 and len(ramp) == size     # the middle stays in the middle
+
+
+@pytest.mark.parametrize('num_channels', [2, 4])
+def test_alpha_is_kept_for_networks_that_have_it(tmp_path, num_channels):
+    pixels = np.random.default_rng(0).integers(1, 256, [4, 4, num_channels], dtype=np.uint8)
+    pixels[0, :, -1], pixels[1, :, -1] = 0, 255
+    seen = pixels_of(save(PIL.Image.fromarray(pixels), tmp_path / 'x.png'), num_channels=num_channels)
+    assert seen.shape == (num_channels, 4, 4) and not seen[:, 0].any()
+    assert np.array_equal(seen[:, 1:], pixels[1:].transpose(2, 0, 1))
+    opaque = save(PIL.Image.fromarray(pixels[:, :, 0]), tmp_path / 'gray.png')
+    assert (pixels_of(opaque, num_channels=num_channels)[-1] == 255).all()

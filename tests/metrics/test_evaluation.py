@@ -11,7 +11,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from metrics import detectors, metric_main
+from metrics import detectors, metric_main, path_pairs
 from metrics.evaluation import Evaluation, SnapshotMetrics, check_detectors, report
 from metrics.image_sources import RealImages
 from metrics.settings import Settings
@@ -516,3 +516,46 @@ def test_an_error_in_the_code_is_reported_with_its_trace(settings, tmp_path, cap
     values = SnapshotMetrics(['is60'], settings)(ALONE, stand_ins.make_generator(), str(tmp_path), 'x.pkl')
     assert values == {}
     assert 'Traceback' in (err := capsys.readouterr().err) and 'training goes on. TypeError' in err
+
+
+# ------------------------------------------------------------------------------------------------
+# Images with alpha, and images that are not square
+
+def over_white(images):
+    """uint8 [N, C, H, W] by the definition of alpha."""
+    alpha = images[:, -1:].astype(np.float64) / 255
+    return np.rint(images[:, :-1] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+
+
+@pytest.mark.parametrize('channels', [2, 4])
+def test_transparent_images_are_measured_on_white(settings, tmp_path, channels):
+    images = stand_ins.random_images(40, channels=channels)
+    data = stand_ins.write_zip(tmp_path / 'alpha.zip', images)
+    G = stand_ins.make_generator(channels=channels)
+    settings = dataclasses.replace(settings, dataset_kwargs=dataset_kwargs(data))
+    evaluation = Evaluation(['fid40_full'], ALONE, G, settings)
+    result = evaluation.compute('fid40_full')
+    evaluation.close()
+    assert result['transparency'] == 'on white'
+    real, fake = (stand_ins.inception_features(over_white(pictures)) for pictures in (images, generated(40, G)))
+    assert result['results']['fid40_full'] == pytest.approx(textbook_fid(real, fake), rel=1e-4)
+
+
+def test_opaque_images_say_nothing_of_transparency(settings):
+    evaluation = Evaluation(['is20'], ALONE, stand_ins.make_generator(), settings)
+    assert 'transparency' not in evaluation.compute('is20')
+    evaluation.close()
+
+
+@pytest.mark.parametrize('size, crop, expected', [
+    ((64, 96), False, (64, 96)), ((64, 96), True, (32, 48)), ((512, 768), False, (256, 384)),
+    ((768, 512), True, (192, 128)), ((96, 64), True, (48, 32)),
+])  # fmt: skip
+def test_path_lengths_of_images_that_are_not_square(size, crop, expected):
+    images = torch.rand(1, 4, *size) * 2 - 1
+    images[:, 3] = 1                                            # opaque
+    seen = path_pairs._as_detector_sees(images, crop)
+    assert seen.shape == (1, 3, *expected)
+    torch.testing.assert_close(seen, path_pairs._as_detector_sees(images[:, :3], crop))
+    images[:, 3] = -7                                           # more than transparent
+    assert (path_pairs._as_detector_sees(images, crop) == 255).all()
