@@ -320,7 +320,7 @@ def warp_affine(images, inverse, lowpass):
     n, c, height, width = images.shape
     spare = lowpass.shape[0] // 4  # Pixels that the filter takes away at each side.
     left, right, top, bottom = _reflection_margins(inverse, height, width, spare)
-    images = F.pad(images, [left, right, top, bottom], mode='reflect')
+    images = _reflect(images, left, right, top, bottom)
     images = upfirdn2d.upsample2d(images, lowpass, up=2)
 
     # The grid's own coordinates run from -1 to +1 over the result with `spare` pixels at each side. From there to
@@ -349,7 +349,7 @@ def _sampling_grid(theta, height, width):
 
 
 def _reflection_margins(inverse, height, width, spare):
-    """How far the batch reaches beyond the images: (left, right, top, bottom) in pixels, at most one reflection."""
+    """How far the batch reaches beyond the images: (left, right, top, bottom) in pixels, less than the longer side."""
     cx, cy = (width - 1) / 2, (height - 1) / 2
     corners = misc.constant([[-cx, cx, cx, -cx], [-cy, -cy, cy, cy], [1, 1, 1, 1]],
                             dtype=inverse.dtype, device=inverse.device)  # (x, y, 1) of 4 corners
@@ -357,8 +357,19 @@ def _reflection_margins(inverse, height, width, spare):
     reach = torch.stack([-sources.amin(dim=(0, 2)), sources.amax(dim=(0, 2))], dim=1).tolist()  # (x, y) (front, back)
     margins = []
     for both, centre, size in zip(reach, (cx, cy), (width, height)):
-        margins += [math.ceil(min(max(side + 2 * spare - centre, 0), size - 1)) for side in both]
+        farthest = max(height, width) - 1 if size > 1 else 0    # One pixel has no mirror image.
+        margins += [math.ceil(min(max(side + 2 * spare - centre, 0), farthest)) for side in both]
     return margins
+
+
+def _reflect(images, left, right, top, bottom):
+    """Images [N, C, H, W] continued by their mirror images, and by those of these where one is not enough."""
+    while left or right or top or bottom:
+        height, width = images.shape[2:]
+        now = [min(left, width - 1), min(right, width - 1), min(top, height - 1), min(bottom, height - 1)]
+        images = F.pad(images, now, mode='reflect')
+        left, right, top, bottom = left - now[0], right - now[1], top - now[2], bottom - now[3]
+    return images
 
 
 def colour_matrix(luma_factor, chroma_factor, angle):

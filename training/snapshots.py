@@ -33,7 +33,7 @@ def _indices_by_label(dataset, rng):
 
 
 def pick_grid_images(dataset, grid_size, seed):
-    """Real images and labels of the grid: a row per label where there are labels, else at random.
+    """Real images and labels of the grid: a row per class where labels are classes, else at random.
 
     Returns:
         images: uint8 [N, C, H, W], N = columns · rows.
@@ -41,7 +41,7 @@ def pick_grid_images(dataset, grid_size, seed):
     """
     columns, rows = grid_size
     rng = np.random.RandomState(seed)
-    if dataset.has_labels:
+    if dataset.has_onehot_labels:
         by_label = list(_indices_by_label(dataset, rng).values())
         indices = []
         for row in range(rows):

@@ -334,6 +334,13 @@ def test_rotation_of_oblong_images_is_one_of_pixels():
     assert ((pipe(rotate=1)(stripe) - stripe)[..., inside].abs().amax(dim=2) > 0.05).all()
 
 
+def test_long_images_have_no_empty_corners_when_they_are_turned():
+    """Their mirror images alone do not reach as far: those of these are there too."""
+    for size in ((8, 32), (32, 8)):
+        images = torch.ones(40, 1, *size)
+        torch.testing.assert_close(pipe(rotate=1)(images), images, atol=0.01, rtol=0)
+
+
 @pytest.mark.parametrize('channels', [2, 4])
 @pytest.mark.parametrize('name', COLOUR)
 def test_colour_leaves_alpha_alone_and_colours_as_without_it(name, channels):

@@ -314,3 +314,23 @@ class TestJson:
     def test_no_configuration(self, text, words):
         with pytest.raises(ValueError, match=words):
             TrainingConfig.from_json(text)
+
+
+class TestImagesThatAreNotSquare:
+    @pytest.mark.parametrize('size, square', [([64, 64], 64), ([256, 1024], 512), ([1024, 256], 512), ([192, 48], 96)])
+    def test_auto_goes_by_the_number_of_pixels(self, size, square):
+        assert cfg.get_preset('auto', size, num_gpus=2) == cfg.get_preset('auto', square, num_gpus=2)
+
+    def test_the_other_presets_are_as_they_are(self):
+        assert cfg.get_preset('paper256', [64, 96], num_gpus=1) == cfg.get_preset('paper256', 256, num_gpus=1)
+
+    def test_configuration(self, tmp_path):
+        for index in range(2):
+            PIL.Image.fromarray(np.zeros([64, 96, 4], np.uint8)).save(tmp_path / f'{index}.png')
+        options = Options(outdir='runs', data=str(tmp_path), cfg='tiny')
+        dataset = cfg.open_training_set(options)
+        config = cfg.build_config(options, dataset, 'cpu', num_gpus=1)
+        assert TrainingConfig.from_json(config.to_json()).training_set_kwargs['resolution'] == [64, 96]
+        assert '96x64 RGB with alpha' in cfg.describe(config, dataset)
+        with pytest.raises(click.BadParameter, match='no channel at 96x64.*give 64 or more'):
+            cfg.build_config(dataclasses.replace(options, cbase=63), dataset, 'cpu', num_gpus=1)

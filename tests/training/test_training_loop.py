@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import legacy
+from tests import metric_stand_ins as stand_ins
 from torch_utils import distributed, misc, training_stats
 from training import snapshots
 from training.config import TrainingConfig
@@ -333,6 +334,21 @@ def test_grid_has_a_row_per_label(data):
         for other in range(row % 3, row, 3):
             cells = np.concatenate([pixels[row * 4:row * 4 + 4], pixels[other * 4:other * 4 + 4]])
             assert len(np.unique(cells.reshape(8, -1), axis=0)) == 8
+
+
+def test_grid_of_labels_that_are_no_classes(tmp_path):
+    """Each image has a label of its own, and a row of one label would show one image."""
+    pictures = np.random.default_rng(0).integers(0, 256, [20, 3, 8, 12], dtype=np.uint8)
+    data = stand_ins.write_zip(tmp_path / 'data.zip', pictures, labels=[[index / 20, 0.5] for index in range(20)])
+    pixels, labels = snapshots.pick_grid_images(ImageFolderDataset(str(data), use_labels=True), (4, 5), seed=0)
+    assert sorted(labels[:, 0].tolist()) == sorted(np.float32(index / 20) for index in range(20))
+    for picture, label in zip(pixels, labels):
+        assert np.array_equal(picture, pictures[round(label[0] * 20)])
+
+
+def test_grid_sizes_of_images_that_are_not_square():
+    assert snapshots.grid_size_for([256, 512], torch.device('cuda')) == (15, 16)
+    assert snapshots.grid_size_for([512, 256], torch.device('cuda')) == (30, 8)
 
 
 def test_grid_sizes():
