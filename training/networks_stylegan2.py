@@ -65,13 +65,15 @@ def _first_fp16_level(top_level_log2, num_fp16_res):
     return max(2 ** (top_level_log2 + 1 - num_fp16_res), 8)
 
 
-def _block_format(use_fp16, channels_last, force_fp32, weight):
+def _block_format(use_fp16, channels_last, force_fp32, weight, resolution):
     """(dtype, memory format) that a block computes in: its weights' own, or float16 where asked for, on CUDA alone.
 
-    On the CPU, convolutions are faster channels-last, forward and backward.
+    On the CPU, convolutions are faster channels-last, forward and backward, but for maps of few pixels: before each one
+    PyTorch brings the weights into the layout of the maps, and there the weights are the larger part.
     """
     half = use_fp16 and not force_fp32 and weight.device.type == 'cuda'
-    pixels_together = weight.device.type == 'cpu' or (half and channels_last)
+    few_pixels = np.prod(_sides(resolution)) <= 8 * 8
+    pixels_together = (half and channels_last) if weight.device.type != 'cpu' else not few_pixels
     return (torch.float16 if half else weight.dtype,
             torch.channels_last if pixels_together else torch.contiguous_format)
 
@@ -472,7 +474,8 @@ class SynthesisBlock(torch.nn.Module):
         num_layers = self.num_conv + self.num_torgb
         misc.assert_shape(ws, [None, num_layers, self.w_dim])
         w_of_layer = iter(ws.unbind(dim=1))
-        dtype, memory_format = _block_format(self.use_fp16, self.channels_last, force_fp32, self.conv1.weight)
+        dtype, memory_format = _block_format(
+            self.use_fp16, self.channels_last, force_fp32, self.conv1.weight, self.resolution)
         if fused_modconv is None:
             # A grouped convolution is slow on the CPU, and in float16 it pays only for single images. On the CPU it
             # pays for a single image, whose convolution is none of groups, where there are more pixels than weights.
@@ -640,7 +643,8 @@ class DiscriminatorBlock(torch.nn.Module):
 
     def forward(self, x, img, force_fp32=False):
         """x [N, in, H, W] or None, img [N, C, H, W] or None → x [N, out, H/2, W/2], img halved or None."""
-        dtype, memory_format = _block_format(self.use_fp16, self.channels_last, force_fp32, self.conv1.weight)
+        dtype, memory_format = _block_format(
+            self.use_fp16, self.channels_last, force_fp32, self.conv1.weight, self.resolution)
         if x is not None:
             _expect_map(x, self.in_channels, self.resolution)
             x = x.to(dtype=dtype, memory_format=memory_format)
