@@ -67,6 +67,8 @@ KIMG = ThousandsOfImages(min=0, min_open=True)
               show_default=True, help='Quality metrics at each snapshot, as in calc_metrics.py')
 @click.option('--detectors', type=PATH, metavar='DIR', show_default='the published ones',
               help='Folder with files that stand in for the detectors of the metrics')
+@click.option('--keep-states', type=POSITIVE_INT, default=Options.keep_states, show_default=True,
+              help='Training states to keep, one beside each network pickle: the newest ones')
 @click.option('--desc', type=RunSuffix(), help="Text to end the name of the run's folder with")
 @click.option('-n', '--dry-run', is_flag=True, help='Print the complete configuration and stop, with nothing written')
 # Data set
@@ -121,6 +123,8 @@ KIMG = ThousandsOfImages(min=0, min_open=True)
               help='Let cuDNN choose its algorithms without timing them')
 @click.option('--allow-tf32', type=BOOL, default=Options.allow_tf32, show_default=True,
               help='Allow TensorFloat-32 for matrix products and convolutions')
+@click.option('--deterministic', type=BOOL, default=Options.deterministic, show_default=True,
+              help='The same numbers to the bit each time, on CUDA at some cost in speed; a CPU needs no telling')
 def main(**values: Any) -> None:
     """Train a generative adversarial network (StyleGAN2 with adaptive discriminator augmentation) on your own images.
 

@@ -219,6 +219,7 @@ class Options:
     detectors: str | None = None
     snap: int = 50
     tick: float = 4
+    keep_states: int = 2
     seed: int = 0
     # Execution
     gpus: int | None = None
@@ -228,6 +229,7 @@ class Options:
     nhwc: bool = False
     nobench: bool = False
     allow_tf32: bool = False
+    deterministic: bool = False
 
 
 DEFAULT_AUG = 'ada'
@@ -282,11 +284,13 @@ class TrainingConfig:
     network_snapshot_ticks: int = 50
     metrics: list[str] = field(default_factory=list)
     detectors: str | None = None  # folder with stand-ins for the detectors of the metrics
+    keep_states: int = Options.keep_states  # training states that are kept, the newest ones
     # Execution
     random_seed: int = 0
     resume_pkl: str | None = None
     cudnn_benchmark: bool = True
     allow_tf32: bool = False
+    deterministic: bool = False  # the same numbers to the bit each time, on CUDA as on the CPU
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2)
@@ -423,6 +427,8 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
         resume_pkl=resume_pkl,
         cudnn_benchmark=not options.nobench,
         allow_tf32=options.allow_tf32,
+        deterministic=options.deterministic,
+        keep_states=options.keep_states,
     )
 
 
