@@ -91,7 +91,7 @@ def call(data, tmp_path, monkeypatch):
 def launched(monkeypatch):
     """Configurations that reach the training loop, which itself is left out."""
     configs = []
-    monkeypatch.setattr('training.training_loop.launch', lambda config, _snapshot_metrics: configs.append(config))
+    monkeypatch.setattr('training.training_loop.launch', lambda config, _metrics, resume: configs.append(config))
     return configs
 
 
@@ -175,7 +175,7 @@ class TestRun:
             assert result.exit_code == 0, result.output
             run_dir = os.path.join('runs', f'0000{number}-good-tiny-kimg1')
             assert launched[number].run_dir == run_dir
-            assert os.listdir(run_dir) == ['training_options.json']
+            assert sorted(os.listdir(run_dir)) == ['provenance.json', 'training_options.json']
             saved = Path(run_dir, 'training_options.json').read_text()
             assert TrainingConfig.from_json(saved) == launched[number]
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 import dnnlib
-import legacy
 from torch_utils import distributed, images, misc, training_stats
 from torch_utils.files import locked_folder
-from training import snapshots, training_state
+from training import snapshots, training_state, transfer
 from training.ada import AdaController
+from training.config import OPTIONS_FILE, TrainingConfig
 from training.dataset import ImageError, InfiniteSampler
 from training.ema import ema_decay, update_ema
 from training.phases import build_phases, run_phase
@@ -41,15 +41,17 @@ def launch(config, snapshot_metrics=None, resume=False):
 
 
 def join(num_gpus, device):
-    """For the other processes of `torchrun` where a run goes on: the first one tells them all that `launch` is told."""
-    distributed.launch(_train_process, num_gpus, device, None, None, True)
+    """For the other processes of `torchrun` where a run goes on: the first one tells them what `launch` was told."""
+    distributed.launch(_train_process, num_gpus, device, None, None, None)
 
 
 def _train_process(world, config, snapshot_metrics, resume):
-    of_main = distributed.broadcast_object(world, (config, snapshot_metrics))
-    if config is None:
-        config, snapshot_metrics = of_main
+    of_main = distributed.broadcast_object(world, (config, snapshot_metrics, resume))
     run_dir = of_main[0].run_dir
+    if config is None:
+        config, snapshot_metrics, resume = of_main
+    # A pickle shows which texts in it are one object: the same for a new run and for one whose options were read.
+    config = TrainingConfig.from_json(config.to_json())
     training_stats.reset()
     if world.is_distributed:
         training_stats.init_multiprocessing(world.rank, world.device)
@@ -59,17 +61,18 @@ def _train_process(world, config, snapshot_metrics, resume):
                 stack.enter_context(locked_folder(run_dir))
                 stack.enter_context(dnnlib.util.Logger(os.path.join(run_dir, 'log.txt'), 'a'))
         with _errors_as_sentences(config):
-            state = _take_up(world, run_dir) if resume else None
+            state = _take_up(world, config, run_dir) if resume else None
             training_loop(world, config, run_dir, snapshot_metrics, state)
 
 
-def _take_up(world, run_dir):
+def _take_up(world, config, run_dir):
     """The state that the run goes on from, on all ranks, with its files as they were then; None: from the beginning."""
     found = None
     with distributed.failing_together(world):
         if world.is_main:
             found = training_state.load_newest(run_dir)
             training_state.rewind(run_dir, {} if found is None else found[1]['files'])
+            config.save(os.path.join(run_dir, OPTIONS_FILE))
             if found is None:
                 print(f'{run_dir} has no training state yet: its training starts from the beginning.')
             else:
@@ -138,10 +141,8 @@ def _build_networks(world, config, dataset, resume_pkl):
     G_ema = copy.deepcopy(G).eval()
     if resume_pkl is not None and world.is_main:
         print(f'Starting from "{resume_pkl}"')
-        source = _open_source(resume_pkl, G, D)
-        for name, module in dict(G=G, D=D, G_ema=G_ema).items():
-            misc.copy_params_and_buffers(source[name], module, require_all=False)
-            _print_fresh_parameters(name, source[name], module)
+        networks = dict(G=G, D=D, G_ema=G_ema)
+        transfer.take_over(transfer.open_source(resume_pkl, networks), networks)
     for module in (G, D, G_ema):
         distributed.broadcast_tensors(world, misc.params_and_buffers(module))
     return G, D, G_ema
@@ -152,35 +153,8 @@ def check_resume(config, dataset):
 
     Raises click.BadParameter where the file cannot be opened, ValueError where it does not fit.
     """
-    _open_source(config.resume_pkl, *_construct_networks(config, dataset))
-
-
-def _open_source(url, G, D):
-    """Content of the network pickle to start from, which has all that training needs, in the shapes of G and D."""
-    source = legacy.open_network(url, option='--resume')
-    for name, module in dict(G=G, D=D, G_ema=G).items():
-        if source[name] is None:
-            raise ValueError(f'--resume={url}: it has no {name}, but training goes on with G, D and G_ema; use a '
-                             'snapshot of a training run')
-        _check_shapes(name, source[name], module, url)
-    return source
-
-
-def _print_fresh_parameters(name, source, module):
-    given = {key for key, _tensor in source.named_parameters()} | {key for key, _tensor in source.named_buffers()}
-    fresh = [key for key, _tensor in module.named_parameters() if key not in given]
-    if fresh:
-        print(f'{name}: {len(fresh)} parameters are not in that network and start fresh: {fresh[0]} ... {fresh[-1]}')
-
-
-def _check_shapes(name, source, module, url):
-    wanted = {key: list(tensor.shape) for key, tensor in misc.named_params_and_buffers(module)}
-    given = {key: list(tensor.shape) for key, tensor in misc.named_params_and_buffers(source)}
-    for key in wanted:
-        if key in given and wanted[key] != given[key]:
-            raise ValueError(
-                f'--resume={url}: its {name} has {key} of shape {given[key]}, this run {wanted[key]}; choose --cfg, '
-                '--cbase, --cmax, --cond and the resolution of the dataset as that network has them')
+    G, D = _construct_networks(config, dataset)
+    transfer.open_source(config.resume_pkl, dict(G=G, D=D, G_ema=G))
 
 
 def _build_augmentation(config, device):
