@@ -309,7 +309,7 @@ def warp_affine(images, inverse, lowpass):
     n, c, height, width = images.shape
     spare = lowpass.shape[0] // 4  # Pixels that the filter takes away at each side.
     left, right, top, bottom = _reflection_margins(inverse, height, width, spare)
-    images = F.pad(images, [left, right, top, bottom], mode='reflect')
+    images = reflect(images, left, right, top, bottom)
     images = upfirdn2d.upsample2d(images, lowpass, up=2)
 
     # The grid's own coordinates run from -1 to +1 over the result with `spare` pixels at each side. From there to
@@ -326,6 +326,24 @@ def warp_affine(images, inverse, lowpass):
     grid = _sampling_grid(theta, (height + 2 * spare) * 2, (width + 2 * spare) * 2)  # N H' W' 2
     images = grid_sample_gradfix.grid_sample(images, grid)
     return upfirdn2d.downsample2d(images, lowpass, down=2, padding=-2 * spare, flip_filter=True)
+
+
+def reflect(images, left, right, top, bottom):
+    """Images [N, C, H, W] with margins, in pixels, in which they are mirrored about the centres of their outer pixels.
+
+    The gradient that PyTorch has for this on CUDA is not the same to the bit each time; that of copies is.
+    """
+    if images.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return mirror(mirror(images, left, right, 3), top, bottom, 2)
+    return F.pad(images, [left, right, top, bottom], mode='reflect')
+
+
+def mirror(images, before, after, dim):
+    """As `reflect`, along one dimension and by copies."""
+    size = images.shape[dim]
+    first = images.narrow(dim, 1, before).flip(dim)
+    last = images.narrow(dim, size - 1 - after, after).flip(dim)
+    return torch.cat([first, images, last], dim=dim)
 
 
 def _sampling_grid(theta, height, width):

@@ -243,6 +243,7 @@ class Options:
         Paths are absolute, as it may go on from another folder.
         """
         kept = {name: value for name, value in dataclasses.asdict(self).items() if name not in OF_THE_CALL}
+        kept['metrics'] = list(self.metrics)
         for name in PATH_OPTIONS:
             if kept[name] is not None and os.path.exists(kept[name]):
                 kept[name] = os.path.abspath(kept[name])
