@@ -158,6 +158,11 @@ MOMENTS = {
 }
 
 
+dying_closes_no_file = pytest.mark.filterwarnings(
+    'ignore::ResourceWarning', 'ignore::pytest.PytestUnraisableExceptionWarning')
+
+
+@dying_closes_no_file
 @pytest.mark.parametrize('moment', ['before', 'after'])
 @pytest.mark.parametrize('place', MOMENTS)
 def test_any_moment_is_good_to_die(whole, data, tmp_path, monkeypatch, place, moment):     # noqa: F811
@@ -173,6 +178,7 @@ def test_any_moment_is_good_to_die(whole, data, tmp_path, monkeypatch, place, mo
         'training-state-000000.080.pt', 'training-state-000000.072.pt']
 
 
+@dying_closes_no_file
 def test_dying_in_the_metrics_repeats_them_alone(data, tmp_path, monkeypatch):     # noqa: F811
     def metrics(_world, G, _run_dir, network_pkl):
         calls.append(os.path.basename(network_pkl))
@@ -222,6 +228,7 @@ def flipped(content):
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1:]
 
 
+@dying_closes_no_file
 def test_all_states_damaged(whole, data, tmp_path):    # noqa: F811
     run_dir = interrupted(whole, tmp_path / 'run', 2)
     for path in training_state.list_states(run_dir):
@@ -284,6 +291,7 @@ def test_as_many_states_as_asked_for_are_kept(data, tmp_path, keep):   # noqa: F
         f'training-state-000000.{number:03d}.pt' for number in numbers]
 
 
+@dying_closes_no_file
 def test_older_states_are_there_until_the_new_one_is(whole, data, tmp_path, monkeypatch):      # noqa: F811
     def fail(*_args):
         raise OSError(28, 'No space left on device')
