@@ -253,10 +253,10 @@ def training_loop(world, config, run_dir, snapshot_metrics=None, state=None):
     statistics = RunStatistics(run_dir, world, config.total_kimg, progress.cur_nimg)
     parts = Parts(dict(G=G, D=D, G_ema=G_ema), {phase.name[0]: phase.optimizer for phase in phases}, loss,
                   augment_pipe, ada, statistics)
-    statistics.start_tick()
     if state is not None:
         training_state.restore(world, parts, state)
-        del state
+    if progress.cur_nimg == progress.tick_start_nimg:
+        statistics.start_tick()
     while True:
         if not progress.tick_is_open:
             real_img, real_c = _real_batch(loader, device, config.batch_gpu)

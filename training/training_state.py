@@ -13,11 +13,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pickle
 import platform
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -132,11 +133,13 @@ def restore(world: World, parts: Parts, state: dict[str, Any]) -> None:
     """Put a state into parts that were made for it, on every rank; the last thing to do before the training goes on.
 
     A rank that the state does not know keeps its random states and starts with the running means of the first one.
+    What is large is taken out of the state, so that it does not fill the memory for the rest of the run.
     """
+    networks, optimizers = state.pop('networks'), state.pop('optimizers')
     for name, module in parts.networks.items():
-        _fill(name, module, state['networks'][name])
+        _fill(name, module, networks[name])
     for name, optimizer in parts.optimizers.items():
-        optimizer.load_state_dict(state['optimizers'][name])
+        optimizer.load_state_dict(optimizers[name])
     if parts.augment_pipe is not None and state['augment_p'] is not None:
         parts.augment_pipe.p.fill_(state['augment_p'])
     of_ranks = state['ranks']
@@ -230,24 +233,23 @@ def save(
     state['files'] = _sync_appended_files(run_dir)
     with atomic_file(path, durable=True) as file:
         torch.save(state, file)
-    for old in list_states(run_dir)[config.keep_states:]:
-        old.unlink()
+    states = list_states(run_dir)
+    newest = states.index(path)     # what seems newer is damaged, or this run would have gone on from it
+    for unneeded in states[:newest] + states[newest + config.keep_states:]:
+        unneeded.unlink()
     return path
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:
-    """The state in a file. Raises DamagedState with a reason, or OSError where the file cannot be read."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()      # torch.load does not look at the checksums
-        if broken is not None:
-            raise DamagedState(f'checksum of {broken}')
-        state = torch.load(path, map_location='cpu', weights_only=True)
-        state_format = state['format']
-    except (DamagedState, OSError):
-        raise
-    except Exception as error:  # whatever the readers of a damaged file raise
-        raise DamagedState(' '.join(str(error).split())[:100]) from error
+    """The state in a file. Raises DamagedState with a reason, or OSError where the file cannot be opened."""
+    with open(path, 'rb') as file:
+        _check_sums(file)       # torch.load does not
+        file.seek(0)
+        try:
+            state = torch.load(file, map_location='cpu', weights_only=True)
+            state_format = state['format']
+        except (pickle.UnpicklingError, KeyError, TypeError) as error:
+            raise DamagedState('it holds something else') from error
     if state_format != FORMAT:
         raise ValueError(
             f'{path} was written by another version of this program (format {state_format}, here {FORMAT}): go on with '
@@ -256,23 +258,30 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     return state
 
 
-def load_newest(run_dir: str | os.PathLike) -> tuple[Path, dict[str, Any]] | None:
-    """The newest sound state of a run and its content; newer ones, which are damaged, are named and deleted.
+def _check_sums(file: BinaryIO) -> None:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            broken = archive.testzip()
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever zipfile raises at damaged archives
+        raise DamagedState(' '.join(str(error).split())[:100]) from error
+    if broken is not None:
+        raise DamagedState(f'checksum of {broken}')
 
-    None where the run has no state at all. Raises ValueError where all of them are damaged; then none is deleted.
+
+def load_newest(run_dir: str | os.PathLike) -> tuple[Path, dict[str, Any]] | None:
+    """The newest sound state of a run and its content; newer ones, which are damaged, are named.
+
+    None where the run has no state at all. Raises ValueError where all of them are damaged.
     """
-    damaged = []
-    for path in list_states(run_dir):
+    states = list_states(run_dir)
+    for path in states:
         try:
-            state = read(path)
+            return path, read(path)
         except DamagedState as error:
             print(f'{path} is damaged ({error}) and left out.', flush=True)
-            damaged.append(path)
-            continue
-        for unusable in damaged:
-            unusable.unlink()
-        return path, state
-    if damaged:
+    if states:
         raise ValueError(
             f'{run_dir} cannot be resumed, as all its training states are damaged: start from its last network pickle '
             '(--resume=PKL).'
@@ -293,7 +302,7 @@ def _sync_appended_files(run_dir: str | os.PathLike) -> dict[str, int]:
     """Length of each file by name; what was written so far is on the disk."""
     lengths = {}
     for path in _appended_files(run_dir):
-        with open(path, 'rb') as file:
+        with open(path, 'r+b') as file:
             os.fsync(file.fileno())
             lengths[path.name] = os.fstat(file.fileno()).st_size
     return lengths

@@ -81,7 +81,8 @@ def test_a_deterministic_run_repeats_and_goes_on_to_the_bit(run_script, tmp_path
     data = tmp_path / 'digits.zip'
     assert run_script('dataset_tool.py', '--source=digits', f'--dest={data}').returncode == 0
     command = ['train.py', f'--data={data}', '--cfg=auto', '--cond=1', '--kimg=1', '--tick=0.25', '--snap=1',
-               '--device=cuda', '--cbase=2048', '--metrics=none', '--init-p=0.5', '--deterministic=1', '--keep-states=9']
+               '--device=cuda', '--cbase=2048', '--metrics=none', '--init-p=0.5', '--deterministic=1',
+               '--keep-states=9']
     run_dirs = []
     for name in ('one', 'again', 'resumed'):
         result = run_script(*command, f'--outdir={name}', timeout=280)

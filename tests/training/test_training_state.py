@@ -81,6 +81,15 @@ def test_the_same_run_again_gives_the_same_files(whole, data, tmp_path):   # noq
     assert_same_run(tmp_path / 'again', whole)
 
 
+def test_deterministic_algorithms_change_nothing_on_a_cpu(whole, data, tmp_path):      # noqa: F811
+    try:
+        launch(small_config(data, tmp_path / 'run', keep_states=10, deterministic=True))
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_same_run(tmp_path / 'run', whole)
+
+
 @pytest.mark.parametrize('states', [1, 2, 3])
 def test_a_resumed_run_equals_an_uninterrupted_one(whole, data, tmp_path, states):     # noqa: F811
     run_dir = interrupted(whole, tmp_path / 'run', states)
