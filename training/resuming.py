@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from training import config as cfg
 from training.config import LATEST, OF_THE_CALL, OPTIONS_FILE, PATH_OPTIONS, Options, TrainingConfig, wrong
 from training.training_state import list_states
@@ -99,7 +101,7 @@ def _latest_run(options: Options) -> str | None:
         run_dir = os.path.join(options.outdir, name)
         try:
             kept = _read_kept(run_dir)
-        except ValueError:
+        except click.BadParameter:      # not by this program, or torn
             continue
         if kept is None or kept.options is None:
             continue
@@ -151,7 +153,9 @@ def is_same_path(one: str, other: str) -> bool:
 
 
 def _shown(value: Any) -> Any:
-    return int(value) if isinstance(value, bool) else value
+    if isinstance(value, bool):
+        return int(value)
+    return f'{value:g}' if isinstance(value, float) else value
 
 
 def _require_states(run_dir: str) -> None:

@@ -302,12 +302,14 @@ def test_as_many_states_as_asked_for_are_kept(data, tmp_path, keep):   # noqa: F
 
 @dying_closes_no_file
 def test_older_states_are_there_until_the_new_one_is(whole, data, tmp_path, monkeypatch):      # noqa: F811
-    def fail(*_args):
-        raise OSError(28, 'No space left on device')
+    def fail_for_states(content, *args, **kwargs):
+        if isinstance(content, dict):
+            raise OSError(28, 'No space left on device')
+        return save(content, *args, **kwargs)
 
-    run_dir = interrupted(whole, tmp_path / 'run', 2)
+    run_dir, save = interrupted(whole, tmp_path / 'run', 2), torch.save
     with monkeypatch.context() as patch:
-        patch.setattr(torch, 'save', fail)
+        patch.setattr(torch, 'save', fail_for_states)
         with pytest.raises(OSError, match='No space left'):
             resume(data, run_dir, keep_states=1)
     assert len(training_state.list_states(run_dir)) == 2
