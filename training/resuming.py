@@ -68,6 +68,7 @@ def find_run(options: Options, given: set[str], required: bool = True) -> KeptRu
     run_dir = _latest_run(options) if options.resume_run == LATEST else options.resume_run
     if run_dir is None:
         return None
+    run_dir = os.path.normpath(run_dir)
     kept = _read_kept(run_dir)
     if not required and kept is None:
         return None

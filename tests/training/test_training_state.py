@@ -188,6 +188,29 @@ def test_any_moment_is_good_to_die(whole, data, tmp_path, monkeypatch, place, mo
 
 
 @dying_closes_no_file
+def test_a_state_in_the_middle_of_a_tick(whole, data, tmp_path, monkeypatch):      # noqa: F811
+    """As a signal asks for one: ADA's and the tick's statistics are under way."""
+    made = []
+    config = small_config(data, tmp_path / 'run', keep_states=10)
+
+    def save_and_die(_statistics, cur_nimg):
+        if cur_nimg == 56:
+            progress, parts = made
+            training_state.save(CPU, config.run_dir, config, parts, progress)
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        for name in ('Parts', 'Progress'):
+            make = getattr(training_loop, name)
+            patch.setattr(training_loop, name, lambda *args, make=make: made.append(make(*args)) or made[-1])
+        patch.setattr(RunStatistics, 'show_progress', save_and_die)
+        with pytest.raises(Killed):
+            launch(config)
+    resume(data, tmp_path / 'run')
+    assert_same_run(tmp_path / 'run', whole)
+
+
+@dying_closes_no_file
 def test_dying_in_the_metrics_repeats_them_alone(data, tmp_path, monkeypatch):     # noqa: F811
     def metrics(_world, G, _run_dir, network_pkl):
         calls.append(os.path.basename(network_pkl))
