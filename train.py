@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from dnnlib.cli import BOOL, PATH, Command, FiniteFloat, check_outdir, device_option, resolve_device
 from dnnlib.util import is_url
@@ -21,8 +22,11 @@ from training import config as cfg
 from training.config import Options, wrong
 
 if TYPE_CHECKING:
+    import torch
+
     from metrics.evaluation import SnapshotMetrics
     from training.dataset import ImageFolderDataset
+    from training.resuming import KeptRun
 
 BY_PRESET = 'by --cfg'
 POSITIVE_INT = click.IntRange(min=1)
@@ -58,7 +62,7 @@ KIMG = ThousandsOfImages(min=0, min_open=True)
 
 @click.command(cls=Command)
 # Where, and what is written
-@click.option('--outdir', type=PATH, required=True, metavar='DIR', help='Folder that gets a new folder for this run')
+@click.option('--outdir', type=PATH, metavar='DIR', help='Folder that gets a new folder for this run  [required]')
 @click.option('--snap', type=POSITIVE_INT, default=Options.snap, show_default=True,
               help='Ticks between two snapshots (images and network pickle)')
 @click.option('--tick', type=KIMG, default=Options.tick, show_default=True,
@@ -67,10 +71,12 @@ KIMG = ThousandsOfImages(min=0, min_open=True)
               show_default=True, help='Quality metrics at each snapshot, as in calc_metrics.py')
 @click.option('--detectors', type=PATH, metavar='DIR', show_default='the published ones',
               help='Folder with files that stand in for the detectors of the metrics')
+@click.option('--keep-states', type=POSITIVE_INT, default=Options.keep_states, show_default=True,
+              help='Training states to keep, one beside each network pickle: the newest ones')
 @click.option('--desc', type=RunSuffix(), help="Text to end the name of the run's folder with")
 @click.option('-n', '--dry-run', is_flag=True, help='Print the complete configuration and stop, with nothing written')
 # Data set
-@click.option('--data', type=PATH, required=True, metavar='ZIP|DIR', help='Images, as dataset_tool.py makes them')
+@click.option('--data', type=PATH, metavar='ZIP|DIR', help='Images, as dataset_tool.py makes them  [required]')
 @click.option('--cond', type=BOOL, default=Options.cond, show_default=True,
               help='Train a conditional model on the labels of the data set')
 @click.option('--subset', type=POSITIVE_INT, metavar='N', show_default='all',
@@ -96,15 +102,22 @@ KIMG = ThousandsOfImages(min=0, min_open=True)
 @click.option('--aug', type=click.Choice(['noaug', 'ada', 'fixed']), show_default=cfg.DEFAULT_AUG,
               help='Augment not at all, adaptively, or with the strength --p')
 @click.option('--p', type=FRACTION, metavar='P', help='Augmentation strength, with --aug=fixed')
+@click.option('--init-p', type=FRACTION, metavar='P', show_default='0',
+              help='Augmentation strength that --aug=ada starts from')
 @click.option('--target', type=FRACTION, show_default=str(cfg.DEFAULT_ADA_TARGET),
               help="Overfitting that --aug=ada holds: the mean sign of the discriminator's output for real images")
 @click.option('--augpipe', type=click.Choice(cfg.AUGPIPE_NAMES), show_default=cfg.DEFAULT_AUGPIPE,
               help='Which augmentations: b(lit) g(eom) c(olor) f(ilter) n(oise) c(utout)')
 # Start from a trained network
 @click.option('--resume', type=PATH, metavar='NAME|PATH|URL', show_default=cfg.NO_RESUME,
-              help=f'Network pickle to start from: {", ".join(cfg.RESUME_SOURCES)}, a file or a URL')
+              help=f'Network pickle to start from: {", ".join(cfg.RESUME_SOURCES)}, a file or a URL; '
+                   f'{cfg.LATEST}: as --resume-run={cfg.LATEST}')
 @click.option('--freezed', type=click.IntRange(min=0), metavar='N', show_default='0',
               help='Keep the first N layers of the discriminator as they are')
+# Go on with a run
+@click.option('--resume-run', type=PATH, metavar='DIR|latest',
+              help='Go on with the run in this folder, or with the newest in --outdir that has the same options (where '
+                   'there is none, start it); options that do not change its result may be given anew')
 # Execution
 @click.option('--seed', type=click.IntRange(min=0, max=2**31 - 1), default=Options.seed, show_default=True,
               help='Random seed')
@@ -121,6 +134,8 @@ KIMG = ThousandsOfImages(min=0, min_open=True)
               help='Let cuDNN choose its algorithms without timing them')
 @click.option('--allow-tf32', type=BOOL, default=Options.allow_tf32, show_default=True,
               help='Allow TensorFloat-32 for matrix products and convolutions')
+@click.option('--deterministic', type=BOOL, default=Options.deterministic, show_default=True,
+              help='The same numbers to the bit each time, on CUDA at some cost in speed; a CPU needs no telling')
 def main(**values: Any) -> None:
     """Train a generative adversarial network (StyleGAN2 with adaptive discriminator augmentation) on your own images.
 
@@ -129,40 +144,96 @@ def main(**values: Any) -> None:
       python train.py --outdir=runs --data=digits.zip --cfg=tiny --cond=1 --metrics=none
     From a network trained on faces, with mirror images, on two GPUs:
       python train.py --outdir=runs --data=cats.zip --gpus=2 --mirror=1 --resume=ffhq256
+    Go on with a run that was interrupted, to the bit where it stopped:
+      python train.py --resume-run=runs/00000-cats-auto1
     What a command would do, without doing it:
       python train.py --outdir=runs --data=cats.zip --gpus=2 --dry-run
     """
     from torch_utils import distributed
+    from training import resuming, training_loop
 
-    options = Options(**values)
-    check_outdir(options.outdir)
+    context = click.get_current_context()
+    given = {name for name in values if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    options, given = cfg.resume_latest_as_run(Options(**values), given)
+    require_places(options)
+    is_first = distributed.is_first_process()
+    run = resuming.find_run(options, given, required=is_first)
+    if run is not None:
+        options = run.options
     device = resolve_device(options.device)
     num_gpus = distributed.number_of_processes(options.gpus, device)
+    if options.resume_run is not None and not is_first:
+        if not options.dry_run:
+            training_loop.join(num_gpus, str(device))
+        return
+    check_outdir(options.outdir)
     dataset = cfg.open_training_set(options)
-    config = cfg.build_config(options, dataset, str(device), num_gpus)
+    if run is None:
+        config = cfg.build_config(options, dataset, str(device), num_gpus)
+    else:
+        config = resuming.continued_config(run, dataset, str(device), num_gpus)
 
-    if distributed.is_first_process():
+    if is_first:
+        if run is not None and run.has_moved_data:
+            check_moved_dataset(run, dataset)
         cfg.check_images(config)
-        if config.resume_pkl is not None and not (options.dry_run and is_url(config.resume_pkl)):
+        starts_from_pickle = run is None and config.resume_pkl is not None
+        if starts_from_pickle and not (options.dry_run and is_url(config.resume_pkl)):
             check_resume(config, dataset)
         if config.metrics:
             check_detectors(config, dataset, download=not options.dry_run)
         desc = cfg.run_description(options, dataset.name, num_gpus)
         if options.dry_run:
-            config.run_dir = cfg.next_run_dir(options.outdir, desc)
+            config.run_dir = config.run_dir or cfg.next_run_dir(options.outdir, desc)
             print(config.to_json())
-            print(f'\n{cfg.describe(config, dataset)}\nDry run: nothing was written.', file=sys.stderr)
+            print(f'\n{cfg.describe(config, dataset, run is not None)}\nDry run: nothing was written.', file=sys.stderr)
             return
-        config.run_dir = cfg.create_run_dir(options.outdir, desc)
-        config.save(os.path.join(config.run_dir, 'training_options.json'))
-        print(cfg.describe(config, dataset), flush=True)
+        if run is None:
+            config.run_dir = cfg.create_run_dir(options.outdir, desc)
+            config.save(os.path.join(config.run_dir, cfg.OPTIONS_FILE))
+        print(cfg.describe(config, dataset, run is not None), flush=True)
+        record_provenance(config, dataset, device)
     elif options.dry_run:
         return
-    dataset.close()
+    else:
+        dataset.close()
 
-    from training import training_loop
+    training_loop.launch(config, snapshot_metrics(config), resume=run is not None)
 
-    training_loop.launch(config, snapshot_metrics(config))
+
+def require_places(options: Options) -> None:
+    """Only a run that goes on knows its places by itself."""
+    if options.resume_run not in (None, cfg.LATEST):
+        return
+    for name in ('outdir', 'data'):
+        if getattr(options, name) is None:
+            raise click.UsageError(f"Missing option '--{name}'.")
+
+
+def check_moved_dataset(run: KeptRun, dataset: ImageFolderDataset) -> None:
+    """A run goes on with a dataset from another place only where that is the same one."""
+    from metrics.statistics_cache import content_sha256
+    from training import provenance
+
+    known = provenance.dataset_sha256(run.run_dir)
+    if known is None or content_sha256(dataset) != known:
+        reason = 'is another dataset than' if known else 'cannot be compared with'
+        raise wrong('--data', f'{run.options.data!r} {reason} that of {run.run_dir!r}, {run.config.options["data"]!r}: '
+                              'give the same images and labels in the same order, or start a new run.')
+
+
+def record_provenance(config: cfg.TrainingConfig, dataset: ImageFolderDataset, device: torch.device) -> None:
+    from metrics.statistics_cache import content_sha256
+    from training import provenance
+
+    def digest() -> str:
+        try:
+            return content_sha256(dataset, shown=False)
+        finally:
+            dataset.close()
+
+    provenance.record_start(config.run_dir, config.options, device)
+    provenance.record_dataset(config.run_dir, digest)
 
 
 def snapshot_metrics(config: cfg.TrainingConfig) -> SnapshotMetrics | None:

@@ -196,7 +196,8 @@ class SnapshotMetrics:
             try:
                 result = evaluation.compute(name)
                 if result is not None:
-                    report(result, run_dir, snapshot_pkl)
+                    # The mark tells a run that goes on which lines it is going to write again.
+                    report({**result, 'in_training': True}, run_dir, snapshot_pkl)
                     values |= result['results']
             except Exception as error:  # whatever it is, it must not end the training
                 if world.is_main:

@@ -91,7 +91,7 @@ def call(data, tmp_path, monkeypatch):
 def launched(monkeypatch):
     """Configurations that reach the training loop, which itself is left out."""
     configs = []
-    monkeypatch.setattr('training.training_loop.launch', lambda config, _snapshot_metrics: configs.append(config))
+    monkeypatch.setattr('training.training_loop.launch', lambda config, _metrics, resume: configs.append(config))
     return configs
 
 
@@ -175,7 +175,7 @@ class TestRun:
             assert result.exit_code == 0, result.output
             run_dir = os.path.join('runs', f'0000{number}-good-tiny-kimg1')
             assert launched[number].run_dir == run_dir
-            assert os.listdir(run_dir) == ['training_options.json']
+            assert sorted(os.listdir(run_dir)) == ['provenance.json', 'training_options.json']
             saved = Path(run_dir, 'training_options.json').read_text()
             assert TrainingConfig.from_json(saved) == launched[number]
 
@@ -250,6 +250,11 @@ WRONG_CALLS = {
     'aug_fixed_without_p': (['--aug=fixed'], 'good.zip', ['--aug', 'fixed', '--p=P']),
     'p_without_fixed': (['--p=0.2'], 'good.zip', ['--p', '0.2', '--aug=fixed']),
     'p_too_large': (['--aug=fixed', '--p=1.5'], 'good.zip', ['--p', '1.5', '0<=x<=1']),
+    'init_p_without_ada': (['--aug=noaug', '--init-p=0.2'], 'good.zip', ['--init-p', '0.2', '--aug=noaug']),
+    'init_p_too_large': (['--init-p=2'], 'good.zip', ['--init-p', '2', '0<=x<=1']),
+    'keep_states_zero': (['--keep-states=0'], 'good.zip', ['--keep-states', '0', 'x>=1']),
+    'resume_run_nowhere': (['--resume-run=gone'], 'good.zip', ['--resume-run', "'gone'", 'does not exist']),
+    'resume_of_two_runs': (['--resume=latest', '--resume-run=gone'], 'good.zip', ['--resume', 'gone', 'two runs']),
     'target_without_ada': (['--aug=noaug', '--target=0.5'], 'good.zip', ['--target', '0.5', '--aug=ada']),
     'target_too_large': (['--target=2'], 'good.zip', ['--target', '2', '0<=x<=1']),
     'augpipe': (['--augpipe=bgx'], 'good.zip', ['--augpipe', 'bgx', 'bgcfnc']),
@@ -320,11 +325,11 @@ class TestWrongCalls:
     @pytest.mark.parametrize('dry', [[], ['-n']])
     @pytest.mark.parametrize('file, words', [
         ('words.txt', ['--resume', 'words.txt', 'not a network pickle']),
-        ('gray.pkl', ['--resume', 'gray.pkl', 'its G has', 'of shape', '--cbase']),
+        ('gray.pkl', ['--resume', 'gray.pkl', 'no weight of it fits', '--cbase']),
         ('average.pkl', ['--resume', 'average.pkl', 'has no G']),
     ])
     def test_resume_of_what_does_not_fit(self, call, launched, data, tmp_path, dry, file, words):
-        result = call(*dry, f'--resume={data / file}', '--cfg=tiny', '--cbase=32', '--cmax=8')
+        result = call(*dry, f'--resume={data / file}', '--cfg=tiny', '--cbase=2048', '--cmax=64')
         assert result.exit_code == 2
         assert_one_sentence(result.output, words)
         assert launched == []

@@ -262,6 +262,15 @@ def gather_to_main(world, tensor):
     return gathered or []
 
 
+def gather_objects_to_main(world, value):
+    """The picklable values of all ranks as a list in the order of ranks; [] but on the main one."""
+    if not world.is_distributed:
+        return [value]
+    gathered = [None] * world.size if world.is_main else None
+    torch.distributed.gather_object(value, gathered, dst=0)
+    return gathered or []
+
+
 @contextlib.contextmanager
 def failing_together(world):
     """An error inside this block, on whichever rank, leaves it as an error on all: none waits for one that is gone.

@@ -29,6 +29,41 @@ def reset():
     init_multiprocessing(rank=0, sync_device=None)
 
 
+def totals():
+    """Name → [count, sum, sum of squares] over everything reduced so far, for `set_state`."""
+    return dict(_totals)
+
+
+def pending():
+    """Name → {device's name: the same three of what this rank has not reduced yet}, for `set_state`."""
+    return {name: {str(device): moments.cpu() for device, moments in by_device.items()}
+            for name, by_device in _pending.items()}
+
+
+def set_state(totals_before, pending_before, device):
+    """Go on from the `totals` of an earlier process and the `pending` of several, which are added up.
+
+    Args:
+        totals_before: What `totals` has returned.
+        pending_before: List of what `pending` has returned, on one rank or on several.
+        device: Of this process, for what was on one that is not the CPU.
+    """
+    _totals.clear()
+    _totals.update(totals_before)
+    _pending.clear()
+    for of_rank in pending_before:
+        for name, by_device in of_rank.items():
+            _pending.setdefault(name, {})
+            for device_name, moments in by_device.items():
+                _add_pending(name, moments.to('cpu' if device_name == 'cpu' else device))
+
+
+def _add_pending(name, moments):
+    by_device = _pending.setdefault(name, {})
+    device = moments.device
+    by_device[device] = by_device[device] + moments if device in by_device else moments
+
+
 def _accumulation_dtype(device):
     return torch.float32 if device.type == 'mps' else torch.float64
 
@@ -44,8 +79,7 @@ def report(name, value):
     device = values.device
     values = values.flatten().to(_accumulation_dtype(device))
     moments = torch.stack([torch.full_like(values.sum(), values.numel()), values.sum(), values.square().sum()])
-    by_device = _pending.setdefault(name, {})
-    by_device[device] = by_device[device] + moments if device in by_device else moments
+    _add_pending(name, moments)
     return value
 
 
@@ -88,6 +122,14 @@ class Collector:
         self._moments = {}      # name → what came between the last two updates
         self.update()
         self._moments.clear()
+
+    def state_dict(self):
+        """What this collector has seen; with `totals` and `pending`, all that its next values depend on."""
+        return dict(seen=dict(self._seen), moments=dict(self._moments))
+
+    def load_state_dict(self, state):
+        """The inverse of `state_dict`."""
+        self._seen, self._moments = dict(state['seen']), dict(state['moments'])
 
     def names(self):
         """Sorted names of the matching statistics reported so far."""

@@ -34,3 +34,10 @@ class AdaController:
             return
         change = float(np.sign(self.signs[SIGN_STATISTIC] - self.target)) * self.max_change
         self.augment_pipe.p.add_(change).clamp_(min=0)
+
+    def state_dict(self):
+        """The statistics under way, between two adjustments; p itself is in the pipe."""
+        return self.signs.state_dict()
+
+    def load_state_dict(self, state):
+        self.signs.load_state_dict(state)

@@ -320,7 +320,7 @@ def warp_affine(images, inverse, lowpass):
     n, c, height, width = images.shape
     spare = lowpass.shape[0] // 4  # Pixels that the filter takes away at each side.
     left, right, top, bottom = _reflection_margins(inverse, height, width, spare)
-    images = _reflect(images, left, right, top, bottom)
+    images = reflect(images, left, right, top, bottom)
     images = upfirdn2d.upsample2d(images, lowpass, up=2)
 
     # The grid's own coordinates run from -1 to +1 over the result with `spare` pixels at each side. From there to
@@ -337,6 +337,32 @@ def warp_affine(images, inverse, lowpass):
     grid = _sampling_grid(theta, (height + 2 * spare) * 2, (width + 2 * spare) * 2)  # N H' W' 2
     images = grid_sample_gradfix.grid_sample(images, grid)
     return upfirdn2d.downsample2d(images, lowpass, down=2, padding=-2 * spare, flip_filter=True)
+
+
+def reflect(images, left, right, top, bottom):
+    """Images [N, C, H, W] with margins, in pixels, in which they are mirrored about the centres of their outer pixels,
+    and their mirror images too where one is not enough.
+
+    The gradient that PyTorch has for this on CUDA is not the same to the bit each time; that of copies is.
+    """
+    by_copies = images.is_cuda and torch.are_deterministic_algorithms_enabled()
+    while left or right or top or bottom:
+        height, width = images.shape[2:]
+        now = [min(left, width - 1), min(right, width - 1), min(top, height - 1), min(bottom, height - 1)]
+        if by_copies:
+            images = mirror(mirror(images, *now[:2], 3), *now[2:], 2)
+        else:
+            images = F.pad(images, now, mode='reflect')
+        left, right, top, bottom = left - now[0], right - now[1], top - now[2], bottom - now[3]
+    return images
+
+
+def mirror(images, before, after, dim):
+    """Images mirrored along one dimension, by copies; less than its size at each end."""
+    size = images.shape[dim]
+    first = images.narrow(dim, 1, before).flip(dim)
+    last = images.narrow(dim, size - 1 - after, after).flip(dim)
+    return torch.cat([first, images, last], dim=dim)
 
 
 def _sampling_grid(theta, height, width):
@@ -360,16 +386,6 @@ def _reflection_margins(inverse, height, width, spare):
         farthest = max(height, width) - 1 if size > 1 else 0    # One pixel has no mirror image.
         margins += [math.ceil(min(max(side + 2 * spare - centre, 0), farthest)) for side in both]
     return margins
-
-
-def _reflect(images, left, right, top, bottom):
-    """Images [N, C, H, W] continued by their mirror images, and by those of these where one is not enough."""
-    while left or right or top or bottom:
-        height, width = images.shape[2:]
-        now = [min(left, width - 1), min(right, width - 1), min(top, height - 1), min(bottom, height - 1)]
-        images = F.pad(images, now, mode='reflect')
-        left, right, top, bottom = left - now[0], right - now[1], top - now[2], bottom - now[3]
-    return images
 
 
 def colour_matrix(luma_factor, chroma_factor, angle):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from training.dataset import ImageFolderDataset
 
 MIN_RESOLUTION = 8
+OPTIONS_FILE = 'training_options.json'  # in the folder of a run: its TrainingConfig
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Presets
@@ -180,6 +181,7 @@ RESUME_SOURCES = {
     'lsundog256': _TRANSFER_SOURCES_URL + 'lsundog-res256-paper256-kimg100000-noaug.pkl',
 }
 NO_RESUME = 'noresume'
+LATEST = 'latest'  # the newest run with the same options goes on
 
 # A pretrained discriminator overfits at once: the strength has to catch up.
 _ADA_SPEED_UP_ON_RESUME = 5
@@ -215,16 +217,20 @@ class Options:
     # Augmentation
     aug: str | None = None
     p: float | None = None
+    init_p: float | None = None
     target: float | None = None
     augpipe: str | None = None
     # Start from a trained network
     resume: str | None = None
     freezed: int | None = None
+    # Go on with a run
+    resume_run: str | None = None
     # What is written, and when
     metrics: tuple[str, ...] = ('fid50k_full',)
     detectors: str | None = None
     snap: int = 50
     tick: float = 4
+    keep_states: int = 2
     seed: int = 0
     # Execution
     gpus: int | None = None
@@ -234,11 +240,36 @@ class Options:
     nhwc: bool = False
     nobench: bool = False
     allow_tf32: bool = False
+    deterministic: bool = False
 
 
+    def to_keep(self) -> dict[str, Any]:
+        """What a run keeps of them, by which it is recognised when it goes on: all but where and how it was called.
+
+        Paths are absolute, as it may go on from another folder.
+        """
+        kept = {name: value for name, value in dataclasses.asdict(self).items() if name not in OF_THE_CALL}
+        kept['metrics'] = list(self.metrics)
+        for name in PATH_OPTIONS:
+            if kept[name] is not None and os.path.exists(kept[name]):
+                kept[name] = os.path.abspath(kept[name])
+        return kept
+
+
+PATH_OPTIONS = ('data', 'resume', 'detectors')
+OF_THE_CALL = ('outdir', 'dry_run', 'resume_run')
 DEFAULT_AUG = 'ada'
 DEFAULT_ADA_TARGET = 0.6
 DEFAULT_AUGPIPE = 'bgc'
+
+
+def resume_latest_as_run(options: Options, given: set[str]) -> tuple[Options, set[str]]:
+    """`--resume=latest` is `--resume-run=latest`: the options, and the names of those given, written that way."""
+    if options.resume != LATEST:
+        return options, given
+    if options.resume_run not in (None, LATEST):
+        raise wrong('--resume', f'{LATEST} and --resume-run={options.resume_run} name two runs: drop one of the two.')
+    return dataclasses.replace(options, resume=None, resume_run=LATEST), given - {'resume'} | {'resume_run'}
 
 
 def wrong(option: str, sentence: str) -> click.BadParameter:
@@ -272,7 +303,7 @@ class TrainingConfig:
     total_kimg: float
     ema_kimg: float
     ema_rampup: float | None
-    # Augmentation: fixed strength `augment_p`, moved towards `ada_target` where that is given
+    # Augmentation: strength `augment_p`, from where it moves towards `ada_target` where that is given
     augment_kwargs: dict[str, Any] | None = None
     augment_p: float = 0
     ada_target: float | None = None
@@ -283,16 +314,19 @@ class TrainingConfig:
     D_reg_interval: int | None = 16
     # Output
     run_dir: str | None = None
+    options: dict[str, Any] | None = None  # of the command line, by which a run is recognised when it goes on
     kimg_per_tick: float = 4
     image_snapshot_ticks: int = 50
     network_snapshot_ticks: int = 50
     metrics: list[str] = field(default_factory=list)
     detectors: str | None = None  # folder with stand-ins for the detectors of the metrics
+    keep_states: int = Options.keep_states  # training states that are kept, the newest ones
     # Execution
     random_seed: int = 0
     resume_pkl: str | None = None
     cudnn_benchmark: bool = True
     allow_tf32: bool = False
+    deterministic: bool = False  # the same numbers to the bit each time, on CUDA as on the CPU
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2)
@@ -408,7 +442,7 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
         num_gpus=num_gpus,
         device=device,
         training_set_kwargs=_training_set_kwargs(options, dataset),
-        data_loader_kwargs=_data_loader_kwargs(_given(options.workers, _num_workers(device)), pin_memory=on_cuda),
+        data_loader_kwargs=data_loader_kwargs(options.workers, device),
         **_network_kwargs(options, preset, dataset.resolution, mbstd_group, on_cuda),
         G_opt_kwargs=dict(adam, lr=_given(options.glr, preset.lr)),
         D_opt_kwargs=dict(adam, lr=_given(options.dlr, preset.lr)),
@@ -435,6 +469,9 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
         resume_pkl=resume_pkl,
         cudnn_benchmark=not options.nobench,
         allow_tf32=options.allow_tf32,
+        deterministic=options.deterministic,
+        options=options.to_keep(),
+        keep_states=options.keep_states,
     )
 
 
@@ -461,14 +498,27 @@ def _num_workers(device: str) -> int:
     return 0 if device == 'cpu' else 3
 
 
-def _data_loader_kwargs(workers: int, pin_memory: bool) -> dict[str, Any]:
+def data_loader_kwargs(workers: int | None, device: str) -> dict[str, Any]:
+    """Keywords of the data loader for `--workers` (None: not given)."""
+    workers = _given(workers, _num_workers(device))
     prefetching = {'prefetch_factor': 2} if workers > 0 else {}  # the loader refuses the keyword without workers
-    return dict(num_workers=workers, pin_memory=pin_memory, **prefetching)
+    return dict(num_workers=workers, pin_memory=device.startswith('cuda'), **prefetching)
 
 
 def _batch_sizes(options: Options, preset: Preset, num_gpus: int) -> tuple[int, int, int]:
     """Images a step, images a process handles at once (the rest is accumulated), images a minibatch-deviation group."""
     batch_size = _given(options.batch, preset.batch_size)
+    share = share_of_batch(batch_size, num_gpus)
+    fits_reference_gpu = share if options.batch is not None else preset.batch_size // preset.reference_gpus
+    batch_gpu = _given(options.batch_gpu, min(fits_reference_gpu, share))
+    # The layer itself never looks at more images than it gets, so a preset's group shrinks with a small batch.
+    mbstd_group = _given(options.mbstd_group, min(preset.mbstd_group, batch_gpu))
+    check_batch_gpu(batch_size, num_gpus, batch_gpu, mbstd_group)
+    return batch_size, batch_gpu, mbstd_group
+
+
+def share_of_batch(batch_size: int, num_gpus: int) -> int:
+    """Images of a batch that each process has; click.BadParameter where they are not the same number for all."""
     if batch_size % num_gpus != 0:
         below = batch_size // num_gpus * num_gpus
         raise wrong(
@@ -476,24 +526,24 @@ def _batch_sizes(options: Options, preset: Preset, num_gpus: int) -> tuple[int, 
             f'a batch of {batch_size} images cannot be split evenly over --gpus={num_gpus}: '
             f'give a multiple of {num_gpus}, such as --batch={below or num_gpus}.',
         )
-    share = batch_size // num_gpus
-    fits_reference_gpu = share if options.batch is not None else preset.batch_size // preset.reference_gpus
-    batch_gpu = _given(options.batch_gpu, min(fits_reference_gpu, share))
+    return batch_size // num_gpus
+
+
+def check_batch_gpu(batch_size: int, num_gpus: int, batch_gpu: int, mbstd_group: int) -> None:
+    """Refuse a number of images at once that does not divide a process's share, or that has no whole groups."""
+    share = share_of_batch(batch_size, num_gpus)
     if share % batch_gpu != 0:
         raise wrong(
             '--batch-gpu',
             f'{batch_gpu} images at once do not divide the {share} images that each of {num_gpus} processes has '
             f'of the batch of {batch_size}: give a divisor of {share}, or another --batch.',
         )
-    # The layer itself never looks at more images than it gets, so a preset's group shrinks with a small batch.
-    mbstd_group = _given(options.mbstd_group, min(preset.mbstd_group, batch_gpu))
     if batch_gpu % mbstd_group != 0:
         raise wrong(
             '--mbstd-group',
             f'groups of {mbstd_group} images do not divide the {batch_gpu} images that a process handles at once: '
             f'give a divisor of {batch_gpu} with --mbstd-group, or a multiple of {mbstd_group} with --batch-gpu.',
         )
-    return batch_size, batch_gpu, mbstd_group
 
 
 def _network_kwargs(
@@ -544,6 +594,10 @@ def _augmentation(options: Options) -> dict[str, Any]:
     aug = _given(options.aug, DEFAULT_AUG)
     if options.p is not None and aug != 'fixed':
         raise wrong('--p', f'{options.p:g} is a fixed strength, which --aug={aug} does not take: add --aug=fixed.')
+    if options.init_p is not None and aug != 'ada':
+        raise wrong(
+            '--init-p', f'{options.init_p:g} is where --aug=ada starts, and means nothing with --aug={aug}: drop it.'
+        )
     if options.target is not None and aug != 'ada':
         raise wrong(
             '--target', f'{options.target:g} is a target for --aug=ada and means nothing with --aug={aug}: drop it.'
@@ -557,7 +611,8 @@ def _augmentation(options: Options) -> dict[str, Any]:
     pipe = dict(class_name='training.augment.AugmentPipe', **augpipe_flags(_given(options.augpipe, DEFAULT_AUGPIPE)))
     if aug == 'fixed':
         return {'augment_kwargs': pipe, 'augment_p': options.p, 'ada_target': None}
-    return {'augment_kwargs': pipe, 'augment_p': 0, 'ada_target': _given(options.target, DEFAULT_ADA_TARGET)}
+    target = _given(options.target, DEFAULT_ADA_TARGET)
+    return {'augment_kwargs': pipe, 'augment_p': _given(options.init_p, 0), 'ada_target': target}
 
 
 def _resume_source(resume: str | None) -> str | None:
@@ -593,7 +648,7 @@ def run_description(options: Options, dataset_name: str, num_gpus: int) -> str:
     parts += [f'{name}{_short(value)}' for name, value in numbers.items() if value is not None]
     if options.aug is not None:
         parts.append(options.aug)
-    numbers = {'p': options.p, 'target': options.target}
+    numbers = {'p': options.p, 'initp': options.init_p, 'target': options.target}
     parts += [f'{name}{_short(value)}' for name, value in numbers.items() if value is not None]
     if options.augpipe is not None:
         parts.append(options.augpipe)
@@ -658,7 +713,7 @@ def _next_run_id(outdir: str) -> int:
 # For people
 
 
-def describe(config: TrainingConfig, dataset: ImageFolderDataset) -> str:
+def describe(config: TrainingConfig, dataset: ImageFolderDataset, goes_on: bool = False) -> str:
     """What a run is about, a line a fact."""
     data = config.training_set_kwargs
     labels = f'used, {dataset.label_dim} numbers an image' if data['use_labels'] else 'not used'
@@ -674,6 +729,6 @@ def describe(config: TrainingConfig, dataset: ImageFolderDataset) -> str:
         'Device': f'{config.device}, {processes}',
         'Batch': f'{config.batch_size} = {config.num_gpus} x {config.batch_gpu} images{accumulated}',
         'Duration': f'{config.total_kimg:,} kimg (thousands of real images shown)',
-        'Start': config.resume_pkl or 'from scratch',
+        'Start': 'from its newest training state' if goes_on else config.resume_pkl or 'from scratch',
     }
     return '\n'.join(f'{name + ":":<12}{fact}' for name, fact in facts.items())

@@ -55,6 +55,13 @@ class StyleGAN2Loss:
         self.pl_decay = pl_decay
         self.pl_mean = torch.zeros([], device=device)
 
+    def state_dict(self):
+        """What a loss remembers from step to step: tensors by name."""
+        return dict(pl_mean=self.pl_mean)
+
+    def load_state_dict(self, state):
+        self.pl_mean.copy_(state['pl_mean'])
+
     def run_G(self, z, c):
         """Images [N, C, H, W] and the ws [N, L, w_dim] they come from, with style mixing."""
         ws = self.G.mapping(z, c)

@@ -89,8 +89,24 @@ def _for_pickle(module):
     return copy.deepcopy(module).cpu().eval().requires_grad_(False)
 
 
+class _Pickler(pickle.Pickler):
+    """Writes the same bytes for the same content: PyTorch names each storage by its address in memory."""
+
+    def reducer_override(self, obj):
+        if not isinstance(obj, (torch.storage.TypedStorage, torch.UntypedStorage)):
+            return NotImplemented
+        rebuild, (content,) = obj.__reduce__()
+        untyped = obj._untyped_storage if isinstance(obj, torch.storage.TypedStorage) else obj
+        # The name is there twice before the values begin: where the storage is described, and in the list of names.
+        return rebuild, (content.replace(_pickled_text(str(untyped._cdata)), _pickled_text('0'), 2),)
+
+
+def _pickled_text(text):
+    return pickle.BINUNICODE + len(text).to_bytes(4, 'little') + text.encode()
+
+
 def save_network_pickle(path, modules, training_set_kwargs, **extra):
-    """Write a network pickle, complete or not at all.
+    """Write a network pickle, complete or not at all; the same bytes for the same networks.
 
     Args:
         path: Destination.
@@ -101,5 +117,5 @@ def save_network_pickle(path, modules, training_set_kwargs, **extra):
     content = {name: _for_pickle(module) for name, module in modules.items()}
     content['training_set_kwargs'] = dict(training_set_kwargs)
     content.update(extra)
-    with atomic_file(path) as file:
-        pickle.dump(content, file)
+    with atomic_file(path, durable=True) as file:
+        _Pickler(file).dump(content)

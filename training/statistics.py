@@ -19,14 +19,22 @@ except ImportError:     # Windows
     resource = None
 
 
-def _summary_writer(run_dir):
-    """A TensorBoard writer, or None where TensorBoard is not installed."""
+def _summary_writer(run_dir, start_nimg):
+    """A TensorBoard writer, or None where TensorBoard is not installed.
+
+    A run that goes on tells a TensorBoard that is watching to drop the steps that are repeated.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         print(f'No TensorBoard files: {error} (pip install tensorboard)')
         return None
-    return SummaryWriter(run_dir)
+    return SummaryWriter(run_dir, purge_step=_step(start_nimg) + 1 if start_nimg else None)
+
+
+def _step(cur_nimg):
+    """TensorBoard's step: thousands of images."""
+    return int(cur_nimg / 1e3)
 
 
 def _peak_cpu_memory_gib():
@@ -43,21 +51,36 @@ class RunStatistics:
         run_dir: Where the files go.
         world: Ranks.
         total_kimg: Length of the run, for the progress bar.
+        start_nimg: Images shown before, where a run goes on.
     """
 
-    def __init__(self, run_dir, world, total_kimg):
+    def __init__(self, run_dir, world, total_kimg, start_nimg=0):
         self.world = world
         self.collector = training_stats.Collector()
         self.start_time = self.tick_end_time = self.tick_start_time = time.time()
+        self._maintenance_sec = 0.0
         self.jsonl = self.tensorboard = self.progress = None
         if world.is_main:
             self.jsonl = open(os.path.join(run_dir, 'stats.jsonl'), 'a', encoding='utf-8')
-            self.tensorboard = _summary_writer(run_dir)
+            self.tensorboard = _summary_writer(run_dir, start_nimg)
             # The bar is for the terminal alone: sys.stderr is also written to log.txt.
             self.progress = tqdm.tqdm(
                 total=round(total_kimg, 3), unit='kimg', file=sys.__stderr__, dynamic_ncols=True,
                 disable=not sys.__stderr__.isatty(),
                 bar_format='{l_bar}{bar}| {n:.1f}/{total:.1f} kimg [{elapsed}<{remaining}]')
+
+    def state_dict(self):
+        """Seconds so far, of the run and of the tick, and what the collector has seen."""
+        now = time.time()
+        return dict(elapsed_sec=now - self.start_time, tick_sec=now - self.tick_start_time,
+                    collector=self.collector.state_dict())
+
+    def load_state_dict(self, state):
+        """Go on as if no time had passed since `state_dict`."""
+        now = time.time()
+        self.start_time, self.tick_start_time = now - state['elapsed_sec'], now - state['tick_sec']
+        self.tick_end_time = now
+        self.collector.load_state_dict(state['collector'])
 
     def show_progress(self, cur_nimg):
         if self.progress is not None and not self.progress.disable:
@@ -119,7 +142,7 @@ class RunStatistics:
             self.jsonl.write(json.dumps(dict(values, timestamp=now)) + '\n')
             self.jsonl.flush()
         if self.tensorboard is not None:
-            step = int(cur_nimg / 1e3)
+            step = _step(cur_nimg)
             for name, value in values.items():
                 self.tensorboard.add_scalar(name, value.mean, global_step=step, walltime=now)
             self.tensorboard.flush()

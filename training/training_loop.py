@@ -2,8 +2,8 @@
 
 `launch(config)` starts or joins the processes; each runs `training_loop(world, config)`, which
 reads as the list of what happens to a batch. The parts have files of their own beside this one.
+A run that was interrupted goes on from its newest training state with `launch(config, resume=True)`.
 """
-
 import contextlib
 import copy
 import os
@@ -13,38 +13,73 @@ import numpy as np
 import torch
 
 import dnnlib
-import legacy
 from torch_utils import distributed, images, misc, training_stats
-from training import snapshots
+from torch_utils.files import locked_folder
+from training import snapshots, training_state, transfer
 from training.ada import AdaController
+from training.config import OPTIONS_FILE, TrainingConfig
 from training.dataset import ImageError, InfiniteSampler
 from training.ema import ema_decay, update_ema
 from training.phases import build_phases, run_phase
 from training.statistics import RunStatistics
+from training.training_state import Parts, Progress
 
 
-def launch(config, snapshot_metrics=None):
+def launch(config, snapshot_metrics=None, resume=False):
     """Train as `config` says, in all its processes; returns when training ends.
 
     Args:
         config: `training.config.TrainingConfig`; its `run_dir` exists on the main rank.
         snapshot_metrics: Picklable function of (world, G, run_dir, network pickle) that all ranks call after each
             network snapshot; returns a dict of name → value on the main rank. What fails in it, it reports itself.
+        resume: Go on from the newest training state in `run_dir`; from the beginning where there is none.
 
     Raises:
         RuntimeError: where training itself fails.
     """
-    distributed.launch(_train_process, config.num_gpus, config.device, config, snapshot_metrics)
+    distributed.launch(_train_process, config.num_gpus, config.device, config, snapshot_metrics, resume)
 
 
-def _train_process(world, config, snapshot_metrics):
-    run_dir = distributed.broadcast_object(world, config.run_dir)
+def join(num_gpus, device):
+    """For the other processes of `torchrun` where a run goes on: the first one tells them what `launch` was told."""
+    distributed.launch(_train_process, num_gpus, device, None, None, None)
+
+
+def _train_process(world, config, snapshot_metrics, resume):
+    of_main = distributed.broadcast_object(world, (config, snapshot_metrics, resume))
+    run_dir = of_main[0].run_dir
+    if config is None:
+        config, snapshot_metrics, resume = of_main
+    # A pickle shows which texts in it are one object: the same for a new run and for one whose options were read.
+    config = TrainingConfig.from_json(config.to_json())
     training_stats.reset()
     if world.is_distributed:
         training_stats.init_multiprocessing(world.rank, world.device)
-    log = dnnlib.util.Logger(os.path.join(run_dir, 'log.txt'), 'a') if world.is_main else contextlib.nullcontext()
-    with log, _errors_as_sentences(config):
-        training_loop(world, config, run_dir, snapshot_metrics)
+    with contextlib.ExitStack() as stack:
+        with distributed.failing_together(world):
+            if world.is_main:
+                stack.enter_context(locked_folder(run_dir))
+                stack.enter_context(dnnlib.util.Logger(os.path.join(run_dir, 'log.txt'), 'a'))
+        with _errors_as_sentences(config):
+            state = _take_up(world, config, run_dir) if resume else None
+            training_loop(world, config, run_dir, snapshot_metrics, state)
+
+
+def _take_up(world, config, run_dir):
+    """The state that the run goes on from, on all ranks, with its files as they were then; None: from the beginning."""
+    found = None
+    with distributed.failing_together(world):
+        if world.is_main:
+            found = training_state.load_newest(run_dir)
+            training_state.rewind(run_dir, {} if found is None else found[1]['files'])
+            config.save(os.path.join(run_dir, OPTIONS_FILE))
+            if found is None:
+                print(f'{run_dir} has no training state yet: its training starts from the beginning.')
+            else:
+                path, state = found
+                print(f'Resuming from {path}, after {state["progress"]["cur_nimg"] / 1000:g} kimg')
+                training_state.print_differences(world, state)
+    return distributed.broadcast_object(world, None if found is None else found[1])
 
 
 @contextlib.contextmanager
@@ -67,18 +102,23 @@ def _errors_as_sentences(config):
 # ------------------------------------------------------------------------------------------------
 # Preparation
 
-def _seed_everything(world, config):
-    seed = config.random_seed * world.size + world.rank
+def _seed_everything(world, config, cur_nimg):
+    seed = (config.random_seed + cur_nimg) * world.size + world.rank
     np.random.seed(seed % 2 ** 32)
     torch.manual_seed(seed)
-    torch.backends.cudnn.benchmark = config.cudnn_benchmark
+    torch.backends.cudnn.benchmark = config.cudnn_benchmark and not config.deterministic
+    torch.backends.cudnn.deterministic = config.deterministic
+    torch.use_deterministic_algorithms(config.deterministic)
+    if config.deterministic:
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')     # What cuBLAS asks for.
     torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
     torch.backends.cudnn.allow_tf32 = config.allow_tf32
 
 
-def _load_dataset(world, config):
+def _load_dataset(world, config, cur_nimg):
     dataset = dnnlib.util.construct_class_by_name(**config.training_set_kwargs)
-    sampler = InfiniteSampler(dataset, rank=world.rank, num_replicas=world.size, seed=config.random_seed)
+    sampler = InfiniteSampler(dataset, rank=world.rank, num_replicas=world.size, seed=config.random_seed,
+                              start=cur_nimg // world.size)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='This DataLoader will create')    # More workers than cores.
         loader = torch.utils.data.DataLoader(
@@ -93,18 +133,16 @@ def _construct_networks(config, dataset):
     return G, D
 
 
-def _build_networks(world, config, dataset):
-    """G, D and G_ema on the device, with the same weights on all ranks; from a pickle on a resume."""
+def _build_networks(world, config, dataset, resume_pkl):
+    """G, D and G_ema on the device, with the same weights on all ranks; from a pickle where there is one."""
     G, D = _construct_networks(config, dataset)
     for module in (G, D):
         module.train().requires_grad_(False).to(world.device)
     G_ema = copy.deepcopy(G).eval()
-    if config.resume_pkl is not None and world.is_main:
-        print(f'Resuming from "{config.resume_pkl}"')
-        source = _open_source(config.resume_pkl, G, D)
-        for name, module in dict(G=G, D=D, G_ema=G_ema).items():
-            misc.copy_params_and_buffers(source[name], module, require_all=False)
-            _print_fresh_parameters(name, source[name], module)
+    if resume_pkl is not None and world.is_main:
+        print(f'Starting from "{resume_pkl}"')
+        networks = dict(G=G, D=D, G_ema=G_ema)
+        transfer.take_over(transfer.open_source(resume_pkl, networks), networks)
     for module in (G, D, G_ema):
         distributed.broadcast_tensors(world, misc.params_and_buffers(module))
     return G, D, G_ema
@@ -115,35 +153,8 @@ def check_resume(config, dataset):
 
     Raises click.BadParameter where the file cannot be opened, ValueError where it does not fit.
     """
-    _open_source(config.resume_pkl, *_construct_networks(config, dataset))
-
-
-def _open_source(url, G, D):
-    """Content of the network pickle to start from, which has all that training needs, in the shapes of G and D."""
-    source = legacy.open_network(url, option='--resume')
-    for name, module in dict(G=G, D=D, G_ema=G).items():
-        if source[name] is None:
-            raise ValueError(f'--resume={url}: it has no {name}, but training goes on with G, D and G_ema; use a '
-                             'snapshot of a training run')
-        _check_shapes(name, source[name], module, url)
-    return source
-
-
-def _print_fresh_parameters(name, source, module):
-    given = {key for key, _tensor in source.named_parameters()} | {key for key, _tensor in source.named_buffers()}
-    fresh = [key for key, _tensor in module.named_parameters() if key not in given]
-    if fresh:
-        print(f'{name}: {len(fresh)} parameters are not in that network and start fresh: {fresh[0]} ... {fresh[-1]}')
-
-
-def _check_shapes(name, source, module, url):
-    wanted = {key: list(tensor.shape) for key, tensor in misc.named_params_and_buffers(module)}
-    given = {key: list(tensor.shape) for key, tensor in misc.named_params_and_buffers(source)}
-    for key in wanted:
-        if key in given and wanted[key] != given[key]:
-            raise ValueError(
-                f'--resume={url}: its {name} has {key} of shape {given[key]}, this run {wanted[key]}; choose --cfg, '
-                '--cbase, --cmax, --cond and the resolution of the dataset as that network has them')
+    G, D = _construct_networks(config, dataset)
+    transfer.open_source(config.resume_pkl, dict(G=G, D=D, G_ema=G))
 
 
 def _build_augmentation(config, device):
@@ -159,13 +170,14 @@ def _build_augmentation(config, device):
         augment_pipe, config.ada_target, config.ada_interval, config.ada_kimg, config.batch_size)
 
 
-def _save_first_grids(config, run_dir, dataset, G_ema, device):
-    """Write reals.png and fakes_init.png; returns the grid of fakes for the snapshots to come."""
+def _fakes_grid(config, run_dir, dataset, G_ema, device, is_new):
+    """The grid of fakes for the snapshots to come. A new run gets its reals.png and fakes_init.png here."""
     grid_size = snapshots.grid_size_for(dataset.resolution, device)
     reals, labels = snapshots.pick_grid_images(dataset, grid_size, config.random_seed)
-    images.save_image_grid(reals, os.path.join(run_dir, 'reals.png'), grid_size=grid_size)
     fakes_grid = snapshots.FakesGrid(labels, grid_size, G_ema.z_dim, config.batch_gpu, config.random_seed, device)
-    fakes_grid.save(G_ema, os.path.join(run_dir, 'fakes_init.png'))
+    if is_new:
+        images.save_image_grid(reals, os.path.join(run_dir, 'reals.png'), grid_size=grid_size)
+        fakes_grid.save(G_ema, os.path.join(run_dir, 'fakes_init.png'))
     return fakes_grid
 
 
@@ -210,7 +222,7 @@ def _phase_batches(real_img, real_c, G, dataset, device):
 # ------------------------------------------------------------------------------------------------
 # The loop
 
-def training_loop(world, config, run_dir, snapshot_metrics=None):
+def training_loop(world, config, run_dir, snapshot_metrics=None, state=None):
     """Train until `total_kimg`; all files of the run go to `run_dir`.
 
     Args:
@@ -218,50 +230,54 @@ def training_loop(world, config, run_dir, snapshot_metrics=None):
         config: `training.config.TrainingConfig`.
         run_dir: Existing directory.
         snapshot_metrics: As in `launch`.
+        state: Training state to go on from, as `training_state.read` gives it; None: from the beginning.
     """
     device = world.device
-    _seed_everything(world, config)
-    dataset, loader = _load_dataset(world, config)
-    G, D, G_ema = _build_networks(world, config, dataset)
-    if world.is_main:
+    progress = Progress() if state is None else Progress(**state['progress'])
+    total_nimg = config.total_kimg * 1000
+    if progress.cur_nimg >= total_nimg and not progress.tick_is_open:
+        if world.is_main:
+            print(f'\nTraining is complete: it has shown {progress.cur_nimg / 1000:g} of {config.total_kimg:g} kimg.')
+        return
+    _seed_everything(world, config, progress.cur_nimg)
+    dataset, loader = _load_dataset(world, config, progress.cur_nimg)
+    G, D, G_ema = _build_networks(world, config, dataset, config.resume_pkl if state is None else None)
+    if world.is_main and state is None:
         _print_summary(world, config, dataset, G, D)
 
     augment_pipe, ada = _build_augmentation(config, device)
     loss = dnnlib.util.construct_class_by_name(device=device, G=G, D=D, augment_pipe=augment_pipe, **config.loss_kwargs)
     phases = build_phases(G, D, config)
 
-    fakes_grid = _save_first_grids(config, run_dir, dataset, G_ema, device) if world.is_main else None
-    statistics = RunStatistics(run_dir, world, config.total_kimg)
-    cur_nimg = batch_idx = tick = tick_start_nimg = 0
-    statistics.start_tick()
+    fakes_grid = _fakes_grid(config, run_dir, dataset, G_ema, device, is_new=state is None) if world.is_main else None
+    statistics = RunStatistics(run_dir, world, config.total_kimg, progress.cur_nimg)
+    parts = Parts(dict(G=G, D=D, G_ema=G_ema), {phase.name[0]: phase.optimizer for phase in phases}, loss,
+                  augment_pipe, ada, statistics)
+    if state is not None:
+        training_state.restore(world, parts, state)
+    if progress.cur_nimg == progress.tick_start_nimg:
+        statistics.start_tick()
     while True:
-        real_img, real_c = _real_batch(loader, device, config.batch_gpu)
-        for phase in phases:
-            if phase.is_due(batch_idx):
-                run_phase(phase, loss, _phase_batches(real_img, real_c, G, dataset, device), world)
-        update_ema(G_ema, G, ema_decay(config.batch_size, cur_nimg, config.ema_kimg, config.ema_rampup))
-        cur_nimg += config.batch_size
-        batch_idx += 1
-        if ada is not None:
-            ada.after_batch(batch_idx)
-        statistics.show_progress(cur_nimg)
+        if not progress.tick_is_open:
+            real_img, real_c = _real_batch(loader, device, config.batch_gpu)
+            for phase in phases:
+                if phase.is_due(progress.batch_idx):
+                    run_phase(phase, loss, _phase_batches(real_img, real_c, G, dataset, device), world)
+            decay = ema_decay(config.batch_size, progress.cur_nimg, config.ema_kimg, config.ema_rampup)
+            update_ema(G_ema, G, decay)
+            progress.cur_nimg += config.batch_size
+            progress.batch_idx += 1
+            if ada is not None:
+                ada.after_batch(progress.batch_idx)
+            statistics.show_progress(progress.cur_nimg)
 
-        done = cur_nimg >= config.total_kimg * 1000
-        first = tick == 0       # A short one, so that a run shows at once whether it works.
-        if not (done or first or cur_nimg >= tick_start_nimg + config.kimg_per_tick * 1000):
+        done = progress.cur_nimg >= total_nimg
+        first = progress.tick == 0      # A short one, so that a run shows at once whether it works.
+        if not (done or first or progress.cur_nimg >= progress.tick_start_nimg + config.kimg_per_tick * 1000):
             continue
-        augment_p = float(augment_pipe.p) if augment_pipe is not None else 0.0
-        statistics.end_tick(tick, cur_nimg, cur_nimg - tick_start_nimg, config.total_kimg, augment_p)
-        network_pkl = _save_snapshots(world, config, run_dir, done, tick, cur_nimg, fakes_grid, dataset,
-                                      dict(G=G, D=D, G_ema=G_ema, augment_pipe=augment_pipe))
-        values = {}
-        if network_pkl is not None and snapshot_metrics is not None:
-            values = snapshot_metrics(world, G_ema, run_dir, network_pkl)
-        statistics.write(cur_nimg, values)
+        _end_tick(world, config, run_dir, done, progress, parts, fakes_grid, dataset, snapshot_metrics)
         if done:
             break
-        tick += 1
-        tick_start_nimg = cur_nimg
         statistics.start_tick()
 
     statistics.close()
@@ -269,24 +285,43 @@ def training_loop(world, config, run_dir, snapshot_metrics=None):
         print('\nTraining is complete.')
 
 
-def _save_snapshots(world, config, run_dir, done, tick, cur_nimg, fakes_grid, dataset, modules):
-    """Image grid and network pickle where this tick is the turn of one; the path of the pickle, None without one."""
-    name = f'{cur_nimg // 1000:06d}'
+def _end_tick(world, config, run_dir, done, progress, parts, fakes_grid, dataset, snapshot_metrics):
+    """Snapshots, metrics and statistics of a tick, in this order, and after them the training state.
 
-    def is_due(every_ticks):
-        return every_ticks is not None and (done or tick % every_ticks == 0)
+    Metrics can take longer than the tick. So a state is written before them too, from which they are computed again.
+    """
+    is_snapshot = done or progress.tick % config.network_snapshot_ticks == 0
+    network_pkl = os.path.join(run_dir, f'network-snapshot-{progress.cur_nimg // 1000:06d}.pkl')
+    if not progress.tick_is_open:
+        augment_p = 0.0 if parts.augment_pipe is None else float(parts.augment_pipe.p)
+        tick_nimg = progress.cur_nimg - progress.tick_start_nimg
+        parts.statistics.end_tick(progress.tick, progress.cur_nimg, tick_nimg, config.total_kimg, augment_p)
+        if is_snapshot:
+            _save_network(world, config, network_pkl, dataset, parts)
+        if world.is_main and (done or progress.tick % config.image_snapshot_ticks == 0):
+            path = os.path.join(run_dir, f'fakes{progress.cur_nimg // 1000:06d}.png')
+            fakes_grid.save(parts.networks['G_ema'], path)
 
-    network_pkl = None
-    if is_due(config.network_snapshot_ticks):
-        network_pkl = os.path.join(run_dir, f'network-snapshot-{name}.pkl')
-        for module_name in ('G', 'D', 'G_ema'):
-            # The running mean of W is each rank's own.
-            tensors = misc.named_params_and_buffers(modules[module_name])
-            shared = [(key, tensor) for key, tensor in tensors if not key.endswith('w_avg')]
-            distributed.check_equal_over_ranks(world, shared, what=module_name)
-        if world.is_main:
-            extra = {} if dataset.class_names is None else dict(class_names=list(dataset.class_names))
-            snapshots.save_network_pickle(network_pkl, modules, config.training_set_kwargs, **extra)
-    if is_due(config.image_snapshot_ticks) and world.is_main:
-        fakes_grid.save(modules['G_ema'], os.path.join(run_dir, f'fakes{name}.png'))
-    return network_pkl
+    values = {}
+    if is_snapshot and snapshot_metrics is not None:
+        progress.tick_is_open = True
+        training_state.save(world, run_dir, config, parts, progress)
+        values = snapshot_metrics(world, parts.networks['G_ema'], run_dir, network_pkl)
+    parts.statistics.write(progress.cur_nimg, values)
+    progress.tick += 1
+    progress.tick_start_nimg = progress.cur_nimg
+    progress.tick_is_open = False
+    if is_snapshot:
+        training_state.save(world, run_dir, config, parts, progress)
+
+
+def _save_network(world, config, network_pkl, dataset, parts):
+    """Write a network pickle, once it is sure that the networks of all ranks are the same."""
+    for name, module in parts.networks.items():
+        shared = [(key, tensor) for key, tensor in misc.named_params_and_buffers(module)
+                  if not training_state.is_own(key)]
+        distributed.check_equal_over_ranks(world, shared, what=name)
+    if world.is_main:
+        extra = {} if dataset.class_names is None else dict(class_names=list(dataset.class_names))
+        modules = dict(parts.networks, augment_pipe=parts.augment_pipe)
+        snapshots.save_network_pickle(network_pkl, modules, config.training_set_kwargs, **extra)

@@ -75,3 +75,21 @@ def test_train_and_generate(run_script, tmp_path):
     made = run_script('generate.py', f'--network={network}', '--seeds=0-3', '--class=3', '--outdir=out')
     assert made.returncode == 0, made.stderr
     assert len(list((tmp_path / 'out').glob('seed*.png'))) == 4
+
+
+def test_a_deterministic_run_repeats_and_goes_on_to_the_bit(run_script, tmp_path):
+    data = tmp_path / 'digits.zip'
+    assert run_script('dataset_tool.py', '--source=digits', f'--dest={data}').returncode == 0
+    command = ['train.py', f'--data={data}', '--cfg=auto', '--cond=1', '--kimg=1', '--tick=0.25', '--snap=1',
+               '--device=cuda', '--cbase=2048', '--metrics=none', '--init-p=0.5', '--deterministic=1',
+               '--keep-states=9']
+    run_dirs = []
+    for name in ('one', 'again', 'resumed'):
+        result = run_script(*command, f'--outdir={name}', timeout=280)
+        assert result.returncode == 0, result.stderr
+        run_dirs.append(next((tmp_path / name).iterdir()))
+    for path in sorted(run_dirs[2].glob('training-state-*.pt'))[2:]:
+        path.unlink()
+    assert run_script('train.py', f'--resume-run={run_dirs[2]}', timeout=280).returncode == 0
+    networks = [sorted(run_dir.glob('*.pkl'))[-1].read_bytes() for run_dir in run_dirs]
+    assert networks[0] == networks[1] == networks[2]

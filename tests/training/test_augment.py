@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.augment import AugmentPipe, reflecting_matrix
+from training.augment import AugmentPipe, mirror, reflecting_matrix
 
 GOLDEN = np.load(Path(__file__).parents[1] / 'golden' / 'augment.npz')
 CASES = json.loads(str(GOLDEN['cases']))
@@ -370,3 +370,15 @@ def test_second_derivatives_of_oblong_images_with_alpha():
 
     assert torch.autograd.gradcheck(seeded, images, fast_mode=True, atol=1e-4)
     assert torch.autograd.gradgradcheck(lambda x: seeded(x.tanh()), images, fast_mode=True, atol=1e-4)
+
+
+@pytest.mark.parametrize('margins', [(2, 3, 1, 4), (0, 0, 0, 0), (0, 5, 4, 0)])
+def test_mirroring_by_copies_is_reflection(margins):
+    left, right, top, bottom = margins
+    images = torch.randn(2, 3, 5, 6, dtype=torch.float64, requires_grad=True)
+    padded = mirror(mirror(images, left, right, 3), top, bottom, 2)
+    expected = torch.nn.functional.pad(images, margins, mode='reflect')
+    assert torch.equal(padded, expected)
+    weights = torch.randn_like(expected)
+    gradients = [torch.autograd.grad(result, images, weights)[0] for result in (padded, expected)]
+    assert torch.allclose(*gradients, rtol=1e-12, atol=1e-12)

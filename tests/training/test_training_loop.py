@@ -315,11 +315,43 @@ def test_resume_takes_the_weights(run, data, tmp_path):
 
 
 @pytest.mark.parametrize('num_gpus', [1, 2])
-def test_resume_from_a_network_of_other_shapes_is_one_sentence(run, data, tmp_path, num_gpus):
+def test_resume_from_a_network_of_which_nothing_fits_is_one_sentence(run, data, tmp_path, num_gpus):
     config = small_config(data, tmp_path / 'run', resume_pkl=str(final_pickle(run)), num_gpus=num_gpus)
-    config.G_kwargs = dict(config.G_kwargs, synthesis_kwargs=dict(channel_base=64, channel_max=4))
-    with pytest.raises(ValueError, match=r'^--resume=.*\.pkl: its G has synthesis\..* of shape .*--cbase'):
+    sizes = dict(channel_base=64, channel_max=4)
+    config.G_kwargs = dict(config.G_kwargs, z_dim=6, w_dim=6, synthesis_kwargs=sizes)
+    config.D_kwargs = dict(config.D_kwargs, **sizes)
+    with pytest.raises(ValueError, match=r'^--resume=.*\.pkl: no weight of it fits .*--cbase'):
         launch(config)
+
+
+def test_resume_takes_what_fits_and_lists_the_rest(run, data, tmp_path, capfd):
+    config = small_config(data, tmp_path / 'run', resume_pkl=str(final_pickle(run)), total_kimg=0.008,
+                          G_opt_kwargs=dict(class_name='torch.optim.Adam', lr=0.0, betas=[0, 0.99], eps=1e-8))
+    config.training_set_kwargs = dict(config.training_set_kwargs, use_labels=False)
+    launch(config)
+    source, resumed = state_of(final_pickle(run)), state_of(final_pickle(tmp_path / 'run'))
+    assert torch.equal(resumed['G.synthesis.b16.conv1.weight'], source['G.synthesis.b16.conv1.weight'])
+    assert resumed['G.mapping.fc0.weight'].shape != source['G.mapping.fc0.weight'].shape
+    log = (tmp_path / 'run' / 'log.txt').read_text()
+    assert re.search(r'^G: 1 of \d+ parameters start fresh, as that network has none like them: mapping.fc0.weight$',
+                     log, re.M)
+    assert re.search(r'^G: 3 of the \d+ parameters of that network find no place here: .*mapping\.embed\.weight', log,
+                     re.M)
+    assert re.search(r'^D: \d+ of the \d+ parameters of that network find no place here: .*mapping\.', log, re.M)
+
+
+def test_resume_at_another_resolution_takes_the_lower_blocks(run, data, tmp_path):
+    doubled = tmp_path / 'doubled'
+    doubled.mkdir()
+    for path in data.rglob('*.png'):
+        PIL.Image.open(path).resize((2 * RESOLUTION, 2 * RESOLUTION)).save(doubled / path.name)
+    config = small_config(doubled, tmp_path / 'run', resume_pkl=str(final_pickle(run)), total_kimg=0.008,
+                          G_opt_kwargs=dict(class_name='torch.optim.Adam', lr=0.0, betas=[0, 0.99], eps=1e-8))
+    config.training_set_kwargs = dict(config.training_set_kwargs, use_labels=False)
+    launch(config)
+    source, resumed = state_of(final_pickle(run)), state_of(final_pickle(tmp_path / 'run'))
+    assert torch.equal(resumed['G.synthesis.b16.conv1.weight'], source['G.synthesis.b16.conv1.weight'])
+    assert 'b32.conv0' in (tmp_path / 'run' / 'log.txt').read_text()
 
 
 # ------------------------------------------------------------------------------------------------

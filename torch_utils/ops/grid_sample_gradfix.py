@@ -49,6 +49,8 @@ class _SampleGradient(torch.autograd.Function):
     def forward(ctx, d_output, input, grid, wanted):
         ctx.save_for_backward(d_output, grid)
         ctx.set_materialize_grads(False)
+        if d_output.is_cuda and torch.are_deterministic_algorithms_enabled() and not wanted[1]:
+            return repeatable_input_gradient(d_output, grid, input.shape), None
         d_input, d_grid = torch.ops.aten.grid_sampler_2d_backward(
             d_output, input, grid, BILINEAR, ZEROS, False, output_mask=list(wanted))
         return d_input if wanted[0] else None, d_grid if wanted[1] else None
@@ -67,3 +69,25 @@ class _SampleGradient(torch.autograd.Function):
         if ctx.needs_input_grad[2]:  # <d2_input, d_input> = <sample(d2_input, grid), d_output>
             _, grid_gradient = _SampleGradient.apply(d_output, d2_input, grid, (False, True))
         return again, None, grid_gradient, None
+
+
+def repeatable_input_gradient(d_output, grid, shape):
+    """The gradient of `grid_sample` in its input of the given shape, summed in the same order each time.
+
+    PyTorch's kernel on CUDA adds up in whatever order its threads arrive. `index_add_` does not where deterministic
+    algorithms are asked for. Slower, and larger in memory.
+    """
+    n, c, height, width = shape
+    x = (grid[..., 0] + 1) * (width / 2) - 0.5                                  # [N, H', W'], in pixels
+    y = (grid[..., 1] + 1) * (height / 2) - 0.5
+    left, top = x.floor(), y.floor()
+    first = (torch.arange(n, device=grid.device) * (height * width)).reshape(n, 1, 1)
+    d_pixels = d_output.new_zeros([n * height * width, c])
+    values = d_output.permute(0, 2, 3, 1)                                       # [N, H', W', C]
+    for column, x_weight in ((left, left + 1 - x), (left + 1, x - left)):
+        for row, y_weight in ((top, top + 1 - y), (top + 1, y - top)):
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            index = first + row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
+            weighted = values * (x_weight * y_weight * inside)[..., None]
+            d_pixels.index_add_(0, index.flatten(), weighted.reshape(-1, c))
+    return d_pixels.reshape(n, height, width, c).permute(0, 3, 1, 2).contiguous()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch_utils.ops import upfirdn2d
 from torch_utils.ops.filtered_lrelu import filtered_lrelu
 from torch_utils.ops.fma import fma
-from torch_utils.ops.grid_sample_gradfix import grid_sample
+from torch_utils.ops.grid_sample_gradfix import grid_sample, repeatable_input_gradient
 
 both_impls = pytest.mark.parametrize('impl', ['ref', 'cuda'])
 LOWPASS = upfirdn2d.setup_filter([1, 3, 6, 8, 8, 6, 3, 1])
@@ -72,6 +72,15 @@ def test_grid_sample_derivatives_through_a_nonlinearity():
     image, grid = image_and_grid()
     image.requires_grad_()
     assert torch.autograd.gradgradcheck(lambda x: grid_sample(x.sin(), grid).square(), image, fast_mode=True)
+
+
+def test_repeatable_gradient_in_the_images():
+    image, grid = image_and_grid()
+    grid = grid * 1.5       # Some positions are outside, some at the borders.
+    output = grid_sample(image.requires_grad_(), grid)
+    d_output = torch.randn_like(output)
+    expected, = torch.autograd.grad(output, image, d_output)
+    assert torch.allclose(repeatable_input_gradient(d_output, grid, image.shape), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_grid_sample_first_derivative_in_the_grid():
