@@ -1,0 +1,120 @@
+"""Signals as requests to a long run: to save, or to save and stop, at the end of the step under way.
+
+| signal | request |
+|---|---|
+| SIGUSR1 | save and go on |
+| SIGTERM, SIGINT (Ctrl-C), SIGHUP (the terminal is gone), SIGUSR2 | save and stop |
+| SIGTERM or SIGINT once more, a second later or more | stop at once: KeyboardInterrupt |
+
+What comes within a second counts as one signal: `timeout`, Slurm and terminals send one to a process and to its group.
+"""
+
+import contextlib
+import enum
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+
+AGAIN_SEC = 1
+
+
+class Request(enum.IntEnum):
+    """What a signal asks for; the larger one includes the smaller."""
+
+    NONE = 0
+    SAVE = 1
+    STOP = 2
+
+
+def _those_of_this_system(*names):
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]      # Windows has SIGINT and SIGTERM.
+
+
+SAVE_SIGNALS = _those_of_this_system('SIGUSR1')
+STOP_SIGNALS = _those_of_this_system('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR2')
+ALL_SIGNALS = [*SAVE_SIGNALS, *STOP_SIGNALS]
+INSISTENT_SIGNALS = _those_of_this_system('SIGTERM', 'SIGINT')
+HANGUP_SIGNALS = _those_of_this_system('SIGHUP')
+
+
+class SignalWatch:
+    """Context in which signals become requests, for `take` to give out. In threads but the main one it sees none.
+
+    Args:
+        announce: Whether the first request to stop is answered on the terminal at once.
+    """
+
+    def __init__(self, announce=False):
+        self._announce = announce
+        self._request = Request.NONE
+        self._stop_asked_at = None
+
+    def __enter__(self):
+        self._pid = os.getpid()
+        of_nohup = [number for number in HANGUP_SIGNALS if signal.getsignal(number) == signal.SIG_IGN]
+        self._handlers = _handled_by(self._note, but=of_nohup)
+        self._handlers.__enter__()
+        return self
+
+    def __exit__(self, *exception):
+        self._handlers.__exit__(*exception)
+
+    def _note(self, number, _frame):
+        if os.getpid() != self._pid:        # A process forked from this one, before it has its own way with signals.
+            return
+        if number in SAVE_SIGNALS:
+            self._request = max(self._request, Request.SAVE)
+            return
+        now = time.monotonic()
+        if self._stop_asked_at is None:
+            self._stop_asked_at = now
+            self._answer(number)
+        elif number in INSISTENT_SIGNALS and now - self._stop_asked_at >= AGAIN_SEC:
+            raise KeyboardInterrupt
+        self._request = Request.STOP
+
+    def _answer(self, number):
+        if self._announce:
+            name = signal.Signals(number).name
+            text = f'\n{name}: the run saves and stops after this step; once more to stop at once.\n'
+            # Not by print: this may have interrupted one. The terminal may be what is gone.
+            with contextlib.suppress(OSError, ValueError):
+                os.write(sys.__stderr__.fileno(), text.encode())
+
+    def take(self):
+        """What was asked for since the last call; a request to stop stays. An orphan is asked to stop."""
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():
+            return Request.STOP
+        request = self._request
+        if request == Request.SAVE:
+            self._request = Request.NONE
+        return request
+
+
+def ignored():
+    """Context: processes started within it ignore signals from their first moment on, until they watch for them."""
+    return _handled_by(signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _handled_by(handler, but=()):
+    """Within this context the handler has all signals of this module, but for some. Only in the main thread."""
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = [number for number in ALL_SIGNALS if number not in but]
+        previous = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in previous.items():
+            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+
+
+def leave_to_parent(*_args):
+    """For a helper process, such as one that decodes images: its parent alone heeds signals, and ends it."""
+    for number in ALL_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
