@@ -106,6 +106,7 @@ def launch(function, num_processes, device, *args, heeds_signals=False):
     Raises:
         ValueError: with the sentence of a user's mistake that a process met, or where a process was killed.
         torch.multiprocessing.ProcessRaisedException: for any other error of a started process.
+        SystemExit: a signal has stopped the processes in the middle of something.
     """
     if under_torchrun():
         local_rank = int(os.environ.get('LOCAL_RANK', 0))
@@ -166,6 +167,8 @@ def _raise_what_failed(context, folder, ended_here):
     causes = [index for index in failed if not (folder / f'peer-lost-{index}').exists()] or failed
     if not causes:
         return
+    if any(process.exitcode == signals.STOPPED_STATUS for process in processes):
+        raise SystemExit(signals.STOPPED_STATUS)
     for index in causes:
         note = folder / f'sentence-{index}'
         if note.exists():
@@ -285,21 +288,23 @@ def broadcast_tensors(world, tensors):
 
 
 def average_gradients(world, parameters):
-    """Replace gradients by their mean over the ranks, and non-finite entries by finite ones.
+    """Replace gradients by their mean over the ranks, and non-finite entries by finite ones; returns if there were any.
 
     NaN → 0 and ±inf → ±1e5. One flat all-reduce: every rank must have gradients for the same
-    parameters; those without are left alone.
+    parameters; those without are left alone. What is returned is a tensor, 0 or 1, alike on all ranks.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
-        return
+        return torch.zeros([])
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     if world.is_distributed:
         torch.distributed.all_reduce(flat)
         flat /= world.size
+    nonfinite = 1 - flat.isfinite().all().to(torch.float32)
     torch.nan_to_num(flat, nan=0, posinf=1e5, neginf=-1e5, out=flat)
     for gradient, piece in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
         gradient.copy_(piece.view_as(gradient))
+    return nonfinite
 
 
 def check_equal_over_ranks(world, named_tensors, what):

@@ -20,6 +20,9 @@ import time
 
 AGAIN_SEC = 1
 
+# Exit status of a process that a signal has stopped with everything saved: EX_TEMPFAIL, "try again", of sysexits.h.
+STOPPED_STATUS = 75
+
 
 class Request(enum.IntEnum):
     """What a signal asks for; the larger one includes the smaller."""
@@ -51,6 +54,7 @@ class SignalWatch:
         self._announce = announce
         self._request = Request.NONE
         self._stop_asked_at = None
+        self._leaves_at_once = False
 
     def __enter__(self):
         self._pid = os.getpid()
@@ -75,6 +79,8 @@ class SignalWatch:
         elif number in INSISTENT_SIGNALS and now - self._stop_asked_at >= AGAIN_SEC:
             raise KeyboardInterrupt
         self._request = Request.STOP
+        if self._leaves_at_once:
+            raise SystemExit(STOPPED_STATUS)
 
     def _answer(self, number):
         if self._announce:
@@ -83,6 +89,23 @@ class SignalWatch:
             # Not by print: this may have interrupted one. The terminal may be what is gone.
             with contextlib.suppress(OSError, ValueError):
                 os.write(sys.__stderr__.fileno(), text.encode())
+
+    @contextlib.contextmanager
+    def leaving_at_once(self, parting_words):
+        """Within this context, a request to stop ends the process: SystemExit(STOPPED_STATUS).
+
+        For work that is done anew when the run goes on. `parting_words()` is text to print then.
+        """
+        self._leaves_at_once = True
+        try:
+            if self._request == Request.STOP:
+                raise SystemExit(STOPPED_STATUS)
+            yield
+        except SystemExit:
+            print(f'\n{parting_words()}', flush=True)
+            raise
+        finally:
+            self._leaves_at_once = False
 
     def take(self):
         """What was asked for since the last call; a request to stop stays. An orphan is asked to stop."""

@@ -1,5 +1,6 @@
 """Numbers of a run: status line, `stats.jsonl`, TensorBoard and the progress bar."""
 
+import contextlib
 import json
 import os
 import sys
@@ -10,7 +11,8 @@ import tqdm
 
 import dnnlib
 from dnnlib import EasyDict
-from dnnlib.util import os_errors_named
+from dnnlib.cli import error_sentence
+from dnnlib.util import PatientFile
 from torch_utils import training_stats
 
 try:
@@ -61,7 +63,7 @@ class RunStatistics:
         self._maintenance_sec = 0.0
         self.jsonl = self.tensorboard = self.progress = None
         if world.is_main:
-            self.jsonl = open(os.path.join(run_dir, 'stats.jsonl'), 'a', encoding='utf-8')
+            self.jsonl = PatientFile(os.path.join(run_dir, 'stats.jsonl'))
             self.tensorboard = _summary_writer(run_dir, start_nimg)
             # The bar is for the terminal alone: sys.stderr is also written to log.txt.
             self.progress = tqdm.tqdm(
@@ -131,23 +133,49 @@ class RunStatistics:
         self.tick_end_time = now
 
     def write(self, cur_nimg, metrics):
-        """Write the statistics of the tick that has ended, with the metrics (name → value) of its snapshot."""
+        """Write the statistics of the tick that has ended, with the metrics (name → value) of its snapshot.
+
+        What cannot be written waits, and `check_written` says so; TensorBoard goes without.
+        """
         if not self.world.is_main:
             return
         now = self.tick_end_time
         values = self.collector.as_dict()
         for name, value in metrics.items():
             values[f'Metrics/{name}'] = EasyDict(num=1, mean=value, std=0.0)
-        with os_errors_named(self.jsonl.name):
-            self.jsonl.write(json.dumps(dict(values, timestamp=now)) + '\n')
-            self.jsonl.flush()
+        was_waiting = self.jsonl.error is not None
+        self.jsonl.write(json.dumps(dict(values, timestamp=now)) + '\n')
+        if self.jsonl.error is not None and not was_waiting:
+            print(f'Warning: {error_sentence(self.jsonl.error)}; the statistics wait for room.')
         if self.tensorboard is not None:
             step = _step(cur_nimg)
-            for name, value in values.items():
-                self.tensorboard.add_scalar(name, value.mean, global_step=step, walltime=now)
-            self.tensorboard.flush()
+            with self._giving_up_tensorboard():
+                for name, value in values.items():
+                    self.tensorboard.add_scalar(name, value.mean, global_step=step, walltime=now)
+                self.tensorboard.flush()
+
+    @contextlib.contextmanager
+    def _giving_up_tensorboard(self):
+        """Within this context TensorBoard may fail to write: it is then missing from here on."""
+        try:
+            yield
+        except OSError as error:
+            print(f'Warning: no more TensorBoard files until the run is resumed ({error_sentence(error)}); stats.jsonl '
+                  'goes on.')
+            self.tensorboard = None
+
+    def check_written(self):
+        """Try again to write what waits. Raises OSError where lines of stats.jsonl cannot be written."""
+        if self.jsonl is not None:
+            self.jsonl.write('')
+            if self.jsonl.error is not None:
+                raise self.jsonl.error
 
     def close(self):
-        for resource_ in (self.jsonl, self.tensorboard, self.progress):
-            if resource_ is not None:
-                resource_.close()
+        if self.jsonl is not None:
+            self.jsonl.close()
+        if self.tensorboard is not None:
+            with self._giving_up_tensorboard():
+                self.tensorboard.close()
+        if self.progress is not None:
+            self.progress.close()
