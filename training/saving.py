@@ -34,7 +34,8 @@ class Saver:
         self._doubt = None          # What speaks against this snapshot.
         self._failures = []         # Sentences about files of this snapshot.
         self._failed_in_a_row = 0
-        self.saved_nimg = None      # Images shown at the last complete snapshot.
+        self._has_state = False
+        self.saved_nimg = None      # Images shown at the last snapshot with a training state.
 
     def network_pkl(self, cur_nimg):
         """Path of the network pickle after so many images."""
@@ -83,6 +84,7 @@ class Saver:
         """Write the training state, unless there are statistics that it would count as written and that are not."""
         if self._doubt is not None:
             return
+        self._has_state = True
         failures_before = len(self._failures)
         with self._noting_failure():
             self._parts.statistics.check_written()
@@ -97,10 +99,10 @@ class Saver:
                 raise ValueError(f'The last networks are not saved, as {self._doubt}. {self._last_state()}')
             return
         failure = distributed.broadcast_object(self._world, self._failures[0] if self._failures else None)
-        self._failures = []
+        has_state, self._failures, self._has_state = self._has_state, [], False
         if failure is None:
             self._failed_in_a_row = 0
-            self.saved_nimg = progress.cur_nimg
+            self.saved_nimg = progress.cur_nimg if has_state else self.saved_nimg
             return
         self._failed_in_a_row += 1
         way_out = f'{self._last_state()} Once that is mended, go on with --resume-run={self._run_dir}.'

@@ -69,10 +69,21 @@ def _train_process(world, config, snapshot_metrics, resume):
         with distributed.failing_together(world):
             if world.is_main:
                 stack.enter_context(locked_folder(run_dir))
-                stack.enter_context(dnnlib.util.Logger(os.path.join(run_dir, 'log.txt'), 'a'))
+                log = stack.enter_context(dnnlib.util.Logger(os.path.join(run_dir, 'log.txt'), 'a'))
+                stack.enter_context(_last_error_in(log))
         with errors_as_sentences(config):
             state = _take_up(world, config, run_dir) if resume else None
             return training_loop(world, config, run_dir, watch, snapshot_metrics, state)
+
+
+@contextlib.contextmanager
+def _last_error_in(log):
+    """An error that leaves this context is in the log too: it is printed after the log is closed."""
+    try:
+        yield
+    except Exception as error:
+        log.write(f'Error: {error}\n')
+        raise
 
 
 def _take_up(world, config, run_dir):
