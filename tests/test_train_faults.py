@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -87,35 +86,46 @@ def test_a_full_disk_is_a_warning_and_the_third_snapshot_in_a_row_the_end(data, 
 
 
 @pytest.fixture
-def as_user():
-    """Keywords for processes of a user who is not root, for whom a folder can be read-only, and a folder of theirs."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o777)
-        keywords = dict(user=65534, group=65534, extra_groups=[]) if os.geteuid() == 0 else {}
-        probe = [small_runs.sys.executable, '-c', 'import torch']
-        if keywords and subprocess.run(probe, cwd=small_runs.ROOT, capture_output=True, **keywords).returncode != 0:
-            pytest.skip('other users cannot read this installation')
-        yield Path(folder), keywords
+def make_read_only(tmp_path_factory):
+    """Function that makes a folder read-only until the test is over. Root is kept out by nothing but a mount."""
+    mounted = []
+
+    def mount(*args):
+        if subprocess.run(['mount', *args], capture_output=True).returncode != 0:
+            pytest.skip('needs the right to mount a file system')
+        mounted.append(args[-1])
+
+    def make(folder):
+        if os.geteuid() != 0:
+            folder.chmod(0o555)
+            return
+        view = tmp_path_factory.mktemp('view')      # The same folder; its mount is made read-only before it is in use.
+        mount('--bind', folder, view)
+        subprocess.run(['mount', '-o', 'remount,bind,ro', view], check=True)
+        mount('--bind', view, folder)
+
+    yield make
+    for place in reversed(mounted):
+        subprocess.run(['umount', '--lazy', place], check=True)
 
 
-def test_a_directory_that_becomes_read_only(as_user):
-    place, keywords = as_user
-    data = small_runs.write_images(place / 'data')
-    with Running(small_runs.train(data, place / 'runs', '--kimg=1000', *OFTEN), **keywords) as run:
+def test_a_directory_that_becomes_read_only(data, tmp_path, make_read_only):
+    with Running(small_runs.train(data, tmp_path, '--kimg=1000', *OFTEN)) as run:
         run.wait_until('tick 1 ')
-        run_dir = only(place / 'runs')
-        run_dir.chmod(0o555)
+        run_dir = only(tmp_path)
+        make_read_only(run_dir)
         status, _seconds = run.wait()
     newest = states(run_dir)[0]
     assert status == 1
     assert run.out.count('Warning: this snapshot could not be written') == 2
-    assert re.search(rf'^Error: 3 snapshots in a row could not be written \({re.escape(str(run_dir))}/\S+: Permission '
-                     rf'denied\)\. The last good state is {re.escape(str(newest))}\. Once that is mended, go on with '
-                     rf'--resume-run={re.escape(str(run_dir))}\.$', run.err, re.MULTILINE), run.err
-    assert 'Error: 3 snapshots in a row' in (run_dir / 'log.txt').read_text()
-    result = finish(small_runs.train(data, run_dir, '--kimg=1000'), **keywords)
+    error = re.search(r'^Error: 3 snapshots in a row could not be written \((.*)/[^/]+: (Permission denied|Read-only '
+                      r'file system)\)\. The last good state is (.*)\. Once that is mended, go on with '
+                      r'--resume-run=(.*)\.$', run.err, re.MULTILINE)
+    assert error and (error[1], error[3], error[4]) == (str(run_dir), str(newest), str(run_dir)), run.err
+    assert f'{error[0]}\n' in (run_dir / 'log.txt').read_text()
+    result = finish(small_runs.train(data, run_dir / 'runs', '--kimg=1000'))
     assert result.returncode == 2
-    assert f"Invalid value for '--outdir': '{run_dir}' cannot be written" in result.stderr
+    assert f"Invalid value for '--outdir': '{run_dir / 'runs'}' cannot be written" in result.stderr
 
 
 # ------------------------------------------------------------------------------------------------
@@ -225,7 +235,7 @@ def test_numbers_that_stay_nan_end_the_run_and_spare_the_last_good_state(data, t
 LITTLE_MEMORY = """
 import re, resource
 import training.training_loop
-import training.networks_stylegan2, training.loss, training.augment, training.dataset
+import torch._dynamo, training.networks_stylegan2, training.loss, training.augment, training.dataset
 size = int(re.search(r'VmSize:\\s+(\\d+) kB', open('/proc/self/status').read())[1]) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (size + 150 * 2 ** 20, size + 150 * 2 ** 20))
 """

@@ -48,6 +48,9 @@ class SignalWatch:
 
     Args:
         announce: Whether the first request to stop is answered on the terminal at once.
+
+    Attributes:
+        helpers: `Helpers` of this process; within the context they ignore all signals.
     """
 
     def __init__(self, announce=False):
@@ -55,6 +58,7 @@ class SignalWatch:
         self._request = Request.NONE
         self._stop_asked_at = None
         self._leaves_at_once = False
+        self.helpers = Helpers()
 
     def __enter__(self):
         self._pid = os.getpid()
@@ -64,6 +68,7 @@ class SignalWatch:
         return self
 
     def __exit__(self, *exception):
+        self.helpers.let_end()
         self._handlers.__exit__(*exception)
 
     def _note(self, number, _frame):
@@ -137,7 +142,25 @@ def _handled_by(handler, but=()):
             signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
 
 
-def leave_to_parent(*_args):
-    """For a helper process, such as one that decodes images: its parent alone heeds signals, and ends it."""
-    for number in ALL_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+class Helpers:
+    """For helper processes, such as those that decode images: their parent alone heeds signals, and ends them.
+
+    A signal to the whole process group must not end them while their parent still finishes its step.
+    """
+
+    def __init__(self):
+        self._may_end = multiprocessing.RawValue('b', 0)
+
+    def begin(self, *_args):
+        """To be called in the helper process, as the `worker_init_fn` of a data loader is."""
+        for number in ALL_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._end)
+
+    def _end(self, _number, _frame):
+        if self._may_end.value:
+            os._exit(0)
+
+    def let_end(self):
+        """From here on SIGTERM ends them: that is how a parent that exits ends those that are left."""
+        self._may_end.value = 1

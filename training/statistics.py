@@ -31,7 +31,8 @@ def _summary_writer(run_dir, start_nimg):
     except ImportError as error:
         print(f'No TensorBoard files: {error} (pip install tensorboard)')
         return None
-    return SummaryWriter(run_dir, purge_step=_step(start_nimg) + 1 if start_nimg else None)
+    # Flushed after every tick, and not by its own thread, whose errors nobody could catch.
+    return SummaryWriter(run_dir, purge_step=_step(start_nimg) + 1 if start_nimg else None, flush_secs=10 ** 9)
 
 
 def _step(cur_nimg):

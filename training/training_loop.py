@@ -119,7 +119,7 @@ def _seed_everything(world, config, cur_nimg):
     torch.backends.cudnn.allow_tf32 = config.allow_tf32
 
 
-def _load_dataset(world, config, cur_nimg):
+def _load_dataset(world, config, cur_nimg, helpers):
     dataset = dnnlib.util.construct_class_by_name(**config.training_set_kwargs)
     readable = ReadableImages(dataset, strict=config.strict_data)
     sampler = InfiniteSampler(dataset, rank=world.rank, num_replicas=world.size, seed=config.random_seed,
@@ -128,7 +128,7 @@ def _load_dataset(world, config, cur_nimg):
         warnings.filterwarnings('ignore', message='This DataLoader will create')    # More workers than cores.
         loader = torch.utils.data.DataLoader(
             readable, sampler=sampler, batch_size=config.batch_size // world.size,
-            worker_init_fn=signals.leave_to_parent, **config.data_loader_kwargs)
+            worker_init_fn=helpers.begin, **config.data_loader_kwargs)
         return dataset, readable, iter(loader)
 
 
@@ -251,7 +251,7 @@ def training_loop(world, config, run_dir, watch, snapshot_metrics=None, state=No
             print(f'\nTraining is complete: it has shown {progress.cur_nimg / 1000:g} of {config.total_kimg:g} kimg.')
         return True
     _seed_everything(world, config, progress.cur_nimg)
-    dataset, readable, loader = _load_dataset(world, config, progress.cur_nimg)
+    dataset, readable, loader = _load_dataset(world, config, progress.cur_nimg, watch.helpers)
     G, D, G_ema = _build_networks(world, config, dataset, config.resume_pkl if state is None else None)
     if world.is_main and state is None:
         _print_summary(world, config, dataset, G, D)
