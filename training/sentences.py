@@ -8,7 +8,7 @@ import torch
 from training.dataset import ImageError
 
 _OUT_OF_CPU_MEMORY = re.compile("DefaultCPUAllocator|can't allocate memory|not enough memory|std::bad_alloc")
-_WORKER_ENDED = re.compile(r'DataLoader worker \(pid\S* (?P<pid>[\d, ]+)\) (?:is|exited) (?P<how>[^.]+)\.?')
+_WORKER_ENDED = re.compile(r'DataLoader worker \(pid\S* (?P<pid>[\d, ]+)\) (?P<how>(?:is|exited) [^.]+)')
 
 
 @contextlib.contextmanager

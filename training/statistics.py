@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+import threading
 import time
 
 import torch
@@ -31,8 +32,23 @@ def _summary_writer(run_dir, start_nimg):
     except ImportError as error:
         print(f'No TensorBoard files: {error} (pip install tensorboard)')
         return None
-    # Flushed after every tick, and not by its own thread, whose errors nobody could catch.
-    return SummaryWriter(run_dir, purge_step=_step(start_nimg) + 1 if start_nimg else None, flush_secs=10 ** 9)
+    return SummaryWriter(run_dir, purge_step=_step(start_nimg) + 1 if start_nimg else None)
+
+
+@contextlib.contextmanager
+def _quiet_tensorboard_threads():
+    """TensorBoard writes in threads of its own, and raises their errors again in its callers: one report will do."""
+    previous = threading.excepthook
+
+    def hook(args):
+        if not (issubclass(args.exc_type, OSError) and type(args.thread).__module__.startswith('tensorboard')):
+            previous(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = previous
 
 
 def _step(cur_nimg):
@@ -63,9 +79,11 @@ class RunStatistics:
         self.start_time = self.tick_end_time = self.tick_start_time = time.time()
         self._maintenance_sec = 0.0
         self.jsonl = self.tensorboard = self.progress = None
+        self._quiet_threads = contextlib.ExitStack()
         if world.is_main:
             self.jsonl = PatientFile(os.path.join(run_dir, 'stats.jsonl'))
             self.tensorboard = _summary_writer(run_dir, start_nimg)
+            self._quiet_threads.enter_context(_quiet_tensorboard_threads())
             # The bar is for the terminal alone: sys.stderr is also written to log.txt.
             self.progress = tqdm.tqdm(
                 total=round(total_kimg, 3), unit='kimg', file=sys.__stderr__, dynamic_ncols=True,
@@ -180,3 +198,4 @@ class RunStatistics:
                 self.tensorboard.close()
         if self.progress is not None:
             self.progress.close()
+        self._quiet_threads.close()
