@@ -139,14 +139,22 @@ class PatientFile:
         self.error: OSError | None = None
 
     def write(self, text: str) -> None:
-        """Write what waits, then the text; raises nothing."""
+        """Write what waits and the text, all of it or nothing; raises nothing."""
         self._waiting += text.encode(errors='backslashreplace')
+        if self._fd is None:
+            return
+        written = 0
         try:
-            while self._waiting and self._fd is not None:
-                self._waiting = self._waiting[os.write(self._fd, self._waiting) :]
+            end = os.lseek(self._fd, 0, os.SEEK_END)
+            while written < len(self._waiting):
+                written += os.write(self._fd, self._waiting[written:])
             self.error = None
         except OSError as error:
             self.error = OSError(error.errno, error.strerror, os.fspath(self._path))
+            if written:
+                os.ftruncate(self._fd, end)
+                written = 0
+        self._waiting = self._waiting[written:]
 
     def close(self) -> None:
         """One last try to write what waits; then the file is closed. A second call does nothing."""

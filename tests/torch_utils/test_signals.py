@@ -230,3 +230,40 @@ def _waits_for_one_that_is_interrupted(world):
 def test_one_that_is_interrupted_is_a_sentence():
     with pytest.raises(ValueError, match='^Process 1 of 2 was interrupted.$'):
         distributed.launch(_waits_for_one_that_is_interrupted, 2, 'cpu')
+
+
+# ------------------------------------------------------------------------------------------------
+# Work that can be left, and helpers
+
+def test_work_that_can_be_begun_again_is_left_at_once(capsys):
+    with SignalWatch() as watch:
+        with pytest.raises(SystemExit) as left, watch.leaving_at_once(lambda: 'Until next time.'):
+            send(signal.SIGTERM)
+            time.sleep(99)
+        assert left.value.code == 75
+        with pytest.raises(SystemExit), watch.leaving_at_once(lambda: 'Not even begun.'):
+            time.sleep(99)
+        send(signal.SIGTERM)        # Outside, it is a request again.
+    assert capsys.readouterr().out == '\nUntil next time.\n\nNot even begun.\n'
+
+
+def _help(helpers, path):
+    helpers.begin(0)
+    Path(path).touch()
+    time.sleep(120)
+
+
+@pytest.mark.parametrize('method', ['fork', 'spawn'])
+def test_helpers_ignore_signals_until_their_parent_has_done(tmp_path, method):
+    helpers = signals.Helpers()
+    process = multiprocessing.get_context(method).Process(target=_help, args=(helpers, tmp_path / 'begun'))
+    process.start()
+    _wait_for_files(tmp_path, 'begun', 1)
+    for number in signals.ALL_SIGNALS:
+        os.kill(process.pid, number)
+    process.join(0.5)
+    assert process.is_alive()
+    helpers.let_end()
+    process.terminate()
+    process.join(30)
+    assert process.exitcode == 0
