@@ -18,6 +18,7 @@ from click.core import ParameterSource
 from dnnlib.cli import BOOL, PATH, Command, FiniteFloat, check_outdir, device_option, resolve_device
 from dnnlib.util import is_url
 from metrics.names import MetricNames
+from torch_utils.signals import STOPPED_STATUS
 from training import config as cfg
 from training.config import Options, wrong
 
@@ -83,6 +84,8 @@ KIMG = ThousandsOfImages(min=0, min_open=True)
               help='Use only N images, picked by --seed')
 @click.option('--mirror', type=BOOL, default=Options.mirror, show_default=True,
               help="Show each image's mirror image as well")
+@click.option('--strict-data', type=BOOL, default=Options.strict_data, show_default=True,
+              help='Stop at an image that cannot be read; otherwise another one is shown in its place')
 # Preset, and what replaces its numbers
 @click.option('--cfg', type=click.Choice(cfg.PRESET_NAMES), default=Options.cfg, show_default=True,
               help='Preset; auto fits itself to resolution and GPUs, tiny is for small images on a CPU')
@@ -164,7 +167,7 @@ def main(**values: Any) -> None:
     num_gpus = distributed.number_of_processes(options.gpus, device)
     if options.resume_run is not None and not is_first:
         if not options.dry_run:
-            training_loop.join(num_gpus, str(device))
+            exit_unless(training_loop.join(num_gpus, str(device)))
         return
     check_outdir(options.outdir)
     dataset = cfg.open_training_set(options)
@@ -198,7 +201,13 @@ def main(**values: Any) -> None:
     else:
         dataset.close()
 
-    training_loop.launch(config, snapshot_metrics(config), resume=run is not None)
+    exit_unless(training_loop.launch(config, snapshot_metrics(config), resume=run is not None))
+
+
+def exit_unless(complete: bool) -> None:
+    """A training that a signal has stopped has an exit status of its own: a loop around it can tell."""
+    if not complete:
+        sys.exit(STOPPED_STATUS)
 
 
 def require_places(options: Options) -> None:

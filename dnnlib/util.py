@@ -8,13 +8,14 @@ here too.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import sys
 import threading
 import types
 from collections.abc import Iterator
-from typing import IO, Any, TextIO
+from typing import Any, TextIO
 
 from dnnlib.downloads import DownloadError, is_url, make_cache_dir_path, open_url  # noqa: F401
 
@@ -94,6 +95,10 @@ def construct_class_by_name(*args: Any, class_name: str, **kwargs: Any) -> Any:
 # Output for people
 
 
+# What the system says where the place that output goes to is full, or gone.
+_OUTPUT_LOST = {getattr(errno, name) for name in ('ENOSPC', 'EDQUOT', 'EFBIG', 'EIO') if hasattr(errno, name)}
+
+
 def format_time(seconds: float) -> str:
     """A duration in its two or three largest units: `42s`, `3m 07s`, `5h 03m 07s`, `2d 05h 03m`."""
     minutes, secs = divmod(round(seconds), 60)
@@ -115,6 +120,51 @@ def excerpt(text: Any, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 1] + '…'
 
 
+class PatientFile:
+    """A text file that grows. What cannot be written, as on a full disk, waits and is written with what comes next.
+
+    Args:
+        path: The file; appended to where it is there.
+        start_anew: Empty it first.
+
+    Attributes:
+        error: Why text is waiting, as an OSError that names the file; None where nothing is.
+    """
+
+    def __init__(self, path: str | os.PathLike, start_anew: bool = False):
+        self._path = path
+        flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if start_anew else os.O_APPEND)
+        self._fd: int | None = os.open(path, flags | getattr(os, 'O_BINARY', 0) | getattr(os, 'O_CLOEXEC', 0), 0o666)
+        self._waiting = b''
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> None:
+        """Write what waits and the text, all of it or nothing; raises nothing."""
+        self._waiting += text.encode(errors='backslashreplace')
+        if self._fd is None:
+            return
+        written = 0
+        try:
+            end = os.lseek(self._fd, 0, os.SEEK_END)
+            while written < len(self._waiting):
+                written += os.write(self._fd, self._waiting[written:])
+            self.error = None
+        except OSError as error:
+            self.error = OSError(error.errno, error.strerror, os.fspath(self._path))
+            if written:
+                os.ftruncate(self._fd, end)
+                written = 0
+        self._waiting = self._waiting[written:]
+
+    def close(self) -> None:
+        """One last try to write what waits; then the file is closed. A second call does nothing."""
+        self.write('')
+        if self._fd is not None:
+            with contextlib.suppress(OSError):  # network file systems may report a full disk here
+                os.close(self._fd)
+            self._fd = None
+
+
 class _Tee:
     """A stream that behaves like `stream` and copies all text to the log of its `logger`."""
 
@@ -125,19 +175,29 @@ class _Tee:
 
     def write(self, text: str) -> int:
         self._logger.write(text)
-        self._stream.write(text)
+        with self._surviving():
+            self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        self._stream.flush()
-        self._logger.flush()
+        with self._surviving():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _surviving(self) -> Iterator[None]:
+        """A terminal that is gone, or a full disk behind `> file`, ends no run: the log has the text."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _OUTPUT_LOST:
+                raise
 
     def __getattr__(self, name: str) -> Any:  # isatty, encoding, fileno, buffer, ...
         return getattr(self._stream, name)
 
 
 class Logger:
-    """While open, text printed to stdout or stderr goes to `file_name` as well.
+    """While open, text printed to stdout or stderr goes to `file_name` as well, at once or when the disk has room.
 
     `terminal` is the standard error from before: progress bars write there, so that they stay out of the file.
 
@@ -145,13 +205,11 @@ class Logger:
             print("on the screen and in the file")
     """
 
-    def __init__(self, file_name: str | os.PathLike, file_mode: str = 'a', should_flush: bool = True):
-        self._file_name = file_name
+    def __init__(self, file_name: str | os.PathLike, file_mode: str = 'a'):
         self.terminal: TextIO = sys.stderr
         self._saved_stdout: TextIO = sys.stdout
-        self._should_flush = should_flush
         self._lock = threading.Lock()
-        self._file: IO[str] | None = open(file_name, file_mode, encoding='utf-8')
+        self._file: PatientFile | None = PatientFile(file_name, start_anew=file_mode == 'w')
         self._tee_stdout = _Tee(self, sys.stdout)
         self._tee_stderr = _Tee(self, sys.stderr)
         sys.stdout, sys.stderr = self._tee_stdout, self._tee_stderr
@@ -164,17 +222,14 @@ class Logger:
 
     def write(self, text: str) -> None:
         """Text for the file only. After `close` it is dropped: the screen has it."""
-        with self._lock, os_errors_named(self._file_name):
+        with self._lock:
             if self._file is None:
                 return
+            was_waiting = self._file.error is not None
             self._file.write(text)
-            if self._should_flush:
-                self._file.flush()
-
-    def flush(self) -> None:
-        with self._lock:
-            if self._file is not None:
-                self._file.flush()
+            if self._file.error is not None and not was_waiting:
+                with contextlib.suppress(OSError):
+                    self.terminal.write(f'Warning: {self._file.error}; the log waits for room.\n')
 
     def close(self) -> None:
         """Put the streams of before back and close the file. A second call does nothing."""
@@ -182,7 +237,7 @@ class Logger:
             sys.stdout = self._saved_stdout
         if sys.stderr is self._tee_stderr:
             sys.stderr = self.terminal
-        with self._lock, os_errors_named(self._file_name):
+        with self._lock:
             file, self._file = self._file, None
             if file is not None:
                 file.close()

@@ -91,7 +91,12 @@ def call(data, tmp_path, monkeypatch):
 def launched(monkeypatch):
     """Configurations that reach the training loop, which itself is left out."""
     configs = []
-    monkeypatch.setattr('training.training_loop.launch', lambda config, _metrics, resume: configs.append(config))
+
+    def launch(config, _snapshot_metrics, resume):
+        configs.append(config)
+        return True
+
+    monkeypatch.setattr('training.training_loop.launch', launch)
     return configs
 
 

@@ -9,19 +9,22 @@ import contextlib
 import dataclasses
 import datetime
 import logging
+import multiprocessing.connection
 import os
+import pickle
 import tempfile
 import time
 from pathlib import Path
-from signal import SIGTERM
 
 import click
 import torch
 
 from dnnlib.cli import error_sentence
 from dnnlib.memory import keep_freed_memory
+from torch_utils import signals
 
-GRACE_SEC = 10      # For the other processes to end by themselves after an interrupt.
+GRACE_SEC = 10      # For the other processes to end by themselves after an interrupt, or after one of them has failed.
+PASS_ON_SEC = 0.25  # Between two looks of the starting process at the signals that it got.
 
 # How long a rank waits for the others: the first one alone computes the figures of large metrics.
 LONGEST_WAIT = datetime.timedelta(hours=6)
@@ -83,45 +86,97 @@ def number_of_processes(gpus, device):
     return num_processes
 
 
-def launch(function, num_processes, device, *args):
-    """Run `function(world, *args)` in `num_processes` processes and wait for all of them.
+class PeerLostError(RuntimeError):
+    """A collective failed because another process is gone: a consequence of what that one met."""
+
+
+def launch(function, num_processes, device, *args, heeds_signals=False):
+    """Run `function(world, *args)` in `num_processes` processes and wait for all of them; returns what it returns.
+
+    Where one of the processes fails, the others are ended within `GRACE_SEC`.
 
     Args:
-        function: Importable function; what it returns is lost where processes are started.
+        function: Importable function. What it returns on the main rank comes back, on its rank under `torchrun`.
         num_processes: Started by this call, unless `torchrun` did.
         device: 'cuda', 'cuda:N', 'mps' or 'cpu'. Several processes on CUDA take one device each.
         *args: Picklable arguments.
+        heeds_signals: Whether the function has a `signals.SignalWatch`: the requests that the starting process gets are
+            passed on to it. Otherwise an interrupt of the starting process ends all.
 
     Raises:
         ValueError: with the sentence of a user's mistake that a process met, or where a process was killed.
         torch.multiprocessing.ProcessRaisedException: for any other error of a started process.
+        SystemExit: a signal has stopped the processes in the middle of something.
     """
     if under_torchrun():
         local_rank = int(os.environ.get('LOCAL_RANK', 0))
         local_size = int(os.environ.get('LOCAL_WORLD_SIZE', num_processes))
         rank, size = int(os.environ['RANK']), num_processes_of_torchrun()
-        _run(function, rank, size, local_rank, local_size, device, 'env://', args)
-    elif num_processes == 1:
-        _run(function, 0, 1, None, 1, device, None, args)
-    else:
-        _spawn(function, num_processes, device, args)
-
-
-def _spawn(function, num_processes, device, args):
-    spawn = torch.multiprocessing.spawn
-    with tempfile.TemporaryDirectory() as folder, _errors_only('torch.multiprocessing.spawn'):
-        context = spawn(_run_spawned, (function, num_processes, device, folder, args), num_processes, join=False)
         try:
-            while not context.join():
-                pass
-        except (torch.multiprocessing.ProcessRaisedException, torch.multiprocessing.ProcessExitedException) as error:
-            sentences = [path.read_text(encoding='utf-8') for path in sorted(Path(folder).glob('sentence-*'))]
-            sentences += _sentences_of_killed(context.processes)
-            if sentences:
-                raise ValueError(sentences[0]) from error
-            raise
+            return _run(function, rank, size, local_rank, local_size, device, 'env://', args)
+        except PeerLostError as error:
+            raise ValueError(
+                f'Process {rank} of {size} stops, as another one is gone: see what that one says.') from error
+    if num_processes == 1:
+        return _run(function, 0, 1, None, 1, device, None, args)
+    return _spawn(function, num_processes, device, args, heeds_signals)
+
+
+def _spawn(function, num_processes, device, args, heeds_signals):
+    spawn = torch.multiprocessing.spawn
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        stack.enter_context(_errors_only('torch.multiprocessing.spawn'))
+        watch = stack.enter_context(signals.SignalWatch(announce=True)) if heeds_signals else None
+        with signals.ignored() if heeds_signals else contextlib.nullcontext():
+            context = spawn(_run_spawned, (function, num_processes, device, folder, args), num_processes, join=False)
+        grace_sec = 0 if heeds_signals else GRACE_SEC       # An interrupt that gets through insists.
+        try:
+            _wait_for(context.processes, watch)
+            grace_sec = GRACE_SEC
         finally:
-            _end_processes(context.processes)
+            ended_here = _end_processes(context.processes, grace_sec)
+        _raise_what_failed(context, Path(folder), ended_here)
+        return pickle.loads(Path(folder, 'result').read_bytes())
+
+
+def _wait_for(processes, watch):
+    """Until all have ended or one has failed, pass on the requests that `watch` (None: no watch) sees."""
+    while any(process.is_alive() for process in processes) and not any(process.exitcode for process in processes):
+        alive = [process for process in processes if process.is_alive()]
+        multiprocessing.connection.wait(
+            [process.sentinel for process in alive], timeout=None if watch is None else PASS_ON_SEC)
+        request = signals.Request.NONE if watch is None else watch.take()
+        if request == signals.Request.SAVE:
+            _send(alive[:1], signals.SAVE_SIGNALS)
+        elif request == signals.Request.STOP:
+            _send(alive, signals.STOP_SIGNALS[-1:])     # Again and again: one that just starts still ignores it.
+
+
+def _send(processes, numbers):
+    for process in processes:
+        for number in numbers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+
+
+def _raise_what_failed(context, folder, ended_here):
+    """The error of the first process that failed by itself: not of one that failed of that, or that was ended here."""
+    processes = context.processes
+    failed = [index for index, process in enumerate(processes) if process.exitcode and index not in ended_here]
+    causes = [index for index in failed if not (folder / f'peer-lost-{index}').exists()] or failed
+    if not causes:
+        return
+    if any(process.exitcode == signals.STOPPED_STATUS for process in processes):
+        raise SystemExit(signals.STOPPED_STATUS)
+    for index in causes:
+        note = folder / f'sentence-{index}'
+        if note.exists():
+            raise ValueError(note.read_text(encoding='utf-8'))
+        if processes[index].exitcode < 0:
+            raise ValueError(_sentence_of_killed(index, processes))
+    context.sentinels = {processes[causes[0]].sentinel: causes[0]}
+    context.join()
 
 
 @contextlib.contextmanager
@@ -136,36 +191,55 @@ def _errors_only(logger_name):
         logger.setLevel(level)
 
 
-def _sentences_of_killed(processes):
-    """A sentence for each process that a signal has ended, but for those that the launcher ends (SIGTERM)."""
-    return [f'Process {index} of {len(processes)} was killed by the system (signal {-process.exitcode}), perhaps for '
-            'want of memory: use a smaller --batch-gpu, or fewer --gpus and --workers.'
-            for index, process in enumerate(processes) if (process.exitcode or 0) < 0 and process.exitcode != -SIGTERM]
+def _sentence_of_killed(index, processes):
+    number = -processes[index].exitcode
+    return (f'Process {index} of {len(processes)} was killed by the system (signal {number}), perhaps for want of '
+            'memory: use a smaller --batch-gpu, or fewer --gpus and --workers.')
 
 
-def _end_processes(processes):
-    """After an interrupt: a terminal sends it to all processes, which then end by themselves; others are ended."""
-    deadline = time.monotonic() + GRACE_SEC
-    for process in processes:
+def _end_processes(processes, grace_sec):
+    """After an interrupt or a failure: wait for all processes to end, and end those that do not; returns which."""
+    deadline = time.monotonic() + grace_sec
+    ended = set()
+    for index, process in enumerate(processes):
         process.join(max(deadline - time.monotonic(), 0))
         if process.is_alive():
-            process.terminate()
+            ended.add(index)
+            process.kill()      # SIGTERM may be a request to the process, which waits for one that is gone.
             process.join()
+    return ended
 
 
 def _run_spawned(rank, function, size, device, folder, args):
+    """Run the function; its result, or a sentence for the user, crosses to the starting process through the folder."""
     keep_freed_memory()
-    _run(_noting_sentence, rank, size, rank, size, device, f'file://{folder}/rendezvous', (folder, function, args))
-
-
-def _noting_sentence(world, folder, function, args):
-    """Run the function; a sentence for the user crosses to the starting process as it is, not inside a traceback."""
+    folder = Path(folder)
+    note = folder / f'sentence-{rank}'
     try:
-        function(world, *args)
+        result = _run(function, rank, size, rank, size, device, f'file://{folder}/rendezvous', args)
+        if rank == 0:
+            (folder / 'result').write_bytes(pickle.dumps(result))
+    except PeerLostError:
+        (folder / f'peer-lost-{rank}').touch()
+        raise
+    except KeyboardInterrupt:       # Left alone it would look like success.
+        note.write_text(f'Process {rank} of {size} was interrupted.', encoding='utf-8')
+        raise SystemExit(1) from None
     except (ValueError, OSError) as error:
         sentence = error_sentence(error)
         if sentence is not None:
-            Path(folder, f'sentence-{world.rank}').write_text(sentence, encoding='utf-8')
+            note.write_text(sentence, encoding='utf-8')
+        raise
+
+
+@contextlib.contextmanager
+def _peer_loss_named():
+    """What collectives raise when another process is gone becomes a PeerLostError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.distributed.DistError) or '/gloo/' in str(error):
+            raise PeerLostError(str(error)) from error
         raise
 
 
@@ -180,16 +254,18 @@ def _run(function, rank, size, local_rank, local_size, device, rendezvous, args)
 
     world = World(rank=rank, size=size, device=device)
     if not world.is_distributed:
-        function(world, *args)
-        return
-    backend = 'nccl' if device.type == 'cuda' else 'gloo'
-    torch.distributed.init_process_group(
-        backend, init_method=rendezvous, rank=rank, world_size=size, timeout=LONGEST_WAIT)
-    function(world, *args)
-    # All leave together, or a process that is gone could disturb those that still write their last files. Not after an
-    # error: leaving the group makes the others fail too, perhaps before this error is known.
-    torch.distributed.barrier(device_ids=[device.index] if device.type == 'cuda' else None)
+        return function(world, *args)
+    # On CUDA gloo serves tensors on the CPU: ranks can agree on something without a wait for their GPUs.
+    backend = 'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo'
+    with _peer_loss_named():
+        torch.distributed.init_process_group(
+            backend, init_method=rendezvous, rank=rank, world_size=size, timeout=LONGEST_WAIT)
+        result = function(world, *args)
+        # All leave together, or a process that is gone could disturb those that still write their last files. Not after
+        # an error: leaving the group makes the others fail too, perhaps before this error is known.
+        torch.distributed.barrier(device_ids=[device.index] if device.type == 'cuda' else None)
     torch.distributed.destroy_process_group()
+    return result
 
 
 # ------------------------------------------------------------------------------------------------
@@ -212,21 +288,23 @@ def broadcast_tensors(world, tensors):
 
 
 def average_gradients(world, parameters):
-    """Replace gradients by their mean over the ranks, and non-finite entries by finite ones.
+    """Replace gradients by their mean over the ranks, and non-finite entries by finite ones; returns if there were any.
 
     NaN → 0 and ±inf → ±1e5. One flat all-reduce: every rank must have gradients for the same
-    parameters; those without are left alone.
+    parameters; those without are left alone. What is returned is a tensor, 0 or 1, alike on all ranks.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
-        return
+        return torch.zeros([])
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     if world.is_distributed:
         torch.distributed.all_reduce(flat)
         flat /= world.size
+    nonfinite = 1 - flat.isfinite().all().to(torch.float32)
     torch.nan_to_num(flat, nan=0, posinf=1e5, neginf=-1e5, out=flat)
     for gradient, piece in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
         gradient.copy_(piece.view_as(gradient))
+    return nonfinite
 
 
 def check_equal_over_ranks(world, named_tensors, what):
@@ -244,6 +322,15 @@ def check_equal_over_ranks(world, named_tensors, what):
     if any(of_ranks):
         rank, names = next((rank, names) for rank, names in enumerate(of_ranks) if names)
         raise RuntimeError(f'{what}: {len(names)} tensors of rank {rank} differ from rank 0, the first is {names[0]}')
+
+
+def largest_over_ranks(world, number):
+    """The largest of the whole numbers of all ranks; the CPUs wait for each other, not for their GPUs."""
+    if not world.is_distributed:
+        return number
+    largest = torch.tensor(number)
+    torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+    return int(largest)
 
 
 def sum_tensors(world, tensors):

@@ -69,7 +69,7 @@ def _accumulation_dtype(device):
 
 
 def report(name, value):
-    """Add numbers to the statistic `name`; returns `value` unchanged.
+    """Add numbers to the statistic `name`; returns `value` unchanged. Infinite ones and NaN are left out.
 
     Args:
         name: Any string; a slash groups it, as in 'Loss/G/loss'.
@@ -78,7 +78,9 @@ def report(name, value):
     values = value.detach() if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value, dtype=np.float64))
     device = values.device
     values = values.flatten().to(_accumulation_dtype(device))
-    moments = torch.stack([torch.full_like(values.sum(), values.numel()), values.sum(), values.square().sum()])
+    finite = values.isfinite()
+    values = torch.where(finite, values, 0)
+    moments = torch.stack([finite.sum().to(values.dtype), values.sum(), values.square().sum()])
     _add_pending(name, moments)
     return value
 

@@ -202,6 +202,7 @@ class Options:
     cond: bool = False
     subset: int | None = None
     mirror: bool = False
+    strict_data: bool = False
     # Preset, and what replaces its numbers
     cfg: str = 'auto'
     gamma: float | None = None
@@ -327,6 +328,7 @@ class TrainingConfig:
     cudnn_benchmark: bool = True
     allow_tf32: bool = False
     deterministic: bool = False  # the same numbers to the bit each time, on CUDA as on the CPU
+    strict_data: bool = False  # an image that cannot be read ends the run, in place of another being shown
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2)
@@ -472,6 +474,7 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
         deterministic=options.deterministic,
         options=options.to_keep(),
         keep_states=options.keep_states,
+        strict_data=options.strict_data,
     )
 
 

@@ -111,6 +111,9 @@ class StyleGAN2Loss:
             if adversarial or regularise:
                 self._D_real(real_img, real_c, gain, adversarial, regularise)
 
+    def _count_nonfinite(self, loss):
+        training_stats.report('Loss/nonfinite', ~loss.detach().isfinite())
+
     def _G_main(self, z, c, gain):
         """Maximise log D(G(z)), the non-saturating loss."""
         images, _ws = self.run_G(z, c)
@@ -119,6 +122,7 @@ class StyleGAN2Loss:
         training_stats.report('Loss/signs/fake', logits.sign())
         loss = softplus(-logits)
         training_stats.report('Loss/G/loss', loss)
+        self._count_nonfinite(loss)
         loss.mean().mul(gain).backward()
 
     def _G_path_length(self, z, c, gain):
@@ -131,6 +135,7 @@ class StyleGAN2Loss:
         training_stats.report('Loss/pl_penalty', penalty)
         loss = penalty * self.pl_weight
         training_stats.report('Loss/G/reg', loss)
+        self._count_nonfinite(loss)
         loss.mean().mul(gain).backward()
 
     def _D_fake(self, z, c, gain):
@@ -141,6 +146,7 @@ class StyleGAN2Loss:
         training_stats.report('Loss/signs/fake', logits.sign())
         softplus(logits).mean().mul(gain).backward()
         self._fake_loss = softplus(logits.detach())
+        self._count_nonfinite(self._fake_loss)
 
     def _D_real(self, images, c, gain, adversarial, regularise):
         images = images.detach().requires_grad_(regularise)
@@ -157,6 +163,7 @@ class StyleGAN2Loss:
             weighted = penalty * (self.r1_gamma / 2)
             training_stats.report('Loss/D/reg', weighted)
             loss = loss + weighted.unsqueeze(1)
+        self._count_nonfinite(loss)
         # Naming the parameters spares the way back to the images, whose gradient nobody reads.
         trained = [parameter for parameter in self.D.parameters() if parameter.requires_grad]
         loss.mean().mul(gain).backward(inputs=trained)

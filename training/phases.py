@@ -9,7 +9,7 @@ import dataclasses
 import torch
 
 import dnnlib
-from torch_utils import distributed
+from torch_utils import distributed, training_stats
 
 
 @dataclasses.dataclass
@@ -20,6 +20,7 @@ class Phase:
     module: torch.nn.Module
     optimizer: torch.optim.Optimizer
     interval: int
+    nonfinite_steps: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros([]))    # In a row, up to now.
 
     def is_due(self, batch_idx):
         return batch_idx % self.interval == 0
@@ -68,5 +69,7 @@ def run_phase(phase, loss, batches, world):
     for batch in batches:
         loss.accumulate_gradients(phase=phase.name, gain=phase.interval / len(batches), **batch)
     phase.module.requires_grad_(False)
-    distributed.average_gradients(world, phase.module.parameters())
+    nonfinite = distributed.average_gradients(world, phase.module.parameters())
+    training_stats.report0(f'Gradients/nonfinite/{phase.name}', nonfinite)
+    phase.nonfinite_steps = (phase.nonfinite_steps.to(nonfinite.device) + 1) * nonfinite
     phase.optimizer.step()

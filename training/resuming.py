@@ -31,6 +31,7 @@ _CHANGEABLE: dict[str, Callable[[Options], dict[str, Any]]] = {
     'metrics': lambda options: {'metrics': list(options.metrics)},
     'detectors': lambda options: {'detectors': options.detectors},
     'keep_states': lambda options: {'keep_states': options.keep_states},
+    'strict_data': lambda options: {'strict_data': options.strict_data},
     'nobench': lambda options: {'cudnn_benchmark': not options.nobench},
     'deterministic': lambda options: {'deterministic': options.deterministic},
     # These need the whole picture: see `continued_config`.

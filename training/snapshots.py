@@ -32,8 +32,14 @@ def _indices_by_label(dataset, rng):
     return dict(sorted(by_label.items(), reverse=True))     # One-hot vectors: class 0 first.
 
 
-def pick_grid_images(dataset, grid_size, seed):
+def pick_grid_images(dataset, grid_size, seed, read=None):
     """Real images and labels of the grid: a row per class where labels are classes, else at random.
+
+    Args:
+        dataset: Images with labels.
+        grid_size: (columns, rows).
+        seed: Of the choice.
+        read: Function of an index that gives an image and its label; None: `dataset[index]`.
 
     Returns:
         images: uint8 [N, C, H, W], N = columns · rows.
@@ -51,7 +57,7 @@ def pick_grid_images(dataset, grid_size, seed):
     else:
         order = rng.permutation(len(dataset))
         indices = [int(order[i % len(order)]) for i in range(columns * rows)]
-    chosen = [dataset[i] for i in indices]
+    chosen = [(dataset.__getitem__ if read is None else read)(i) for i in indices]
     return np.stack([image for image, _ in chosen]), np.stack([label for _, label in chosen])
 
 

@@ -1,8 +1,10 @@
 """Numbers of a run: status line, `stats.jsonl`, TensorBoard and the progress bar."""
 
+import contextlib
 import json
 import os
 import sys
+import threading
 import time
 
 import torch
@@ -10,7 +12,8 @@ import tqdm
 
 import dnnlib
 from dnnlib import EasyDict
-from dnnlib.util import os_errors_named
+from dnnlib.cli import error_sentence
+from dnnlib.util import PatientFile
 from torch_utils import training_stats
 
 try:
@@ -30,6 +33,22 @@ def _summary_writer(run_dir, start_nimg):
         print(f'No TensorBoard files: {error} (pip install tensorboard)')
         return None
     return SummaryWriter(run_dir, purge_step=_step(start_nimg) + 1 if start_nimg else None)
+
+
+@contextlib.contextmanager
+def _quiet_tensorboard_threads():
+    """TensorBoard writes in threads of its own, and raises their errors again in its callers: one report will do."""
+    previous = threading.excepthook
+
+    def hook(args):
+        if not (issubclass(args.exc_type, OSError) and type(args.thread).__module__.startswith('tensorboard')):
+            previous(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = previous
 
 
 def _step(cur_nimg):
@@ -60,9 +79,11 @@ class RunStatistics:
         self.start_time = self.tick_end_time = self.tick_start_time = time.time()
         self._maintenance_sec = 0.0
         self.jsonl = self.tensorboard = self.progress = None
+        self._quiet_threads = contextlib.ExitStack()
         if world.is_main:
-            self.jsonl = open(os.path.join(run_dir, 'stats.jsonl'), 'a', encoding='utf-8')
+            self.jsonl = PatientFile(os.path.join(run_dir, 'stats.jsonl'))
             self.tensorboard = _summary_writer(run_dir, start_nimg)
+            self._quiet_threads.enter_context(_quiet_tensorboard_threads())
             # The bar is for the terminal alone: sys.stderr is also written to log.txt.
             self.progress = tqdm.tqdm(
                 total=round(total_kimg, 3), unit='kimg', file=sys.__stderr__, dynamic_ncols=True,
@@ -131,23 +152,50 @@ class RunStatistics:
         self.tick_end_time = now
 
     def write(self, cur_nimg, metrics):
-        """Write the statistics of the tick that has ended, with the metrics (name → value) of its snapshot."""
+        """Write the statistics of the tick that has ended, with the metrics (name → value) of its snapshot.
+
+        What cannot be written waits, and `check_written` says so; TensorBoard goes without.
+        """
         if not self.world.is_main:
             return
         now = self.tick_end_time
         values = self.collector.as_dict()
         for name, value in metrics.items():
             values[f'Metrics/{name}'] = EasyDict(num=1, mean=value, std=0.0)
-        with os_errors_named(self.jsonl.name):
-            self.jsonl.write(json.dumps(dict(values, timestamp=now)) + '\n')
-            self.jsonl.flush()
+        was_waiting = self.jsonl.error is not None
+        self.jsonl.write(json.dumps(dict(values, timestamp=now)) + '\n')
+        if self.jsonl.error is not None and not was_waiting:
+            print(f'Warning: {error_sentence(self.jsonl.error)}; the statistics wait for room.')
         if self.tensorboard is not None:
             step = _step(cur_nimg)
-            for name, value in values.items():
-                self.tensorboard.add_scalar(name, value.mean, global_step=step, walltime=now)
-            self.tensorboard.flush()
+            with self._giving_up_tensorboard():
+                for name, value in values.items():
+                    self.tensorboard.add_scalar(name, value.mean, global_step=step, walltime=now)
+                self.tensorboard.flush()
+
+    @contextlib.contextmanager
+    def _giving_up_tensorboard(self):
+        """Within this context TensorBoard may fail to write: it is then missing from here on."""
+        try:
+            yield
+        except OSError as error:
+            print(f'Warning: no more TensorBoard files until the run is resumed ({error_sentence(error)}); stats.jsonl '
+                  'goes on.')
+            self.tensorboard = None
+
+    def check_written(self):
+        """Try again to write what waits. Raises OSError where lines of stats.jsonl cannot be written."""
+        if self.jsonl is not None:
+            self.jsonl.write('')
+            if self.jsonl.error is not None:
+                raise self.jsonl.error
 
     def close(self):
-        for resource_ in (self.jsonl, self.tensorboard, self.progress):
-            if resource_ is not None:
-                resource_.close()
+        if self.jsonl is not None:
+            self.jsonl.close()
+        if self.tensorboard is not None:
+            with self._giving_up_tensorboard():
+                self.tensorboard.close()
+        if self.progress is not None:
+            self.progress.close()
+        self._quiet_threads.close()

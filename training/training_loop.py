@@ -4,6 +4,7 @@
 reads as the list of what happens to a batch. The parts have files of their own beside this one.
 A run that was interrupted goes on from its newest training state with `launch(config, resume=True)`.
 """
+
 import contextlib
 import copy
 import os
@@ -13,14 +14,18 @@ import numpy as np
 import torch
 
 import dnnlib
-from torch_utils import distributed, images, misc, training_stats
+from torch_utils import distributed, images, misc, signals, training_stats
 from torch_utils.files import locked_folder
+from torch_utils.signals import Request
 from training import snapshots, training_state, transfer
 from training.ada import AdaController
 from training.config import OPTIONS_FILE, TrainingConfig
-from training.dataset import ImageError, InfiniteSampler
+from training.dataset import InfiniteSampler
 from training.ema import ema_decay, update_ema
 from training.phases import build_phases, run_phase
+from training.saving import Saver
+from training.sentences import errors_as_sentences
+from training.skipping import ReadableImages, SkippedImages
 from training.statistics import RunStatistics
 from training.training_state import Parts, Progress
 
@@ -34,15 +39,19 @@ def launch(config, snapshot_metrics=None, resume=False):
             network snapshot; returns a dict of name → value on the main rank. What fails in it, it reports itself.
         resume: Go on from the newest training state in `run_dir`; from the beginning where there is none.
 
+    Returns:
+        True: the training is complete. False: a signal (`torch_utils.signals`) has stopped it, with everything saved.
+
     Raises:
         RuntimeError: where training itself fails.
     """
-    distributed.launch(_train_process, config.num_gpus, config.device, config, snapshot_metrics, resume)
+    return distributed.launch(
+        _train_process, config.num_gpus, config.device, config, snapshot_metrics, resume, heeds_signals=True)
 
 
 def join(num_gpus, device):
     """For the other processes of `torchrun` where a run goes on: the first one tells them what `launch` was told."""
-    distributed.launch(_train_process, num_gpus, device, None, None, None)
+    return distributed.launch(_train_process, num_gpus, device, None, None, None, heeds_signals=True)
 
 
 def _train_process(world, config, snapshot_metrics, resume):
@@ -56,13 +65,25 @@ def _train_process(world, config, snapshot_metrics, resume):
     if world.is_distributed:
         training_stats.init_multiprocessing(world.rank, world.device)
     with contextlib.ExitStack() as stack:
+        watch = stack.enter_context(signals.SignalWatch(announce=not world.is_distributed))
         with distributed.failing_together(world):
             if world.is_main:
                 stack.enter_context(locked_folder(run_dir))
-                stack.enter_context(dnnlib.util.Logger(os.path.join(run_dir, 'log.txt'), 'a'))
-        with _errors_as_sentences(config):
+                log = stack.enter_context(dnnlib.util.Logger(os.path.join(run_dir, 'log.txt'), 'a'))
+                stack.enter_context(_last_error_in(log))
+        with errors_as_sentences(config):
             state = _take_up(world, config, run_dir) if resume else None
-            training_loop(world, config, run_dir, snapshot_metrics, state)
+            return training_loop(world, config, run_dir, watch, snapshot_metrics, state)
+
+
+@contextlib.contextmanager
+def _last_error_in(log):
+    """An error that leaves this context is in the log too: it is printed after the log is closed."""
+    try:
+        yield
+    except Exception as error:
+        log.write(f'Error: {error}\n')
+        raise
 
 
 def _take_up(world, config, run_dir):
@@ -82,23 +103,6 @@ def _take_up(world, config, run_dir):
     return distributed.broadcast_object(world, None if found is None else found[1])
 
 
-@contextlib.contextmanager
-def _errors_as_sentences(config):
-    """What other data, options or more memory help against becomes a ValueError that says so, raised here."""
-    try:
-        yield
-    except ImageError as error:
-        raise ImageError(str(error)) from error
-    except torch.cuda.OutOfMemoryError as error:
-        raise ValueError(f'The memory of the GPU is too small for {config.batch_gpu} images at once: use a smaller '
-                         '--batch-gpu (which leaves the batch as it is), or a smaller --cbase or --cmax.') from error
-    except RuntimeError as error:
-        if 'DataLoader worker' not in str(error):
-            raise
-        raise ValueError('A process that reads images was killed, perhaps for want of memory: use fewer --workers, or '
-                         'none (0), or give a container more shared memory (docker --ipc=host).') from error
-
-
 # ------------------------------------------------------------------------------------------------
 # Preparation
 
@@ -115,15 +119,17 @@ def _seed_everything(world, config, cur_nimg):
     torch.backends.cudnn.allow_tf32 = config.allow_tf32
 
 
-def _load_dataset(world, config, cur_nimg):
+def _load_dataset(world, config, cur_nimg, helpers):
     dataset = dnnlib.util.construct_class_by_name(**config.training_set_kwargs)
+    readable = ReadableImages(dataset, strict=config.strict_data)
     sampler = InfiniteSampler(dataset, rank=world.rank, num_replicas=world.size, seed=config.random_seed,
                               start=cur_nimg // world.size)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='This DataLoader will create')    # More workers than cores.
         loader = torch.utils.data.DataLoader(
-            dataset, sampler=sampler, batch_size=config.batch_size // world.size, **config.data_loader_kwargs)
-        return dataset, iter(loader)
+            readable, sampler=sampler, batch_size=config.batch_size // world.size,
+            worker_init_fn=helpers.begin, **config.data_loader_kwargs)
+        return dataset, readable, iter(loader)
 
 
 def _construct_networks(config, dataset):
@@ -170,10 +176,10 @@ def _build_augmentation(config, device):
         augment_pipe, config.ada_target, config.ada_interval, config.ada_kimg, config.batch_size)
 
 
-def _fakes_grid(config, run_dir, dataset, G_ema, device, is_new):
+def _fakes_grid(config, run_dir, dataset, readable, G_ema, device, is_new):
     """The grid of fakes for the snapshots to come. A new run gets its reals.png and fakes_init.png here."""
     grid_size = snapshots.grid_size_for(dataset.resolution, device)
-    reals, labels = snapshots.pick_grid_images(dataset, grid_size, config.random_seed)
+    reals, labels = snapshots.pick_grid_images(dataset, grid_size, config.random_seed, lambda i: readable[i][:2])
     fakes_grid = snapshots.FakesGrid(labels, grid_size, G_ema.z_dim, config.batch_gpu, config.random_seed, device)
     if is_new:
         images.save_image_grid(reals, os.path.join(run_dir, 'reals.png'), grid_size=grid_size)
@@ -202,9 +208,10 @@ def _random_labels(dataset, count, device):
     return labels.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else labels.to(device)
 
 
-def _real_batch(loader, device, batch_gpu):
+def _real_batch(loader, skipped, device, batch_gpu):
     """Next real images as [-1, +1] floats, with labels, in pieces of `batch_gpu`."""
-    pixels, labels = next(loader)
+    pixels, labels, complaints = next(loader)
+    skipped.note(complaints)
     real = pixels.to(device).to(torch.float32) / 127.5 - 1                      # [N, C, H, W]
     return real.split(batch_gpu), labels.to(device).split(batch_gpu)
 
@@ -222,15 +229,19 @@ def _phase_batches(real_img, real_c, G, dataset, device):
 # ------------------------------------------------------------------------------------------------
 # The loop
 
-def training_loop(world, config, run_dir, snapshot_metrics=None, state=None):
-    """Train until `total_kimg`; all files of the run go to `run_dir`.
+def training_loop(world, config, run_dir, watch, snapshot_metrics=None, state=None):
+    """Train until `total_kimg`, or until a signal asks to stop; all files of the run go to `run_dir`.
 
     Args:
         world: `torch_utils.distributed.World` of this process.
         config: `training.config.TrainingConfig`.
         run_dir: Existing directory.
+        watch: `torch_utils.signals.SignalWatch` that knows what this process is asked for.
         snapshot_metrics: As in `launch`.
         state: Training state to go on from, as `training_state.read` gives it; None: from the beginning.
+
+    Returns:
+        As `launch`.
     """
     device = world.device
     progress = Progress() if state is None else Progress(**state['progress'])
@@ -238,9 +249,9 @@ def training_loop(world, config, run_dir, snapshot_metrics=None, state=None):
     if progress.cur_nimg >= total_nimg and not progress.tick_is_open:
         if world.is_main:
             print(f'\nTraining is complete: it has shown {progress.cur_nimg / 1000:g} of {config.total_kimg:g} kimg.')
-        return
+        return True
     _seed_everything(world, config, progress.cur_nimg)
-    dataset, loader = _load_dataset(world, config, progress.cur_nimg)
+    dataset, readable, loader = _load_dataset(world, config, progress.cur_nimg, watch.helpers)
     G, D, G_ema = _build_networks(world, config, dataset, config.resume_pkl if state is None else None)
     if world.is_main and state is None:
         _print_summary(world, config, dataset, G, D)
@@ -249,17 +260,21 @@ def training_loop(world, config, run_dir, snapshot_metrics=None, state=None):
     loss = dnnlib.util.construct_class_by_name(device=device, G=G, D=D, augment_pipe=augment_pipe, **config.loss_kwargs)
     phases = build_phases(G, D, config)
 
-    fakes_grid = _fakes_grid(config, run_dir, dataset, G_ema, device, is_new=state is None) if world.is_main else None
+    fakes_grid = None
+    if world.is_main:
+        fakes_grid = _fakes_grid(config, run_dir, dataset, readable, G_ema, device, is_new=state is None)
     statistics = RunStatistics(run_dir, world, config.total_kimg, progress.cur_nimg)
     parts = Parts(dict(G=G, D=D, G_ema=G_ema), {phase.name[0]: phase.optimizer for phase in phases}, loss,
                   augment_pipe, ada, statistics)
+    saver = Saver(world, config, run_dir, parts, phases, dataset, fakes_grid)
+    skipped = SkippedImages()
     if state is not None:
         training_state.restore(world, parts, state)
     if progress.cur_nimg == progress.tick_start_nimg:
         statistics.start_tick()
     while True:
         if not progress.tick_is_open:
-            real_img, real_c = _real_batch(loader, device, config.batch_gpu)
+            real_img, real_c = _real_batch(loader, skipped, device, config.batch_gpu)
             for phase in phases:
                 if phase.is_due(progress.batch_idx):
                     run_phase(phase, loss, _phase_batches(real_img, real_c, G, dataset, device), world)
@@ -273,55 +288,68 @@ def training_loop(world, config, run_dir, snapshot_metrics=None, state=None):
 
         done = progress.cur_nimg >= total_nimg
         first = progress.tick == 0      # A short one, so that a run shows at once whether it works.
-        if not (done or first or progress.cur_nimg >= progress.tick_start_nimg + config.kimg_per_tick * 1000):
-            continue
-        _end_tick(world, config, run_dir, done, progress, parts, fakes_grid, dataset, snapshot_metrics)
-        if done:
+        if done or first or progress.cur_nimg >= progress.tick_start_nimg + config.kimg_per_tick * 1000:
+            skipped.print_new(world)
+            _end_tick(world, config, run_dir, done, progress, parts, saver, watch, snapshot_metrics)
+            if done:
+                break
+            statistics.start_tick()
+        request = distributed.largest_over_ranks(world, watch.take())
+        if request != Request.NONE:
+            _save_as_asked(saver, progress, is_last=request == Request.STOP)
+        if request == Request.STOP:
             break
-        statistics.start_tick()
 
     statistics.close()
+    complete = done and not progress.tick_is_open
     if world.is_main:
-        print('\nTraining is complete.')
+        print('\nTraining is complete.' if complete else f'\n{saver.parting_words(progress)}')
+    return complete
 
 
-def _end_tick(world, config, run_dir, done, progress, parts, fakes_grid, dataset, snapshot_metrics):
+def _end_tick(world, config, run_dir, done, progress, parts, saver, watch, snapshot_metrics):
     """Snapshots, metrics and statistics of a tick, in this order, and after them the training state.
 
     Metrics can take longer than the tick. So a state is written before them too, from which they are computed again.
+    Where a signal asks to stop before or during them, the tick stays open.
     """
-    is_snapshot = done or progress.tick % config.network_snapshot_ticks == 0
-    network_pkl = os.path.join(run_dir, f'network-snapshot-{progress.cur_nimg // 1000:06d}.pkl')
+    has_networks = done or progress.tick % config.network_snapshot_ticks == 0
+    has_images = done or progress.tick % config.image_snapshot_ticks == 0
+    is_sound = saver.begin() if has_networks or has_images else True
     if not progress.tick_is_open:
         augment_p = 0.0 if parts.augment_pipe is None else float(parts.augment_pipe.p)
         tick_nimg = progress.cur_nimg - progress.tick_start_nimg
         parts.statistics.end_tick(progress.tick, progress.cur_nimg, tick_nimg, config.total_kimg, augment_p)
-        if is_snapshot:
-            _save_network(world, config, network_pkl, dataset, parts)
-        if world.is_main and (done or progress.tick % config.image_snapshot_ticks == 0):
-            path = os.path.join(run_dir, f'fakes{progress.cur_nimg // 1000:06d}.png')
-            fakes_grid.save(parts.networks['G_ema'], path)
+        saver.check_finite()
+        if has_networks:
+            saver.save_network(progress.cur_nimg)
+        if has_images:
+            saver.save_images(progress.cur_nimg)
 
     values = {}
-    if is_snapshot and snapshot_metrics is not None:
+    if has_networks and is_sound and snapshot_metrics is not None:
         progress.tick_is_open = True
-        training_state.save(world, run_dir, config, parts, progress)
-        values = snapshot_metrics(world, parts.networks['G_ema'], run_dir, network_pkl)
+        saver.save_state(progress)
+        if distributed.largest_over_ranks(world, watch.take()) == Request.STOP:
+            saver.conclude(progress, is_last=True)
+            return
+        with watch.leaving_at_once(lambda: saver.parting_words(progress)):
+            values = snapshot_metrics(world, parts.networks['G_ema'], run_dir, saver.network_pkl(progress.cur_nimg))
     parts.statistics.write(progress.cur_nimg, values)
     progress.tick += 1
     progress.tick_start_nimg = progress.cur_nimg
     progress.tick_is_open = False
-    if is_snapshot:
-        training_state.save(world, run_dir, config, parts, progress)
+    if has_networks:
+        saver.save_state(progress)
+    if has_networks or has_images:
+        saver.conclude(progress, is_last=done)
 
 
-def _save_network(world, config, network_pkl, dataset, parts):
-    """Write a network pickle, once it is sure that the networks of all ranks are the same."""
-    for name, module in parts.networks.items():
-        shared = [(key, tensor) for key, tensor in misc.named_params_and_buffers(module)
-                  if not training_state.is_own(key)]
-        distributed.check_equal_over_ranks(world, shared, what=name)
-    if world.is_main:
-        extra = {} if dataset.class_names is None else dict(class_names=list(dataset.class_names))
-        modules = dict(parts.networks, augment_pipe=parts.augment_pipe)
-        snapshots.save_network_pickle(network_pkl, modules, config.training_set_kwargs, **extra)
+def _save_as_asked(saver, progress, is_last):
+    """What a signal asks for: a network pickle and a training state, unless a snapshot has just written both."""
+    if saver.saved_nimg != progress.cur_nimg:
+        saver.begin()
+        if not progress.tick_is_open:
+            saver.save_network(progress.cur_nimg)
+        saver.save_state(progress)
+        saver.conclude(progress, is_last)

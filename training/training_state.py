@@ -232,12 +232,22 @@ def save(
     path = Path(run_dir) / state_name(progress.cur_nimg)
     state['files'] = _sync_appended_files(run_dir)
     with atomic_file(path, durable=True) as file:
-        torch.save(state, file)
+        _torch_save(state, file)
     states = list_states(run_dir)
     newest = states.index(path)     # what seems newer is damaged, or this run would have gone on from it
     for unneeded in states[:newest] + states[newest + config.keep_states:]:
         unneeded.unlink()
     return path
+
+
+def _torch_save(content: dict[str, Any], file: BinaryIO) -> None:
+    """`torch.save`, whose error is the system's own where the disk is full, not that it has lost count after that."""
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import copy
 import errno
+import io
+import os
 import pickle
 import sys
 
@@ -116,3 +118,73 @@ def test_errors_of_the_system_name_the_file(tmp_path):
     assert (error.errno, error.filename) == (errno.ENOSPC, str(tmp_path / 'a.png'))
     assert raise_in_context(OSError(errno.ENOENT, 'No such file', 'other.png')).filename == 'other.png'
     assert str(raise_in_context(util.DownloadError('a sentence'))) == 'a sentence'
+
+
+class TestPatientFile:
+    @pytest.fixture
+    def full_disk(self, monkeypatch):
+        """Function: whether the disk is full from now on; of what is written then, some bytes still get through."""
+        real_write, full = os.write, []
+
+        def write(fd, content):
+            if not full:
+                return real_write(fd, content)
+            if len(content) > 5:
+                return real_write(fd, content[:3])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, 'write', write)
+        return lambda is_full: full.append(1) if is_full else full.clear()
+
+    def test_text_waits_for_room_and_no_line_is_ever_torn(self, tmp_path, full_disk):
+        file = util.PatientFile(tmp_path / 'lines')
+        file.write('one\n')
+        assert file.error is None
+        full_disk(True)
+        for line in ('two two\n', 'three three\n'):
+            file.write(line)
+            assert str(file.error) == f"[Errno 28] No space left on device: '{tmp_path / 'lines'}'"
+            assert (tmp_path / 'lines').read_text() == 'one\n'
+        full_disk(False)
+        file.write('four\n')
+        assert file.error is None
+        file.close()
+        file.close()
+        file.write('dropped\n')
+        assert (tmp_path / 'lines').read_text() == 'one\ntwo two\nthree three\nfour\n'
+
+    def test_appends_or_starts_anew(self, tmp_path):
+        for start_anew, expected in ((False, 'a'), (False, 'aa'), (True, 'a')):
+            file = util.PatientFile(tmp_path / 'file', start_anew=start_anew)
+            file.write('a')
+            file.close()
+            assert (tmp_path / 'file').read_text() == expected
+
+    def test_the_log_of_a_full_disk_says_so_once_and_goes_on(self, tmp_path, full_disk, capsys):
+        with util.Logger(tmp_path / 'log.txt'):
+            print('before')
+            full_disk(True)
+            print('a long line in between')
+            print('another long line in between')
+            full_disk(False)
+            print('after')
+        out, err = capsys.readouterr()
+        expected = 'before\na long line in between\nanother long line in between\nafter\n'
+        assert out == (tmp_path / 'log.txt').read_text() == expected
+        path = tmp_path / 'log.txt'
+        assert err == f"Warning: [Errno 28] No space left on device: '{path}'; the log waits for room.\n"
+
+    @pytest.mark.parametrize('number, survives', [(errno.ENOSPC, True), (errno.EIO, True), (errno.EPIPE, False)])
+    def test_output_that_is_lost_ends_no_run_but_a_closed_pipe_does(self, tmp_path, monkeypatch, number, survives):
+        class Lost(io.StringIO):
+            def write(self, text):
+                raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(sys, 'stdout', Lost())
+        with util.Logger(tmp_path / 'log.txt'):
+            if survives:
+                print('kept')
+            else:
+                with pytest.raises(BrokenPipeError):
+                    print('kept')
+        assert (tmp_path / 'log.txt').read_text().startswith('kept')

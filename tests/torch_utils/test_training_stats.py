@@ -86,3 +86,17 @@ def test_sums_over_ranks(tmp_path):
     assert results[0] == results[1]
     assert results[0]['a']['num'] == 3 and results[0]['a']['mean'] == pytest.approx(1 / 3)
     assert results[0]['b'] == dict(num=1, mean=10, std=0)
+
+
+def test_numbers_that_are_none_spoil_nothing():
+    training_stats.reset()
+    collector = training_stats.Collector()
+    training_stats.report('x', torch.tensor([1.0, float('nan'), 3.0, float('inf')]))
+    collector.update()
+    assert (collector.num('x'), collector.mean('x')) == (2, 2.0)
+    training_stats.report('x', [float('nan')])
+    collector.update()
+    training_stats.report('x', [5.0])
+    collector.update()
+    assert (collector.num('x'), collector.mean('x')) == (1, 5.0)
+    training_stats.reset()
