@@ -239,15 +239,15 @@ def gpu_table(resolution: int) -> str:
     rows = []
     for num_gpus in (1, 8, 64, 512):
         auto_batch = auto_preset(resolution, num_gpus).batch_size
-        for batch in dict.fromkeys([auto_batch, 8 * num_gpus]):
+        for batch in dict.fromkeys([auto_batch, 8 * num_gpus]) if num_gpus > 1 else [auto_batch]:
             sec, reduce_sec = gpu_step(resolution, batch, num_gpus, gradient_bytes)
             alone_sec, _ = gpu_step(resolution, batch, 1, gradient_bytes)
             name = f'{batch}, auto' if batch == auto_batch else str(batch)
             rows.append((num_gpus, name, f'{batch / num_gpus:g}', format_seconds(sec), f'{reduce_sec / sec:.0%}',
                          f'{batch / sec:,.0f}', f'{alone_sec / num_gpus / sec:.0%}',
-                         f'{batch / sec / num_gpus:,.0f}', f'{25e6 / (batch / sec) / 86400:.2g}'))
+                         f'{batch / sec * 3 * resolution**2 / 1e6:,.0f} MB/s', f'{25e6 / (batch / sec) / 86400:.2g}'))
     headings = ['GPUs', 'batch', 'images in each', 'step', 'of it all-reduce', 'images/s', 'of ideal speed',
-                'images/s to decode for each GPU', 'days for 25,000 kimg']
+                'data', 'days for 25,000 kimg']
     return f'{resolution} pixels:\n\n' + table(headings, rows)
 
 

@@ -4,8 +4,8 @@
 
 The two factors are fitted to peaks of training steps, all phases, measured on a CPU from 64 to 256 pixels; from 16 to
 256 pixels the estimate is within 10 % of them (`bench/memory.py` measures anew). On CUDA, where there is half precision
-and another allocator, it is not measured; for --cfg=auto from 128 to 1024 pixels it gives 5 to 10 GB, where 5 to 8 GB were
-published for a V100.
+and another allocator, it is not measured; for --cfg=auto from 128 to 1024 pixels it gives 5 to 10 GB, where 5 to 8 GB
+were published for a V100.
 """
 
 from __future__ import annotations

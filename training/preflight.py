@@ -84,7 +84,7 @@ def check_data(config: TrainingConfig, verify: str) -> Finding:
                     dataset.check_shapes(lambda done, _total: show(done))
             indices = range(count)
             if verify == 'sample':
-                indices = np.random.RandomState(0).permutation(count)[:SAMPLE_SIZE].tolist()
+                indices = sorted(np.random.RandomState(0).permutation(count)[:SAMPLE_SIZE].tolist())
             if verify != 'headers':
                 _decode(dataset, indices)
         finally:
@@ -180,17 +180,18 @@ class ExpectedOutput:
 
     num_snapshots: int
     snapshot_bytes: int         # a network pickle and an image grid
-    states_bytes: int           # of all training states that are there at once
+    states_bytes: int           # all training states that are there at once
 
 
 def expected_output(config: TrainingConfig, dataset: ImageFolderDataset) -> ExpectedOutput:
     """An upper bound: parameters do not compress, and a grid of images takes at most its pixels."""
     sizes = memory_estimate.network_sizes(config, dataset)
     columns, rows = snapshots.grid_size_for(dataset.resolution, torch.device(config.device))
+    state_bytes = 4 * sizes.G_bytes + 3 * sizes.D_bytes     # G, D, G_ema, and two means in Adam for G and D
     return ExpectedOutput(
         num_snapshots=_num_snapshots(config),
         snapshot_bytes=2 * sizes.G_bytes + sizes.D_bytes + columns * rows * math.prod(dataset.image_shape),
-        states_bytes=0,
+        states_bytes=(config.keep_states + 1) * state_bytes,    # old ones go once the new one is complete
     )
 
 
@@ -214,15 +215,15 @@ def check_disk(config: TrainingConfig, dataset: ImageFolderDataset, outdir: str)
         folder = os.path.dirname(folder)
     free = shutil.disk_usage(folder).free
     total = output.num_snapshots * output.snapshot_bytes + output.states_bytes
-    text = f'{_gb(total)} to write, {output.num_snapshots:,} snapshots of {_gb(output.snapshot_bytes)}'
-    text += f' and {_gb(output.states_bytes)} of training states; ' if output.states_bytes else '; '
-    text += f'{_gb(free)} free'
+    text = (f'{_gb(total)} to write: {output.num_snapshots:,} snapshots of {_gb(output.snapshot_bytes)}, '
+            f'{_gb(output.states_bytes)} of training states; {_gb(free)} free')
     if free >= total:
         return Finding('disk', text)
     fitting = (free - output.states_bytes) // output.snapshot_bytes
     if fitting < 1:
-        raise wrong('--outdir', f'{outdir!r} has {_gb(free)} free, but the first snapshot takes '
-                    f'{_gb(output.snapshot_bytes + output.states_bytes)}: give another place, or make room.')
+        first = _gb(output.snapshot_bytes + output.states_bytes)
+        raise wrong('--outdir', f'{outdir!r} has {_gb(free)} free, but the first snapshot and the training states take '
+                    f'{first}: give another place, or make room.')
     return Finding('disk', text, f'that is enough for {fitting:,} snapshots: delete old ones in time, or write fewer '
                    '(--snap, --tick).')
 
@@ -257,8 +258,8 @@ def _doubts(config: TrainingConfig, here: int) -> str | None:
     if config.device == 'cpu' and here > (os.cpu_count() or here):
         return f'{here} processes share {os.cpu_count()} cores.'
     if config.num_gpus > 1 and config.D_kwargs.get('epilogue_kwargs', {}).get('mbstd_group_size') == 1:
-        return ('the discriminator compares images with each other, but has one at a time: use a --batch of '
-                f'{4 * config.num_gpus} or fewer processes.')
+        return ('the discriminator compares images with each other (minibatch standard deviation), but its groups '
+                f'have one: use --batch={4 * config.num_gpus} --mbstd-group=4, or fewer processes.')
     return None
 
 
