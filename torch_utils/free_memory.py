@@ -60,14 +60,17 @@ def _room(folder: Path, limit_name: str, usage_name: str, cached: tuple[str, ...
     return [int(limit) - int(usage) + sum(int(statistics.get(name, 0)) for name in cached)]
 
 
-def free_cuda_bytes(indices: list[int]) -> int:
-    """Free memory of the fullest of these CUDA devices.
+def free_cuda_bytes(indices: list[int]) -> int | None:
+    """Free memory of the fullest of these CUDA devices, None where one does not answer.
 
     Asking takes some hundreds of MB on each device for as long as the process lives, so another process asks.
     """
     context = multiprocessing.get_context('spawn')
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        return min(pool.submit(_free_of_devices, indices).result())
+        try:
+            return min(pool.submit(_free_of_devices, indices).result())
+        except RuntimeError:    # A device without room to ask, or with a driver that fails: training will say which.
+            return None
 
 
 def _free_of_devices(indices: list[int]) -> list[int]:

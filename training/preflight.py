@@ -179,19 +179,24 @@ class ExpectedOutput:
     """Bytes of what a run writes; log and statistics are nothing beside it."""
 
     num_snapshots: int
-    snapshot_bytes: int         # a network pickle and an image grid
-    states_bytes: int           # all training states that are there at once
+    snapshot_bytes: int     # a network pickle and an image grid
+    state_bytes: int        # a training state
+    num_states: int         # that are there at once: an old one goes when the new one is complete
+
+    @property
+    def states_bytes(self) -> int:
+        return self.state_bytes * self.num_states
 
 
 def expected_output(config: TrainingConfig, dataset: ImageFolderDataset) -> ExpectedOutput:
     """An upper bound: parameters do not compress, and a grid of images takes at most its pixels."""
     sizes = memory_estimate.network_sizes(config, dataset)
     columns, rows = snapshots.grid_size_for(dataset.resolution, torch.device(config.device))
-    state_bytes = 4 * sizes.G_bytes + 3 * sizes.D_bytes     # G, D, G_ema, and two means in Adam for G and D
     return ExpectedOutput(
         num_snapshots=_num_snapshots(config),
         snapshot_bytes=2 * sizes.G_bytes + sizes.D_bytes + columns * rows * math.prod(dataset.image_shape),
-        states_bytes=(config.keep_states + 1) * state_bytes,    # old ones go once the new one is complete
+        state_bytes=4 * sizes.G_bytes + 3 * sizes.D_bytes,      # G, D, G_ema, and two means of Adam for G and D
+        num_states=config.keep_states + 1,
     )
 
 
@@ -206,8 +211,8 @@ def _num_snapshots(config: TrainingConfig) -> int:
 def check_disk(config: TrainingConfig, dataset: ImageFolderDataset, outdir: str) -> Finding:
     """Compare what the run will write with what is free where `outdir` is or will be.
 
-    Raises click.BadParameter where not even the first snapshot fits. That the later ones do not is a warning, since
-    they may be moved away meanwhile.
+    Raises click.BadParameter where not even one snapshot fits. That not all do is a warning: some may be there already,
+    where a run goes on, and others may be moved away meanwhile.
     """
     output = expected_output(config, dataset)
     folder = os.path.abspath(outdir)
@@ -219,11 +224,11 @@ def check_disk(config: TrainingConfig, dataset: ImageFolderDataset, outdir: str)
             f'{_gb(output.states_bytes)} of training states; {_gb(free)} free')
     if free >= total:
         return Finding('disk', text)
-    fitting = (free - output.states_bytes) // output.snapshot_bytes
-    if fitting < 1:
-        first = _gb(output.snapshot_bytes + output.states_bytes)
-        raise wrong('--outdir', f'{outdir!r} has {_gb(free)} free, but the first snapshot and the training states take '
-                    f'{first}: give another place, or make room.')
+    least = output.snapshot_bytes + output.state_bytes
+    if free < least:
+        raise wrong('--outdir', f'{outdir!r} has {_gb(free)} free, but a snapshot and a training state take '
+                    f'{_gb(least)}: give another place, or make room.')
+    fitting = max((free - output.states_bytes) // output.snapshot_bytes, 1)
     return Finding('disk', text, f'that is enough for {fitting:,} snapshots: delete old ones in time, or write fewer '
                    '(--snap, --tick).')
 

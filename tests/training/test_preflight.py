@@ -99,7 +99,9 @@ def test_a_run_prints_what_the_dry_run_prints_and_keeps_to_the_expected_output(i
                      keep_states=1)
     dataset = open_training_set(parsed)
     output = preflight.expected_output(build_config(parsed, dataset, 'cpu', 1), dataset)
-    assert len(list(run_dir.glob('training-state-*.pt'))) == 1
+    state, = run_dir.glob('training-state-*.pt')
+    assert output.num_states == 2 and output.states_bytes == 2 * output.state_bytes
+    assert 0.5 * state.stat().st_size < output.state_bytes < 1.5 * state.stat().st_size
     # Names have whole kimg, so later snapshots of this short run take the place of the earlier ones.
     written = re.findall(r'^tick (\d+)', run.stdout, re.M)
     assert len([tick for tick in written if int(tick) % 2 == 0 or tick == written[-1]]) == output.num_snapshots
@@ -230,7 +232,7 @@ Usage = namedtuple('Usage', 'total used free')
 def test_disk_for_some_of_the_snapshots_is_a_warning(dry_run, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: Usage(0, 0, 10_000_000))
     text, warning = findings_of(dry_run(*SMALL, '--kimg=90', '--snap=1', '--tick=0.5'))['disk']
-    assert '10.0 MB free' in text
+    assert '10.0 MB free' in text and ' of training states; ' in text
     number = int(re.match(r'that is enough for (\d+) snapshots: delete', warning)[1])
     assert 1 <= number < 180
 
