@@ -179,7 +179,9 @@ def main(**values: Any) -> None:
     if is_first:
         if run is not None and run.has_moved_data:
             check_moved_dataset(run, dataset)
-        checks = preflight.check_run(config, dataset, options.outdir, options.verify_data)
+        # A run that goes on had its images read when it started.
+        verify_data = options.verify_data if run is None or 'verify_data' in given else 'none'
+        checks = preflight.check_run(config, dataset, options.outdir, verify_data)
         starts_from_pickle = run is None and config.resume_pkl is not None
         if starts_from_pickle and not (options.dry_run and is_url(config.resume_pkl)):
             check_resume(config, dataset)

@@ -160,6 +160,17 @@ def test_less_can_be_verified(dry_run, damaged, verify, text):
     assert findings_of(dry_run(*SMALL, f'--verify-data={verify}', data=damaged))['data'] == (text, '')
 
 
+def test_a_run_that_goes_on_does_not_read_its_images_again(run_script, images, tmp_path):
+    folder = shutil.copytree(images, tmp_path / 'copy')
+    run_script('train.py', '--outdir=runs', f'--data={folder}', *SMALL, '--kimg=0.016')
+    damage(folder / 'img00000050.png')
+    options = ['--dry-run', '--resume-run=runs/00000-copy-tiny-kimg0.016', '--kimg=0.032']
+    result = run_script('train.py', *options)
+    assert result.returncode == 0 and 'images not verified' in result.stderr, result.stderr
+    result = run_script('train.py', *options, '--verify-data=all')
+    assert result.returncode == 2 and 'img00000050.png' in result.stderr, result.stderr
+
+
 def test_another_shape_is_found_without_decoding_all(dry_run, images, tmp_path):
     folder = shutil.copytree(images, tmp_path / 'copy')
     PIL.Image.new('RGB', (8, 8)).save(folder / 'img00000050.png')
