@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from training.dataset import ImageFolderDataset
 
 SAMPLE_SIZE = 100   # images that --verify-data=sample decodes
-MAX_NAMED = 20      # damaged images, on a line each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +112,10 @@ def _decode(dataset: ImageFolderDataset, indices: Iterable[int]) -> None:
             problems += [sentence for sentence in found if sentence is not None]
             show(min(first + SAMPLE_SIZE, len(indices)))
     if len(problems) > 1:
-        for sentence in problems[:MAX_NAMED]:
+        for sentence in problems:
             click.echo(sentence, err=True)
-        shown = '' if len(problems) <= MAX_NAMED else f'the first {MAX_NAMED} of '
-        raise ValueError(f'{len(problems):,} of {len(indices):,} images cannot be used, {shown}them named above: '
-                         'replace or remove them, or convert with dataset_tool.py --skip-bad.')
+        raise ValueError(f'{len(problems):,} of {len(indices):,} images cannot be used, all named above: replace or '
+                         'remove them, or convert with dataset_tool.py --skip-bad.')
     if problems:
         raise ValueError(problems[0])
 
@@ -158,12 +156,14 @@ def _free_share(config: TrainingConfig) -> tuple[float | None, str]:
     device = torch.device(config.device)
     here = distributed.processes_on_this_machine(config.num_gpus)
     if device.type == 'cuda':
-        free = free_memory.free_cuda_bytes(list(range(here)) if here > 1 else [device.index or 0])
-        return free, f'{_gib(free)} free on the {"fullest " if here > 1 else ""}GPU'
-    free = free_memory.free_ram_bytes()
+        free, sharing = free_memory.free_cuda_bytes(list(range(here)) if here > 1 else [device.index or 0]), 1
+        where = 'on the fullest GPU' if here > 1 else 'on the GPU'
+    else:
+        free, sharing = free_memory.free_ram_bytes(), here
+        where = 'on this machine' + (f' for {here} processes' if here > 1 else '')
     if free is None:
         return None, 'this system does not tell how much is free'
-    return free / here, f'{_gib(free)} free on this machine' + (f' for {here} processes' if here > 1 else '')
+    return free / sharing, f'{_gib(free)} free {where}'
 
 
 def _gib(num_bytes: float) -> str:

@@ -220,6 +220,8 @@ def test_the_gpu_counts_on_cuda(images, monkeypatch):
     for device, gpus in (('cuda', 1), ('cuda:3', 1), ('cuda', 4)):
         assert 'GPU' in preflight.check_memory(build_config(options, dataset, device, gpus), dataset).text
     assert asked == [[0], [3], [0, 1, 2, 3]]
+    monkeypatch.setattr(free_memory, 'free_cuda_bytes', lambda indices: None)
+    assert 'does not tell' in preflight.check_memory(build_config(options, dataset, 'cuda', 1), dataset).text
 
 
 def test_free_memory_of_this_machine_and_of_a_container(tmp_path):
