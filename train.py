@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from metrics.evaluation import SnapshotMetrics
     from training.dataset import ImageFolderDataset
+    from training.preflight import Finding
     from training.resuming import KeptRun
 
 BY_PRESET = 'by --cfg'
@@ -86,6 +87,8 @@ KIMG = ThousandsOfImages(min=0, min_open=True)
               help="Show each image's mirror image as well")
 @click.option('--strict-data', type=BOOL, default=Options.strict_data, show_default=True,
               help='Stop at an image that cannot be read; otherwise another one is shown in its place')
+@click.option('--verify-data', type=click.Choice(cfg.VERIFY_DATA), default=Options.verify_data, show_default=True,
+              help='Read of the images, before the training: nothing, headers, headers and 100 images, everything')
 # Preset, and what replaces its numbers
 @click.option('--cfg', type=click.Choice(cfg.PRESET_NAMES), default=Options.cfg, show_default=True,
               help='Preset; auto fits itself to resolution and GPUs, tiny is for small images on a CPU')
@@ -153,7 +156,7 @@ def main(**values: Any) -> None:
       python train.py --outdir=runs --data=cats.zip --gpus=2 --dry-run
     """
     from torch_utils import distributed
-    from training import resuming, training_loop
+    from training import preflight, resuming, training_loop
 
     context = click.get_current_context()
     given = {name for name in values if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
@@ -179,22 +182,25 @@ def main(**values: Any) -> None:
     if is_first:
         if run is not None and run.has_moved_data:
             check_moved_dataset(run, dataset)
-        cfg.check_images(config)
+        # A run that goes on had its images read when it started.
+        verify_data = options.verify_data if run is None or 'verify_data' in given else 'none'
+        checks = preflight.check_run(config, dataset, options.outdir, verify_data)
         starts_from_pickle = run is None and config.resume_pkl is not None
         if starts_from_pickle and not (options.dry_run and is_url(config.resume_pkl)):
             check_resume(config, dataset)
         if config.metrics:
-            check_detectors(config, dataset, download=not options.dry_run)
+            checks.append(check_detectors(config, dataset, download=not options.dry_run))
         desc = cfg.run_description(options, dataset.name, num_gpus)
         if options.dry_run:
             config.run_dir = config.run_dir or cfg.next_run_dir(options.outdir, desc)
             print(config.to_json())
-            print(f'\n{cfg.describe(config, dataset, run is not None)}\nDry run: nothing was written.', file=sys.stderr)
+            print(f'\n{cfg.describe(config, dataset, run is not None)}\n{preflight.table(checks)}\n'
+                  'Dry run: nothing was written.', file=sys.stderr)
             return
         if run is None:
             config.run_dir = cfg.create_run_dir(options.outdir, desc)
             config.save(os.path.join(config.run_dir, cfg.OPTIONS_FILE))
-        print(cfg.describe(config, dataset, run is not None), flush=True)
+        print(f'{cfg.describe(config, dataset, run is not None)}\n{preflight.table(checks)}', flush=True)
         record_provenance(config, dataset, device)
     elif options.dry_run:
         return
@@ -259,16 +265,19 @@ def snapshot_metrics(config: cfg.TrainingConfig) -> SnapshotMetrics | None:
     return SnapshotMetrics(config.metrics, settings)
 
 
-def check_detectors(config: cfg.TrainingConfig, dataset: ImageFolderDataset, download: bool) -> None:
-    """Metrics that lack their detectors would fail at every snapshot."""
+def check_detectors(config: cfg.TrainingConfig, dataset: ImageFolderDataset, download: bool) -> Finding:
+    """Metrics that lack their detectors would fail at every snapshot; `download` brings those that are not here."""
     from metrics import evaluation
     from metrics.detectors import DetectorError
+    from training.preflight import Finding
 
     try:
         evaluation.check_detectors(config.metrics, config.detectors, dataset.resolution, download)
     except DetectorError as error:
         reason = str(error).removeprefix('--detectors: ').removesuffix('.')
         raise wrong('--metrics', f'{reason}; or train without metrics: --metrics=none.') from error
+    where = config.detectors or ('the published ones' if download else 'the published ones, as far as they are here')
+    return Finding('detectors', f'for {", ".join(config.metrics)}: {where}')
 
 
 def check_resume(config: cfg.TrainingConfig, dataset: ImageFolderDataset) -> None:

@@ -202,6 +202,8 @@ class TestTorchrun:
             monkeypatch.setenv('WORLD_SIZE', str(size))
             monkeypatch.setenv('RANK', str(rank))
             monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
+            monkeypatch.setenv('MASTER_ADDR', 'localhost')
+            monkeypatch.setenv('MASTER_PORT', '29500')
 
         return set_rank
 

@@ -63,18 +63,58 @@ def is_first_process():
     return not under_torchrun() or os.environ['RANK'] == '0'
 
 
+def processes_on_this_machine(num_processes):
+    """How many of the `num_processes` of a run are here."""
+    return int(os.environ.get('LOCAL_WORLD_SIZE', num_processes)) if under_torchrun() else num_processes
+
+
+def number_of_machines():
+    """Machines that `torchrun` joins; 1 without it."""
+    return int(os.environ.get('GROUP_WORLD_SIZE', 1)) if under_torchrun() else 1
+
+
+def backend_for(device):
+    """Name of what carries the collectives between processes that work on `device` (or its name).
+
+    On CUDA gloo serves tensors on the CPU: ranks can agree on something without a wait for their GPUs.
+    """
+    return 'cpu:gloo,cuda:nccl' if torch.device(device).type == 'cuda' else 'gloo'
+
+
+def _check_environment():
+    """Raise click.UsageError where a launcher's variables are incomplete or contradict each other."""
+    values = {}
+    for name in ('WORLD_SIZE', 'RANK', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE'):
+        text = os.environ.get(name, '0' if name == 'LOCAL_RANK' else os.environ['WORLD_SIZE'])
+        if not text.isdecimal():
+            raise click.UsageError(f'The environment has {name}={text!r}, which is no number: start with torchrun, '
+                                   'or unset WORLD_SIZE and RANK.')
+        values[name] = int(text)
+    for rank, size in (('RANK', 'WORLD_SIZE'), ('LOCAL_RANK', 'LOCAL_WORLD_SIZE')):
+        if values[rank] >= values[size]:
+            raise click.UsageError(f'The environment has {rank}={values[rank]}, which must be below '
+                                   f'{size}={values[size]}: start with torchrun, or unset WORLD_SIZE and RANK.')
+    missing = [name for name in ('MASTER_ADDR', 'MASTER_PORT') if name not in os.environ]
+    if missing and values['WORLD_SIZE'] > 1:
+        raise click.UsageError(f'The environment has WORLD_SIZE={values["WORLD_SIZE"]}, but no {missing[0]}: start '
+                               'with torchrun, or unset WORLD_SIZE and RANK.')
+
+
 def number_of_processes(gpus, device):
     """What `--gpus` comes to: the option (None: not given), or what `torchrun` has started.
 
-    Raises click.BadParameter where the devices of this machine do not suffice. `device` is a `torch.device`.
+    Raises click.BadParameter where the devices of this machine do not suffice, click.UsageError where the launcher's
+    variables do not fit together. `device` is a `torch.device`.
     """
+    if under_torchrun():
+        _check_environment()
     started = num_processes_of_torchrun()
     if started is not None and gpus is not None and gpus != started:
         raise click.BadParameter(
             f'{gpus} disagrees with torchrun, which started {started} processes: drop the option.',
             param_hint="'--gpus'")
     num_processes = started or gpus or 1
-    here = int(os.environ.get('LOCAL_WORLD_SIZE', num_processes)) if started else num_processes
+    here = processes_on_this_machine(num_processes)
     if device.type == 'cuda' and here > torch.cuda.device_count():
         raise click.BadParameter(
             f'{here} processes need a CUDA device each, but this machine has {torch.cuda.device_count()}: '
@@ -109,8 +149,7 @@ def launch(function, num_processes, device, *args, heeds_signals=False):
         SystemExit: a signal has stopped the processes in the middle of something.
     """
     if under_torchrun():
-        local_rank = int(os.environ.get('LOCAL_RANK', 0))
-        local_size = int(os.environ.get('LOCAL_WORLD_SIZE', num_processes))
+        local_rank, local_size = int(os.environ.get('LOCAL_RANK', 0)), processes_on_this_machine(num_processes)
         rank, size = int(os.environ['RANK']), num_processes_of_torchrun()
         try:
             return _run(function, rank, size, local_rank, local_size, device, 'env://', args)
@@ -255,11 +294,9 @@ def _run(function, rank, size, local_rank, local_size, device, rendezvous, args)
     world = World(rank=rank, size=size, device=device)
     if not world.is_distributed:
         return function(world, *args)
-    # On CUDA gloo serves tensors on the CPU: ranks can agree on something without a wait for their GPUs.
-    backend = 'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo'
     with _peer_loss_named():
         torch.distributed.init_process_group(
-            backend, init_method=rendezvous, rank=rank, world_size=size, timeout=LONGEST_WAIT)
+            backend_for(device), init_method=rendezvous, rank=rank, world_size=size, timeout=LONGEST_WAIT)
         result = function(world, *args)
         # All leave together, or a process that is gone could disturb those that still write their last files. Not after
         # an error: leaving the group makes the others fail too, perhaps before this error is known.

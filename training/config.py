@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
-from tqdm import tqdm
 
 from dataset_conversion.images import CHANNEL_KINDS
 from dataset_conversion.sizes import Resolution, describe_size, is_usable_size, level_of, sides, size_mistake
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
 MIN_RESOLUTION = 8
 OPTIONS_FILE = 'training_options.json'  # in the folder of a run: its TrainingConfig
+VERIFY_DATA = ('none', 'headers', 'sample', 'all')
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Presets
@@ -226,6 +226,8 @@ class Options:
     freezed: int | None = None
     # Go on with a run
     resume_run: str | None = None
+    # What is checked first
+    verify_data: str = 'sample'
     # What is written, and when
     metrics: tuple[str, ...] = ('fid50k_full',)
     detectors: str | None = None
@@ -258,7 +260,7 @@ class Options:
 
 
 PATH_OPTIONS = ('data', 'resume', 'detectors')
-OF_THE_CALL = ('outdir', 'dry_run', 'resume_run')
+OF_THE_CALL = ('outdir', 'dry_run', 'resume_run', 'verify_data')
 DEFAULT_AUG = 'ada'
 DEFAULT_ADA_TARGET = 0.6
 DEFAULT_AUGPIPE = 'bgc'
@@ -407,23 +409,6 @@ def open_training_set(options: Options) -> ImageFolderDataset:
             f'give a number from 1 to {len(dataset)}.',
         )
     return dataset
-
-
-def check_images(config: TrainingConfig) -> None:
-    """Refuse a data set with an image of another shape than the first: hours later it would end the run."""
-    dataset = _construct_dataset(config.training_set_kwargs)
-    with tqdm(desc='Checking images', unit='img', leave=False, disable=None, delay=1) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        try:
-            dataset.check_shapes(show)
-        except (ValueError, OSError) as error:
-            raise wrong('--data', str(error)) from error
-        finally:
-            dataset.close()
 
 
 def _construct_dataset(kwargs: dict[str, Any]) -> ImageFolderDataset:

@@ -254,6 +254,14 @@ class ImageFolderDataset(Dataset):
                 progress(done, len(names))
         return digest.hexdigest()
 
+    def outline_sha256(self) -> str:
+        """Digest of what is known without reading images: the shape, the names of those shown, and their labels."""
+        digest = hashlib.sha256(str(self.image_shape).encode())
+        for raw_idx in self._raw_idx.tolist():
+            digest.update(f'{self._image_names[raw_idx]}\0'.encode())
+        digest.update(self._labels[self._raw_idx].tobytes())
+        return digest.hexdigest()
+
     def fingerprint(self) -> tuple[str, float]:
         """Text that becomes another one when a file is written, found without reading images, and when that last was.
 

@@ -89,7 +89,8 @@ def find_run(options: Options, given: set[str], required: bool = True) -> KeptRu
     _require_states(run_dir)
     changed = frozenset(given & _CHANGEABLE.keys())
     merged = dataclasses.replace(
-        before, outdir=os.path.dirname(run_dir), dry_run=options.dry_run, resume_run=run_dir,
+        before, outdir=os.path.dirname(run_dir), resume_run=run_dir, dry_run=options.dry_run,
+        verify_data=options.verify_data,
         **{name: getattr(options, name) for name in changed},
     )
     return KeptRun(run_dir, kept, merged, changed, not is_same_path(before.data, merged.data))

@@ -17,7 +17,7 @@ import dnnlib
 from torch_utils import distributed, images, misc, signals, training_stats
 from torch_utils.files import locked_folder
 from torch_utils.signals import Request
-from training import snapshots, training_state, transfer
+from training import preflight, snapshots, training_state, transfer
 from training.ada import AdaController
 from training.config import OPTIONS_FILE, TrainingConfig
 from training.dataset import InfiniteSampler
@@ -132,7 +132,8 @@ def _load_dataset(world, config, cur_nimg, helpers):
         return dataset, readable, iter(loader)
 
 
-def _construct_networks(config, dataset):
+def construct_networks(config, dataset):
+    """G and D as `config` has them, for the images and labels of `dataset`."""
     common = dict(c_dim=dataset.label_dim, img_resolution=dataset.resolution, img_channels=dataset.num_channels)
     G = dnnlib.util.construct_class_by_name(**config.G_kwargs, **common)
     D = dnnlib.util.construct_class_by_name(**config.D_kwargs, **common)
@@ -141,7 +142,7 @@ def _construct_networks(config, dataset):
 
 def _build_networks(world, config, dataset, resume_pkl):
     """G, D and G_ema on the device, with the same weights on all ranks; from a pickle where there is one."""
-    G, D = _construct_networks(config, dataset)
+    G, D = construct_networks(config, dataset)
     for module in (G, D):
         module.train().requires_grad_(False).to(world.device)
     G_ema = copy.deepcopy(G).eval()
@@ -159,7 +160,7 @@ def check_resume(config, dataset):
 
     Raises click.BadParameter where the file cannot be opened, ValueError where it does not fit.
     """
-    G, D = _construct_networks(config, dataset)
+    G, D = construct_networks(config, dataset)
     transfer.open_source(config.resume_pkl, dict(G=G, D=D, G_ema=G))
 
 
@@ -252,6 +253,7 @@ def training_loop(world, config, run_dir, watch, snapshot_metrics=None, state=No
         return True
     _seed_everything(world, config, progress.cur_nimg)
     dataset, readable, loader = _load_dataset(world, config, progress.cur_nimg, watch.helpers)
+    preflight.check_same_on_all_ranks(world, config, dataset)
     G, D, G_ema = _build_networks(world, config, dataset, config.resume_pkl if state is None else None)
     if world.is_main and state is None:
         _print_summary(world, config, dataset, G, D)

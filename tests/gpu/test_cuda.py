@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from torch_utils import free_memory
 from training.networks_stylegan2 import Discriminator, Generator
 
 pytestmark = [
@@ -21,6 +22,11 @@ def full_precision():
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     yield
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_free_memory_is_asked_by_another_process():
+    total = torch.cuda.get_device_properties(0).total_memory
+    assert 0 < free_memory.free_cuda_bytes([0]) <= total
 
 
 def assert_close(actual, expected, tolerance):

@@ -360,10 +360,11 @@ def evaluate_on_ranks(world, settings, path):
             json.dump(results, file)
 
 
-def test_two_ranks_give_the_numbers_of_one(settings, tmp_path, monkeypatch):
+@pytest.mark.parametrize('size', [2, 4])
+def test_ranks_give_the_numbers_of_one(settings, tmp_path, monkeypatch, size):
     alone = compute(settings, *ALL_KINDS, G=stand_ins.make_generator(noise_strength=0.3))
     monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path / 'fresh'))
-    distributed.launch(evaluate_on_ranks, 2, 'cpu', settings, str(tmp_path / 'results.json'))
+    distributed.launch(evaluate_on_ranks, size, 'cpu', settings, str(tmp_path / 'results.json'))
     together = json.loads((tmp_path / 'results.json').read_text())
     assert 'not finite' in together.pop('failure')
     assert together == pytest.approx(alone, rel=1e-6)

@@ -26,7 +26,7 @@ def _collectives(world, path):
         grads=[p.grad for p in parameters], unused=unused.grad, value=parameters[0].data), f'{path}/{world.rank}.pt')
 
 
-@pytest.mark.parametrize('size', [1, 2])
+@pytest.mark.parametrize('size', [1, 2, 4])
 def test_collectives(tmp_path, size):
     distributed.launch(_collectives, size, 'cpu', str(tmp_path))
     for rank in range(size):
