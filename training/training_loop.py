@@ -6,6 +6,7 @@ A run that was interrupted goes on from its newest training state with `launch(c
 """
 import contextlib
 import copy
+import functools
 import os
 import warnings
 
@@ -122,8 +123,15 @@ def _load_dataset(world, config, cur_nimg):
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='This DataLoader will create')    # More workers than cores.
         loader = torch.utils.data.DataLoader(
-            dataset, sampler=sampler, batch_size=config.batch_size // world.size, **config.data_loader_kwargs)
+            dataset, sampler=sampler, batch_size=config.batch_size // world.size,
+            worker_init_fn=functools.partial(_end_without_parent, os.getpid()), **config.data_loader_kwargs)
         return dataset, iter(loader)
+
+
+def _end_without_parent(parent_pid, _worker_id):
+    """In a worker: end where the training has already ended. PyTorch's own watch begins later, and would miss it."""
+    if os.getppid() != parent_pid:
+        os._exit(1)
 
 
 def _construct_networks(config, dataset):

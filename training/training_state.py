@@ -232,12 +232,23 @@ def save(
     path = Path(run_dir) / state_name(progress.cur_nimg)
     state['files'] = _sync_appended_files(run_dir)
     with atomic_file(path, durable=True) as file:
-        torch.save(state, file)
+        _write(state, file)
     states = list_states(run_dir)
     newest = states.index(path)     # what seems newer is damaged, or this run would have gone on from it
     for unneeded in states[:newest] + states[newest + config.keep_states:]:
         unneeded.unlink()
     return path
+
+
+def _write(state: dict[str, Any], file: BinaryIO) -> None:
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        # What ended the writing is hidden behind what torch.save then says about its unfinished archive.
+        cause = error
+        while cause is not None and not isinstance(cause, (OSError, KeyboardInterrupt)):
+            cause = cause.__cause__ or cause.__context__
+        raise cause or error from None
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:
