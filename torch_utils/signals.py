@@ -150,12 +150,15 @@ class Helpers:
 
     def __init__(self):
         self._may_end = multiprocessing.RawValue('b', 0)
+        self._parent_pid = os.getpid()
 
     def begin(self, *_args):
         """To be called in the helper process, as the `worker_init_fn` of a data loader is."""
         for number in ALL_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._end)
+        if os.getppid() != self._parent_pid:    # It is gone already; PyTorch's own watch begins later and would miss it.
+            os._exit(1)
 
     def _end(self, _number, _frame):
         if self._may_end.value:

@@ -232,7 +232,7 @@ def save(
     path = Path(run_dir) / state_name(progress.cur_nimg)
     state['files'] = _sync_appended_files(run_dir)
     with atomic_file(path, durable=True) as file:
-        _torch_save(state, file)
+        _write(state, file)
     states = list_states(run_dir)
     newest = states.index(path)     # what seems newer is damaged, or this run would have gone on from it
     for unneeded in states[:newest] + states[newest + config.keep_states:]:
@@ -240,14 +240,15 @@ def save(
     return path
 
 
-def _torch_save(content: dict[str, Any], file: BinaryIO) -> None:
-    """`torch.save`, whose error is the system's own where the disk is full, not that it has lost count after that."""
+def _write(state: dict[str, Any], file: BinaryIO) -> None:
     try:
-        torch.save(content, file)
+        torch.save(state, file)
     except RuntimeError as error:
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
+        # What ended the writing is hidden behind what torch.save then says about its unfinished archive.
+        cause = error
+        while cause is not None and not isinstance(cause, (OSError, KeyboardInterrupt)):
+            cause = cause.__cause__ or cause.__context__
+        raise cause or error from None
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:

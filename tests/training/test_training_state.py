@@ -340,6 +340,26 @@ def test_older_states_are_there_until_the_new_one_is(whole, data, tmp_path, monk
     assert_same_run(run_dir, whole)
 
 
+@pytest.mark.parametrize('error', [OSError(28, 'No space left on device'), KeyboardInterrupt()])
+def test_what_ends_the_writing_of_a_state_is_what_is_raised(whole, tmp_path, error):
+    class Broken:
+        def __init__(self, file):
+            self.file, self.written = file, 0
+
+        def write(self, content):
+            self.written += len(content)
+            if self.written > 50_000:
+                raise error
+            return self.file.write(content)
+
+        def flush(self):
+            self.file.flush()
+
+    state = training_state.read(training_state.list_states(whole)[0])
+    with open(tmp_path / 'state.pt', 'wb') as file, pytest.raises(type(error)):
+        training_state._write(state, Broken(file))
+
+
 def test_names_of_states():
     assert training_state.state_name(1000) == 'training-state-000001.pt'
     assert training_state.state_name(32) == 'training-state-000000.032.pt'
