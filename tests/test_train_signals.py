@@ -110,7 +110,8 @@ def test_metrics_are_left_at_once_and_computed_when_the_run_goes_on(data, tmp_pa
         run.process.send_signal(signal.SIGTERM)
         status, seconds = run.wait()
     assert status == 75 and seconds < 15
-    assert 'Stopped by a signal after 0.008 of 0.016 kimg. The last good state is ' in run.out
+    assert run.out.count('Stopped by a signal after 0.008 of 0.016 kimg. The last good state is ') == 1
+    assert run.out.count('Stopped by a signal') == 1
     assert not (run_dir / 'stats.jsonl').read_text()
     (run_dir / 'quick').touch()
     result = finish(command)

@@ -99,7 +99,7 @@ class SignalWatch:
     def leaving_at_once(self, parting_words):
         """Within this context, a request to stop ends the process: SystemExit(STOPPED_STATUS).
 
-        For work that is done anew when the run goes on. `parting_words()` is text to print then.
+        For work that is done anew when the run goes on. `parting_words()` is text to print then, if any.
         """
         self._leaves_at_once = True
         try:
@@ -107,7 +107,8 @@ class SignalWatch:
                 raise SystemExit(STOPPED_STATUS)
             yield
         except SystemExit:
-            print(f'\n{parting_words()}', flush=True)
+            if text := parting_words():
+                print(f'\n{text}', flush=True)
             raise
         finally:
             self._leaves_at_once = False

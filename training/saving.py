@@ -127,6 +127,8 @@ class Saver:
             self._failures.append(error_sentence(error))
 
     def _last_state(self):
-        """Where the run can be taken up again, as a sentence; only the main rank sees the files for sure."""
-        states = training_state.list_states(self._run_dir) if self._world.is_main else []
+        """Where the run can be taken up again, as a sentence."""
+        if not os.path.isdir(self._run_dir):        # On another machine than the main rank's.
+            return f'The training states are in {self._run_dir} of the first machine.'
+        states = training_state.list_states(self._run_dir)
         return f'The last good state is {states[0]}.' if states else 'There is no training state yet.'

@@ -335,7 +335,7 @@ def _end_tick(world, config, run_dir, done, progress, parts, saver, watch, snaps
         if distributed.largest_over_ranks(world, watch.take()) == Request.STOP:
             saver.conclude(progress, is_last=True)
             return
-        with watch.leaving_at_once(lambda: saver.parting_words(progress)):
+        with watch.leaving_at_once(lambda: saver.parting_words(progress) if world.is_main else ''):
             values = snapshot_metrics(world, parts.networks['G_ema'], run_dir, saver.network_pkl(progress.cur_nimg))
     parts.statistics.write(progress.cur_nimg, values)
     progress.tick += 1
