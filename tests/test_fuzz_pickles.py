@@ -77,7 +77,8 @@ def test_the_watch_sees_memory_and_ends(monkeypatch, watch):
 
     monkeypatch.setattr(fuzz_pickles.legacy, 'load_network_pkl', take_memory)
     outcome, taken_mib = fuzz_pickles.try_alone(b'', watch, 20)
-    assert outcome.startswith('FAULT 6') and 'memory' in outcome and taken_mib > 500
+    # The system may take back some pages of what was there before.
+    assert outcome == f'FAULT {taken_mib:.0f} MiB of memory, more than 400' and 500 < taken_mib < 700
     monkeypatch.setattr(fuzz_pickles.legacy, 'load_network_pkl', lambda f: os._exit(3))
     assert fuzz_pickles.try_alone(b'', watch, 20)[0] == 'FAULT its process ended'
 

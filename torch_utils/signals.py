@@ -158,7 +158,7 @@ class Helpers:
         for number in ALL_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._end)
-        if os.getppid() != self._parent_pid:    # It is gone already; PyTorch's own watch begins later and would miss it.
+        if os.getppid() != self._parent_pid:    # Gone already; PyTorch's own watch begins later.
             os._exit(1)
 
     def _end(self, _number, _frame):

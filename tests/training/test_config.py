@@ -45,7 +45,7 @@ def build(folders):
 PUBLISHED = {
     'augment_p': 0, 'ada_target': 0.6, 'ada_kimg': 500, 'ada_interval': 4, 'G_reg_interval': 4, 'D_reg_interval': 16,
     'kimg_per_tick': 4, 'image_snapshot_ticks': 50, 'network_snapshot_ticks': 50, 'metrics': ['fid50k_full'],
-    'detectors': None, 'random_seed': 0, 'keep_states': 2, 'deterministic': False,
+    'detectors': None, 'random_seed': 0, 'keep_states': 2, 'deterministic': False, 'strict_data': False,
     'resume_pkl': None, 'cudnn_benchmark': True, 'allow_tf32': False, 'run_dir': None, 'device': 'cuda',
     'data_loader_kwargs': {'num_workers': 3, 'pin_memory': True, 'prefetch_factor': 2},
     'augment_kwargs': {
