@@ -150,11 +150,17 @@ class Helpers:
     """
 
     def __init__(self):
+        self._parent_pid = os.getpid()
         self._may_end = multiprocessing.RawValue('b', 0)
         self._parent_pid = os.getpid()
 
     def begin(self, *_args):
-        """To be called in the helper process, as the `worker_init_fn` of a data loader is."""
+        """To be called in the helper process, as the `worker_init_fn` of a data loader is.
+
+        Ends it where the parent is gone already: PyTorch's own watch of the parent begins later, and would miss that.
+        """
+        if os.getppid() != self._parent_pid:
+            os._exit(1)
         for number in ALL_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._end)
