@@ -179,7 +179,8 @@ def damaged(tmp_path):
 
 @pytest.mark.parametrize('options', [['--workers=0'], ['--workers=1', '--gpus=2']])
 def test_a_damaged_image_is_named_once_replaced_and_counted(damaged, tmp_path, options):
-    result = finish(small_runs.train(damaged, tmp_path / 'runs', '--kimg=0.2', '--tick=0.1', *options))
+    result = finish(small_runs.train(
+        damaged, tmp_path / 'runs', '--kimg=0.2', '--tick=0.1', '--verify-data=headers', *options))
     assert result.returncode == 0, result.stderr
     assert re.findall('^Warning: .*', result.stdout, re.MULTILINE) == [
         line for line in result.stdout.splitlines() if 'img00000007.png cannot be read as an image' in line]
@@ -191,7 +192,8 @@ def test_a_damaged_image_is_named_once_replaced_and_counted(damaged, tmp_path, o
 
 
 def test_a_damaged_image_ends_a_strict_run(damaged, tmp_path):
-    result = finish(small_runs.train(damaged, tmp_path / 'runs', '--kimg=0.2', '--strict-data=1', '--workers=1'))
+    result = finish(small_runs.train(
+        damaged, tmp_path / 'runs', '--kimg=0.2', '--strict-data=1', '--verify-data=headers', '--workers=1'))
     assert result.returncode == 1
     assert result.stderr.startswith('Error: ') and result.stderr.count('\n') == 1
     assert 'img00000007.png cannot be read as an image' in result.stderr and '--skip-bad' in result.stderr
@@ -237,7 +239,7 @@ import re, resource
 import training.training_loop
 import torch._dynamo, training.networks_stylegan2, training.loss, training.augment, training.dataset
 size = int(re.search(r'VmSize:\\s+(\\d+) kB', open('/proc/self/status').read())[1]) * 1024
-resource.setrlimit(resource.RLIMIT_AS, (size + 150 * 2 ** 20, size + 150 * 2 ** 20))
+resource.setrlimit(resource.RLIMIT_AS, (size + 400 * 2 ** 20, size + 400 * 2 ** 20))
 """
 
 
