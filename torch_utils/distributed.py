@@ -181,8 +181,9 @@ def _spawn(function, num_processes, device, args, heeds_signals):
 
 def _wait_for(processes, watch):
     """Until all have ended or one has failed, pass on the requests that `watch` (None: no watch) sees."""
-    while any(process.is_alive() for process in processes) and not any(process.exitcode for process in processes):
-        alive = [process for process in processes if process.is_alive()]
+    while alive := [process for process in processes if process.is_alive()]:
+        if any(process.exitcode for process in processes):
+            return
         multiprocessing.connection.wait(
             [process.sentinel for process in alive], timeout=None if watch is None else PASS_ON_SEC)
         request = signals.Request.NONE if watch is None else watch.take()
