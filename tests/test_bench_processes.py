@@ -23,6 +23,7 @@ def test_both_ways_of_averaging_gradients_run_and_agree(run_script, tmp_path):
     assert all(row['time_sec'] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_scaling_measures_predicts_and_looks_ahead(run_script, tmp_path):
     (tmp_path / 'page.md').write_text('a\n<!-- bench/scaling.py begin -->\n<!-- bench/scaling.py end -->\nb\n')
     result = run_script('bench/scaling.py', *SMALL, '--batch=4', '--markdown=page.md')
@@ -35,6 +36,7 @@ def test_scaling_measures_predicts_and_looks_ahead(run_script, tmp_path):
     assert page.startswith('a\n') and page.endswith('b\n')
 
 
+@pytest.mark.slow
 def test_memory_estimate_is_as_accurate_as_stated(run_script):
     result = run_script('bench/memory.py', '--sizes=16:8,32:4', '--device=cpu')
     assert result.returncode == 0, result.stderr
