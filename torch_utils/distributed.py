@@ -24,6 +24,7 @@ from dnnlib.memory import keep_freed_memory
 from torch_utils import signals
 
 GRACE_SEC = 10      # For the other processes to end by themselves after an interrupt, or after one of them has failed.
+SETTLING_SEC = 0.2  # For threads of a process that is about to end.
 PASS_ON_SEC = 0.25  # Between two looks of the starting process at the signals that it got.
 
 # How long a rank waits for the others: the first one alone computes the figures of large metrics.
@@ -273,6 +274,19 @@ def _run_spawned(rank, function, size, device, folder, args):
 
 
 @contextlib.contextmanager
+def _settling():
+    """Leave this context a moment later than asked for.
+
+    Gloo's threads need the interpreter once more, to let go of the tensors of the last collectives. One that asks for
+    it when the process already tears it down aborts the process: "terminate called without an active exception".
+    """
+    try:
+        yield
+    finally:
+        time.sleep(SETTLING_SEC)
+
+
+@contextlib.contextmanager
 def _peer_loss_named():
     """What collectives raise when another process is gone becomes a PeerLostError."""
     try:
@@ -295,15 +309,15 @@ def _run(function, rank, size, local_rank, local_size, device, rendezvous, args)
     world = World(rank=rank, size=size, device=device)
     if not world.is_distributed:
         return function(world, *args)
-    with _peer_loss_named():
+    with _settling(), _peer_loss_named():
         torch.distributed.init_process_group(
             backend_for(device), init_method=rendezvous, rank=rank, world_size=size, timeout=LONGEST_WAIT)
         result = function(world, *args)
         # All leave together, or a process that is gone could disturb those that still write their last files. Not after
         # an error: leaving the group makes the others fail too, perhaps before this error is known.
         torch.distributed.barrier(device_ids=[device.index] if device.type == 'cuda' else None)
-    torch.distributed.destroy_process_group()
-    return result
+        torch.distributed.destroy_process_group()
+        return result
 
 
 # ------------------------------------------------------------------------------------------------
