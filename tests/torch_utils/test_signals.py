@@ -28,6 +28,14 @@ def hurry(monkeypatch):
     monkeypatch.setattr(signals, 'AGAIN_SEC', 0.1)
 
 
+@pytest.fixture(autouse=True)
+def not_under_nohup():
+    """The tests themselves may be."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def test_nothing_is_asked_for_without_a_signal():
     with SignalWatch() as watch:
         assert watch.take() == watch.take() == Request.NONE
