@@ -124,6 +124,13 @@ class SignalWatch:
         return request
 
 
+def ignore_from_here_on():
+    """This process, which is about to end by itself, is not to be cut short in what it still has to say."""
+    if threading.current_thread() is threading.main_thread():
+        for number in ALL_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def ignored():
     """Context: processes started within it ignore signals from their first moment on, until they watch for them."""
     return _handled_by(signal.SIG_IGN)
@@ -152,19 +159,16 @@ class Helpers:
     def __init__(self):
         self._parent_pid = os.getpid()
         self._may_end = multiprocessing.RawValue('b', 0)
-        self._parent_pid = os.getpid()
 
     def begin(self, *_args):
         """To be called in the helper process, as the `worker_init_fn` of a data loader is.
 
         Ends it where the parent is gone already: PyTorch's own watch of the parent begins later, and would miss that.
         """
-        if os.getppid() != self._parent_pid:
-            os._exit(1)
         for number in ALL_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._end)
-        if os.getppid() != self._parent_pid:    # Gone already; PyTorch's own watch begins later.
+        if os.getppid() != self._parent_pid:
             os._exit(1)
 
     def _end(self, _number, _frame):

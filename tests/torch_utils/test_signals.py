@@ -92,6 +92,15 @@ def test_handlers_of_before_come_back():
     assert [signal.getsignal(number) for number in signals.ALL_SIGNALS] == before
 
 
+def test_a_process_that_ends_by_itself_is_not_cut_short():
+    program = ('import os, signal\nfrom torch_utils import signals\n'
+               'signals.ignore_from_here_on()\n'
+               'for number in signals.ALL_SIGNALS: os.kill(os.getpid(), number)\n'
+               'print("last words")\n')
+    result = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, 'last words\n', '')
+
+
 def test_nohup_is_respected():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
