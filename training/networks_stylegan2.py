@@ -164,13 +164,13 @@ def modulated_conv2d(
 
     if demodulate and x.dtype == torch.float16:
         weight, styles = _keep_in_half_range(weight, styles)
-    coefs = _demodulation(weight, styles) if demodulate else None               # [N, O]
     geometry = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
 
-    if not fused_modconv and x.device.type == 'cpu' and (kernel_h, kernel_w, up, down, padding) == (1, 1, 1, 1, 0):
-        x = _pointwise_product(x, weight, styles, coefs)
-        return x if noise is None else x + noise.to(x.dtype)
     if not fused_modconv:
+        coefs = _demodulation(weight, styles) if demodulate else None           # [N, O]
+        if x.device.type == 'cpu' and (kernel_h, kernel_w, up, down, padding) == (1, 1, 1, 1, 0):
+            x = _pointwise_product(x, weight, styles, coefs)
+            return x if noise is None else x + noise.to(x.dtype)
         x = x * styles.to(x.dtype)[:, :, None, None]
         x = conv2d_resample.conv2d_resample(x=x, w=weight.to(x.dtype), **geometry)
         if coefs is None:
@@ -178,11 +178,13 @@ def modulated_conv2d(
         coefs = coefs.to(x.dtype)[:, :, None, None]
         return x * coefs if noise is None else fma.fma(x, coefs, noise.to(x.dtype))
 
-    per_sample = weight * styles[:, None, :, None, None]                        # [N, O, I, kh, kw]
-    if coefs is not None:
-        per_sample = per_sample * coefs[:, :, None, None, None]
     with misc.suppress_tracer_warnings():
         groups = int(batch_size)
+    per_sample = weight * styles[:, None, :, None, None]                        # [N, O, I, kh, kw]
+    if demodulate and groups == 1:  # A sum over what lies side by side is the faster one.
+        per_sample = per_sample * torch.rsqrt(per_sample.square().sum(dim=[2, 3, 4], keepdim=True) + 1e-8)
+    elif demodulate:
+        per_sample = per_sample * _demodulation(weight, styles)[:, :, None, None, None]
     if groups == 1:  # No reshaping: it would hide from the convolution that the channels lie last.
         x = conv2d_resample.conv2d_resample(x=x, w=per_sample[0].to(x.dtype), **geometry)
         return x if noise is None else x.add_(noise.to(x.dtype))

@@ -87,8 +87,11 @@ def _upsampling_convolution(x, w, f, up, sides, groups, flip_weight, flip_filter
     out_channels, group_in, kh, kw = w.shape
     if flip_weight:
         w = w.flip([2, 3])  # A transposed convolution is a convolution.
-    w = w.reshape(groups, out_channels // groups, group_in, kh, kw).transpose(1, 2)  # groups I/g O/g kh kw
-    w = w.reshape(groups * group_in, out_channels // groups, kh, kw)
+    if groups == 1:
+        w = w.transpose(0, 1)                                                           # I O kh kw
+    else:
+        w = w.reshape(groups, out_channels // groups, group_in, kh, kw).transpose(1, 2) # groups I/g O/g kh kw
+        w = w.reshape(groups * group_in, out_channels // groups, kh, kw)
 
     x0, x1, y0, y1 = sides
     x0, x1, y0, y1 = x0 - (kw - 1), x1 - (kw - up), y0 - (kh - 1), y1 - (kh - up)

@@ -7,6 +7,7 @@
 
 #include "cpu_bias_act.h"
 #include "cpu_resample.h"
+#include "cpu_winograd.h"
 
 namespace {
 
@@ -27,6 +28,10 @@ void upfirdn2d_as(const void* in, void* out, bool channels_last, const int64_t* 
                               out_strides[0], out_strides[1], out_strides[2], channels_last, x, y};
     resample(args, kernel, tolerance, threads);
 }
+
+Shape shape_of(const int64_t* s) { return {s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]}; }
+
+template <class T> Kernels<T> kernels_of(T* data, const int64_t* s) { return {data, s[0], s[1], s[2], s[3], s[4] != 0}; }
 
 }  // namespace
 
@@ -66,6 +71,30 @@ int ada_upfirdn2d(int type, const void* in, void* out, const int64_t* layout, co
         const double tolerance = 4 * (filter_type ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon());
         (type ? upfirdn2d_as<double> : upfirdn2d_as<float>)(in, out, layout[0] != 0, layout + 1, layout + 4, g[0], g[1], x, y, kernel,
                                                              tolerance, threads);
+    } catch (const std::exception&) {
+        return 1;
+    }
+    return 0;
+}
+
+// Floats only, channels last. `scheme` is 0 for Keep, 1 for Halve, 2 for Twice. `shape`: n, in_h, in_w, in_channels, out_h, out_w,
+// out_channels, pad. `weight_layout`: strides of out, in, y, x; whether the weights are rotated.
+int ada_conv3x3(int scheme, const float* x, const float* weights, float* y, const int64_t* shape, const int64_t* weight_layout,
+                int threads) {
+    try {
+        (scheme == 0 ? convolve<Keep> : scheme == 1 ? convolve<Halve> : convolve<Twice>)(x, kernels_of(weights, weight_layout), y,
+                                                                                         shape_of(shape), threads);
+    } catch (const std::exception&) {
+        return 1;
+    }
+    return 0;
+}
+
+int ada_conv3x3_weight_gradient(int scheme, const float* x, const float* dy, float* gradient, const int64_t* shape,
+                                const int64_t* weight_layout, int threads) {
+    try {
+        (scheme == 0 ? weight_gradient<Keep> : weight_gradient<Halve>)(x, dy, kernels_of(gradient, weight_layout), shape_of(shape),
+                                                                       threads);
     } catch (const std::exception&) {
         return 1;
     }

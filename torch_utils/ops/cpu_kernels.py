@@ -16,7 +16,8 @@ from torch_utils.ops import build
 
 FOLDER = Path(__file__).parent
 MAIN = 'cpu_kernels.cpp'
-SOURCES = (MAIN, 'cpu_bias_act.h', 'cpu_memory.h', 'cpu_resample.h', 'cpu_threads.h', 'elementwise.h')
+SOURCES = (MAIN, 'cpu_bias_act.h', 'cpu_memory.h', 'cpu_resample.h', 'cpu_threads.h', 'cpu_winograd.h',
+           'elementwise.h')
 
 FUSED_BIAS_GRADIENT = True  # bias_act_grad gives the bias's gradient too
 ACTIVATIONS = {name: code for code, name in enumerate(
@@ -24,6 +25,9 @@ ACTIVATIONS = {name: code for code, name in enumerate(
 _TYPES = {torch.float32: 0, torch.float64: 1}
 _VALUE, _GRADIENT, _CURVATURE = range(3)
 _FEWEST_CHANNELS = 8  # for which vectors along the channels pay
+_SCHEMES = {'keep': 0, 'halve': 1, 'twice': 2}  # as in cpu_kernels.cpp
+_CHANNEL_MULTIPLE = 32  # as in cpu_winograd.h
+
 
 @functools.cache
 def available(device):
@@ -45,6 +49,7 @@ def _library():
     pointer, number, size, factor = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double
     library.ada_bias_act.argtypes = [number, *[pointer] * 6, *[size] * 3, number, number, *[factor] * 3, number]
     library.ada_upfirdn2d.argtypes = [number, *[pointer] * 5, number, number, number, factor, number]
+    library.ada_conv3x3.argtypes = library.ada_conv3x3_weight_gradient.argtypes = [number, *[pointer] * 5, number]
     library.path = path
     return library
 
@@ -184,3 +189,39 @@ def upfirdn2d(x, f, up, down, padding, flip_filter, gain):
 
 def supports_filtered_lrelu(x, fu, fd, up, down):
     return False
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# 3×3 convolutions
+
+
+def supports_conv3x3(x, w):
+    """Whether the functions below take images [N, I, H, W] and weights [O, I, 3, 3]."""
+    return (x.dtype == w.dtype == torch.float32 and min(*x.shape, *w.shape) > 0
+            and all(channels % _CHANNEL_MULTIPLE == 0 for channels in w.shape[:2]))
+
+
+def conv3x3(x, w, kind, size, rotated):
+    """See `conv3x3.convolve`; `size` is (H', W'). Channels last."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    y = torch.empty([x.shape[0], w.shape[0], *size], memory_format=torch.channels_last)
+    _check(_library().ada_conv3x3(
+        _SCHEMES[kind], x.data_ptr(), w.data_ptr(), y.data_ptr(), _shape(x, y, kind),
+        (ctypes.c_int64 * 5)(*w.stride(), rotated), torch.get_num_threads()))
+    return y
+
+
+def conv3x3_weight_gradient(x, dy, kind, rotated):
+    """[O, I, 3, 3] from images [N, I, H, W] and the gradient [N, O, H', W'] in what `kind`, but not 'twice', makes."""
+    x, dy = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, dy))
+    dw = torch.empty([dy.shape[1], x.shape[1], 3, 3])
+    _check(_library().ada_conv3x3_weight_gradient(
+        _SCHEMES[kind], x.data_ptr(), dy.data_ptr(), dw.data_ptr(), _shape(x, dy, kind),
+        (ctypes.c_int64 * 5)(*dw.stride(), rotated), torch.get_num_threads()))
+    return dw
+
+
+def _shape(x, y, kind):
+    (n, in_channels, *in_size), (_, out_channels, *out_size) = x.shape, y.shape
+    pad = 0 if kind == 'halve' else 1  # Twice reads from one pixel before the image on.
+    return (ctypes.c_int64 * 8)(n, *in_size, in_channels, *out_size, out_channels, pad)

@@ -1,0 +1,404 @@
+// 3×3 convolutions of float images whose channels lie last, with fewer multiplications than their definition has: by
+// minimal filtering (Winograd 1980; Lavin and Gray, arXiv 1509.09308). 2×2 pixels of the smaller side take
+//   16 products of channel vectors and weights instead of 36 where the size stays, and
+//   25 instead of 36 where the convolution halves it (stride 2) or, transposed, doubles it.
+//
+// Along each axis a scheme has three small matrices, and y = A ((B d) · (G g)) for the pixels d, the weights g and the
+// pixels y of a tile. All coefficients are 0, ±1 and ±1/2, so the result is as exact as that of the definition: relative to
+// the largest value of the tile. In between, channels are summed by matrix products, one for each point of a tile.
+//
+// The gradient in the weights is the adjoint of the same, Gᵀ ((B d) · (Aᵀ dy)) summed over the tiles; that in the
+// pixels is a convolution again.
+//
+// No thread count and no division into blocks changes a bit of the result.
+
+#pragma once
+
+#include <stdint.h>
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <new>
+
+#include "cpu_memory.h"
+#include "cpu_threads.h"
+
+// ---------------------------------------------------------------------------------------------------------------
+// Vectors of channels. ROWS × 2 of them are summed at once, as many as there are registers.
+
+#if defined(__AVX512F__)
+const int LANES = 16, ROWS = 14;
+#elif defined(__AVX__)
+const int LANES = 8, ROWS = 6;
+#elif defined(__aarch64__)
+const int LANES = 4, ROWS = 14;
+#else
+const int LANES = 4, ROWS = 6;
+#endif
+const int PANEL = 2 * LANES;           // channels side by side in the matrix products
+const int64_t CHANNEL_MULTIPLE = 32;   // of which numbers of channels must be multiples, on every processor
+
+typedef float Vec __attribute__((vector_size(4 * LANES)));
+typedef float UnalignedVec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+#define ADA_INLINE inline __attribute__((always_inline))
+
+static ADA_INLINE Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
+static ADA_INLINE void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
+
+static ADA_INLINE void stream(float* p, Vec v) {
+#if defined(__AVX512F__)
+    _mm512_stream_ps(p, reinterpret_cast<__m512&>(v));
+#elif defined(__AVX__)
+    _mm256_stream_ps(p, reinterpret_cast<__m256&>(v));
+#else
+    store(p, v);
+#endif
+}
+
+struct Floats {
+    explicit Floats(int64_t count)
+        : data(static_cast<float*>(operator new(count * sizeof(float), std::align_val_t(LINE)))) {}
+    ~Floats() { operator delete(data, std::align_val_t(LINE)); }
+    Floats(const Floats&) = delete;
+    float* const data;
+};
+
+// ---------------------------------------------------------------------------------------------------------------
+// Schemes: along one axis, a tile reads READ pixels, STEP further for each tile, and gives WRITE pixels by way of POINTS
+// products. `pixels` is B, `weights` is G, `result` is A; `_adjoint` their transposes, for gradients in weights.
+
+struct Keep {  // y[p] = d[p] g[0] + d[p + 1] g[1] + d[p + 2] g[2]
+    static const int POINTS = 4, READ = 4, STEP = 2, WRITE = 2;
+
+    static ADA_INLINE void pixels(const Vec* d, Vec* v) {
+        v[0] = d[0] - d[2], v[1] = d[1] + d[2], v[2] = d[2] - d[1], v[3] = d[1] - d[3];
+    }
+    static ADA_INLINE void weights(const Vec* g, Vec* u) {
+        const Vec ends = (g[0] + g[2]) * 0.5f, middle = g[1] * 0.5f;
+        u[0] = g[0], u[1] = ends + middle, u[2] = ends - middle, u[3] = g[2];
+    }
+    static ADA_INLINE void result(const Vec* m, Vec* y) { y[0] = m[0] + m[1] + m[2], y[1] = m[1] - m[2] - m[3]; }
+    static ADA_INLINE void result_adjoint(const Vec* y, Vec* m) {
+        m[0] = y[0], m[1] = y[0] + y[1], m[2] = y[0] - y[1], m[3] = -y[1];
+    }
+    static ADA_INLINE void weights_adjoint(const Vec* u, Vec* g) {
+        const Vec ends = (u[1] + u[2]) * 0.5f;
+        g[0] = u[0] + ends, g[1] = (u[1] - u[2]) * 0.5f, g[2] = ends + u[3];
+    }
+};
+
+struct Halve {  // y[p] = d[2p] g[0] + d[2p + 1] g[1] + d[2p + 2] g[2]: minimal filtering of the even pixels with g[0], g[2]
+    static const int POINTS = 5, READ = 5, STEP = 4, WRITE = 2;
+
+    static ADA_INLINE void pixels(const Vec* d, Vec* v) {
+        v[0] = d[0] - d[2], v[1] = d[2], v[2] = d[4] - d[2], v[3] = d[1], v[4] = d[3];
+    }
+    static ADA_INLINE void weights(const Vec* g, Vec* u) { u[0] = g[0], u[1] = g[0] + g[2], u[2] = g[2], u[3] = u[4] = g[1]; }
+    static ADA_INLINE void result(const Vec* m, Vec* y) { y[0] = m[0] + m[1] + m[3], y[1] = m[1] + m[2] + m[4]; }
+    static ADA_INLINE void result_adjoint(const Vec* y, Vec* m) {
+        m[0] = m[3] = y[0], m[1] = y[0] + y[1], m[2] = m[4] = y[1];
+    }
+    static ADA_INLINE void weights_adjoint(const Vec* u, Vec* g) {
+        g[0] = u[0] + u[1], g[1] = u[3] + u[4], g[2] = u[1] + u[2];
+    }
+};
+
+struct Twice {  // y[2p] = d[p] g[2] + d[p + 1] g[0] and y[2p + 1] = d[p + 1] g[1]; d begins before the image
+    static const int POINTS = 5, READ = 3, STEP = 2, WRITE = 4;
+
+    static ADA_INLINE void pixels(const Vec* d, Vec* v) {
+        v[0] = d[0] - d[1], v[1] = v[3] = d[1], v[2] = d[2] - d[1], v[4] = d[2];
+    }
+    static ADA_INLINE void weights(const Vec* g, Vec* u) { u[0] = g[2], u[1] = g[0] + g[2], u[2] = g[0], u[3] = u[4] = g[1]; }
+    static ADA_INLINE void result(const Vec* m, Vec* y) { y[0] = m[0] + m[1], y[1] = m[3], y[2] = m[1] + m[2], y[3] = m[4]; }
+};
+
+template <void FUNCTION(const Vec*, Vec*), int IN, int OUT>
+static ADA_INLINE void along_both(const Vec (&in)[IN][IN], Vec (&out)[OUT][OUT]) {
+    Vec half[OUT][IN];
+#pragma GCC unroll 8
+    for (int column = 0; column < IN; ++column) {
+        Vec before[IN], after[OUT];
+#pragma GCC unroll 8
+        for (int row = 0; row < IN; ++row) before[row] = in[row][column];
+        FUNCTION(before, after);
+#pragma GCC unroll 8
+        for (int row = 0; row < OUT; ++row) half[row][column] = after[row];
+    }
+#pragma GCC unroll 8
+    for (int row = 0; row < OUT; ++row) FUNCTION(half[row], out[row]);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Matrix products: c[r][0 ... PANEL - 1] (+)= sum over i of a[r][i] b[i][0 ... PANEL - 1] for R rows.
+
+template <int R, bool TRANSPOSED, bool ADD>  // TRANSPOSED: a[r][i] is at a + i * a_step + r, else at a + r * a_step + i
+static void multiply(const float* a, int64_t a_step, const float* b, int64_t b_step, float* c, int64_t c_step, int64_t count) {
+    Vec sum[R][2] = {};
+    for (int64_t i = 0; i < count; ++i) {
+        const Vec left = load(b), right = load(b + LANES);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+            const float factor = TRANSPOSED ? a[r] : a[r * a_step];
+            sum[r][0] += factor * left;
+            sum[r][1] += factor * right;
+        }
+        a += TRANSPOSED ? a_step : 1;
+        b += b_step;
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+        store(c + r * c_step, ADD ? load(c + r * c_step) + sum[r][0] : sum[r][0]);
+        store(c + r * c_step + LANES, ADD ? load(c + r * c_step + LANES) + sum[r][1] : sum[r][1]);
+    }
+}
+
+// For any number of rows: by equal groups, as large as the registers allow.
+template <bool TRANSPOSED, bool ADD> struct MatrixProduct {
+    using Function = void (*)(const float*, int64_t, const float*, int64_t, float*, int64_t, int64_t);
+
+    template <int R> static Function of(int64_t rows) {
+        if constexpr (R == 1) return multiply<1, TRANSPOSED, ADD>;
+        else return rows >= R ? multiply<R, TRANSPOSED, ADD> : of<R - 1>(rows);
+    }
+
+    static void run(int64_t rows, const float* a, int64_t a_step, const float* b, int64_t b_step, float* c, int64_t c_step,
+                    int64_t count) {
+        const int64_t groups = (rows + ROWS - 1) / ROWS, each = (rows + groups - 1) / groups;
+        const Function whole = of<ROWS>(each);
+        for (int64_t r = 0; r < rows; r += each)
+            (r + each <= rows ? whole : of<ROWS>(rows - r))(a + r * (TRANSPOSED ? 1 : a_step), a_step, b, b_step, c + r * c_step,
+                                                            c_step, count);
+    }
+};
+
+// ---------------------------------------------------------------------------------------------------------------
+// Images as tiles.
+
+struct Shape {
+    int64_t n, in_h, in_w, in_channels, out_h, out_w, out_channels, pad;
+};
+
+// Weights, or their gradient: [out, in, 3, 3] with strides in elements, rotated by 180 degrees or not.
+template <class T> struct Kernels {
+    T* data;
+    int64_t out_step, in_step, y_step, x_step;
+    bool rotated;
+
+    T& at(int64_t out, int64_t in, int y, int x) const {
+        return data[out * out_step + in * in_step + (rotated ? 2 - y : y) * y_step + (rotated ? 2 - x : x) * x_step];
+    }
+};
+
+template <class S> struct Tiles {
+    static const int POINTS = S::POINTS * S::POINTS;
+    const Shape& shape;
+    const int64_t rows, columns, count;
+
+    explicit Tiles(const Shape& s)
+        : shape(s), rows((s.out_h + S::WRITE - 1) / S::WRITE), columns((s.out_w + S::WRITE - 1) / S::WRITE),
+          count(s.n * rows * columns) {}
+
+    int64_t image(int64_t tile) const { return tile / (rows * columns); }
+    int64_t row(int64_t tile) const { return tile / columns % rows; }
+    int64_t column(int64_t tile) const { return tile % columns; }
+
+    // Where the SIZE × SIZE pixels from (y, x) on are; those outside of the image are `zeros`.
+    template <int SIZE>
+    static ADA_INLINE void find(const float* images, int64_t n, int64_t y, int64_t x, int64_t h, int64_t w, int64_t channels,
+                                const float* zeros, const float* (&pixels)[SIZE][SIZE]) {
+        for (int r = 0; r < SIZE; ++r)
+            for (int c = 0; c < SIZE; ++c) {
+                const bool inside = y + r >= 0 && y + r < h && x + c >= 0 && x + c < w;
+                pixels[r][c] = inside ? images + ((n * h + y + r) * w + x + c) * channels : zeros;
+            }
+    }
+
+    template <void FUNCTION(const Vec*, Vec*), int SIZE>
+    static ADA_INLINE void transform(const float* const (&pixels)[SIZE][SIZE], int64_t first, int64_t channels, float* out,
+                                     int64_t point_step) {
+        for (int64_t i = 0; i < channels; i += LANES) {
+            Vec in[SIZE][SIZE], points[S::POINTS][S::POINTS];
+#pragma GCC unroll 8
+            for (int r = 0; r < SIZE; ++r)
+#pragma GCC unroll 8
+                for (int c = 0; c < SIZE; ++c) in[r][c] = load(pixels[r][c] + first + i);
+            along_both<FUNCTION>(in, points);
+#pragma GCC unroll 8
+            for (int r = 0; r < S::POINTS; ++r)
+#pragma GCC unroll 8
+                for (int c = 0; c < S::POINTS; ++c) store(out + (r * S::POINTS + c) * point_step + i, points[r][c]);
+        }
+    }
+
+    // The points of a tile of the convolution's input, for `channels` from `first` on.
+    void read_input(const float* x, int64_t tile, int64_t first, int64_t channels, const float* zeros, float* out,
+                    int64_t point_step) const {
+        const float* pixels[S::READ][S::READ];
+        find(x, image(tile), row(tile) * S::STEP - shape.pad, column(tile) * S::STEP - shape.pad, shape.in_h, shape.in_w,
+             shape.in_channels, zeros, pixels);
+        transform<S::pixels>(pixels, first, channels, out, point_step);
+    }
+
+    // The same of a gradient in its output.
+    void read_gradient(const float* dy, int64_t tile, int64_t first, int64_t channels, const float* zeros, float* out,
+                       int64_t point_step) const {
+        const float* pixels[S::WRITE][S::WRITE];
+        find(dy, image(tile), row(tile) * S::WRITE, column(tile) * S::WRITE, shape.out_h, shape.out_w, shape.out_channels, zeros,
+             pixels);
+        transform<S::result_adjoint>(pixels, first, channels, out, point_step);
+    }
+
+    template <bool STREAM> void write_output(const float* points, int64_t point_step, int64_t tile, float* y) const {
+        const int64_t top = row(tile) * S::WRITE, left = column(tile) * S::WRITE, channels = shape.out_channels;
+        const int64_t high = std::min<int64_t>(S::WRITE, shape.out_h - top), wide = std::min<int64_t>(S::WRITE, shape.out_w - left);
+        float* corner = y + ((image(tile) * shape.out_h + top) * shape.out_w + left) * channels;
+        for (int64_t o = 0; o < channels; o += LANES) {
+            Vec in[S::POINTS][S::POINTS], out[S::WRITE][S::WRITE];
+#pragma GCC unroll 8
+            for (int r = 0; r < S::POINTS; ++r)
+#pragma GCC unroll 8
+                for (int c = 0; c < S::POINTS; ++c) in[r][c] = load(points + (r * S::POINTS + c) * point_step + o);
+            along_both<S::result>(in, out);
+#pragma GCC unroll 4
+            for (int r = 0; r < S::WRITE; ++r)
+#pragma GCC unroll 4
+                for (int c = 0; c < S::WRITE; ++c)
+                    if (r < high && c < wide) (STREAM ? stream : store)(corner + (r * shape.out_w + c) * channels + o, out[r][c]);
+        }
+    }
+};
+
+const int64_t SPREAD = LINE / sizeof(float);  // added to steps that are powers of two, for the sake of the caches
+
+// `work(item, scratch)` for each item; a thread has `scratch_size` floats of its own.
+template <class Work> static void in_parallel_with_scratch(int64_t items, int64_t scratch_size, int threads, Work work) {
+    const int64_t workers = std::min<int64_t>(threads, items);
+    std::atomic<int64_t> next{0};
+    std::atomic<bool> no_memory{false};
+    in_parallel(workers, (int)workers, [&](int64_t) {
+        try {
+            const Floats scratch(scratch_size);
+            for (int64_t item = next++; item < items; item = next++) work(item, scratch.data);
+        } catch (const std::bad_alloc&) {  // must not leave the thread
+            no_memory = true;
+        }
+    });
+    if (no_memory) throw std::bad_alloc();
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Convolution.
+//
+// Bytes: x and y once, the transformed weights once for each block of tiles. A block's points and products take
+// 4 · POINTS · (in + out channels) bytes per tile and stay in the second-level cache for up to about 128 channels.
+
+const int64_t TILES_AT_ONCE = 28 / ROWS * ROWS;
+
+// U[point][panel][in][PANEL]
+template <class S> static void transform_weights(const Kernels<const float>& weights, const Shape& s, float* U, int threads) {
+    const int64_t panels = s.out_channels / PANEL, point_step = s.in_channels * s.out_channels, at_once = 32;
+    const int64_t chunks = (s.in_channels + at_once - 1) / at_once;
+    in_parallel(panels * chunks, threads, [&](int64_t item) {
+        const int64_t panel = item / chunks, first = item % chunks * at_once, last = std::min(s.in_channels, first + at_once);
+        alignas(LINE) float taps[3][3][PANEL];
+        for (int64_t i = first; i < last; ++i) {
+            for (int lane = 0; lane < PANEL; ++lane)
+                for (int r = 0; r < 3; ++r)
+                    for (int c = 0; c < 3; ++c) taps[r][c][lane] = weights.at(panel * PANEL + lane, i, r, c);
+            for (int half = 0; half < PANEL; half += LANES) {
+                Vec in[3][3], points[S::POINTS][S::POINTS];
+                for (int r = 0; r < 3; ++r)
+                    for (int c = 0; c < 3; ++c) in[r][c] = load(taps[r][c] + half);
+                along_both<S::weights>(in, points);
+                for (int p = 0; p < Tiles<S>::POINTS; ++p)
+                    store(U + p * point_step + (panel * s.in_channels + i) * PANEL + half, points[p / S::POINTS][p % S::POINTS]);
+            }
+        }
+    });
+}
+
+template <class S>
+static void convolve(const float* x, const Kernels<const float>& weights, float* y, const Shape& s, int threads) {
+    const Tiles<S> tiles(s);
+    const int64_t panels = s.out_channels / PANEL, in_step = s.in_channels, out_step = s.out_channels;
+    const Floats U(Tiles<S>::POINTS * in_step * out_step), zeros(in_step);
+    std::fill(zeros.data, zeros.data + in_step, 0.0f);
+    transform_weights<S>(weights, s, U.data, threads);
+
+    const int64_t share = (tiles.count + threads - 1) / threads, at_once = std::max<int64_t>(1, std::min(TILES_AT_ONCE, share));
+    const int64_t V_step = at_once * in_step + SPREAD, M_step = at_once * out_step + SPREAD;
+    const bool past = past_caches(s.n * s.out_h * s.out_w * out_step * (int64_t)sizeof(float)) &&
+                      reinterpret_cast<intptr_t>(y) % LINE == 0;
+    in_parallel_with_scratch((tiles.count + at_once - 1) / at_once, Tiles<S>::POINTS * (V_step + M_step), threads,
+                             [&](int64_t block, float* V) {
+        float* M = V + Tiles<S>::POINTS * V_step;
+        const int64_t first = block * at_once, count = std::min(at_once, tiles.count - first);
+        for (int64_t t = 0; t < count; ++t) tiles.read_input(x, first + t, 0, in_step, zeros.data, V + t * in_step, V_step);
+        for (int64_t p = 0; p < Tiles<S>::POINTS; ++p)
+            for (int64_t panel = 0; panel < panels; ++panel)
+                MatrixProduct<false, false>::run(count, V + p * V_step, in_step, U.data + (p * panels + panel) * in_step * PANEL, PANEL,
+                                           M + p * M_step + panel * PANEL, out_step, in_step);
+        for (int64_t t = 0; t < count; ++t) {
+            if (past) tiles.template write_output<true>(M + t * out_step, M_step, first + t, y);
+            else tiles.template write_output<false>(M + t * out_step, M_step, first + t, y);
+        }
+        if (past) finish_stores();
+    });
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The gradient in the weights.
+//
+// A square of channels at a time, whose sums over the tiles stay in the second-level cache. Where there are few such
+// squares, the tiles are divided too, into a number of slices that depends on the sizes alone.
+
+const int64_t SQUARE = 128;            // channels
+const int64_t TILES_PER_STEP = 32;
+const int64_t FEWEST_ITEMS = 16, FEWEST_TILES = 8 * TILES_PER_STEP;
+
+template <class S>
+static void weight_gradient(const float* x, const float* dy, const Kernels<float>& gradient, const Shape& s, int threads) {
+    const Tiles<S> tiles(s);
+    const int64_t across = (s.in_channels + SQUARE - 1) / SQUARE, squares = across * ((s.out_channels + SQUARE - 1) / SQUARE);
+    const int64_t slices = std::max<int64_t>(1, std::min(FEWEST_ITEMS / squares, tiles.count / FEWEST_TILES));
+    const int64_t size = Tiles<S>::POINTS * SQUARE * SQUARE, step = TILES_PER_STEP * SQUARE + SPREAD;
+    const Floats sums(slices * squares * size), zeros(std::max(s.in_channels, s.out_channels));
+    std::fill(zeros.data, zeros.data + std::max(s.in_channels, s.out_channels), 0.0f);
+
+    in_parallel_with_scratch(slices * squares, 2 * Tiles<S>::POINTS * step, threads, [&](int64_t item, float* V) {
+        float *Y = V + Tiles<S>::POINTS * step, *sum = sums.data + item * size;
+        const int64_t slice = item / squares, in = item % squares % across * SQUARE, out = item % squares / across * SQUARE;
+        const int64_t ins = std::min(SQUARE, s.in_channels - in), outs = std::min(SQUARE, s.out_channels - out);
+        std::fill(sum, sum + size, 0.0f);
+        const int64_t end = tiles.count * (slice + 1) / slices;
+        for (int64_t first = tiles.count * slice / slices; first < end; first += TILES_PER_STEP) {
+            const int64_t count = std::min(TILES_PER_STEP, end - first);
+            for (int64_t t = 0; t < count; ++t) {
+                tiles.read_input(x, first + t, in, ins, zeros.data, V + t * SQUARE, step);
+                tiles.read_gradient(dy, first + t, out, outs, zeros.data, Y + t * SQUARE, step);
+            }
+            for (int64_t p = 0; p < Tiles<S>::POINTS; ++p)
+                for (int64_t o = 0; o < outs; o += PANEL)
+                    MatrixProduct<true, true>::run(ins, V + p * step, SQUARE, Y + p * step + o, SQUARE, sum + (p * SQUARE) * SQUARE + o,
+                                             SQUARE, count);
+        }
+    });
+
+    in_parallel(s.in_channels, threads, [&](int64_t i) {
+        for (int64_t o = 0; o < s.out_channels; o += LANES) {
+            Vec points[S::POINTS][S::POINTS] = {}, taps[3][3];
+            for (int64_t slice = 0; slice < slices; ++slice) {
+                const float* sum = sums.data + (slice * squares + o / SQUARE * across + i / SQUARE) * size +
+                                   i % SQUARE * SQUARE + o % SQUARE;
+                for (int p = 0; p < Tiles<S>::POINTS; ++p) points[p / S::POINTS][p % S::POINTS] += load(sum + p * SQUARE * SQUARE);
+            }
+            along_both<S::weights_adjoint>(points, taps);
+            for (int r = 0; r < 3; ++r)
+                for (int c = 0; c < 3; ++c)
+                    for (int lane = 0; lane < LANES; ++lane) gradient.at(o + lane, i, r, c) = taps[r][c][lane];
+        }
+    });
+}
