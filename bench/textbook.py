@@ -36,5 +36,5 @@ def _by_groups(modulated_conv2d, *args, fused_modconv=True, **kwargs):
     return modulated_conv2d(*args, fused_modconv=True, **kwargs)
 
 
-def _contiguous(use_fp16, channels_last, force_fp32, weight, resolution):
+def _contiguous(use_fp16, channels_last, force_fp32, weight, batch_size, resolution):
     return weight.dtype, torch.contiguous_format

@@ -65,14 +65,15 @@ def _first_fp16_level(top_level_log2, num_fp16_res):
     return max(2 ** (top_level_log2 + 1 - num_fp16_res), 8)
 
 
-def _block_format(use_fp16, channels_last, force_fp32, weight, resolution):
+def _block_format(use_fp16, channels_last, force_fp32, weight, batch_size, resolution):
     """(dtype, memory format) that a block computes in: its weights' own, or float16 where asked for, on CUDA alone.
 
-    On the CPU, convolutions are faster channels-last, forward and backward, but for maps of few pixels: before each one
-    PyTorch brings the weights into the layout of the maps, and there the weights are the larger part.
+    On the CPU, convolutions are faster channels-last, forward and backward, but for few pixels: before each one PyTorch
+    brings the weights into the layout of the maps, and there the weights are the larger part.
     """
     half = use_fp16 and not force_fp32 and weight.device.type == 'cuda'
-    few_pixels = np.prod(_sides(resolution)) <= 8 * 8
+    with misc.suppress_tracer_warnings():
+        few_pixels = int(batch_size) * np.prod(_sides(resolution)) < 256
     pixels_together = (half and channels_last) if weight.device.type != 'cpu' else not few_pixels
     return (torch.float16 if half else weight.dtype,
             torch.channels_last if pixels_together else torch.contiguous_format)
@@ -135,6 +136,27 @@ def _pointwise_product(x, weight, styles, coefs):
     return x.reshape(batch_size, height, width, -1).permute(0, 3, 1, 2)
 
 
+def _modulate_single(x, weight, styles, demodulate, noise, geometry):
+    """A modulated convolution of one sample by weights of its own: x [1, I, H, W] → [1, O, H', W'].
+
+    No groups and no reshaping, which would hide from the convolution that the channels lie last. On the CPU a result
+    of fewer numbers than the weights is demodulated instead of those.
+    """
+    weight = weight * styles[0, :, None, None]                                  # [O, I, kh, kw]
+    coefs = None
+    if demodulate:  # The norm of what lies side by side is faster than `_demodulation`.
+        coefs = torch.rsqrt(torch.linalg.vector_norm(weight.flatten(1), dim=1).square() + 1e-8)         # [O]
+    with misc.suppress_tracer_warnings():
+        few_pixels = x.device.type == 'cpu' and int(x[0, 0].numel()) * geometry['up'] ** 2 < weight[0].numel()
+    if coefs is not None and not few_pixels:
+        weight, coefs = weight * coefs[:, None, None, None], None
+    x = conv2d_resample.conv2d_resample(x=x, w=weight.to(x.dtype), **geometry)
+    if coefs is None:
+        return x if noise is None else x.add_(noise.to(x.dtype))
+    coefs = coefs.to(x.dtype)[:, None, None]
+    return x * coefs if noise is None else fma.fma(x, coefs[None], noise.to(x.dtype))
+
+
 @misc.profiled_function
 def modulated_conv2d(
     x, weight, styles, *, up=1, down=1, resample_filter=None, padding=0, flip_weight=True,
@@ -180,14 +202,11 @@ def modulated_conv2d(
 
     with misc.suppress_tracer_warnings():
         groups = int(batch_size)
+    if groups == 1:
+        return _modulate_single(x, weight, styles, demodulate, noise, geometry)
     per_sample = weight * styles[:, None, :, None, None]                        # [N, O, I, kh, kw]
-    if demodulate and groups == 1:  # A sum over what lies side by side is the faster one.
-        per_sample = per_sample * torch.rsqrt(per_sample.square().sum(dim=[2, 3, 4], keepdim=True) + 1e-8)
-    elif demodulate:
+    if demodulate:
         per_sample = per_sample * _demodulation(weight, styles)[:, :, None, None, None]
-    if groups == 1:  # No reshaping: it would hide from the convolution that the channels lie last.
-        x = conv2d_resample.conv2d_resample(x=x, w=per_sample[0].to(x.dtype), **geometry)
-        return x if noise is None else x.add_(noise.to(x.dtype))
     x = x.reshape(1, groups * in_channels, *x.shape[2:])
     per_sample = per_sample.reshape(groups * out_channels, in_channels, kernel_h, kernel_w)
     x = conv2d_resample.conv2d_resample(x=x, w=per_sample.to(x.dtype), groups=groups, **geometry)
@@ -477,15 +496,12 @@ class SynthesisBlock(torch.nn.Module):
         misc.assert_shape(ws, [None, num_layers, self.w_dim])
         w_of_layer = iter(ws.unbind(dim=1))
         dtype, memory_format = _block_format(
-            self.use_fp16, self.channels_last, force_fp32, self.conv1.weight, self.resolution)
+            self.use_fp16, self.channels_last, force_fp32, self.conv1.weight, ws.shape[0], self.resolution)
         if fused_modconv is None:
-            # A grouped convolution is slow on the CPU, and in float16 it pays only for single images. On the CPU it
-            # pays for a single image, whose convolution is none of groups, where there are more pixels than weights.
+            # A grouped convolution is slow on the CPU, and in float16 too; that of a single image is none of groups.
             single = int(ws.shape[0]) == 1
-            height, width = _sides(self.resolution)
-            pays = (single and height * width >= self.conv1.weight[0].numel() if ws.device.type == 'cpu'
-                    else single or dtype != torch.float16)
-            fused_modconv = not self.training and pays
+            groups_pay = ws.device.type != 'cpu' and dtype != torch.float16
+            fused_modconv = not self.training and (single or groups_pay)
         options = dict(layer_kwargs, fused_modconv=fused_modconv)
 
         if self.in_channels == 0:
@@ -646,7 +662,8 @@ class DiscriminatorBlock(torch.nn.Module):
     def forward(self, x, img, force_fp32=False):
         """x [N, in, H, W] or None, img [N, C, H, W] or None → x [N, out, H/2, W/2], img halved or None."""
         dtype, memory_format = _block_format(
-            self.use_fp16, self.channels_last, force_fp32, self.conv1.weight, self.resolution)
+            self.use_fp16, self.channels_last, force_fp32, self.conv1.weight, len(img if x is None else x),
+            self.resolution)
         if x is not None:
             _expect_map(x, self.in_channels, self.resolution)
             x = x.to(dtype=dtype, memory_format=memory_format)

@@ -25,7 +25,7 @@ _OF_CONV2D = {((1, 1), (1, 1)): 'keep', ((2, 2), (0, 0)): 'halve'}              
 
 # Pixels, of the smaller of x and y, from which on the kernels beat PyTorch; below, the transformation of the weights,
 # which PyTorch does not need, takes longer than it saves.
-_FEWEST_PIXELS = {'keep': 512, 'halve': 6144, 'twice': 6144}
+_FEWEST_PIXELS = {'keep': 256, 'halve': 4096, 'twice': 4096}
 _FEWEST_PIXELS_FOR_WEIGHTS = {'keep': 1024, 'halve': 512}
 
 

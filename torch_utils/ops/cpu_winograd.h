@@ -251,10 +251,12 @@ template <class S> struct Tiles {
         transform<S::result_adjoint>(pixels, first, channels, out, point_step);
     }
 
-    template <bool STREAM> void write_output(const float* points, int64_t point_step, int64_t tile, float* y) const {
-        const int64_t top = row(tile) * S::WRITE, left = column(tile) * S::WRITE, channels = shape.out_channels;
+    // A tile of the output from its points, for `channels` from `first` on.
+    template <bool STREAM>
+    void write_output(const float* points, int64_t point_step, int64_t tile, int64_t first, int64_t channels, float* y) const {
+        const int64_t top = row(tile) * S::WRITE, left = column(tile) * S::WRITE, step = shape.out_channels;
         const int64_t high = std::min<int64_t>(S::WRITE, shape.out_h - top), wide = std::min<int64_t>(S::WRITE, shape.out_w - left);
-        float* corner = y + ((image(tile) * shape.out_h + top) * shape.out_w + left) * channels;
+        float* corner = y + ((image(tile) * shape.out_h + top) * shape.out_w + left) * step + first;
         for (int64_t o = 0; o < channels; o += LANES) {
             Vec in[S::POINTS][S::POINTS], out[S::WRITE][S::WRITE];
 #pragma GCC unroll 8
@@ -266,7 +268,7 @@ template <class S> struct Tiles {
             for (int r = 0; r < S::WRITE; ++r)
 #pragma GCC unroll 4
                 for (int c = 0; c < S::WRITE; ++c)
-                    if (r < high && c < wide) (STREAM ? stream : store)(corner + (r * shape.out_w + c) * channels + o, out[r][c]);
+                    if (r < high && c < wide) (STREAM ? stream : store)(corner + (r * shape.out_w + c) * step + o, out[r][c]);
         }
     }
 };
@@ -290,61 +292,87 @@ template <class Work> static void in_parallel_with_scratch(int64_t items, int64_
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Convolution.
+// Convolution: V[point][tile][in] times U[point][panel][in][PANEL] is M[point][tile][out].
 //
-// Bytes: x and y once, the transformed weights once for each block of tiles. A block's points and products take
-// 4 · POINTS · (in + out channels) bytes per tile and stay in the second-level cache for up to about 128 channels.
+// x and y are read and written once. Of U and V the smaller one is made first, as a whole; of the other one as much as stays
+// in the second-level cache with its share of M, and that is used up before the next.
 
 const int64_t TILES_AT_ONCE = 28 / ROWS * ROWS;
+const int64_t INS_AT_ONCE = 4;  // channels whose weights are brought together: most that a few lines of the cache hold
 
-// U[point][panel][in][PANEL]
-template <class S> static void transform_weights(const Kernels<const float>& weights, const Shape& s, float* U, int threads) {
-    const int64_t panels = s.out_channels / PANEL, point_step = s.in_channels * s.out_channels, at_once = 32;
-    const int64_t chunks = (s.in_channels + at_once - 1) / at_once;
-    in_parallel(panels * chunks, threads, [&](int64_t item) {
-        const int64_t panel = item / chunks, first = item % chunks * at_once, last = std::min(s.in_channels, first + at_once);
-        alignas(LINE) float taps[3][3][PANEL];
-        for (int64_t i = first; i < last; ++i) {
-            for (int lane = 0; lane < PANEL; ++lane)
-                for (int r = 0; r < 3; ++r)
-                    for (int c = 0; c < 3; ++c) taps[r][c][lane] = weights.at(panel * PANEL + lane, i, r, c);
+// U of one panel, for `ins` channels from `first` on, as [point][in][PANEL].
+template <class S>
+static void transform_weights(const Kernels<const float>& weights, int64_t panel, int64_t first, int64_t ins, float* out,
+                              int64_t point_step) {
+    for (int64_t done = 0; done < ins; done += INS_AT_ONCE) {
+        alignas(LINE) float taps_of[INS_AT_ONCE][9][PANEL];
+        for (int64_t lane = 0; lane < PANEL; ++lane)
+            for (int64_t i = 0; i < INS_AT_ONCE; ++i)
+                for (int tap = 0; tap < 9; ++tap)
+                    taps_of[i][tap][lane] = weights.at(panel * PANEL + lane, first + done + i, tap / 3, tap % 3);
+        for (int64_t i = 0; i < INS_AT_ONCE; ++i)
             for (int half = 0; half < PANEL; half += LANES) {
-                Vec in[3][3], points[S::POINTS][S::POINTS];
-                for (int r = 0; r < 3; ++r)
-                    for (int c = 0; c < 3; ++c) in[r][c] = load(taps[r][c] + half);
-                along_both<S::weights>(in, points);
+                Vec taps[3][3], points[S::POINTS][S::POINTS];
+                for (int tap = 0; tap < 9; ++tap) taps[tap / 3][tap % 3] = load(taps_of[i][tap] + half);
+                along_both<S::weights>(taps, points);
                 for (int p = 0; p < Tiles<S>::POINTS; ++p)
-                    store(U + p * point_step + (panel * s.in_channels + i) * PANEL + half, points[p / S::POINTS][p % S::POINTS]);
+                    store(out + p * point_step + (done + i) * PANEL + half, points[p / S::POINTS][p % S::POINTS]);
             }
-        }
-    });
+    }
 }
 
 template <class S>
 static void convolve(const float* x, const Kernels<const float>& weights, float* y, const Shape& s, int threads) {
     const Tiles<S> tiles(s);
-    const int64_t panels = s.out_channels / PANEL, in_step = s.in_channels, out_step = s.out_channels;
-    const Floats U(Tiles<S>::POINTS * in_step * out_step), zeros(in_step);
-    std::fill(zeros.data, zeros.data + in_step, 0.0f);
-    transform_weights<S>(weights, s, U.data, threads);
-
-    const int64_t share = (tiles.count + threads - 1) / threads, at_once = std::max<int64_t>(1, std::min(TILES_AT_ONCE, share));
-    const int64_t V_step = at_once * in_step + SPREAD, M_step = at_once * out_step + SPREAD;
-    const bool past = past_caches(s.n * s.out_h * s.out_w * out_step * (int64_t)sizeof(float)) &&
+    const int POINTS = Tiles<S>::POINTS;
+    const int64_t panels = s.out_channels / PANEL, ins = s.in_channels, outs = s.out_channels;
+    const Floats zeros(ins);
+    std::fill(zeros.data, zeros.data + ins, 0.0f);
+    const bool past = past_caches(s.n * s.out_h * s.out_w * outs * (int64_t)sizeof(float)) &&
                       reinterpret_cast<intptr_t>(y) % LINE == 0;
-    in_parallel_with_scratch((tiles.count + at_once - 1) / at_once, Tiles<S>::POINTS * (V_step + M_step), threads,
-                             [&](int64_t block, float* V) {
-        float* M = V + Tiles<S>::POINTS * V_step;
+    const auto write = [&](const float* M, int64_t M_step, int64_t tile, int64_t first, int64_t channels) {
+        if (past) tiles.template write_output<true>(M, M_step, tile, first, channels, y);
+        else tiles.template write_output<false>(M, M_step, tile, first, channels, y);
+    };
+
+    if (tiles.count <= outs) {
+        const int64_t V_step = tiles.count * ins + SPREAD, U_step = ins * PANEL, M_step = TILES_AT_ONCE * PANEL;
+        const Floats V(POINTS * V_step);
+        in_parallel(tiles.count, threads_for(tiles.count * ins, threads), [&](int64_t tile) {
+            tiles.read_input(x, tile, 0, ins, zeros.data, V.data + tile * ins, V_step);
+        });
+        in_parallel_with_scratch(panels, POINTS * (U_step + M_step), threads, [&](int64_t panel, float* U) {
+            float* M = U + POINTS * U_step;
+            transform_weights<S>(weights, panel, 0, ins, U, U_step);
+            for (int64_t first = 0; first < tiles.count; first += TILES_AT_ONCE) {
+                const int64_t count = std::min(TILES_AT_ONCE, tiles.count - first);
+                for (int64_t p = 0; p < POINTS; ++p)
+                    MatrixProduct<false, false>::run(count, V.data + p * V_step + first * ins, ins, U + p * U_step, PANEL,
+                                                     M + p * M_step, PANEL, ins);
+                for (int64_t t = 0; t < count; ++t) write(M + t * PANEL, M_step, first + t, panel * PANEL, PANEL);
+            }
+            if (past) finish_stores();
+        });
+        return;
+    }
+
+    const Floats U(POINTS * ins * outs);
+    const int64_t chunks = ins / CHANNEL_MULTIPLE;
+    in_parallel(panels * chunks, threads_for(ins * outs, threads), [&](int64_t item) {
+        const int64_t panel = item % panels, first = item / panels * CHANNEL_MULTIPLE;
+        transform_weights<S>(weights, panel, first, CHANNEL_MULTIPLE, U.data + (panel * ins + first) * PANEL, ins * outs);
+    });
+    const int64_t share = (tiles.count + threads - 1) / threads, at_once = std::min(TILES_AT_ONCE, share);
+    const int64_t V_step = at_once * ins + SPREAD, M_step = at_once * outs + SPREAD;
+    in_parallel_with_scratch((tiles.count + at_once - 1) / at_once, POINTS * (V_step + M_step), threads, [&](int64_t block, float* V) {
+        float* M = V + POINTS * V_step;
         const int64_t first = block * at_once, count = std::min(at_once, tiles.count - first);
-        for (int64_t t = 0; t < count; ++t) tiles.read_input(x, first + t, 0, in_step, zeros.data, V + t * in_step, V_step);
-        for (int64_t p = 0; p < Tiles<S>::POINTS; ++p)
+        for (int64_t t = 0; t < count; ++t) tiles.read_input(x, first + t, 0, ins, zeros.data, V + t * ins, V_step);
+        for (int64_t p = 0; p < POINTS; ++p)
             for (int64_t panel = 0; panel < panels; ++panel)
-                MatrixProduct<false, false>::run(count, V + p * V_step, in_step, U.data + (p * panels + panel) * in_step * PANEL, PANEL,
-                                           M + p * M_step + panel * PANEL, out_step, in_step);
-        for (int64_t t = 0; t < count; ++t) {
-            if (past) tiles.template write_output<true>(M + t * out_step, M_step, first + t, y);
-            else tiles.template write_output<false>(M + t * out_step, M_step, first + t, y);
-        }
+                MatrixProduct<false, false>::run(count, V + p * V_step, ins, U.data + (p * panels + panel) * ins * PANEL, PANEL,
+                                                 M + p * M_step + panel * PANEL, outs, ins);
+        for (int64_t t = 0; t < count; ++t) write(M + t * outs, M_step, first + t, 0, outs);
         if (past) finish_stores();
     });
 }
