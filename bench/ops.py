@@ -20,6 +20,7 @@ from bench.peaks import Peaks, measure_peaks
 from dnnlib.cli import PATH, Command
 from torch_utils.files import atomic_file
 from torch_utils.ops.bias_act import bias_act
+from torch_utils.ops.conv2d_gradfix import conv2d, conv_transpose2d
 from torch_utils.ops.filtered_lrelu import filtered_lrelu
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 from training import networks_stylegan2
@@ -111,6 +112,26 @@ def modulation_cases(peaks: Peaks, quick: bool) -> Iterator[tuple]:
            lambda: run(channels_last), lambda: run(x), flop / peaks.flop_per_sec)
 
 
+def convolution_cases(peaks: Peaks, quick: bool) -> Iterator[tuple]:
+    """The textbook is PyTorch's convolution of the same tensors, channels last. Forward, and with both gradients."""
+    n, channels, size = (2, 32, 16) if quick else (8, 128, 128)
+    w = torch.randn(channels, channels, 3, 3, requires_grad=True)
+    floor = 2 * n * w.numel() * size ** 2 / peaks.flop_per_sec
+    for kind, op, in_size in (
+            ('3×3 convolution', lambda x, w: conv2d(x, w, padding=1), size),
+            ('3×3 convolution, stride 2', lambda x, w: conv2d(x, w, stride=2), 2 * size + 1),
+            ('3×3 convolution, transposed, stride 2', lambda x, w: conv_transpose2d(x, w, stride=2), size)):
+        x = as_leaf(torch.randn(n, channels, in_size, in_size), torch.channels_last)
+
+        def forward(op=op, x=x):
+            with torch.no_grad():
+                return op(x, w)
+
+        yield f'{kind}, {list(x.shape)}, forward', forward, forward, floor
+        both = gradients(op, [x, w], torch.randn_like(forward()))
+        yield f'{kind}, {list(x.shape)}, both ways', both, both, 3 * floor
+
+
 def augment_cases(quick: bool) -> Iterator[tuple]:
     pipe = AugmentPipe(**augpipe_flags('bgc')).train().requires_grad_(False)
     pipe.p.fill_(0.5)
@@ -136,7 +157,7 @@ def as_leaf(x, memory_format):
 def bench_ops(peaks: Peaks, quick: bool) -> list[Comparison]:
     rows = []
     for cases in (resampling_cases(peaks, quick), bias_act_cases(peaks, quick), filtered_lrelu_cases(quick),
-                  modulation_cases(peaks, quick), augment_cases(quick)):
+                  modulation_cases(peaks, quick), convolution_cases(peaks, quick), augment_cases(quick)):
         for what, here, textbook, floor in cases:
             rows += compare({what: (here, textbook, floor)}, CPU, rounds=3 if quick else 9, budget_sec=6)
     return rows

@@ -12,6 +12,7 @@ import torch
 from dnnlib.cli import Command
 from torch_utils.ops import native
 from torch_utils.ops.bias_act import activation_funcs, bias_act
+from torch_utils.ops.conv2d_gradfix import conv2d, conv_transpose2d
 from torch_utils.ops.filtered_lrelu import filtered_lrelu
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 
@@ -62,7 +63,7 @@ def describe(kernels):
 
 def implementation(what, kernels, device):
     """'native', 'plain', or 'parts' for an operator that is put together from others."""
-    if kernels is None:
+    if kernels is None or (what.startswith('3 x 3') and device.type != 'cpu'):
         return 'plain'
     if what.startswith('filtered_lrelu'):
         x, f = torch.ones(1, 1, 1, 1, device=device), torch.ones(12, device=device)
@@ -91,6 +92,10 @@ def self_tests():
                    lambda x, f=f, options=options: upfirdn2d(x, f.to(x.device), **options), (x,))
     yield ('filtered_lrelu 12 taps, up 2, down 2', lambda x, b: filtered_lrelu(
         x, long.to(x.device), long.to(x.device), b, up=2, down=2, padding=10, clamp=3.0), (x, b))
+    w = randn(32, 32, 3, 3)
+    yield '3 x 3 convolution', lambda x, w: conv2d(x, w, padding=1), (randn(2, 32, 17, 19), w)
+    yield '3 x 3 convolution, stride 2', lambda x, w: conv2d(x, w, stride=2), (randn(1, 32, 131, 133), w)
+    yield '3 x 3 convolution, transposed', lambda x, w: conv_transpose2d(x, w, stride=2), (randn(1, 32, 65, 66), w)
 
 
 def largest_error(op, tensors, device):

@@ -11,8 +11,8 @@ There are three kinds, each a linear map of images x [N, I, H, W] with weights w
 The gradient in the images is thus a convolution again, and the one in the weights is bilinear in x and dy, so that
 `_Convolve` and `_WeightGradient` differentiate each other, as often as anyone wants.
 
-The kernels (`cpu_winograd.h`) are at least as exact as PyTorch's own convolutions. An infinity or a NaN, however,
-spreads over the 4×4 pixels of a tile, and not only over the 3×3 pixels that depend on it.
+The kernels (`cpu_winograd.h`) are as exact as PyTorch's own convolutions. They are not finite where those are not, but
+may give NaN where those give an infinity.
 """
 
 import torch
@@ -62,7 +62,7 @@ def convolve(x, w, kind):
     size = {'keep': (height, width), 'halve': ((height - 1) // 2, (width - 1) // 2),
             'twice': (2 * height + 1, 2 * width + 1)}[kind]
     if torch.is_grad_enabled() and (x.requires_grad or w.requires_grad):
-        return _Convolve.apply(x, w, kind, size, False)
+        return _apply(_Convolve, x, w, kind, size, False)
     return _convolution(x, w, kind, size, False)
 
 
@@ -79,8 +79,8 @@ class _Convolve(torch.autograd.Function):
     def backward(ctx, dy):
         x, w = ctx.saved_tensors
         kind, rotated = ctx.options
-        dx = _adjoint(dy, w, kind, x.shape[2:], rotated) if ctx.needs_input_grad[0] else None
-        dw = _WeightGradient.apply(x, dy, kind, rotated) if ctx.needs_input_grad[1] else None
+        dx = _adjoint(dy, w, kind, x.shape[2:], rotated) if _is_wanted(ctx, 0) else None
+        dw = _apply(_WeightGradient, x, dy, kind, rotated) if _is_wanted(ctx, 1) else None
         return dx, dw, None, None, None
 
 
@@ -97,13 +97,27 @@ class _WeightGradient(torch.autograd.Function):
     def backward(ctx, ddw):
         x, dy = ctx.saved_tensors
         kind, rotated = ctx.options
-        dx = _adjoint(dy, ddw, kind, x.shape[2:], rotated) if ctx.needs_input_grad[0] else None
-        ddy = _Convolve.apply(x, ddw, kind, dy.shape[2:], rotated) if ctx.needs_input_grad[1] else None
+        dx = _adjoint(dy, ddw, kind, x.shape[2:], rotated) if _is_wanted(ctx, 0) else None
+        ddy = _apply(_Convolve, x, ddw, kind, dy.shape[2:], rotated) if _is_wanted(ctx, 1) else None
         return dx, ddy, None, None
 
 
+def _apply(function, first, second, *options):
+    """Apply a function of two tensors, of which `_is_wanted` can tell: of leaves autograd does not."""
+    return function.apply(*(tensor.view_as(tensor) if tensor.is_leaf and tensor.requires_grad else tensor
+                            for tensor in (first, second)), *options)
+
+
+def _is_wanted(ctx, index):
+    """Whether the backward pass under way needs the gradient in an input.
+
+    `needs_input_grad` tells what some pass may need: torch.autograd.grad(y, x) does not ask for the weights' gradient.
+    """
+    return ctx.needs_input_grad[index] and torch._C._will_engine_execute_node(ctx.next_functions[index][0])
+
+
 def _adjoint(dy, w, kind, size, rotated):
-    return _Convolve.apply(dy, w.transpose(0, 1), _ADJOINT[kind], size, rotated != (kind == 'keep'))
+    return _apply(_Convolve, dy, w.transpose(0, 1), _ADJOINT[kind], size, rotated != (kind == 'keep'))
 
 
 # ----------------------------------------------------------------------------------------------------------------
