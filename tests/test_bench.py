@@ -125,7 +125,7 @@ def test_floor_of_a_phase_is_the_convolution_work_that_runs(phase):
 
 def test_operators_and_generators_beside_the_textbook(run_script, tmp_path):
     page = tmp_path / 'page.md'
-    for script, what in (('ops.py', ['upfirdn2d', 'bias_act', 'filtered_lrelu', 'modulated', 'AugmentPipe']),
+    for script, what in (('ops.py', ['upfirdn2d', 'bias_act', 'filtered_lrelu', 'modulated', '3×3', 'AugmentPipe']),
                          ('generator.py', ['generator'])):
         page.write_text(MARKED.replace('overview.py', script))
         result = run_script(f'bench/{script}', '--quick', '--threads=1', '--json=rows.json', f'--markdown={page}')
