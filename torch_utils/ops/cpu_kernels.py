@@ -16,8 +16,8 @@ from torch_utils.ops import build
 
 FOLDER = Path(__file__).parent
 MAIN = 'cpu_kernels.cpp'
-SOURCES = (MAIN, 'cpu_bias_act.h', 'cpu_memory.h', 'cpu_resample.h', 'cpu_threads.h', 'cpu_winograd.h',
-           'elementwise.h')
+SOURCES = (MAIN, 'cpu_bias_act.h', 'cpu_memory.h', 'cpu_resample.h', 'cpu_threads.h', 'cpu_vectors.h',
+           'cpu_winograd.h', 'elementwise.h')
 
 FUSED_BIAS_GRADIENT = True  # bias_act_grad gives the bias's gradient too
 ACTIVATIONS = {name: code for code, name in enumerate(

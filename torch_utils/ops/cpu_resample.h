@@ -11,10 +11,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "cpu_memory.h"
 #include "cpu_threads.h"
+#include "cpu_vectors.h"
 
 const int64_t TILE = 4096;  // elements of the buffer; with what surrounds it in use, half of a small first-level cache
 // Without channels last, short rows are made many at once: so many outputs when the image grows, and when it shrinks.
@@ -67,18 +69,59 @@ static void combine_some(T* out, int64_t out_step, const T* const* in, int64_t i
     }
 }
 
+template <int TAPS, bool ADD, bool STREAM>
+static void combine_vectors(float* out, int64_t out_step, const float* const* in, int64_t in_step, const float* taps, int64_t runs,
+                            int64_t length) {
+    float tap[TAPS];
+    const float* source[TAPS];
+    for (int k = 0; k < TAPS; ++k) tap[k] = taps[k], source[k] = in[k];
+    for (int64_t run = 0; run < runs; ++run) {
+        for (int64_t i = 0; i < length; i += LANES) {
+            Vec sum = tap[0] * load(source[0] + i);
+#pragma GCC unroll 6
+            for (int k = 1; k < TAPS; ++k) sum += tap[k] * load(source[k] + i);
+            if (ADD) sum += load(out + i);
+            (STREAM ? stream : store)(out + i, sum);
+        }
+        out += out_step;
+        for (int k = 0; k < TAPS; ++k) source[k] += in_step;
+    }
+}
+
+template <int TAPS>
+static void combine_some(float* out, int64_t out_step, const float* const* in, int64_t in_step, const float* taps, int64_t runs,
+                         int64_t length, bool add, bool past) {
+    if (length % LANES != 0) {
+        if (add) combine_some<TAPS, true>(out, out_step, in, in_step, taps, runs, length);
+        else combine_some<TAPS, false>(out, out_step, in, in_step, taps, runs, length);
+    } else if (add) {
+        combine_vectors<TAPS, true, false>(out, out_step, in, in_step, taps, runs, length);
+    } else if (past) {
+        combine_vectors<TAPS, false, true>(out, out_step, in, in_step, taps, runs, length);
+    } else {
+        combine_vectors<TAPS, false, false>(out, out_step, in, in_step, taps, runs, length);
+    }
+}
+
+template <int TAPS>
+static void combine_some(double* out, int64_t out_step, const double* const* in, int64_t in_step, const double* taps, int64_t runs,
+                         int64_t length, bool add, bool) {
+    if (add) combine_some<TAPS, true>(out, out_step, in, in_step, taps, runs, length);
+    else combine_some<TAPS, false>(out, out_step, in, in_step, taps, runs, length);
+}
+
 const int MOST_AT_ONCE = 6;
 
+// `past`: the results go past the caches, where there are no more taps than can be taken at once.
 template <class T>
 static void combine(T* out, int64_t out_step, const T* const* in, int64_t in_step, const T* taps, int64_t count, int64_t runs,
-                    int64_t length, bool add) {
+                    int64_t length, bool add, bool past = false) {
     if (count == 0 && !add)
         for (int64_t run = 0; run < runs; ++run) std::fill(out + run * out_step, out + run * out_step + length, T(0));
     while (count > 0) {
         const int64_t some = count > MOST_AT_ONCE ? std::min<int64_t>(MOST_AT_ONCE, (count + 1) / 2) : count;
 #define COMBINE(TAPS) case TAPS: \
-        add ? combine_some<TAPS, true>(out, out_step, in, in_step, taps, runs, length) \
-            : combine_some<TAPS, false>(out, out_step, in, in_step, taps, runs, length); break;
+        combine_some<TAPS>(out, out_step, in, in_step, taps, runs, length, add, past && some == count); break;
         switch (some) { COMBINE(1) COMBINE(2) COMBINE(3) COMBINE(4) COMBINE(5) COMBINE(6) }
 #undef COMBINE
         in += some, taps += some, count -= some;
@@ -166,7 +209,9 @@ template <class T> struct Worker {
     const Resample<T>& a;
     const Plan<T>& plan;
     const int64_t pixel;              // elements from one pixel of a row to the next
-    const bool stream;                // make rows in the cache, then send them past it
+    const bool past;                  // results go past the caches:
+    const bool direct;                // from where they are computed
+    const bool stream;                // from a buffer, where rows are made first
     std::vector<T> staged, buffer, separated, joined, line;
     std::vector<const T*> rows;
     std::vector<std::vector<const T*>> sources;  // for each phase along x, where its taps read
@@ -174,7 +219,15 @@ template <class T> struct Worker {
     int64_t batch = 1, pitch = 0, pitch_in = 0, pitch_out = 0;
 
     Worker(const Resample<T>& a, const Plan<T>& plan) : a(a), plan(plan), pixel(a.channels_last ? a.c : 1),
-        stream(past_caches(a.n * a.c * a.y.out * a.x.out * (int64_t)sizeof(T))) {}
+        past(past_caches(a.n * a.c * a.y.out * a.x.out * (int64_t)sizeof(T))), direct(past && can_be_direct()), stream(past && !direct) {}
+
+    // Whether all that `along_x` writes are whole vectors in their places, each once.
+    bool can_be_direct() const {
+        if (!std::is_same<T, float>::value || !a.channels_last || pixel % LANES != 0 || plan.products[0].row >= 0) return false;
+        for (const Phase<T>& phase : plan.products[0].along_x)
+            if (phase.taps.empty() || (int64_t)phase.taps.size() > MOST_AT_ONCE) return false;
+        return is_aligned(a.out) && a.out_h % LANES == 0 && a.out_n % LANES == 0;
+    }
 
     // Periods of outputs to make from one buffer.
     int64_t tile() const {
@@ -290,12 +343,12 @@ template <class T> struct Worker {
             if (runs == 0) continue;
             if (a.channels_last && (plan.advance > 1 || plan.periods > 1))
                 combine(out + p * pixel, plan.periods * pixel, sources[p].data(), plan.advance * pixel, phase.taps.data(), taps, runs,
-                        pixel, add);
+                        pixel, add, direct);
             else if (plan.periods > 1)
                 combine(joined.data() + p * batch * pitch_out, pitch_out, sources[p].data(), in_step, phase.taps.data(), taps, count,
                         runs, add);
             else
-                combine(out, out_step, sources[p].data(), in_step, phase.taps.data(), taps, count, runs * pixel, add);
+                combine(out, out_step, sources[p].data(), in_step, phase.taps.data(), taps, count, runs * pixel, add, direct);
         }
     }
 

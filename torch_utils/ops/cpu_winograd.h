@@ -23,39 +23,18 @@
 
 #include "cpu_memory.h"
 #include "cpu_threads.h"
+#include "cpu_vectors.h"
 
 // ---------------------------------------------------------------------------------------------------------------
-// Vectors of channels. ROWS × 2 of them are summed at once, as many as there are registers.
+// ROWS × 2 vectors of channels are summed at once, as many as there are registers.
 
-#if defined(__AVX512F__)
-const int LANES = 16, ROWS = 14;
-#elif defined(__AVX__)
-const int LANES = 8, ROWS = 6;
-#elif defined(__aarch64__)
-const int LANES = 4, ROWS = 14;
+#if defined(__AVX512F__) || defined(__aarch64__)
+const int ROWS = 14;
 #else
-const int LANES = 4, ROWS = 6;
+const int ROWS = 6;
 #endif
 const int PANEL = 2 * LANES;           // channels side by side in the matrix products
 const int64_t CHANNEL_MULTIPLE = 32;   // of which numbers of channels must be multiples, on every processor
-
-typedef float Vec __attribute__((vector_size(4 * LANES)));
-typedef float UnalignedVec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-#define ADA_INLINE inline __attribute__((always_inline))
-
-static ADA_INLINE Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
-static ADA_INLINE void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
-
-static ADA_INLINE void stream(float* p, Vec v) {
-#if defined(__AVX512F__)
-    _mm512_stream_ps(p, reinterpret_cast<__m512&>(v));
-#elif defined(__AVX__)
-    _mm256_stream_ps(p, reinterpret_cast<__m256&>(v));
-#else
-    store(p, v);
-#endif
-}
 
 struct Floats {
     explicit Floats(int64_t count)
@@ -328,8 +307,7 @@ static void convolve(const float* x, const Kernels<const float>& weights, float*
     const int64_t panels = s.out_channels / PANEL, ins = s.in_channels, outs = s.out_channels;
     const Floats zeros(ins);
     std::fill(zeros.data, zeros.data + ins, 0.0f);
-    const bool past = past_caches(s.n * s.out_h * s.out_w * outs * (int64_t)sizeof(float)) &&
-                      reinterpret_cast<intptr_t>(y) % LINE == 0;
+    const bool past = past_caches(s.n * s.out_h * s.out_w * outs * (int64_t)sizeof(float)) && is_aligned(y);
     const auto write = [&](const float* M, int64_t M_step, int64_t tile, int64_t first, int64_t channels) {
         if (past) tiles.template write_output<true>(M, M_step, tile, first, channels, y);
         else tiles.template write_output<false>(M, M_step, tile, first, channels, y);
