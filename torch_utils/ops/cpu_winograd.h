@@ -254,15 +254,19 @@ template <class S> struct Tiles {
 
 const int64_t SPREAD = LINE / sizeof(float);  // added to steps that are powers of two, for the sake of the caches
 
-// `work(item, scratch)` for each item; a thread has `scratch_size` floats of its own.
+const int64_t RUNS_PER_THREAD = 8;
+
+// `work(item, scratch)` for each item, by runs of items that follow one another, as neighbours share what they read. A thread
+// has `scratch_size` floats of its own.
 template <class Work> static void in_parallel_with_scratch(int64_t items, int64_t scratch_size, int threads, Work work) {
-    const int64_t workers = std::min<int64_t>(threads, items);
+    const int64_t workers = std::min<int64_t>(threads, items), runs = std::min(items, workers * RUNS_PER_THREAD);
     std::atomic<int64_t> next{0};
     std::atomic<bool> no_memory{false};
     in_parallel(workers, (int)workers, [&](int64_t) {
         try {
             const Floats scratch(scratch_size);
-            for (int64_t item = next++; item < items; item = next++) work(item, scratch.data);
+            for (int64_t run = next++; run < runs; run = next++)
+                for (int64_t item = items * run / runs; item < items * (run + 1) / runs; ++item) work(item, scratch.data);
         } catch (const std::bad_alloc&) {  // must not leave the thread
             no_memory = true;
         }
