@@ -10,6 +10,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <type_traits>
 #include <vector>
@@ -217,6 +218,7 @@ template <class T> struct Worker {
     std::vector<std::vector<const T*>> sources;  // for each phase along x, where its taps read
     // Rows at once; elements from row to row of the buffer, of one separated phase, of one phase to be joined.
     int64_t batch = 1, pitch = 0, pitch_in = 0, pitch_out = 0;
+    std::array<int64_t, 5> placed = {};
 
     Worker(const Resample<T>& a, const Plan<T>& plan) : a(a), plan(plan), pixel(a.channels_last ? a.c : 1),
         past(past_caches(a.n * a.c * a.y.out * a.x.out * (int64_t)sizeof(T))), direct(past && can_be_direct()), stream(past && !direct) {}
@@ -253,7 +255,10 @@ template <class T> struct Worker {
             const int64_t width = (periods - 1) * plan.advance + plan.farthest - plan.nearest + 1;
             const int64_t outputs = std::min(periods * plan.periods, a.x.out - m * plan.periods);
             const int64_t left = std::min(std::max<int64_t>(origin, 0), a.x.in), right = std::max(left, std::min(origin + width, a.x.in));
-            place(width, periods, std::min(rows_at_once(outputs), last - first));
+            const std::array<int64_t, 5> layout = {width, periods, std::min(rows_at_once(outputs), last - first), left - origin,
+                                                   right - left};
+            if (layout != placed) place(width, periods, layout[2]);  // Most planes have the same.
+            placed = layout;
             // Rows that are not sent past the caches are written where they belong.
             const int64_t out_step = stream ? outputs * pixel : a.out_h;
             if (stream) line.resize(batch * outputs * pixel);
