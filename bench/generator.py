@@ -1,7 +1,7 @@
 """Generators and training iterations on a CPU, against the textbook and against the work of the convolutions.
 
     python bench/generator.py                     generators, about 2 minutes on 2 cores
-    python bench/generator.py --training          and training iterations, about 10 minutes
+    python bench/generator.py --training          and training iterations, about 4 minutes
     python bench/generator.py --allocator=default with glibc's allocator as it is, for both sides
 
 Both sides of a ratio run in the same process. Programs of this project keep freed memory (`dnnlib.memory`); what that
@@ -75,12 +75,14 @@ def bench_training(peaks: Peaks, quick: bool) -> list[Comparison]:
 @click.option('--threads', type=click.IntRange(min=1), metavar='N', show_default='one per core',
               help='Threads of PyTorch')
 @click.option('--json', 'json_path', type=PATH, metavar='FILE', help='Write the rows, each run with its time')
-@click.option('--markdown', 'markdown_path', type=PATH, metavar='FILE', help='Replace the table in this file')
+@click.option('--markdown', 'markdown_path', type=PATH, metavar='FILE',
+              help='Replace the table of this --allocator in this file')
 def main(training: bool, allocator: str, quick: bool, threads: int | None, json_path: str | None,
          markdown_path: str | None) -> None:
     """Measure generators (and training) on the CPU against the textbook in the same run."""
     check_writable('--json', json_path)
-    markdown = None if markdown_path is None else MarkedSection(markdown_path, 'bench/generator.py')
+    section = 'bench/generator.py' + ('' if allocator == 'kept' else f' --allocator={allocator}')
+    markdown = None if markdown_path is None else MarkedSection(markdown_path, section)
     if allocator == 'kept':
         keep_freed_memory()
     torch.set_num_threads(threads or available_cores())
