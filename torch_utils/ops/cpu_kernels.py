@@ -27,6 +27,7 @@ _VALUE, _GRADIENT, _CURVATURE = range(3)
 _FEWEST_CHANNELS = 8  # for which vectors along the channels pay
 _SCHEMES = {'keep': 0, 'halve': 1, 'twice': 2}  # as in cpu_kernels.cpp
 _CHANNEL_MULTIPLE = 32  # as in cpu_winograd.h
+_FEWEST_LANES = 8  # floats in a vector (AVX, AVX-512) with which convolutions beat PyTorch's; untried with ARM's 4
 
 
 @functools.cache
@@ -198,7 +199,8 @@ def supports_filtered_lrelu(x, fu, fd, up, down):
 def supports_conv3x3(x, w):
     """Whether the functions below take images [N, I, H, W] and weights [O, I, 3, 3]."""
     return (x.dtype == w.dtype == torch.float32 and min(*x.shape, *w.shape) > 0
-            and all(channels % _CHANNEL_MULTIPLE == 0 for channels in w.shape[:2]))
+            and all(channels % _CHANNEL_MULTIPLE == 0 for channels in w.shape[:2])
+            and _library().ada_lanes() >= _FEWEST_LANES)
 
 
 def conv3x3(x, w, kind, size, rotated):

@@ -28,7 +28,7 @@
 // ---------------------------------------------------------------------------------------------------------------
 // ROWS × 2 vectors of channels are summed at once, as many as there are registers.
 
-#if defined(__AVX512F__) || defined(__aarch64__)
+#if defined(__AVX512F__) || defined(__aarch64__)  // 32 registers, else 16
 const int ROWS = 14;
 #else
 const int ROWS = 6;
