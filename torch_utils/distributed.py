@@ -293,7 +293,7 @@ def _peer_loss_named():
         yield
     except RuntimeError as error:
         if isinstance(error, torch.distributed.DistError) or '/gloo/' in str(error):
-            signals.ignore_from_here_on()       # A launcher that sees the other one gone sends SIGTERM.
+            signals.ignore_sigterm_from_here_on()       # A launcher that sees the other one gone sends SIGTERM.
             raise PeerLostError(str(error)) from error
         raise
 

@@ -124,11 +124,10 @@ class SignalWatch:
         return request
 
 
-def ignore_from_here_on():
-    """This process, which is about to end by itself, is not to be cut short in what it still has to say."""
+def ignore_sigterm_from_here_on():
+    """For a process that is about to end by itself: it is not to be cut short in what it still has to say."""
     if threading.current_thread() is threading.main_thread():
-        for number in ALL_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def ignored():

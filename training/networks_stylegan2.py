@@ -72,9 +72,12 @@ def _block_format(use_fp16, channels_last, force_fp32, weight, batch_size, resol
     brings the weights into the layout of the maps, and there the weights are the larger part.
     """
     half = use_fp16 and not force_fp32 and weight.device.type == 'cuda'
-    with misc.suppress_tracer_warnings():
-        few_pixels = int(batch_size) * np.prod(_sides(resolution)) < 256
-    pixels_together = (half and channels_last) if weight.device.type != 'cpu' else not few_pixels
+    pixels_together = half and channels_last
+    if weight.device.type == 'cpu':
+        # What is traced or exported for batches of any size has a symbol here.
+        images = batch_size if isinstance(batch_size, int) else 1
+        height, width = _sides(resolution)
+        pixels_together = images * height * width >= 256
     return (torch.float16 if half else weight.dtype,
             torch.channels_last if pixels_together else torch.contiguous_format)
 
@@ -144,10 +147,11 @@ def _modulate_single(x, weight, styles, demodulate, noise, geometry):
     """
     weight = weight * styles[0, :, None, None]                                  # [O, I, kh, kw]
     coefs = None
-    if demodulate:  # The norm of what lies side by side is faster than `_demodulation`.
-        coefs = torch.rsqrt(torch.linalg.vector_norm(weight.flatten(1), dim=1).square() + 1e-8)         # [O]
+    if demodulate:  # A sum over what lies side by side is faster than `_demodulation`.
+        coefs = torch.rsqrt(weight.flatten(1).square().sum(dim=1) + 1e-8)       # [O]
     with misc.suppress_tracer_warnings():
-        few_pixels = x.device.type == 'cpu' and int(x[0, 0].numel()) * geometry['up'] ** 2 < weight[0].numel()
+        few_pixels = (x.device.type == 'cpu'
+                      and int(x.shape[2] * x.shape[3]) * (geometry['up'] / geometry['down']) ** 2 < weight[0].numel())
     if coefs is not None and not few_pixels:
         weight, coefs = weight * coefs[:, None, None, None], None
     x = conv2d_resample.conv2d_resample(x=x, w=weight.to(x.dtype), **geometry)
@@ -662,7 +666,7 @@ class DiscriminatorBlock(torch.nn.Module):
     def forward(self, x, img, force_fp32=False):
         """x [N, in, H, W] or None, img [N, C, H, W] or None → x [N, out, H/2, W/2], img halved or None."""
         dtype, memory_format = _block_format(
-            self.use_fp16, self.channels_last, force_fp32, self.conv1.weight, len(img if x is None else x),
+            self.use_fp16, self.channels_last, force_fp32, self.conv1.weight, (img if x is None else x).shape[0],
             self.resolution)
         if x is not None:
             _expect_map(x, self.in_channels, self.resolution)

@@ -187,3 +187,25 @@ def test_half_precision_of_other_sizes_is_asked_for_by_level():
     for network in (G.synthesis, D):
         assert [level for level in network.block_resolutions if getattr(network, f'b{level}').use_fp16] in (
             [32, 64], [64, 32])
+
+
+def test_a_block_is_exported_for_any_number_of_images():
+    block = networks.DiscriminatorBlock(32, 32, 32, resolution=8, img_channels=3, first_layer_idx=0).eval()
+    sizes_of_x = {0: torch.export.Dim('images', max=100)}
+    exported = torch.export.export(block, (torch.randn(2, 32, 8, 8), None), dynamic_shapes=(sizes_of_x, None)).module()
+    x = torch.randn(5, 32, 8, 8)
+    assert_close(exported(x, None)[0], block(x, None)[0])
+
+
+@pytest.mark.parametrize('size', [4, 32])
+def test_second_derivatives_of_a_single_image_with_a_dead_channel(size):
+    x, weight = torch.randn(1, 8, size, size), torch.randn(8, 8, 3, 3)
+    weight[3] = 0
+    styles = torch.ones(1, 8, requires_grad=True)
+    found = []
+    for fused in (True, False):
+        y = networks.modulated_conv2d(x, weight, styles, padding=1, fused_modconv=fused)
+        gradient, = torch.autograd.grad(y.square().sum(), styles, create_graph=True)
+        found.append(torch.autograd.grad(gradient.square().sum(), styles)[0])
+    assert found[0].isfinite().all()
+    assert_close(*found)

@@ -35,10 +35,12 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
 
 
 def _pair(value):
-    """(along y, along x) of an integer or of a sequence of one or two; anything else as it is."""
+    """(along y, along x) of an integer or of a sequence of one or two; others, which PyTorch judges, as they are."""
     if isinstance(value, int):
         return value, value
-    return tuple(value) * (2 // len(value)) if isinstance(value, (tuple, list)) and len(value) in (1, 2) else value
+    if isinstance(value, (tuple, list)):
+        return tuple(value) * 2 if len(value) == 1 else tuple(value)
+    return value
 
 
 @contextlib.contextmanager

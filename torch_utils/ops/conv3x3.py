@@ -32,29 +32,33 @@ _FEWEST_PIXELS_FOR_WEIGHTS = {'keep': 1024, 'halve': 512}
 def kind_of_conv2d(x, w, stride, padding):
     """The kind that `conv2d` of x and w [O, I, kh, kw] is, if it is to be computed here, else None."""
     kind = _OF_CONV2D.get((stride, padding))
-    return kind if kind is not None and _is_served(x, w) else None
+    return kind if kind is not None and _is_served(x, w, axis_in=1) else None
 
 
 def kind_of_conv_transpose2d(x, w, stride, padding):
     """The same for `conv_transpose2d` of x and w [I, O, kh, kw]."""
-    return 'twice' if (stride, padding) == ((2, 2), (0, 0)) and _is_served(x, w.transpose(0, 1)) else None
+    return 'twice' if (stride, padding) == ((2, 2), (0, 0)) and _is_served(x, w, axis_in=0) else None
 
 
-def _is_served(x, w):
-    if x.device.type != 'cpu' or w.device != x.device or x.ndim != 4 or w.shape[1:] != (x.shape[1], 3, 3):
+def _is_served(x, w, axis_in):
+    # Whoever traces or compiles must not meet a decision that depends on sizes.
+    if not _are_plain(x, w) or x.device.type != 'cpu' or w.device != x.device or torch.is_autocast_enabled('cpu'):
+        return False
+    if x.ndim != 4 or w.ndim != 4 or w.shape[2:] != (3, 3) or w.shape[axis_in] != x.shape[1]:
         return False
     if x.shape[0] * x.shape[2] * x.shape[3] < min(_FEWEST_PIXELS.values()) or min(x.shape[2:]) < 3:
         return False
-    if not x.is_contiguous(memory_format=torch.channels_last) or torch.is_autocast_enabled('cpu'):
-        return False
-    if native.route(x) != 'eager' or native.route(w) != 'eager':
-        return False
     kernels = native.kernels(x)
-    return kernels is not None and not w.is_neg() and kernels.supports_conv3x3(x, w)
+    return (kernels is not None and x.is_contiguous(memory_format=torch.channels_last)
+            and kernels.supports_conv3x3(x, w))
+
+
+def _are_plain(*tensors):
+    return all(native.route(tensor) == 'eager' for tensor in tensors)
 
 
 def convolve(x, w, kind):
-    """Images [N, O, H', W'], channels last, from x [N, I, H, W] and w [O, I, 3, 3] of any strides.
+    """Images [N, O, H', W'], channels last as x [N, I, H, W] is, by w [O, I, 3, 3] of any strides.
 
     Only for what `kind_of_conv2d` or `kind_of_conv_transpose2d` has named. Differentiable any number of times.
     """
@@ -68,6 +72,10 @@ def convolve(x, w, kind):
 
 class _Convolve(torch.autograd.Function):
     """The linear map of `kind` with `size` = (H', W'), its weights rotated by 180 degrees or not."""
+
+    @staticmethod
+    def by_pytorch(*args):
+        return _convolution_by_pytorch(*args)
 
     @staticmethod
     def forward(ctx, x, w, kind, size, rotated):
@@ -88,6 +96,10 @@ class _WeightGradient(torch.autograd.Function):
     """[O, I, 3, 3] from x [N, I, H, W] and dy [N, O, H', W']."""
 
     @staticmethod
+    def by_pytorch(*args):
+        return _weight_gradient_by_pytorch(*args)
+
+    @staticmethod
     def forward(ctx, x, dy, kind, rotated):
         ctx.save_for_backward(x, dy)
         ctx.options = kind, rotated
@@ -103,7 +115,12 @@ class _WeightGradient(torch.autograd.Function):
 
 
 def _apply(function, first, second, *options):
-    """Apply a function of two tensors, of which `_is_wanted` can tell: of leaves autograd does not."""
+    """Apply a function of two tensors, in such a way that `_is_wanted` can tell: of leaves autograd does not.
+
+    Where a backward pass is transformed itself (batched gradients), PyTorch's operators take over.
+    """
+    if not _are_plain(first, second):
+        return function.by_pytorch(first, second, *options)
     return function.apply(*(tensor.view_as(tensor) if tensor.is_leaf and tensor.requires_grad else tensor
                             for tensor in (first, second)), *options)
 
@@ -125,9 +142,14 @@ def _adjoint(dy, w, kind, size, rotated):
 
 
 def _convolution(x, w, kind, size, rotated):
+    x, w = x.resolve_neg(), w.resolve_neg()
     height, width = x.shape[2:] if kind == 'twice' else size
     if x.shape[0] * height * width >= _FEWEST_PIXELS[kind]:
         return native.kernels(x).conv3x3(x, w, kind, size, rotated)
+    return _convolution_by_pytorch(x, w, kind, size, rotated)
+
+
+def _convolution_by_pytorch(x, w, kind, size, rotated):
     if kind == 'twice':
         extra = [big - (2 * small + 1) for big, small in zip(size, x.shape[2:])]
         return F.conv_transpose2d(x, w.transpose(0, 1), stride=2, output_padding=extra)
@@ -138,8 +160,15 @@ def _convolution(x, w, kind, size, rotated):
 def _weight_gradient(x, dy, kind, rotated):
     if kind == 'twice':  # The roles of the images change.
         return _weight_gradient(dy, x, 'halve', rotated).transpose(0, 1)
+    x, dy = x.resolve_neg(), dy.resolve_neg()
     if dy.shape[0] * dy.shape[2] * dy.shape[3] >= _FEWEST_PIXELS_FOR_WEIGHTS[kind]:
         return native.kernels(x).conv3x3_weight_gradient(x, dy, kind, rotated)
+    return _weight_gradient_by_pytorch(x, dy, kind, rotated)
+
+
+def _weight_gradient_by_pytorch(x, dy, kind, rotated):
+    if kind == 'twice':
+        return _weight_gradient_by_pytorch(dy, x, 'halve', rotated).transpose(0, 1)
     stride, padding = (1, 1) if kind == 'keep' else (2, 0)
     w = x.new_empty([dy.shape[1], x.shape[1], 3, 3])  # Only its shape counts.
     dw = torch.ops.aten.convolution_backward(

@@ -116,7 +116,7 @@ def bias_act_grad(dy, x, b, y, dim, act, alpha, gain, clamp, bias_gradient=False
     reference = x if act == 'swish' else y
     dx = torch.empty_like(reference)
     size = reference.shape[dim]
-    db = torch.empty([size], dtype=torch.float64) if bias_gradient else None
+    db = torch.empty([size], dtype=torch.float64, device=x.device if y is None else y.device) if bias_gradient else None
     _run_bias_act(_GRADIENT, dx, dy, reference, None, b if act == 'swish' else None, dim, act, alpha, gain, clamp, db)
     return (dx, db.to(dx.dtype)) if bias_gradient else dx
 
@@ -174,7 +174,7 @@ def upfirdn2d(x, f, up, down, padding, flip_filter, gain):
         x = x.contiguous()
     f = f.contiguous()
     layout = torch.channels_last if kernel_last else torch.contiguous_format
-    y = torch.empty([n, c, out_h, out_w], dtype=x.dtype, memory_format=layout)
+    y = torch.empty([n, c, out_h, out_w], dtype=x.dtype, device=x.device, memory_format=layout)
     strides, out_strides = x.stride(), y.stride()
     _check(_library().ada_upfirdn2d(
         _TYPES[x.dtype], x.data_ptr(), y.data_ptr(),
@@ -206,7 +206,8 @@ def supports_conv3x3(x, w):
 def conv3x3(x, w, kind, size, rotated):
     """See `conv3x3.convolve`; `size` is (H', W'). Channels last."""
     x = x.contiguous(memory_format=torch.channels_last)
-    y = torch.empty([x.shape[0], w.shape[0], *size], memory_format=torch.channels_last)
+    y = torch.empty(
+        [x.shape[0], w.shape[0], *size], dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     _check(_library().ada_conv3x3(
         _SCHEMES[kind], x.data_ptr(), w.data_ptr(), y.data_ptr(), _shape(x, y, kind),
         (ctypes.c_int64 * 5)(*w.stride(), rotated), torch.get_num_threads()))
@@ -216,7 +217,7 @@ def conv3x3(x, w, kind, size, rotated):
 def conv3x3_weight_gradient(x, dy, kind, rotated):
     """[O, I, 3, 3] from images [N, I, H, W] and the gradient [N, O, H', W'] in what `kind`, but not 'twice', makes."""
     x, dy = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, dy))
-    dw = torch.empty([dy.shape[1], x.shape[1], 3, 3])
+    dw = torch.empty([dy.shape[1], x.shape[1], 3, 3], dtype=x.dtype, device=x.device)
     _check(_library().ada_conv3x3_weight_gradient(
         _SCHEMES[kind], x.data_ptr(), dy.data_ptr(), dw.data_ptr(), _shape(x, dy, kind),
         (ctypes.c_int64 * 5)(*dw.stride(), rotated), torch.get_num_threads()))

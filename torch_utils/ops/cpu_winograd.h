@@ -41,6 +41,7 @@ struct Floats {
         : data(static_cast<float*>(operator new(count * sizeof(float), std::align_val_t(LINE)))) {}
     ~Floats() { operator delete(data, std::align_val_t(LINE)); }
     Floats(const Floats&) = delete;
+    Floats& operator=(const Floats&) = delete;
     float* const data;
 };
 
@@ -304,20 +305,30 @@ static void transform_weights(const Kernels<const float>& weights, int64_t panel
     }
 }
 
-template <class S>
-static void convolve(const float* x, const Kernels<const float>& weights, float* y, const Shape& s, int threads) {
-    const Tiles<S> tiles(s);
-    const int POINTS = Tiles<S>::POINTS;
-    const int64_t panels = s.out_channels / PANEL, ins = s.in_channels, outs = s.out_channels;
-    const Floats zeros(ins);
-    std::fill(zeros.data, zeros.data + ins, 0.0f);
-    const bool past = past_caches(s.n * s.out_h * s.out_w * outs * (int64_t)sizeof(float)) && is_aligned(y);
-    const auto write = [&](const float* M, int64_t M_step, int64_t tile, int64_t first, int64_t channels) {
+template <class S> struct Convolution {
+    static const int POINTS = Tiles<S>::POINTS;
+    const float* x;
+    const Kernels<const float>& weights;
+    float* y;
+    const Tiles<S> tiles;
+    const int threads;
+    const int64_t ins, outs, panels;
+    const bool past;
+    const Floats zeros;
+
+    Convolution(const float* x, const Kernels<const float>& weights, float* y, const Shape& s, int threads)
+        : x(x), weights(weights), y(y), tiles(s), threads(threads), ins(s.in_channels), outs(s.out_channels), panels(outs / PANEL),
+          past(past_caches(s.n * s.out_h * s.out_w * outs * (int64_t)sizeof(float)) && is_aligned(y)), zeros(ins) {
+        std::fill(zeros.data, zeros.data + ins, 0.0f);
+    }
+
+    void write(const float* M, int64_t M_step, int64_t tile, int64_t first, int64_t channels) const {
         if (past) tiles.template write_output<true>(M, M_step, tile, first, channels, y);
         else tiles.template write_output<false>(M, M_step, tile, first, channels, y);
-    };
+    }
 
-    if (tiles.count <= outs) {
+    // V is the smaller one. A thread takes a panel at a time, of which there are few on a machine with many threads.
+    void by_panels() const {
         const int64_t V_step = tiles.count * ins + SPREAD, U_step = ins * PANEL, M_step = TILES_AT_ONCE * PANEL;
         const Floats V(POINTS * V_step);
         in_parallel(tiles.count, threads_for(tiles.count * ins, threads), [&](int64_t tile) {
@@ -335,28 +346,37 @@ static void convolve(const float* x, const Kernels<const float>& weights, float*
             }
             if (past) finish_stores();
         });
-        return;
     }
 
-    const Floats U(POINTS * ins * outs);
-    const int64_t chunks = ins / CHANNEL_MULTIPLE;
-    in_parallel(panels * chunks, threads_for(ins * outs, threads), [&](int64_t item) {
-        const int64_t panel = item % panels, first = item / panels * CHANNEL_MULTIPLE;
-        transform_weights<S>(weights, panel, first, CHANNEL_MULTIPLE, U.data + (panel * ins + first) * PANEL, ins * outs);
-    });
-    const int64_t share = (tiles.count + threads - 1) / threads, at_once = std::min(TILES_AT_ONCE, share);
-    const int64_t V_step = at_once * ins + SPREAD, M_step = at_once * outs + SPREAD;
-    in_parallel_with_scratch((tiles.count + at_once - 1) / at_once, POINTS * (V_step + M_step), threads, [&](int64_t block, float* V) {
-        float* M = V + POINTS * V_step;
-        const int64_t first = block * at_once, count = std::min(at_once, tiles.count - first);
-        for (int64_t t = 0; t < count; ++t) tiles.read_input(x, first + t, 0, ins, zeros.data, V + t * ins, V_step);
-        for (int64_t p = 0; p < POINTS; ++p)
-            for (int64_t panel = 0; panel < panels; ++panel)
-                MatrixProduct<false, false>::run(count, V + p * V_step, ins, U.data + (p * panels + panel) * ins * PANEL, PANEL,
-                                                 M + p * M_step + panel * PANEL, outs, ins);
-        for (int64_t t = 0; t < count; ++t) write(M + t * outs, M_step, first + t, 0, outs);
-        if (past) finish_stores();
-    });
+    // U is the smaller one. A thread takes a block of tiles at a time.
+    void by_tiles() const {
+        const Floats U(POINTS * ins * outs);
+        in_parallel(panels * (ins / CHANNEL_MULTIPLE), threads_for(ins * outs, threads), [&](int64_t item) {
+            const int64_t panel = item % panels, first = item / panels * CHANNEL_MULTIPLE;
+            transform_weights<S>(weights, panel, first, CHANNEL_MULTIPLE, U.data + (panel * ins + first) * PANEL, ins * outs);
+        });
+        const int64_t share = (tiles.count + threads - 1) / threads, at_once = std::min(TILES_AT_ONCE, share);
+        const int64_t blocks = (tiles.count + at_once - 1) / at_once;
+        const int64_t V_step = at_once * ins + SPREAD, M_step = at_once * outs + SPREAD;
+        in_parallel_with_scratch(blocks, POINTS * (V_step + M_step), threads, [&](int64_t block, float* V) {
+            float* M = V + POINTS * V_step;
+            const int64_t first = block * at_once, count = std::min(at_once, tiles.count - first);
+            for (int64_t t = 0; t < count; ++t) tiles.read_input(x, first + t, 0, ins, zeros.data, V + t * ins, V_step);
+            for (int64_t p = 0; p < POINTS; ++p)
+                for (int64_t panel = 0; panel < panels; ++panel)
+                    MatrixProduct<false, false>::run(count, V + p * V_step, ins, U.data + (p * panels + panel) * ins * PANEL, PANEL,
+                                                     M + p * M_step + panel * PANEL, outs, ins);
+            for (int64_t t = 0; t < count; ++t) write(M + t * outs, M_step, first + t, 0, outs);
+            if (past) finish_stores();
+        });
+    }
+};
+
+template <class S>
+static void convolve(const float* x, const Kernels<const float>& weights, float* y, const Shape& s, int threads) {
+    const Convolution<S> convolution(x, weights, y, s, threads);
+    if (convolution.tiles.count <= s.out_channels) convolution.by_panels();
+    else convolution.by_tiles();
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -367,7 +387,7 @@ static void convolve(const float* x, const Kernels<const float>& weights, float*
 
 const int64_t SQUARE = 128;            // channels
 const int64_t TILES_PER_STEP = 32;
-const int64_t FEWEST_ITEMS = 16, FEWEST_TILES = 8 * TILES_PER_STEP;
+const int64_t FEWEST_ITEMS = 32, FEWEST_TILES = 8 * TILES_PER_STEP;  // more threads than items have nothing to do
 
 template <class S>
 static void weight_gradient(const float* x, const float* dy, const Kernels<float>& gradient, const Shape& s, int threads) {

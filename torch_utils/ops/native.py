@@ -37,19 +37,27 @@ def route(x):
 
     'eager': kernels may be called at once. 'library': through torch.ops, where whoever watches (torch.compile,
     torch.export, a dispatch mode, a subclass of tensors) sees one operator. 'plain': with PyTorch's own operators, for
-    torch.jit.trace. 'textbook': as with impl='ref', which torch.func can transform.
+    torch.jit.trace. 'textbook': as with impl='ref', which torch.func and forward-mode differentiation can transform.
     """
     if _textbook_only:
         return 'textbook'
     if torch.compiler.is_compiling():
         return 'library'
-    if torch._C._are_functorch_transforms_active():
+    if (torch._C._are_functorch_transforms_active() or _gradients_are_batched()
+            or torch.autograd.forward_ad._current_level >= 0):
         return 'textbook'
     if torch._C._is_tracing():
         return 'plain'
     if type(x) not in _PLAIN_TENSORS or torch._C._len_torch_dispatch_stack() > 0:
         return 'library'
     return 'eager'
+
+
+def _gradients_are_batched():
+    """Whether this is within torch.autograd.grad(..., is_grads_batched=True), which tells nobody else."""
+    level = torch._C._vmapmode_increment_nesting()
+    torch._C._vmapmode_decrement_nesting()
+    return level > 1
 
 
 def backend(device):

@@ -64,7 +64,7 @@ def test_agrees_with_the_definition(always, kind, size):
     if kind == 'halve':
         shape = [*shape[:2], 2 * height + 1, 2 * width + 2]
     x, w = last(torch.randn(shape)).requires_grad_(), torch.randn(outs, shape[1], 3, 3, requires_grad=True)
-    assert conv3x3._is_served(x, w)
+    assert conv3x3._is_served(x, w, axis_in=1)
     actual = derivatives(KINDS[kind], x, w)
     assert 'Convolve' in type(actual[0].grad_fn).__name__
     assert actual[0].is_contiguous(memory_format=torch.channels_last)
@@ -199,6 +199,66 @@ def test_whoever_watches_sees_pytorch_s_own_convolution(monkeypatch):
         assert KINDS['keep'](x, w).dtype == torch.bfloat16
     with native.textbook_only():
         assert torch.equal(KINDS['keep'](x, w), expected)
+    for wrong in (dict(stride=[1, 1, 1]), dict(padding=[1, 1, 1])):
+        with pytest.raises(RuntimeError, match='expected (stride|padding)'):
+            conv2d_gradfix.conv2d(x, w, **wrong)
+
+
+def test_types_and_devices_of_the_tensors_count_and_not_the_defaults(always):
+    x, w = last(torch.randn(1, 32, 16, 16)).requires_grad_(), torch.randn(32, 32, 3, 3, requires_grad=True)
+    dy = torch.randn(1, 32, 16, 16)
+    expected = [KINDS['keep'](x, w), *torch.autograd.grad(KINDS['keep'](x, w), [x, w], dy)]
+    before = torch.get_default_dtype()
+    for dtype, device in ((torch.float64, 'cpu'), (torch.float16, 'cpu'), (torch.float32, 'meta')):
+        try:
+            torch.set_default_dtype(dtype)
+            with torch.device(device):
+                y = KINDS['keep'](x, w)
+                found = [y, *torch.autograd.grad(y, [x, w], dy)]
+        finally:
+            torch.set_default_dtype(before)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected))
+
+
+def test_negative_views(always):
+    x, w = last(torch.randn(1, 32, 16, 16)).requires_grad_(), torch.randn(32, 32, 3, 3, requires_grad=True)
+    dy = last(torch.randn(1, 32, 16, 16))
+    y = KINDS['keep'](x, w)
+    for of_minus, minus in zip(torch.autograd.grad(y, [x, w], torch._neg_view(dy), retain_graph=True),
+                               torch.autograd.grad(y, [x, w], -dy)):
+        torch.testing.assert_close(of_minus, minus, rtol=0, atol=0)
+    with torch.no_grad():
+        assert torch.equal(KINDS['keep'](x, torch._neg_view(w)), KINDS['keep'](x, -w))
+
+
+@pytest.mark.filterwarnings('ignore:`torch.jit.script` is deprecated')   # Used by PyTorch's forward mode.
+def test_forward_mode_and_batched_gradients(always):
+    x, w = last(torch.randn(2, 32, 16, 16)).requires_grad_(), torch.randn(32, 32, 3, 3, requires_grad=True)
+    tangent = torch.randn(2, 32, 16, 16)
+    with torch.autograd.forward_ad.dual_level():
+        y = KINDS['keep'](torch.autograd.forward_ad.make_dual(x.detach(), tangent), w)
+        found = torch.autograd.forward_ad.unpack_dual(y).tangent
+    torch.testing.assert_close(found, F.conv2d(tangent, w, padding=1), rtol=1e-4, atol=1e-4)
+
+    directions = torch.randn(3, 2, 32, 16, 16)
+    y = KINDS['keep'](x, w)
+    batched = torch.autograd.grad(y, [x, w], directions, is_grads_batched=True, retain_graph=True)
+    for index, dy in enumerate(directions):
+        for many, one in zip(batched, torch.autograd.grad(y, [x, w], dy, retain_graph=True)):
+            torch.testing.assert_close(many[index], one, rtol=1e-4, atol=1e-3)
+
+
+def test_exported_for_any_number_of_images():
+    w = torch.randn(32, 32, 3, 3)
+
+    class Layer(torch.nn.Module):
+        def forward(self, x):
+            return KINDS['keep'](x, w)
+
+    exported = torch.export.export(Layer(), (last(torch.randn(2, 32, 8, 8)),),
+                                   dynamic_shapes=({0: torch.export.Dim('images', max=100)},)).module()
+    x = last(torch.randn(20, 32, 8, 8))
+    torch.testing.assert_close(exported(x), F.conv2d(x, w, padding=1))
 
 
 @pytest.mark.parametrize('up, down', [(1, 1), (2, 1), (1, 2)])
