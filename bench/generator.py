@@ -22,7 +22,7 @@ from bench.compare import Comparison, compare, markdown_table, text_table
 from bench.overview import _generator, _training_cases, _training_config
 from bench.peaks import Peaks, measure_peaks
 from bench.work import layer_work
-from dnnlib.cli import PATH
+from dnnlib.cli import PATH, Command
 from dnnlib.memory import keep_freed_memory
 from torch_utils.files import atomic_file
 
@@ -66,8 +66,7 @@ def bench_training(peaks: Peaks, quick: bool) -> list[Comparison]:
     return rows
 
 
-# Not a Command of dnnlib.cli, which would keep freed memory whatever --allocator says.
-@click.command(context_settings=dict(token_normalize_func=lambda name: name.replace('_', '-')))
+@click.command(cls=Command, keep_memory=False)
 @click.option('--training', is_flag=True, help='Measure training iterations too')
 @click.option('--allocator', type=click.Choice(['kept', 'default']), default='kept', show_default=True,
               help='Keep freed memory, as the scripts of this project do, or leave the C library as it is')

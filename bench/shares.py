@@ -25,7 +25,7 @@ from torch_utils.ops import bias_act, conv2d_gradfix, conv2d_resample, upfirdn2d
 from training import networks_stylegan2
 
 CPU = torch.device('cpu')
-PARTS = {  # Functions by the names under which they are called; what one calls counts for the outer one.
+PARTS = {  # Functions by the names under which they are called; what another part calls counts for itself alone.
     'convolutions': [(conv2d_gradfix, 'conv2d'), (conv2d_gradfix, 'conv_transpose2d'),
                      (networks_stylegan2, '_pointwise_product')],
     'resampling filters': [(upfirdn2d, 'upfirdn2d'), (conv2d_resample, 'upfirdn2d')],

@@ -33,18 +33,23 @@ _MAX_LIST_LENGTH = 10_000_000
 
 
 class Command(click.Command):
-    """A click command with the manners described at the top of this file."""
+    """A click command with the manners described at the top of this file.
 
-    def __init__(self, *args: Any, context_settings: dict | None = None, **kwargs: Any):
+    `keep_memory=False` leaves it to the command whether freed memory is kept.
+    """
+
+    def __init__(self, *args: Any, context_settings: dict | None = None, keep_memory: bool = True, **kwargs: Any):
         settings = {
             'token_normalize_func': lambda name: name.replace('_', '-'),
             'max_content_width': 120,
             **(context_settings or {}),
         }
         super().__init__(*args, context_settings=settings, **kwargs)
+        self.keep_memory = keep_memory
 
     def invoke(self, ctx: click.Context) -> Any:
-        keep_freed_memory()
+        if self.keep_memory:
+            keep_freed_memory()
         try:
             return super().invoke(ctx)
         except (ValueError, OSError) as error:

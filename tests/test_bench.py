@@ -138,6 +138,15 @@ def test_operators_and_generators_beside_the_textbook(run_script, tmp_path):
             assert row['what'] in result.stdout and f'| {row["what"]} |' in page.read_text()
 
 
+@pytest.mark.parametrize('script', ['ops.py', 'generator.py', 'shares.py'])
+def test_a_page_without_a_place_for_the_table_is_refused_in_a_sentence(script, run_script, tmp_path):
+    (tmp_path / 'page.md').write_text('no marks\n')
+    result = run_script(f'bench/{script}', '--quick', '--markdown=page.md')
+    assert result.returncode == 1 and result.stdout == ''
+    assert result.stderr.startswith('Error: page.md has no place for the table') and result.stderr.count('\n') == 1
+    assert (tmp_path / 'page.md').read_text() == 'no marks\n'
+
+
 def test_the_shares_of_an_image_add_up(run_script, tmp_path):
     page = tmp_path / 'page.md'
     page.write_text(MARKED.replace('overview.py', 'shares.py'))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import library
 
 from torch_utils.ops import native
 from torch_utils.ops.arguments import check_impl
@@ -285,7 +286,7 @@ class _BiasActGradient(torch.autograd.Function):
 _CONSTANTS = 'int dim, str act, float alpha, float gain, float? clamp'
 
 
-@torch.library.custom_op('ada_gan::bias_act', mutates_args=(), schema=f'(Tensor x, Tensor? b, {_CONSTANTS}) -> Tensor')
+@library.custom_op('ada_gan::bias_act', mutates_args=(), schema=f'(Tensor x, Tensor? b, {_CONSTANTS}) -> Tensor')
 def _bias_act_op(x, b, dim, act, alpha, gain, clamp):
     kernels = _kernels(x, act, alpha, gain, clamp)
     if kernels is not None:
@@ -294,8 +295,8 @@ def _bias_act_op(x, b, dim, act, alpha, gain, clamp):
     return y.clone() if y is x else y
 
 
-@torch.library.custom_op('ada_gan::bias_act_grad', mutates_args=(),
-                         schema=f'(Tensor dy, Tensor? x, Tensor? b, Tensor? y, {_CONSTANTS}) -> Tensor')
+@library.custom_op('ada_gan::bias_act_grad', mutates_args=(),
+                   schema=f'(Tensor dy, Tensor? x, Tensor? b, Tensor? y, {_CONSTANTS}) -> Tensor')
 def _bias_act_grad_op(dy, x, b, y, dim, act, alpha, gain, clamp):
     kernels = _kernels(dy, act, alpha, gain, 0.0)
     if kernels is not None:
@@ -303,8 +304,8 @@ def _bias_act_grad_op(dy, x, b, y, dim, act, alpha, gain, clamp):
     return _plain_gradient(dy, x, b, y, dim, act, alpha, gain, clamp)
 
 
-@torch.library.custom_op('ada_gan::bias_act_grad2', mutates_args=(),
-                         schema=f'(Tensor dy, Tensor d_dx, Tensor x, Tensor? b, Tensor? y, {_CONSTANTS}) -> Tensor')
+@library.custom_op('ada_gan::bias_act_grad2', mutates_args=(),
+                   schema=f'(Tensor dy, Tensor d_dx, Tensor x, Tensor? b, Tensor? y, {_CONSTANTS}) -> Tensor')
 def _bias_act_grad2_op(dy, d_dx, x, b, y, dim, act, alpha, gain, clamp):
     kernels = _kernels(dy, act, alpha, gain, 0.0)
     if kernels is not None:

@@ -116,7 +116,7 @@ def bias_act_grad(dy, x, b, y, dim, act, alpha, gain, clamp, bias_gradient=False
     reference = x if act == 'swish' else y
     dx = torch.empty_like(reference)
     size = reference.shape[dim]
-    db = torch.empty([size], dtype=torch.float64, device=x.device if y is None else y.device) if bias_gradient else None
+    db = torch.empty([size], dtype=torch.float64, device=reference.device) if bias_gradient else None
     _run_bias_act(_GRADIENT, dx, dy, reference, None, b if act == 'swish' else None, dim, act, alpha, gain, clamp, db)
     return (dx, db.to(dx.dtype)) if bias_gradient else dx
 

@@ -1,7 +1,7 @@
 """Which kernels an operator uses: `cpu_kernels`, `cuda_kernels`, or none, which means plain PyTorch.
 
 Kernels take pointers, so they serve plain tensors only. A call that is being traced, compiled or transformed goes by
-way of the operators that are registered with `torch.library`, or of plain PyTorch: `route` tells.
+way of the operators that are registered with PyTorch (`custom_op`), or of its own: `route` tells.
 """
 
 import contextlib

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import library
 
 from torch_utils.ops import native
 from torch_utils.ops.arguments import check_image_batch, check_impl, factor_xy, padding_xxyy
@@ -317,7 +318,7 @@ def _banded_matrix(taps, size, up, down, pad0, pad1, flip_filter, gain, dtype):
 # The same as an operator of torch.ops, for torch.compile and torch.export.
 
 
-@torch.library.custom_op(
+@library.custom_op(
     'ada_gan::upfirdn2d', mutates_args=(),
     schema='(Tensor x, Tensor f, SymInt[] up, SymInt[] down, SymInt[] padding, bool flip_filter, float gain) -> Tensor')
 def _upfirdn2d_op(x, f, up, down, padding, flip_filter, gain):

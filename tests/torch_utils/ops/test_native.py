@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+from torch import library
 
 from torch_utils.ops import bias_act, filtered_lrelu, native, upfirdn2d
 from torch_utils.ops.bias_act import activation_funcs
@@ -230,7 +231,7 @@ def test_registered_operators(name, layout, kernels, monkeypatch):
     op, arguments = OPERATORS[name]
     x = LAYOUTS[layout](torch.randn(2, 3, 6, 8)).requires_grad_()
     arguments = arguments(x, torch.randn(3, requires_grad=True))
-    torch.library.opcheck(op, arguments)
+    library.opcheck(op, arguments)
     with torch.no_grad():
         expected = op(*arguments)
         monkeypatch.setattr(native, 'kernels', lambda x: None)
