@@ -103,4 +103,12 @@ int ada_conv3x3_weight_gradient(int scheme, const float* x, const float* dy, flo
 
 int ada_lanes() { return LANES; }
 
+int ada_has_threads() {
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
+
 }

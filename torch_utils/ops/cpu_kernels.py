@@ -200,7 +200,8 @@ def supports_conv3x3(x, w):
     """Whether the functions below take images [N, I, H, W] and weights [O, I, 3, 3]."""
     return (x.dtype == w.dtype == torch.float32 and min(*x.shape, *w.shape) > 0
             and all(channels % _CHANNEL_MULTIPLE == 0 for channels in w.shape[:2])
-            and _library().ada_lanes() >= _FEWEST_LANES)
+            and _library().ada_lanes() >= _FEWEST_LANES
+            and (_library().ada_has_threads() or torch.get_num_threads() == 1))  # PyTorch's have threads.
 
 
 def conv3x3(x, w, kind, size, rotated):

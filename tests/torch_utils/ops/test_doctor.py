@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from torch_utils.ops import __main__ as doctor
-from torch_utils.ops import native
+from torch_utils.ops import build, native
 
 
 def test_all_is_right():
@@ -26,21 +26,40 @@ def test_all_is_right():
     assert all((' native ' in line) == convolves for line in lines if '3 x 3' in line)
 
 
-@pytest.mark.skipif(platform.machine() not in ('x86_64', 'AMD64'), reason='about instructions of x86')
-@pytest.mark.skipif(native.backend(torch.device('cpu')).kernels is None, reason='no native kernels on this machine')
-@pytest.mark.parametrize('without, convolutions', [('-mno-avx512f', 'native'), ('-mno-avx -mno-avx512f', 'plain')])
-def test_all_is_right_with_shorter_vectors(without, convolutions, tmp_path):
-    if 'avx2' not in Path('/proc/cpuinfo').read_text():
-        pytest.skip('this processor has no AVX2')
-    environment = {
-        **os.environ, 'CXX': f'{os.environ.get("CXX", "c++")} {without}', 'TORCH_EXTENSIONS_DIR': str(tmp_path)}
+def run_compiled_by(compiler, folder, **environment):
+    """The lines of the self-test in a process whose kernels `compiler` makes."""
+    environment = {**os.environ, 'CXX': compiler, 'TORCH_EXTENSIONS_DIR': str(folder), **environment}
     result = subprocess.run([sys.executable, '-m', 'torch_utils.ops'], cwd=Path(__file__).resolve().parents[3],
                             capture_output=True, text=True, env=environment)
     assert result.returncode == 0 and result.stderr == '', result.stdout + result.stderr
     lines = [line for line in result.stdout.splitlines() if 'error' in line]
     assert len(lines) == 19
-    assert all(f' {convolutions} ' in line for line in lines if '3 x 3' in line)
     assert all(' native ' in line for line in lines if 'upfirdn2d' in line)
+    return lines
+
+
+on_x86 = pytest.mark.skipif(
+    native.backend(torch.device('cpu')).kernels is None or platform.machine() not in ('x86_64', 'AMD64')
+    or 'avx2' not in build.processor(), reason='about kernels for AVX2')
+COMPILER = os.environ.get('CXX', 'c++')
+
+
+@on_x86
+@pytest.mark.parametrize('without, convolutions', [('-mno-avx512f', 'native'), ('-mno-avx -mno-avx512f', 'plain')])
+def test_all_is_right_with_shorter_vectors(without, convolutions, tmp_path):
+    lines = run_compiled_by(f'{COMPILER} {without}', tmp_path)
+    assert all(f' {convolutions} ' in line for line in lines if '3 x 3' in line)
+
+
+@on_x86
+@pytest.mark.parametrize('threads, convolutions', [('1', 'native'), ('2', 'plain')])
+def test_a_compiler_without_openmp_leaves_convolutions_to_pytorch_s_threads(threads, convolutions, tmp_path):
+    compiler = tmp_path / 'compiler'
+    compiler.write_text('#!/bin/sh\ncase " $* " in *" -fopenmp "*) echo error >&2; exit 1;; esac\n'
+                        f'exec {COMPILER} "$@"\n')
+    compiler.chmod(0o755)
+    lines = run_compiled_by(str(compiler), tmp_path, OMP_NUM_THREADS=threads)
+    assert all(f' {convolutions} ' in line for line in lines if '3 x 3' in line)
 
 
 def test_plain_pytorch_is_tested_too(monkeypatch):
