@@ -2,13 +2,19 @@
 
 import contextlib
 import re
+import time
 
 import torch
+from torch.utils.data._utils import signal_handling
 
 from training.dataset import ImageError
 
 _OUT_OF_CPU_MEMORY = re.compile("DefaultCPUAllocator|can't allocate memory|not enough memory|std::bad_alloc")
 _WORKER_ENDED = re.compile(r'DataLoader worker \(pid\S* (?P<pid>[\d, ]+)\) (?P<how>(?:is|exited) [^.]+)')
+
+
+# How long a process that has ended may leave its connection broken before the system says that it has ended.
+_PATIENCE_SEC = 2
 
 
 @contextlib.contextmanager
@@ -22,6 +28,11 @@ def errors_as_sentences(config):
         raise ValueError(out_of_memory(config, 'the GPU')) from error
     except MemoryError as error:
         raise ValueError(out_of_memory(config, 'this machine')) from error
+    except (ConnectionError, EOFError) as error:    # An image that comes from another process, or something else.
+        text = _death_of_a_worker(_PATIENCE_SEC)
+        if text is None:
+            raise
+        raise ValueError(_worker_ended(text)) from error
     except RuntimeError as error:
         sentence = _sentence(str(error), config)
         if sentence is None:
@@ -31,10 +42,27 @@ def errors_as_sentences(config):
 
 def _sentence(text, config):
     if 'DataLoader worker' in text:
-        return _worker_ended(text)
+        return _worker_ended(_death_of_a_worker() or text)
     if _OUT_OF_CPU_MEMORY.search(text):
         return out_of_memory(config, 'this machine')
     return None
+
+
+def _death_of_a_worker(patience_sec=0):
+    """What PyTorch says of a process of its data loaders that has died, None where there is none.
+
+    PyTorch says it once, by raising an error wherever the program is when a signal comes: also while it prints another.
+    Whoever has asked is not told again.
+    """
+    deadline = time.monotonic() + patience_sec
+    try:
+        while True:
+            signal_handling._error_if_any_worker_fails()
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.01)
+    except RuntimeError as error:
+        return str(error)
 
 
 def _worker_ended(text):

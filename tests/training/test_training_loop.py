@@ -444,3 +444,13 @@ def test_want_of_memory_is_one_sentence(data, tmp_path, monkeypatch, error, word
     monkeypatch.setattr('training.training_loop.run_phase', fail)
     with pytest.raises(ValueError, match=words):
         launch(small_config(data, tmp_path))
+
+
+def test_a_connection_that_breaks_by_itself_stays_what_it_is(data, tmp_path, monkeypatch):
+    def fail(*_args):
+        raise ConnectionResetError('by the peer')
+
+    monkeypatch.setattr('training.training_loop.run_phase', fail)
+    monkeypatch.setattr('training.sentences._PATIENCE_SEC', 0.1)
+    with pytest.raises(ConnectionResetError, match='by the peer'):
+        launch(small_config(data, tmp_path))
