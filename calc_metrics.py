@@ -37,30 +37,76 @@ def wrong(option: str, sentence: str) -> click.BadParameter:
 
 
 @click.command(cls=Command)
-@click.option('--network', 'networks', type=PATH, multiple=True, metavar='PKL|URL|DIR',
-              help='Network pickle, or a training run whose last snapshot counts; may be given several times')
-@click.option('--every', type=click.IntRange(min=1), metavar='N',
-              help='Every Nth snapshot of training runs, with a curve beside the results')
-@click.option('--metrics', type=MetricNames(), default='fid50k_full', show_default=True, metavar='NAME,...',
-              help=f'Any of {" ".join(names.PUBLISHED)}, prdc50k3_full (with density and coverage), and the same '
-                   'with other counts, such as fid5k_full')
+@click.option(
+    '--network',
+    'networks',
+    type=PATH,
+    multiple=True,
+    metavar='PKL|URL|DIR',
+    help='Network pickle, or a training run whose last snapshot counts; may be given several times',
+)
+@click.option(
+    '--every',
+    type=click.IntRange(min=1),
+    metavar='N',
+    help='Every Nth snapshot of training runs, with a curve beside the results',
+)
+@click.option(
+    '--metrics',
+    type=MetricNames(),
+    default='fid50k_full',
+    show_default=True,
+    metavar='NAME,...',
+    help=f'Any of {" ".join(names.PUBLISHED)}, prdc50k3_full (with density and coverage), and the same '
+    'with other counts, such as fid5k_full',
+)
 @click.option('--data', type=PATH, metavar='ZIP|DIR', show_default="the training's", help='Data set to compare with')
-@click.option('--mirror', type=BOOL, show_default="the training's",
-              help='Count mirror images as real ones, for metrics whose names do not end in _full')
-@click.option('--seed', type=click.IntRange(min=0, max=2**31 - 1), show_default="the training's, else 0",
-              help='Of all random draws')
-@click.option('--num-samples', type=click.IntRange(min=1), metavar='N', show_default=f'{Settings.num_samples:,}',
-              help='Pairs of images for the path lengths (ppl…)')
-@click.option('--bootstrap', type=click.IntRange(min=20), metavar='N',
-              help='Add a 95 % interval to FID and KID, from N resamples')
-@click.option('--detectors', 'detectors_dir', type=PATH, metavar='DIR', show_default='the published ones',
-              help='Folder with files that stand in for the detectors')
-@click.option('--fetch-detectors', is_flag=True,
-              help='Download the published detectors into the cache, verify them, and stop')
-@click.option('--gpus', type=click.IntRange(min=1), show_default='1, or what torchrun started',
-              help='Processes, one a GPU (on a CPU, all share it)')
-@click.option('--batch', type=click.IntRange(min=1), default=Settings.batch, show_default=True,
-              help='Images at once; another number draws other noise in the networks')
+@click.option(
+    '--mirror',
+    type=BOOL,
+    show_default="the training's",
+    help='Count mirror images as real ones, for metrics whose names do not end in _full',
+)
+@click.option(
+    '--seed',
+    type=click.IntRange(min=0, max=2**31 - 1),
+    show_default="the training's, else 0",
+    help='Of all random draws',
+)
+@click.option(
+    '--num-samples',
+    type=click.IntRange(min=1),
+    metavar='N',
+    show_default=f'{Settings.num_samples:,}',
+    help='Pairs of images for the path lengths (ppl…)',
+)
+@click.option(
+    '--bootstrap', type=click.IntRange(min=20), metavar='N', help='Add a 95 % interval to FID and KID, from N resamples'
+)
+@click.option(
+    '--detectors',
+    'detectors_dir',
+    type=PATH,
+    metavar='DIR',
+    show_default='the published ones',
+    help='Folder with files that stand in for the detectors',
+)
+@click.option(
+    '--fetch-detectors', is_flag=True, help='Download the published detectors into the cache, verify them, and stop'
+)
+@click.option(
+    '--gpus',
+    type=click.IntRange(min=1),
+    show_default='1, or what torchrun started',
+    help='Processes, one a GPU (on a CPU, all share it)',
+)
+@click.option(
+    '--batch',
+    type=click.IntRange(min=1),
+    default=Settings.batch,
+    show_default=True,
+    help='Images at once; another number draws other noise in the networks',
+)
 @click.option('--trust-pickle', is_flag=True, help='Run the code inside the pickles (only if you trust their makers)')
 @click.option('--verbose', type=BOOL, default=True, show_default=True, help='Show progress')
 @device_option()

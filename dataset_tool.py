@@ -57,6 +57,7 @@ SWITCH = dict(type=BOOL, default=False, is_flag=False, flag_value='1')  # --skip
 
 class Resolution(click.ParamType):
     """WIDTHxHEIGHT, as a pair of integers."""
+
     name = 'WxH'
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
@@ -77,21 +78,43 @@ def available_cpus() -> int:
 @click.option('--source', type=PATH, required=True, help='Where the images come from.')
 @click.option('--dest', type=PATH, required=True, help='Archive (NAME.zip) or folder to write.')
 @click.option('--max-images', type=click.IntRange(min=1), metavar='N', help='Convert the first N images only.')
-@click.option('--resize-filter', type=click.Choice(list(RESIZE_FILTERS)), default='lanczos', show_default=True,
-              help='How images are scaled, in the way of Pillow.')
-@click.option('--transform', 'crop', type=click.Choice(['center-crop', 'center-crop-wide']),
-              help='Crop before scaling.')
+@click.option(
+    '--resize-filter',
+    type=click.Choice(list(RESIZE_FILTERS)),
+    default='lanczos',
+    show_default=True,
+    help='How images are scaled, in the way of Pillow.',
+)
+@click.option(
+    '--transform', 'crop', type=click.Choice(['center-crop', 'center-crop-wide']), help='Crop before scaling.'
+)
 @click.option('--width', type=click.IntRange(min=1), metavar='W', help='Scale to this width.')
 @click.option('--height', type=click.IntRange(min=1), metavar='H', help='Scale to this height.')
 @click.option('--resolution', type=Resolution(), metavar='WxH', help='Both at once.')
-@click.option('--alpha', type=click.Choice(ALPHA_RULES), default=ALPHA_RULES[0], show_default=True,
-              help='Transparent images: refuse them, keep the alpha channel, or put them on white.')
+@click.option(
+    '--alpha',
+    type=click.Choice(ALPHA_RULES),
+    default=ALPHA_RULES[0],
+    show_default=True,
+    help='Transparent images: refuse them, keep the alpha channel, or put them on white.',
+)
 @click.option('--subfolders-as-labels', **SWITCH, help='Make the folders of the first level the classes.')
 @click.option('--skip-bad', **SWITCH, help='Leave out images that cannot be used, and list them.')
 @click.option('--workers', type=click.IntRange(min=1), metavar='N', help='Processes.  [default: one per core]')
-def main(source: str, dest: str, max_images: int | None, resize_filter: str, crop: str | None, width: int | None,
-         height: int | None, resolution: tuple[int, int] | None, alpha: str, subfolders_as_labels: bool, skip_bad: bool,
-         workers: int | None) -> None:
+def main(
+    source: str,
+    dest: str,
+    max_images: int | None,
+    resize_filter: str,
+    crop: str | None,
+    width: int | None,
+    height: int | None,
+    resolution: tuple[int, int] | None,
+    alpha: str,
+    subfolders_as_labels: bool,
+    skip_bad: bool,
+    workers: int | None,
+) -> None:
     if resolution is not None and (width or height):
         raise click.UsageError('--resolution says both sizes: leave out --width and --height.')
     width, height = resolution or (width, height)
@@ -125,13 +148,16 @@ def check_apart(source: str, dest: str) -> None:
     if source_path == dest_path:
         raise ValueError(f'--dest={dest} is the source itself; give another name.')
     if source_path in dest_path.parents and not is_archive(dest_path):
-        raise ValueError(f'--dest={dest} lies in the source, and its images would be taken for more of that; '
-                         'give a folder elsewhere.')
+        raise ValueError(
+            f'--dest={dest} lies in the source, and its images would be taken for more of that; '
+            'give a folder elsewhere.'
+        )
 
 
 @contextmanager
 def signals_as_exceptions() -> Iterator[None]:
     """Let a request to end (kill, closed terminal) end the block by SystemExit, so that it clears away its files."""
+
     def leave(signal_number: int, _frame: object) -> None:
         sys.exit(128 + signal_number)
 
@@ -150,12 +176,14 @@ def list_images(verdict: str, images: list[tuple[str, str]]) -> None:
 
 
 def summary_line(summary: Summary, dest: str) -> str:
-    parts = [f'{dest}: {summary.num_images} images, {describe_shape(summary.shape)}',
-             f'{summary.num_classes} classes' if summary.num_classes else None,
-             f'{summary.num_bytes / 2 ** 20:.1f} MiB',
-             f'{len(summary.bad)} bad ones left out' if summary.bad else None,
-             f'{len(summary.skipped)} too small ones left out' if summary.skipped else None,
-             f'{summary.elapsed_sec:.1f} s ({summary.num_images / summary.elapsed_sec:.0f} images/s)']
+    parts = [
+        f'{dest}: {summary.num_images} images, {describe_shape(summary.shape)}',
+        f'{summary.num_classes} classes' if summary.num_classes else None,
+        f'{summary.num_bytes / 2**20:.1f} MiB',
+        f'{len(summary.bad)} bad ones left out' if summary.bad else None,
+        f'{len(summary.skipped)} too small ones left out' if summary.skipped else None,
+        f'{summary.elapsed_sec:.1f} s ({summary.num_images / summary.elapsed_sec:.0f} images/s)',
+    ]
     return ', '.join(filter(None, parts))
 
 

@@ -19,34 +19,75 @@ _LARGEST_SIDE = 16384  # pixels, of H.264 as players know it
 @click.command(cls=dnnlib.cli.Command)
 @click.option('--network', type=dnnlib.cli.PATH, required=True, metavar='PKL', help='Network pickle: file or URL')
 @click.option('--seeds', type=dnnlib.cli.SeedRange(), help='The keys to move through, e.g. 0,1,4-6')
-@click.option('--projected-w', type=dnnlib.cli.PATH, multiple=True, metavar='NPZ',
-              help='Move through these latents (from projector.py) instead of seeds, and through the noise found for '
-              'them; give it several times to join files')
+@click.option(
+    '--projected-w',
+    type=dnnlib.cli.PATH,
+    multiple=True,
+    metavar='NPZ',
+    help='Move through these latents (from projector.py) instead of seeds, and through the noise found for '
+    'them; give it several times to join files',
+)
 @click.option('--output', type=dnnlib.cli.PATH, required=True, metavar='FILE.mp4', help='Video to write')
-@click.option('--grid', 'grid_size', type=cli.GridSize(), default='1x1', show_default=True, metavar='WxH',
-              help='So many pictures beside and above each other; the first seeds are the keys of the first picture')
-@click.option('--num-keyframes', type=click.IntRange(min=2), metavar='N',
-              help='Keys of each picture: seeds are repeated or left out to fit  [default: all seeds, shared out]')
-@click.option('--w-frames', '--frames', 'frames_per_key', type=click.IntRange(min=1), default=120, show_default=True,
-              help='Frames from one key to the next')
-@click.option('--fps', type=dnnlib.cli.FiniteFloat(min=1, max=240), default=30, show_default=True,
-              help='Frames per second')
-@click.option('--loop', type=dnnlib.cli.BOOL, default=True, show_default=True,
-              help='End where it began; 0: end at the last key')
-@click.option('--interpolation', 'kind', type=click.Choice(['cubic', 'linear']), default='cubic', show_default=True,
-              help='A smooth curve through the keys, or straight lines from key to key')
-@click.option('--shuffle-seed', type=click.IntRange(0, latents.LARGEST_SEED), metavar='INT',
-              help='Shuffle the order of the keys')
+@click.option(
+    '--grid',
+    'grid_size',
+    type=cli.GridSize(),
+    default='1x1',
+    show_default=True,
+    metavar='WxH',
+    help='So many pictures beside and above each other; the first seeds are the keys of the first picture',
+)
+@click.option(
+    '--num-keyframes',
+    type=click.IntRange(min=2),
+    metavar='N',
+    help='Keys of each picture: seeds are repeated or left out to fit  [default: all seeds, shared out]',
+)
+@click.option(
+    '--w-frames',
+    '--frames',
+    'frames_per_key',
+    type=click.IntRange(min=1),
+    default=120,
+    show_default=True,
+    help='Frames from one key to the next',
+)
+@click.option(
+    '--fps', type=dnnlib.cli.FiniteFloat(min=1, max=240), default=30, show_default=True, help='Frames per second'
+)
+@click.option(
+    '--loop', type=dnnlib.cli.BOOL, default=True, show_default=True, help='End where it began; 0: end at the last key'
+)
+@click.option(
+    '--interpolation',
+    'kind',
+    type=click.Choice(['cubic', 'linear']),
+    default='cubic',
+    show_default=True,
+    help='A smooth curve through the keys, or straight lines from key to key',
+)
+@click.option(
+    '--shuffle-seed', type=click.IntRange(0, latents.LARGEST_SEED), metavar='INT', help='Shuffle the order of the keys'
+)
 @cli.trunc_option()
-@click.option('--class', 'class_text', metavar='INDEX|NAME[,…]',
-              help='Class to show, for conditional networks; or a class for each key, to move between them')
+@click.option(
+    '--class',
+    'class_text',
+    metavar='INDEX|NAME[,…]',
+    help='Class to show, for conditional networks; or a class for each key, to move between them',
+)
 @cli.label_option(
     multiple=True, help='Label to show, for networks whose labels are no classes, e.g. 0.2,1,0; several times: one for '
     'each key'
 )  # fmt: skip
 @cli.noise_mode_option()
-@click.option('--enlarge', type=click.IntRange(1, 64), default=1, show_default=True,
-              help='Draw each pixel this many pixels wide and high, for small networks')
+@click.option(
+    '--enlarge',
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help='Draw each pixel this many pixels wide and high, for small networks',
+)
 @cli.batch_option()
 @cli.trust_pickle_option()
 @dnnlib.cli.device_option()

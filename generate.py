@@ -19,12 +19,21 @@ from generation import cli, latents, projections, rendering
 @click.option('--class', 'class_text', metavar='INDEX|NAME', help='Class to show, for conditional networks')
 @cli.label_option()
 @cli.noise_mode_option()
-@click.option('--projected-w', type=dnnlib.cli.PATH, metavar='NPZ',
-              help='Show these latents (from projector.py) instead of seeds, with the noise found for them unless '
-              '--noise-mode is random or none')
+@click.option(
+    '--projected-w',
+    type=dnnlib.cli.PATH,
+    metavar='NPZ',
+    help='Show these latents (from projector.py) instead of seeds, with the noise found for them unless '
+    '--noise-mode is random or none',
+)
 @click.option('--outdir', type=dnnlib.cli.PATH, required=True, metavar='DIR', help='Folder for the images')
-@click.option('--grid', 'grid_size', type=cli.GridSize(), metavar='WxH',
-              help='Write one picture grid.png, W images wide and H high, in place of single files')
+@click.option(
+    '--grid',
+    'grid_size',
+    type=cli.GridSize(),
+    metavar='WxH',
+    help='Write one picture grid.png, W images wide and H high, in place of single files',
+)
 @cli.batch_option()
 @cli.trust_pickle_option()
 @dnnlib.cli.device_option()

@@ -100,7 +100,7 @@ def _load_safely(content: bytes, name: str, force_fp16: bool) -> dict[str, Any]:
     if tensorflow.is_tensorflow(data):
         return tensorflow.convert(data, name, force_fp16)
 
-    rebuilt: dict[int, torch.nn.Module] = {}    # of objects that several keys share
+    rebuilt: dict[int, torch.nn.Module] = {}  # of objects that several keys share
     result = _require_dict(data, name)
     for key, value in result.items():
         if isinstance(value, PersistentObject):
@@ -132,9 +132,9 @@ def _require_finite_extent(value: Any, where: str) -> None:
 def _load_trusted(content: bytes, name: str, force_fp16: bool) -> dict[str, Any]:
     try:
         data = pickle.loads(content)
-    except Exception as error:      # code from the file can raise anything
+    except Exception as error:  # code from the file can raise anything
         if isinstance(error, ImportError) and 'tflib' in (error.name or ''):
-            return _load_safely(content, name, force_fp16)      # TensorFlow's classes are not here to be run
+            return _load_safely(content, name, force_fp16)  # TensorFlow's classes are not here to be run
         raise NetworkPickleError(
             f'{name} cannot be unpickled, even trusting it ({type(error).__name__}: {excerpt(error)})'
         ) from error

@@ -48,24 +48,62 @@ black.
 
 @click.command(cls=dnnlib.cli.Command, help=HELP)
 @click.option('--network', type=dnnlib.cli.PATH, required=True, metavar='PKL', help='Network pickle: file or URL')
-@click.option('--target', 'places', type=dnnlib.cli.PATH, required=True, multiple=True, metavar='IMAGE|DIR',
-              help='Picture to project, or a folder of pictures; can be given several times')
+@click.option(
+    '--target',
+    'places',
+    type=dnnlib.cli.PATH,
+    required=True,
+    multiple=True,
+    metavar='IMAGE|DIR',
+    help='Picture to project, or a folder of pictures; can be given several times',
+)
 @click.option('--outdir', type=dnnlib.cli.PATH, required=True, metavar='DIR', help='Folder for the results')
 @click.option('--class', 'class_text', metavar='INDEX|NAME', help='Class of the targets, for conditional networks')
 @label_option()
-@click.option('--space', type=click.Choice(['w', 'w+']), default=_DEFAULTS.space, show_default=True,
-              help='One latent vector for all layers, or one for each: nearer to the target, less apt for editing')
-@click.option('--num-steps', type=click.IntRange(min=1), default=_DEFAULTS.num_steps, show_default=True,
-              help='Steps of the optimization')
-@click.option('--seed', type=click.IntRange(0, latents.LARGEST_SEED), default=_DEFAULTS.seed, show_default=True,
-              help='Random seed')
-@click.option('--lr', 'learning_rate', type=dnnlib.cli.FiniteFloat(min=0, min_open=True, max=100),
-              default=_DEFAULTS.learning_rate, show_default=True, help='Learning rate')
-@click.option('--noise-weight', type=dnnlib.cli.FiniteFloat(min=0), default=_DEFAULTS.noise_weight, show_default=True,
-              help='How strongly the noise is kept from showing the target')
+@click.option(
+    '--space',
+    type=click.Choice(['w', 'w+']),
+    default=_DEFAULTS.space,
+    show_default=True,
+    help='One latent vector for all layers, or one for each: nearer to the target, less apt for editing',
+)
+@click.option(
+    '--num-steps',
+    type=click.IntRange(min=1),
+    default=_DEFAULTS.num_steps,
+    show_default=True,
+    help='Steps of the optimization',
+)
+@click.option(
+    '--seed',
+    type=click.IntRange(0, latents.LARGEST_SEED),
+    default=_DEFAULTS.seed,
+    show_default=True,
+    help='Random seed',
+)
+@click.option(
+    '--lr',
+    'learning_rate',
+    type=dnnlib.cli.FiniteFloat(min=0, min_open=True, max=100),
+    default=_DEFAULTS.learning_rate,
+    show_default=True,
+    help='Learning rate',
+)
+@click.option(
+    '--noise-weight',
+    type=dnnlib.cli.FiniteFloat(min=0),
+    default=_DEFAULTS.noise_weight,
+    show_default=True,
+    help='How strongly the noise is kept from showing the target',
+)
 @click.option('--save-video', type=dnnlib.cli.BOOL, default=True, show_default=True, help='Write proj.mp4')
-@click.option('--detectors', 'detector_dir', type=dnnlib.cli.PATH, metavar='DIR',
-              help='Folder with vgg16.pt, instead of the download')
+@click.option(
+    '--detectors',
+    'detector_dir',
+    type=dnnlib.cli.PATH,
+    metavar='DIR',
+    help='Folder with vgg16.pt, instead of the download',
+)
 @trust_pickle_option()
 @dnnlib.cli.device_option()
 @click.pass_context

@@ -16,16 +16,25 @@ _DEFAULT_LAYERS = range(7)
 @click.option('--network', type=dnnlib.cli.PATH, required=True, metavar='PKL', help='Network pickle: file or URL')
 @click.option('--rows', type=dnnlib.cli.SeedRange(), required=True, help='A row for each of these seeds, e.g. 0,1,4-6')
 @click.option('--cols', type=dnnlib.cli.SeedRange(), required=True, help='A column for each of these seeds')
-@click.option('--styles', type=dnnlib.cli.SeedRange(), show_default='0-6, as far as the network has them',
-              help="Layers that take the column's style; 0 is the coarsest")
+@click.option(
+    '--styles',
+    type=dnnlib.cli.SeedRange(),
+    show_default='0-6, as far as the network has them',
+    help="Layers that take the column's style; 0 is the coarsest",
+)
 @cli.trunc_option()
 @click.option('--class', 'class_text', metavar='INDEX|NAME', help='Class to show, for conditional networks')
 @click.option('--col-class', 'col_class_text', metavar='INDEX|NAME', help='Another class for the columns')
 @cli.label_option()
 @cli.label_option('--col-label', help='Another label for the columns')
 @cli.noise_mode_option()
-@click.option('--labels', type=dnnlib.cli.BOOL, default=True, show_default=True,
-              help='Write the seeds beside grid.png, with images enlarged to 64 pixels or more; 0: nothing but images')
+@click.option(
+    '--labels',
+    type=dnnlib.cli.BOOL,
+    default=True,
+    show_default=True,
+    help='Write the seeds beside grid.png, with images enlarged to 64 pixels or more; 0: nothing but images',
+)
 @click.option('--outdir', type=dnnlib.cli.PATH, required=True, metavar='DIR', help='Folder for the images')
 @cli.batch_option()
 @cli.trust_pickle_option()

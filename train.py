@@ -65,83 +65,197 @@ KIMG = ThousandsOfImages(min=0, min_open=True)
 @click.command(cls=Command)
 # Where, and what is written
 @click.option('--outdir', type=PATH, metavar='DIR', help='Folder that gets a new folder for this run  [required]')
-@click.option('--snap', type=POSITIVE_INT, default=Options.snap, show_default=True,
-              help='Ticks between two snapshots (images and network pickle)')
-@click.option('--tick', type=KIMG, default=Options.tick, show_default=True,
-              help='Thousands of images between two status lines')
-@click.option('--metrics', type=MetricNames(), metavar='NAME,...|none', default=','.join(Options.metrics),
-              show_default=True, help='Quality metrics at each snapshot, as in calc_metrics.py')
-@click.option('--detectors', type=PATH, metavar='DIR', show_default='the published ones',
-              help='Folder with files that stand in for the detectors of the metrics')
-@click.option('--keep-states', type=POSITIVE_INT, default=Options.keep_states, show_default=True,
-              help='Training states to keep, one beside each network pickle: the newest ones')
+@click.option(
+    '--snap',
+    type=POSITIVE_INT,
+    default=Options.snap,
+    show_default=True,
+    help='Ticks between two snapshots (images and network pickle)',
+)
+@click.option(
+    '--tick', type=KIMG, default=Options.tick, show_default=True, help='Thousands of images between two status lines'
+)
+@click.option(
+    '--metrics',
+    type=MetricNames(),
+    metavar='NAME,...|none',
+    default=','.join(Options.metrics),
+    show_default=True,
+    help='Quality metrics at each snapshot, as in calc_metrics.py',
+)
+@click.option(
+    '--detectors',
+    type=PATH,
+    metavar='DIR',
+    show_default='the published ones',
+    help='Folder with files that stand in for the detectors of the metrics',
+)
+@click.option(
+    '--keep-states',
+    type=POSITIVE_INT,
+    default=Options.keep_states,
+    show_default=True,
+    help='Training states to keep, one beside each network pickle: the newest ones',
+)
 @click.option('--desc', type=RunSuffix(), help="Text to end the name of the run's folder with")
 @click.option('-n', '--dry-run', is_flag=True, help='Print the complete configuration and stop, with nothing written')
 # Data set
 @click.option('--data', type=PATH, metavar='ZIP|DIR', help='Images, as dataset_tool.py makes them  [required]')
-@click.option('--cond', type=BOOL, default=Options.cond, show_default=True,
-              help='Train a conditional model on the labels of the data set')
-@click.option('--subset', type=POSITIVE_INT, metavar='N', show_default='all',
-              help='Use only N images, picked by --seed')
-@click.option('--mirror', type=BOOL, default=Options.mirror, show_default=True,
-              help="Show each image's mirror image as well")
-@click.option('--strict-data', type=BOOL, default=Options.strict_data, show_default=True,
-              help='Stop at an image that cannot be read; otherwise another one is shown in its place')
-@click.option('--verify-data', type=click.Choice(cfg.VERIFY_DATA), default=Options.verify_data, show_default=True,
-              help='Read of the images, before the training: nothing, headers, headers and 100 images, everything')
+@click.option(
+    '--cond',
+    type=BOOL,
+    default=Options.cond,
+    show_default=True,
+    help='Train a conditional model on the labels of the data set',
+)
+@click.option(
+    '--subset', type=POSITIVE_INT, metavar='N', show_default='all', help='Use only N images, picked by --seed'
+)
+@click.option(
+    '--mirror', type=BOOL, default=Options.mirror, show_default=True, help="Show each image's mirror image as well"
+)
+@click.option(
+    '--strict-data',
+    type=BOOL,
+    default=Options.strict_data,
+    show_default=True,
+    help='Stop at an image that cannot be read; otherwise another one is shown in its place',
+)
+@click.option(
+    '--verify-data',
+    type=click.Choice(cfg.VERIFY_DATA),
+    default=Options.verify_data,
+    show_default=True,
+    help='Read of the images, before the training: nothing, headers, headers and 100 images, everything',
+)
 # Preset, and what replaces its numbers
-@click.option('--cfg', type=click.Choice(cfg.PRESET_NAMES), default=Options.cfg, show_default=True,
-              help='Preset; auto fits itself to resolution and GPUs, tiny is for small images on a CPU')
+@click.option(
+    '--cfg',
+    type=click.Choice(cfg.PRESET_NAMES),
+    default=Options.cfg,
+    show_default=True,
+    help='Preset; auto fits itself to resolution and GPUs, tiny is for small images on a CPU',
+)
 @click.option('--gamma', type=FiniteFloat(min=0), show_default=BY_PRESET, help='Weight of the R1 penalty')
 @click.option('--kimg', type=KIMG, show_default=BY_PRESET, help='Length of the training in thousands of images')
 @click.option('--batch', type=POSITIVE_INT, show_default=BY_PRESET, help='Images a step, over all GPUs')
-@click.option('--batch-gpu', type=POSITIVE_INT, show_default="what fits the preset's GPUs",
-              help='Images that a GPU handles at once; fewer need less memory and more time')
+@click.option(
+    '--batch-gpu',
+    type=POSITIVE_INT,
+    show_default="what fits the preset's GPUs",
+    help='Images that a GPU handles at once; fewer need less memory and more time',
+)
 @click.option('--cbase', type=POSITIVE_INT, show_default=BY_PRESET, help='Channels of a layer, times its resolution')
 @click.option('--cmax', type=POSITIVE_INT, show_default=BY_PRESET, help='Channels of a layer, at most')
 @click.option('--glr', type=LEARNING_RATE, show_default=BY_PRESET, help='Learning rate of the generator')
 @click.option('--dlr', type=LEARNING_RATE, show_default=BY_PRESET, help='Learning rate of the discriminator')
 @click.option('--map-depth', type=POSITIVE_INT, show_default=BY_PRESET, help='Layers of the mapping network')
-@click.option('--mbstd-group', type=POSITIVE_INT, show_default=BY_PRESET,
-              help='Images that share one minibatch standard deviation')
+@click.option(
+    '--mbstd-group',
+    type=POSITIVE_INT,
+    show_default=BY_PRESET,
+    help='Images that share one minibatch standard deviation',
+)
 # Augmentation
-@click.option('--aug', type=click.Choice(['noaug', 'ada', 'fixed']), show_default=cfg.DEFAULT_AUG,
-              help='Augment not at all, adaptively, or with the strength --p')
+@click.option(
+    '--aug',
+    type=click.Choice(['noaug', 'ada', 'fixed']),
+    show_default=cfg.DEFAULT_AUG,
+    help='Augment not at all, adaptively, or with the strength --p',
+)
 @click.option('--p', type=FRACTION, metavar='P', help='Augmentation strength, with --aug=fixed')
-@click.option('--init-p', type=FRACTION, metavar='P', show_default='0',
-              help='Augmentation strength that --aug=ada starts from')
-@click.option('--target', type=FRACTION, show_default=str(cfg.DEFAULT_ADA_TARGET),
-              help="Overfitting that --aug=ada holds: the mean sign of the discriminator's output for real images")
-@click.option('--augpipe', type=click.Choice(cfg.AUGPIPE_NAMES), show_default=cfg.DEFAULT_AUGPIPE,
-              help='Which augmentations: b(lit) g(eom) c(olor) f(ilter) n(oise) c(utout)')
+@click.option(
+    '--init-p', type=FRACTION, metavar='P', show_default='0', help='Augmentation strength that --aug=ada starts from'
+)
+@click.option(
+    '--target',
+    type=FRACTION,
+    show_default=str(cfg.DEFAULT_ADA_TARGET),
+    help="Overfitting that --aug=ada holds: the mean sign of the discriminator's output for real images",
+)
+@click.option(
+    '--augpipe',
+    type=click.Choice(cfg.AUGPIPE_NAMES),
+    show_default=cfg.DEFAULT_AUGPIPE,
+    help='Which augmentations: b(lit) g(eom) c(olor) f(ilter) n(oise) c(utout)',
+)
 # Start from a trained network
-@click.option('--resume', type=PATH, metavar='NAME|PATH|URL', show_default=cfg.NO_RESUME,
-              help=f'Network pickle to start from: {", ".join(cfg.RESUME_SOURCES)}, a file or a URL; '
-                   f'{cfg.LATEST}: as --resume-run={cfg.LATEST}')
-@click.option('--freezed', type=click.IntRange(min=0), metavar='N', show_default='0',
-              help='Keep the first N layers of the discriminator as they are')
+@click.option(
+    '--resume',
+    type=PATH,
+    metavar='NAME|PATH|URL',
+    show_default=cfg.NO_RESUME,
+    help=f'Network pickle to start from: {", ".join(cfg.RESUME_SOURCES)}, a file or a URL; '
+    f'{cfg.LATEST}: as --resume-run={cfg.LATEST}',
+)
+@click.option(
+    '--freezed',
+    type=click.IntRange(min=0),
+    metavar='N',
+    show_default='0',
+    help='Keep the first N layers of the discriminator as they are',
+)
 # Go on with a run
-@click.option('--resume-run', type=PATH, metavar='DIR|latest',
-              help='Go on with the run in this folder, or with the newest in --outdir that has the same options (where '
-                   'there is none, start it); options that do not change its result may be given anew')
+@click.option(
+    '--resume-run',
+    type=PATH,
+    metavar='DIR|latest',
+    help='Go on with the run in this folder, or with the newest in --outdir that has the same options (where '
+    'there is none, start it); options that do not change its result may be given anew',
+)
 # Execution
-@click.option('--seed', type=click.IntRange(min=0, max=2**31 - 1), default=Options.seed, show_default=True,
-              help='Random seed')
-@click.option('--gpus', type=POSITIVE_INT, show_default='1, or what torchrun started',
-              help='Processes, one a GPU (on a CPU, all share it)')
+@click.option(
+    '--seed', type=click.IntRange(min=0, max=2**31 - 1), default=Options.seed, show_default=True, help='Random seed'
+)
+@click.option(
+    '--gpus',
+    type=POSITIVE_INT,
+    show_default='1, or what torchrun started',
+    help='Processes, one a GPU (on a CPU, all share it)',
+)
 @device_option()
-@click.option('--workers', type=click.IntRange(min=0), default=Options.workers, show_default='3, on a CPU 0',
-              help='Processes that decode images, for each GPU; 0 decodes in the training process')
-@click.option('--fp32', type=BOOL, default=Options.fp32, show_default=True,
-              help='Full precision throughout, with activations unclamped')
-@click.option('--nhwc', type=BOOL, default=Options.nhwc, show_default=True,
-              help='Channels-last memory layout for half-precision layers')
-@click.option('--nobench', type=BOOL, default=Options.nobench, show_default=True,
-              help='Let cuDNN choose its algorithms without timing them')
-@click.option('--allow-tf32', type=BOOL, default=Options.allow_tf32, show_default=True,
-              help='Allow TensorFloat-32 for matrix products and convolutions')
-@click.option('--deterministic', type=BOOL, default=Options.deterministic, show_default=True,
-              help='The same numbers to the bit each time, on CUDA at some cost in speed; a CPU needs no telling')
+@click.option(
+    '--workers',
+    type=click.IntRange(min=0),
+    default=Options.workers,
+    show_default='3, on a CPU 0',
+    help='Processes that decode images, for each GPU; 0 decodes in the training process',
+)
+@click.option(
+    '--fp32',
+    type=BOOL,
+    default=Options.fp32,
+    show_default=True,
+    help='Full precision throughout, with activations unclamped',
+)
+@click.option(
+    '--nhwc',
+    type=BOOL,
+    default=Options.nhwc,
+    show_default=True,
+    help='Channels-last memory layout for half-precision layers',
+)
+@click.option(
+    '--nobench',
+    type=BOOL,
+    default=Options.nobench,
+    show_default=True,
+    help='Let cuDNN choose its algorithms without timing them',
+)
+@click.option(
+    '--allow-tf32',
+    type=BOOL,
+    default=Options.allow_tf32,
+    show_default=True,
+    help='Allow TensorFloat-32 for matrix products and convolutions',
+)
+@click.option(
+    '--deterministic',
+    type=BOOL,
+    default=Options.deterministic,
+    show_default=True,
+    help='The same numbers to the bit each time, on CUDA at some cost in speed; a CPU needs no telling',
+)
 def main(**values: Any) -> None:
     """Train a generative adversarial network (StyleGAN2 with adaptive discriminator augmentation) on your own images.
 
@@ -194,8 +308,11 @@ def main(**values: Any) -> None:
         if options.dry_run:
             config.run_dir = config.run_dir or cfg.next_run_dir(options.outdir, desc)
             print(config.to_json())
-            print(f'\n{cfg.describe(config, dataset, run is not None)}\n{preflight.table(checks)}\n'
-                  'Dry run: nothing was written.', file=sys.stderr)
+            print(
+                f'\n{cfg.describe(config, dataset, run is not None)}\n{preflight.table(checks)}\n'
+                'Dry run: nothing was written.',
+                file=sys.stderr,
+            )
             return
         if run is None:
             config.run_dir = cfg.create_run_dir(options.outdir, desc)
@@ -233,8 +350,11 @@ def check_moved_dataset(run: KeptRun, dataset: ImageFolderDataset) -> None:
     known = provenance.dataset_sha256(run.run_dir)
     if known is None or content_sha256(dataset) != known:
         reason = 'is another dataset than' if known else 'cannot be compared with'
-        raise wrong('--data', f'{run.options.data!r} {reason} that of {run.run_dir!r}, {run.config.options["data"]!r}: '
-                              'give the same images and labels in the same order, or start a new run.')
+        raise wrong(
+            '--data',
+            f'{run.options.data!r} {reason} that of {run.run_dir!r}, {run.config.options["data"]!r}: '
+            'give the same images and labels in the same order, or start a new run.',
+        )
 
 
 def record_provenance(config: cfg.TrainingConfig, dataset: ImageFolderDataset, device: torch.device) -> None:

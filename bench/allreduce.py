@@ -61,7 +61,7 @@ class OverlappedBuckets:
     def __init__(self, world: World, module: torch.nn.Module, bucket_bytes: int):
         self._world, self._bucket_bytes = world, bucket_bytes
         self._parameters = list(module.parameters())
-        self._additions: dict[int, int] | None = None   # index of a parameter → in one run of the phase
+        self._additions: dict[int, int] | None = None  # index of a parameter → in one run of the phase
         self._buckets: list[list[int]] = []
 
     def run(self, accumulate: Callable[[], None]) -> None:
@@ -82,8 +82,11 @@ class OverlappedBuckets:
                 while len(under_way) < len(waiting) and waiting[len(under_way)] == 0:  # alike on all ranks
                     under_way.append(self._start(self._buckets[len(under_way)]))
 
-        hooks = [parameter.register_post_accumulate_grad_hook(lambda _parameter, index=index: added(index))
-                 for index, parameter in enumerate(self._parameters) if parameter.requires_grad]
+        hooks = [
+            parameter.register_post_accumulate_grad_hook(lambda _parameter, index=index: added(index))
+            for index, parameter in enumerate(self._parameters)
+            if parameter.requires_grad
+        ]
         accumulate()
         for hook in hooks:
             hook.remove()
@@ -188,16 +191,31 @@ def _measure(world: World, config, resolution: int, bucket_mib: Sequence[int], r
 # Command
 
 
-def bench_reduction(num_processes: int, resolution: int, batch_gpu: int, cbase: int | None, bucket_mib: Sequence[int],
-                    rounds: int, device: torch.device) -> list[Row]:
+def bench_reduction(
+    num_processes: int,
+    resolution: int,
+    batch_gpu: int,
+    cbase: int | None,
+    bucket_mib: Sequence[int],
+    rounds: int,
+    device: torch.device,
+) -> list[Row]:
     """Each phase with each way; a rate is images of all processes."""
     config, _dataset = training_setup(resolution, batch_gpu, num_processes, device, cbase)
     with tempfile.TemporaryDirectory() as folder:
         path = f'{folder}/times.json'
         distributed.launch(_measure, num_processes, str(device), config, resolution, bucket_mib, rounds, path)
         times = json.loads(Path(path).read_text(encoding='utf-8'))
-    return [Row(f'{num_processes} processes', f'{num_processes} x {batch_gpu}, {what}', of_what,
-                num_processes * batch_gpu, 'images') for what, of_what in times.items()]
+    return [
+        Row(
+            f'{num_processes} processes',
+            f'{num_processes} x {batch_gpu}, {what}',
+            of_what,
+            num_processes * batch_gpu,
+            'images',
+        )
+        for what, of_what in times.items()
+    ]
 
 
 class Numbers(click.ParamType):
@@ -223,8 +241,17 @@ class Numbers(click.ParamType):
 @click.option('--json', 'json_path', type=PATH, metavar='FILE', help='Write machine and rows')
 @click.option('--markdown', 'markdown_path', type=PATH, metavar='FILE', help='Replace the table in this file')
 @device_option()
-def main(processes: list[int], resolution: int, batch_gpu: int, cbase: int | None, bucket_mib: list[int], rounds: int,
-         json_path: str | None, markdown_path: str | None, device: str) -> None:
+def main(
+    processes: list[int],
+    resolution: int,
+    batch_gpu: int,
+    cbase: int | None,
+    bucket_mib: list[int],
+    rounds: int,
+    json_path: str | None,
+    markdown_path: str | None,
+    device: str,
+) -> None:
     """Time the phases of a training step with flat and with overlapped averaging of the gradients."""
     device = resolve_device(device)
     check_writable('--json', json_path)

@@ -26,8 +26,14 @@ HEADINGS = ('what', 'time', 'rate', 'floor', 'share', 'runs')
 # Timing
 
 
-def measure(cases: Mapping[str, Callable[[], object]], device: torch.device, rounds: int = 7, min_rounds: int = 3,
-            budget_sec: float = 10, warm_up: bool = True) -> dict[str, list[float]]:
+def measure(
+    cases: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    rounds: int = 7,
+    min_rounds: int = 3,
+    budget_sec: float = 10,
+    warm_up: bool = True,
+) -> dict[str, list[float]]:
     """Seconds of each run of each case.
 
     The cases take turns, so that whatever else the machine does meanwhile falls on all of them. Once `budget_sec` are
@@ -153,8 +159,10 @@ class Machine:
     def __str__(self) -> str:
         networks_on = '' if self.device == self.cpu else f'; networks on {self.device}'
         threads = '1 thread' if self.threads == 1 else f'{self.threads} threads'
-        return (f'{self.cpu}, {self.cores} cores, {threads}{networks_on}; {self.system}, '
-                f'Python {self.python}, PyTorch {self.torch}')
+        return (
+            f'{self.cpu}, {self.cores} cores, {threads}{networks_on}; {self.system}, '
+            f'Python {self.python}, PyTorch {self.torch}'
+        )
 
 
 def this_machine(device: torch.device) -> Machine:
@@ -194,8 +202,10 @@ def check_writable(option: str, path: str | None) -> None:
     file = Path(path)
     folder = file.absolute().parent
     if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise click.BadParameter(f'{path!r} cannot be written: give a file in an existing folder that you may write.',
-                                 param_hint=f"'{option}'")
+        raise click.BadParameter(
+            f'{path!r} cannot be written: give a file in an existing folder that you may write.',
+            param_hint=f"'{option}'",
+        )
 
 
 class MarkedSection:
@@ -209,10 +219,12 @@ class MarkedSection:
         lines = self.path.read_text(encoding='utf-8').splitlines()
         begin, end = f'<!-- {name} begin -->', f'<!-- {name} end -->'
         if lines.count(begin) != 1 or lines.count(end) != 1 or lines.index(begin) > lines.index(end):
-            raise ValueError(f'{path} has no place for the table: give it the lines {begin!r} and {end!r}, in this '
-                             'order and once each.')
-        self._before = lines[:lines.index(begin) + 1]
-        self._after = lines[lines.index(end):]
+            raise ValueError(
+                f'{path} has no place for the table: give it the lines {begin!r} and {end!r}, in this '
+                'order and once each.'
+            )
+        self._before = lines[: lines.index(begin) + 1]
+        self._after = lines[lines.index(end) :]
 
     def replace(self, text: str) -> None:
         lines = [*self._before, '', *text.splitlines(), '', *self._after]

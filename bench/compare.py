@@ -33,16 +33,30 @@ class Comparison:
     def cells(self) -> tuple[str, ...]:
         floor = '' if self.floor_sec is None else format_seconds(self.floor_sec)
         share = '' if self.share is None else format_share(self.share)
-        return (self.what, format_seconds(median(self.times_sec)), format_seconds(median(self.textbook_sec)),
-                f'{self.ratio:.2f}', floor, share, str(len(self.times_sec)))
+        return (
+            self.what,
+            format_seconds(median(self.times_sec)),
+            format_seconds(median(self.textbook_sec)),
+            f'{self.ratio:.2f}',
+            floor,
+            share,
+            str(len(self.times_sec)),
+        )
 
     def to_dict(self) -> dict:
-        return dict(what=self.what, times_sec=self.times_sec, textbook_sec=self.textbook_sec,
-                    floor_sec=self.floor_sec, ratio=self.ratio, share=self.share)
+        return dict(
+            what=self.what,
+            times_sec=self.times_sec,
+            textbook_sec=self.textbook_sec,
+            floor_sec=self.floor_sec,
+            ratio=self.ratio,
+            share=self.share,
+        )
 
 
-def compare(cases: Mapping[str, tuple[Callable, Callable, float | None]], device: torch.device,
-            **options) -> list[Comparison]:
+def compare(
+    cases: Mapping[str, tuple[Callable, Callable, float | None]], device: torch.device, **options
+) -> list[Comparison]:
     """Of cases {what: (here, textbook, floor in seconds)}; `textbook` is run in the context of `bench.textbook`.
 
     Other arguments as for `bench.common.measure`.
@@ -58,8 +72,12 @@ def compare(cases: Mapping[str, tuple[Callable, Callable, float | None]], device
 def text_table(rows: list[Comparison]) -> str:
     lines = [HEADINGS, *(row.cells() for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
-    return '\n'.join('  '.join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(
-        line[1:], widths[1:]))]).rstrip() for line in lines)
+    return '\n'.join(
+        '  '.join(
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))]
+        ).rstrip()
+        for line in lines
+    )
 
 
 def markdown_table(rows: list[Comparison]) -> str:

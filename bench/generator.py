@@ -55,29 +55,45 @@ def bench_training(peaks: Peaks, quick: bool) -> list[Comparison]:
         cases, intervals, flop = _training_cases(config, resolution, CPU)
         pairs = {name: (run, run, None) for name, run in cases.items()}
         found = {row.what: row for row in compare(pairs, CPU, rounds=3, min_rounds=2, budget_sec=60, warm_up=quick)}
-        for what, weights in (('Gmain + Dmain', {'Gmain': 1, 'Dmain': 1}),
-                              ('all phases', {name: 1 / interval for name, interval in intervals.items()})):
+        for what, weights in (
+            ('Gmain + Dmain', {'Gmain': 1, 'Dmain': 1}),
+            ('all phases', {name: 1 / interval for name, interval in intervals.items()}),
+        ):
             floor = sum(flop.get(name, 0) * weight for name, weight in weights.items()) / peaks.flop_per_sec
-            runs = [[sum(times[index] * weights[name] for name, times in chosen.items()) for index in range(
-                min(map(len, chosen.values())))] for chosen in (
+            runs = [
+                [
+                    sum(times[index] * weights[name] for name, times in chosen.items())
+                    for index in range(min(map(len, chosen.values())))
+                ]
+                for chosen in (
                     {name: found[name].times_sec for name in weights},
-                    {name: found[name].textbook_sec for name in weights})]
+                    {name: found[name].textbook_sec for name in weights},
+                )
+            ]
             rows.append(Comparison(f'training, {resolution} px, batch {batch}, {what}', *runs, floor))
     return rows
 
 
 @click.command(cls=Command, keep_memory=False)
 @click.option('--training', is_flag=True, help='Measure training iterations too')
-@click.option('--allocator', type=click.Choice(['kept', 'default']), default='kept', show_default=True,
-              help='Keep freed memory, as the scripts of this project do, or leave the C library as it is')
+@click.option(
+    '--allocator',
+    type=click.Choice(['kept', 'default']),
+    default='kept',
+    show_default=True,
+    help='Keep freed memory, as the scripts of this project do, or leave the C library as it is',
+)
 @click.option('--quick', is_flag=True, help='Tiny sizes: whether it works, not how fast')
-@click.option('--threads', type=click.IntRange(min=1), metavar='N', show_default='one per core',
-              help='Threads of PyTorch')
+@click.option(
+    '--threads', type=click.IntRange(min=1), metavar='N', show_default='one per core', help='Threads of PyTorch'
+)
 @click.option('--json', 'json_path', type=PATH, metavar='FILE', help='Write the rows, each run with its time')
-@click.option('--markdown', 'markdown_path', type=PATH, metavar='FILE',
-              help='Replace the table of this --allocator in this file')
-def main(training: bool, allocator: str, quick: bool, threads: int | None, json_path: str | None,
-         markdown_path: str | None) -> None:
+@click.option(
+    '--markdown', 'markdown_path', type=PATH, metavar='FILE', help='Replace the table of this --allocator in this file'
+)
+def main(
+    training: bool, allocator: str, quick: bool, threads: int | None, json_path: str | None, markdown_path: str | None
+) -> None:
     """Measure generators (and training) on the CPU against the textbook in the same run."""
     check_writable('--json', json_path)
     section = 'bench/generator.py' + ('' if allocator == 'kept' else f' --allocator={allocator}')

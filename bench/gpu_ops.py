@@ -63,7 +63,7 @@ def measure_all(device: torch.device) -> Iterator[Row]:
 
 
 def _copy_row(device: torch.device) -> Row:
-    source = torch.ones([COPY_MIB * 2 ** 18], device=device)  # float32
+    source = torch.ones([COPY_MIB * 2**18], device=device)  # float32
     target = torch.empty_like(source)
     times = _times(lambda: target.copy_(source), device)
     return Row('copy', f'copy of {COPY_MIB} MiB', times, 2 * source.nbytes / 1e9, 'GB')
@@ -103,8 +103,9 @@ def _rows(x: torch.Tensor, where: str, bytes_per_sec: float) -> Iterator[Row]:
         yield plain
 
 
-def _row(section: str, what: str, run: Callable[[], object], moved_bytes: int, bytes_per_sec: float,
-         device: torch.device) -> Row:
+def _row(
+    section: str, what: str, run: Callable[[], object], moved_bytes: int, bytes_per_sec: float, device: torch.device
+) -> Row:
     return Row(section, f'{section}: {what}', _times(run, device), moved_bytes / 1e9, 'GB', moved_bytes / bytes_per_sec)
 
 

@@ -40,7 +40,7 @@ def _peak_bytes(config, resolution: int) -> int:
     step.run(batch_idx=0)
     if device.type == 'cuda':
         free, total = torch.cuda.mem_get_info(device)
-        return total - free     # PyTorch keeps what it has got.
+        return total - free  # PyTorch keeps what it has got.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
 
 
@@ -65,8 +65,13 @@ class Sizes(click.ParamType):
 
 
 @click.command(cls=Command)
-@click.option('--sizes', type=Sizes(), default='16:32,32:16,64:4,128:4,256:1,256:2', show_default=True,
-              help='Resolutions of --cfg=auto, with the images at once')
+@click.option(
+    '--sizes',
+    type=Sizes(),
+    default='16:32,32:16,64:4,128:4,256:1,256:2',
+    show_default=True,
+    help='Resolutions of --cfg=auto, with the images at once',
+)
 @click.option('--cbase', type=click.IntRange(min=1), show_default='that of auto', help='Fewer make it faster')
 @device_option()
 def main(sizes: list[tuple[int, int]], cbase: int | None, device: str) -> None:
@@ -75,8 +80,11 @@ def main(sizes: list[tuple[int, int]], cbase: int | None, device: str) -> None:
     print(f'{this_machine(device)}\n\nresolution  images  estimate   peak  estimate/peak')
     for resolution, batch_gpu in sizes:
         estimated, peak = measure(resolution, batch_gpu, cbase, device)
-        print(f'{resolution:10d}  {batch_gpu:6d}  {estimated / 2**20:8,.0f}  {peak / 2**20:5,.0f}  '
-              f'{estimated / peak:13.2f}  MiB', flush=True)
+        print(
+            f'{resolution:10d}  {batch_gpu:6d}  {estimated / 2**20:8,.0f}  {peak / 2**20:5,.0f}  '
+            f'{estimated / peak:13.2f}  MiB',
+            flush=True,
+        )
 
 
 if __name__ == '__main__':

@@ -43,8 +43,16 @@ CPU = torch.device('cpu')
 SEED = 5
 NUM_SUBSETS, SUBSET_SIZE = 100, 1000  # of kid50k_full
 NHOOD_SIZE = 3  # of pr50k3_full
-HEADINGS = ('what', 'straightforward', 'here', 'times as fast', 'memory straightforward', 'memory here', 'differ by',
-            'runs')
+HEADINGS = (
+    'what',
+    'straightforward',
+    'here',
+    'times as fast',
+    'memory straightforward',
+    'memory here',
+    'differ by',
+    'runs',
+)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Straightforward ways
@@ -77,8 +85,9 @@ def precision_recall_by_cdist(real: torch.Tensor, fake: torch.Tensor, rows: int 
         return torch.cat([torch.cdist(points, part) for part in others.split(rows)], dim=1)
 
     def share_inside(points, manifold):
-        radii = [distances(part, manifold).float().kthvalue(NHOOD_SIZE + 1).values.half()
-                 for part in manifold.split(rows)]
+        radii = [
+            distances(part, manifold).float().kthvalue(NHOOD_SIZE + 1).values.half() for part in manifold.split(rows)
+        ]
         inside = [(distances(part, manifold) <= torch.cat(radii)).any(dim=1) for part in points.split(rows)]
         return float(torch.cat(inside).float().mean())
 
@@ -104,10 +113,13 @@ def cases(quick: bool) -> list[Case]:
     dim, few, many, most = (64, 40, 300, 2500) if quick else (2048, 1000, 10000, 50000)
 
     def kid_case(count: int, dtype: type) -> Case:
-        return Case('kid', f'KID, {NUM_SUBSETS} subsets of {min(count, SUBSET_SIZE):,}, {count:,} x {dim}, against '
-                    f'{np.dtype(dtype)}', lambda: features(count, dim),
-                    lambda real, fake: kid_by_subset(real, fake, dtype),
-                    lambda real, fake: kid(real, fake, NUM_SUBSETS, SUBSET_SIZE, np.random.RandomState(SEED)))
+        return Case(
+            'kid',
+            f'KID, {NUM_SUBSETS} subsets of {min(count, SUBSET_SIZE):,}, {count:,} x {dim}, against {np.dtype(dtype)}',
+            lambda: features(count, dim),
+            lambda real, fake: kid_by_subset(real, fake, dtype),
+            lambda real, fake: kid(real, fake, NUM_SUBSETS, SUBSET_SIZE, np.random.RandomState(SEED)),
+        )
 
     return [
         Case('fid', f'FID, moments of {many:,} x {dim}', lambda: moments(many, dim), sqrtm_distance, frechet_distance),
@@ -116,9 +128,13 @@ def cases(quick: bool) -> list[Case]:
         kid_case(many, np.float32),
         kid_case(many, np.float64),
         kid_case(most, np.float32),
-        Case('pr', f'precision and recall, k = {NHOOD_SIZE}, {many:,} x {dim} float16',
-             lambda: [torch.from_numpy(x).half() for x in features(many, dim)], precision_recall_by_cdist,
-             lambda real, fake: tuple(manifold_metrics(real, fake, NHOOD_SIZE).values())[:2]),
+        Case(
+            'pr',
+            f'precision and recall, k = {NHOOD_SIZE}, {many:,} x {dim} float16',
+            lambda: [torch.from_numpy(x).half() for x in features(many, dim)],
+            precision_recall_by_cdist,
+            lambda real, fake: tuple(manifold_metrics(real, fake, NHOOD_SIZE).values())[:2],
+        ),
     ]
 
 
@@ -139,8 +155,11 @@ def features(count: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
 
 def moments(count: int, dim: int) -> tuple[np.ndarray, ...]:
     """float64: mean, covariance, mean, covariance."""
-    return tuple(itertools.chain(*((x.mean(axis=0, dtype=np.float64), np.cov(x, rowvar=False, ddof=0))
-                                   for x in features(count, dim))))
+    return tuple(
+        itertools.chain(
+            *((x.mean(axis=0, dtype=np.float64), np.cov(x, rowvar=False, ddof=0)) for x in features(count, dim))
+        )
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -165,7 +184,7 @@ class Comparison:
 
     def cells(self) -> tuple[str, ...]:
         seconds = [format_seconds(statistics.median(times)) for times in (self.straightforward_sec, self.here_sec)]
-        mib = [f'{format_number(count / 2 ** 20)} MiB' for count in (self.straightforward_bytes, self.here_bytes)]
+        mib = [f'{format_number(count / 2**20)} MiB' for count in (self.straightforward_bytes, self.here_bytes)]
         return self.what, *seconds, f'{self.ratio:.1f}', *mib, f'{self.difference:.1g}', str(len(self.here_sec))
 
 
@@ -218,24 +237,39 @@ class SectionNames(click.ParamType):
         names = value if isinstance(value, tuple) else tuple(name.strip() for name in str(value).split(','))
         for name in names:
             if name not in SECTIONS:
-                self.fail(f'{name!r} is no section: give some of {", ".join(SECTIONS)}, with commas between.',
-                          param, ctx)
+                self.fail(
+                    f'{name!r} is no section: give some of {", ".join(SECTIONS)}, with commas between.', param, ctx
+                )
         return names
 
 
 @click.command(cls=Command)
 @click.option('--only', type=SectionNames(), default=','.join(SECTIONS), show_default=True, help='Sections to run')
 @click.option('--quick', is_flag=True, help='Tiny sizes: whether it works, not how fast')
-@click.option('--threads', type=click.IntRange(min=1), metavar='N', show_default='one per core',
-              help='Threads of PyTorch; NumPy and SciPy take theirs from OMP_NUM_THREADS')
-@click.option('--rounds', type=click.IntRange(min=1), metavar='N', default=5, show_default=True,
-              help='How often each way is run')
+@click.option(
+    '--threads',
+    type=click.IntRange(min=1),
+    metavar='N',
+    show_default='one per core',
+    help='Threads of PyTorch; NumPy and SciPy take theirs from OMP_NUM_THREADS',
+)
+@click.option(
+    '--rounds', type=click.IntRange(min=1), metavar='N', default=5, show_default=True, help='How often each way is run'
+)
 @click.option('--json', 'json_path', type=PATH, metavar='FILE', help='Write machine and rows, each run with its time')
-@click.option('--markdown', 'markdown_path', type=PATH, metavar='FILE',
-              help='Replace the table in this file (docs/benchmarks.md)')
+@click.option(
+    '--markdown', 'markdown_path', type=PATH, metavar='FILE', help='Replace the table in this file (docs/benchmarks.md)'
+)
 @click.option('--peak-of', hidden=True)
-def main(only: tuple[str, ...], quick: bool, threads: int | None, rounds: int, json_path: str | None,
-         markdown_path: str | None, peak_of: str | None) -> None:
+def main(
+    only: tuple[str, ...],
+    quick: bool,
+    threads: int | None,
+    rounds: int,
+    json_path: str | None,
+    markdown_path: str | None,
+    peak_of: str | None,
+) -> None:
     """Compare the metrics' mathematics with straightforward implementations: time, memory (on Linux), results."""
     threads = threads or available_cores()
     torch.set_num_threads(threads)
@@ -269,8 +303,10 @@ def _comparisons(only: tuple[str, ...], quick: bool, threads: int, rounds: int) 
 def _text_table(rows: list[Comparison]) -> list[str]:
     lines = [HEADINGS, *(row.cells() for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]
-    return ['  '.join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
-            for line in lines]
+    return [
+        '  '.join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
+        for line in lines
+    ]
 
 
 def _markdown_table(rows: list[Comparison]) -> list[str]:

@@ -1,7 +1,7 @@
 """The operators against the textbook and against the memory's speed, on a CPU.
 
-    python bench/ops.py                                 about a minute on 2 cores
-    python bench/ops.py --markdown=docs/benchmarks.md   and put the table into the documentation
+python bench/ops.py                                 about a minute on 2 cores
+python bench/ops.py --markdown=docs/benchmarks.md   and put the table into the documentation
 """
 
 import json
@@ -44,8 +44,11 @@ def resampling_cases(peaks: Peaks, quick: bool) -> Iterator[tuple]:
             floor = 2 * (x.nbytes + dy.nbytes) / peaks.bytes_per_sec
             textbook = gradients(lambda x, f=f, options=options: upfirdn2d(x, f, **options), [x], dy)
             for layout, memory_format in FORMATS.items():
-                here = gradients(lambda x, f=f, options=options: upfirdn2d(x, f, **options),
-                                 [as_leaf(x, memory_format)], dy.contiguous(memory_format=memory_format))
+                here = gradients(
+                    lambda x, f=f, options=options: upfirdn2d(x, f, **options),
+                    [as_leaf(x, memory_format)],
+                    dy.contiguous(memory_format=memory_format),
+                )
                 yield f'upfirdn2d {name}, {list(shape)} {layout}, both ways', here, textbook, floor
 
 
@@ -68,11 +71,19 @@ def bias_act_cases(peaks: Peaks, quick: bool) -> Iterator[tuple]:
 
     for layout, memory_format in FORMATS.items():
         here = x.contiguous(memory_format=memory_format)
-        yield (f'{name} {layout}, forward', lambda here=here: forward(here, b), lambda: forward(x, b),
-               2 * x.nbytes / peaks.bytes_per_sec)
+        yield (
+            f'{name} {layout}, forward',
+            lambda here=here: forward(here, b),
+            lambda: forward(x, b),
+            2 * x.nbytes / peaks.bytes_per_sec,
+        )
     for layout, memory_format in FORMATS.items():
-        yield (f'{name} {layout}, backward', backward(memory_format, 'cuda'),
-               backward(torch.contiguous_format, 'ref'), 3 * x.nbytes / peaks.bytes_per_sec)
+        yield (
+            f'{name} {layout}, backward',
+            backward(memory_format, 'cuda'),
+            backward(torch.contiguous_format, 'ref'),
+            3 * x.nbytes / peaks.bytes_per_sec,
+        )
 
 
 def filtered_lrelu_cases(quick: bool) -> Iterator[tuple]:
@@ -104,23 +115,29 @@ def modulation_cases(peaks: Peaks, quick: bool) -> Iterator[tuple]:
     def run(x):
         with torch.no_grad():
             return networks_stylegan2.modulated_conv2d(
-                x, weight, styles, up=2, padding=1, resample_filter=f, flip_weight=False, fused_modconv=False)
+                x, weight, styles, up=2, padding=1, resample_filter=f, flip_weight=False, fused_modconv=False
+            )
 
     channels_last = x.contiguous(memory_format=torch.channels_last)
-    flop = 2 * n * weight.numel() * size ** 2
-    yield (f'modulated up-convolution {size} → {2 * size} px, {channels} channels, batch {n}',
-           lambda: run(channels_last), lambda: run(x), flop / peaks.flop_per_sec)
+    flop = 2 * n * weight.numel() * size**2
+    yield (
+        f'modulated up-convolution {size} → {2 * size} px, {channels} channels, batch {n}',
+        lambda: run(channels_last),
+        lambda: run(x),
+        flop / peaks.flop_per_sec,
+    )
 
 
 def convolution_cases(peaks: Peaks, quick: bool) -> Iterator[tuple]:
     """The textbook is PyTorch's convolution of the same tensors, channels last. Forward, and with both gradients."""
     n, channels, size = (2, 32, 16) if quick else (8, 128, 128)
     w = torch.randn(channels, channels, 3, 3, requires_grad=True)
-    floor = 2 * n * w.numel() * size ** 2 / peaks.flop_per_sec
+    floor = 2 * n * w.numel() * size**2 / peaks.flop_per_sec
     for kind, op, in_size in (
-            ('3×3 convolution', lambda x, w: conv2d(x, w, padding=1), size),
-            ('3×3 convolution, stride 2', lambda x, w: conv2d(x, w, stride=2), 2 * size + 1),
-            ('3×3 convolution, transposed, stride 2', lambda x, w: conv_transpose2d(x, w, stride=2), size)):
+        ('3×3 convolution', lambda x, w: conv2d(x, w, padding=1), size),
+        ('3×3 convolution, stride 2', lambda x, w: conv2d(x, w, stride=2), 2 * size + 1),
+        ('3×3 convolution, transposed, stride 2', lambda x, w: conv_transpose2d(x, w, stride=2), size),
+    ):
         x = as_leaf(torch.randn(n, channels, in_size, in_size), torch.channels_last)
 
         def forward(op=op, x=x):
@@ -156,8 +173,14 @@ def as_leaf(x, memory_format):
 
 def bench_ops(peaks: Peaks, quick: bool) -> list[Comparison]:
     rows = []
-    for cases in (resampling_cases(peaks, quick), bias_act_cases(peaks, quick), filtered_lrelu_cases(quick),
-                  modulation_cases(peaks, quick), convolution_cases(peaks, quick), augment_cases(quick)):
+    for cases in (
+        resampling_cases(peaks, quick),
+        bias_act_cases(peaks, quick),
+        filtered_lrelu_cases(quick),
+        modulation_cases(peaks, quick),
+        convolution_cases(peaks, quick),
+        augment_cases(quick),
+    ):
         for what, here, textbook, floor in cases:
             rows += compare({what: (here, textbook, floor)}, CPU, rounds=3 if quick else 9, budget_sec=6)
     return rows
@@ -165,8 +188,9 @@ def bench_ops(peaks: Peaks, quick: bool) -> list[Comparison]:
 
 @click.command(cls=Command)
 @click.option('--quick', is_flag=True, help='Tiny sizes: whether it works, not how fast')
-@click.option('--threads', type=click.IntRange(min=1), metavar='N', show_default='one per core',
-              help='Threads of PyTorch')
+@click.option(
+    '--threads', type=click.IntRange(min=1), metavar='N', show_default='one per core', help='Threads of PyTorch'
+)
 @click.option('--json', 'json_path', type=PATH, metavar='FILE', help='Write the rows, each run with its time')
 @click.option('--markdown', 'markdown_path', type=PATH, metavar='FILE', help='Replace the table in this file')
 def main(quick: bool, threads: int | None, json_path: str | None, markdown_path: str | None) -> None:
@@ -182,8 +206,10 @@ def main(quick: bool, threads: int | None, json_path: str | None, markdown_path:
     print(machine, flush=True)
     peaks, _rows = measure_peaks(CPU, quick)
     rows = bench_ops(peaks, quick)
-    note = (f'Floors: convolutions at {format_number(peaks.flop_per_sec / 1e9)} GFLOP/s, '
-            f'bytes at {format_number(peaks.bytes_per_sec / 1e9)} GB/s.')
+    note = (
+        f'Floors: convolutions at {format_number(peaks.flop_per_sec / 1e9)} GFLOP/s, '
+        f'bytes at {format_number(peaks.bytes_per_sec / 1e9)} GB/s.'
+    )
     print(f'\n{text_table(rows)}\n\n{note}')
     if json_path is not None:
         with atomic_file(json_path) as file:

@@ -84,10 +84,21 @@ def _channel_base(resolution: int, quick: bool) -> int:
 
 def _generator(resolution: int, quick: bool, device: torch.device) -> Generator:
     preset = get_preset('auto', resolution, num_gpus=1)
-    synthesis = dict(channel_base=_channel_base(resolution, quick), channel_max=preset.channel_max,
-                     num_fp16_res=preset.num_fp16_res, conv_clamp=preset.conv_clamp)
-    G = Generator(preset.z_dim, 0, preset.w_dim, resolution, 3,
-                  mapping_kwargs=dict(num_layers=preset.mapping_layers), synthesis_kwargs=synthesis)
+    synthesis = dict(
+        channel_base=_channel_base(resolution, quick),
+        channel_max=preset.channel_max,
+        num_fp16_res=preset.num_fp16_res,
+        conv_clamp=preset.conv_clamp,
+    )
+    G = Generator(
+        preset.z_dim,
+        0,
+        preset.w_dim,
+        resolution,
+        3,
+        mapping_kwargs=dict(num_layers=preset.mapping_layers),
+        synthesis_kwargs=synthesis,
+    )
     return G.eval().requires_grad_(False).to(device)
 
 
@@ -108,8 +119,17 @@ def _training_rows(resolution: int, batch: int, peaks: Peaks, device: torch.devi
     times = measure(cases, device, rounds=5, min_rounds=2, budget_sec=30, warm_up=quick)
 
     name = f'{resolution} px, batch {batch}: '
-    rows = {phase: Row('training', f'{name}{phase}', times[phase], batch, 'images',
-                       flop[phase] / peaks.flop_per_sec if phase in flop else None) for phase in cases}
+    rows = {
+        phase: Row(
+            'training',
+            f'{name}{phase}',
+            times[phase],
+            batch,
+            'images',
+            flop[phase] / peaks.flop_per_sec if phase in flop else None,
+        )
+        for phase in cases
+    }
     yield from rows.values()
     total_sec = sum(rows[phase].time_sec / interval for phase, interval in intervals.items())
     total_flop = sum(flop.get(phase, 0) / interval for phase, interval in intervals.items())
@@ -121,13 +141,21 @@ def _training_config(resolution: int, batch: int, device: torch.device, quick: b
     """What `train.py --cfg=auto` would run on RGB images of this size."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, 'image.png').write_bytes(encode_png(photos(1, resolution)[0]))
-        options = Options(outdir=folder, data=folder, batch=batch, cbase=512 if quick else None, device=str(device),
-                          aug='fixed', p=AUGMENT_P)
+        options = Options(
+            outdir=folder,
+            data=folder,
+            batch=batch,
+            cbase=512 if quick else None,
+            device=str(device),
+            aug='fixed',
+            p=AUGMENT_P,
+        )
         return build_config(options, open_training_set(options), str(device), num_gpus=1)
 
 
-def _training_cases(config: TrainingConfig, resolution: int, device: torch.device) \
-        -> tuple[dict[str, Callable], dict[str, int], dict[str, int]]:
+def _training_cases(
+    config: TrainingConfig, resolution: int, device: torch.device
+) -> tuple[dict[str, Callable], dict[str, int], dict[str, int]]:
     """The phases and the moving average as functions; every how many iterations each runs; convolution work of each."""
     common = dict(c_dim=0, img_resolution=resolution, img_channels=3)
     G = construct_class_by_name(**config.G_kwargs, **common).train().requires_grad_(False).to(device)
@@ -140,12 +168,18 @@ def _training_cases(config: TrainingConfig, resolution: int, device: torch.devic
 
     world = World(rank=0, size=1, device=device)
     no_label = torch.zeros([config.batch_gpu, 0], device=device)
-    batches = [dict(real_img=torch.randn([config.batch_gpu, 3, resolution, resolution], device=device).clamp(-1, 1),
-                    real_c=no_label, gen_z=torch.randn([config.batch_gpu, G.z_dim], device=device), gen_c=no_label)
-               for _ in range(config.batch_size // config.batch_gpu)]
+    batches = [
+        dict(
+            real_img=torch.randn([config.batch_gpu, 3, resolution, resolution], device=device).clamp(-1, 1),
+            real_c=no_label,
+            gen_z=torch.randn([config.batch_gpu, G.z_dim], device=device),
+            gen_c=no_label,
+        )
+        for _ in range(config.batch_size // config.batch_gpu)
+    ]
     phases = build_phases(G, D, config)
     cases = {phase.name: lambda phase=phase: run_phase(phase, loss, batches, world) for phase in phases}
-    decay = ema_decay(config.batch_size, 10 ** 6, config.ema_kimg, config.ema_rampup)
+    decay = ema_decay(config.batch_size, 10**6, config.ema_kimg, config.ema_rampup)
     cases['EMA'] = lambda: update_ema(G_ema, G, decay)
     intervals = {phase.name: phase.interval for phase in phases} | {'EMA': 1}
     return cases, intervals, flop
@@ -176,7 +210,7 @@ def photos(count: int, size: int) -> list[np.ndarray]:
     random = np.random.RandomState(0)
     images = []
     for _ in range(count):
-        octaves = [2 ** level for level in range(1, size.bit_length())]
+        octaves = [2**level for level in range(1, size.bit_length())]
         image = np.full([size, size, 3], 128.0)
         for octave in octaves:
             noise = (random.uniform(-1, 1, [octave, octave, 3]) * 127 + 128).astype(np.uint8)
@@ -224,8 +258,13 @@ def bench_conversion(peaks: Peaks, device: torch.device, quick: bool) -> Iterato
             pixel_bytes = count * size * size * 3
             for workers in (1, 2):
                 what = f'{count} JPEG, {size} px RGB, --workers={workers}'
-                command = [sys.executable, str(ROOT / 'dataset_tool.py'), f'--source={folder}',
-                           f'--dest={scratch}/dataset.zip', f'--workers={workers}']
+                command = [
+                    sys.executable,
+                    str(ROOT / 'dataset_tool.py'),
+                    f'--source={folder}',
+                    f'--dest={scratch}/dataset.zip',
+                    f'--workers={workers}',
+                ]
                 cases[what] = lambda command=command: _run_command(command)
                 amounts[what] = count, jpeg_bytes + 3 * pixel_bytes  # a PNG here is as large as its pixels
         times = measure(cases, torch.device('cpu'), rounds=3, min_rounds=2 if quick else 3, warm_up=False)
@@ -274,23 +313,37 @@ class SectionNames(click.ParamType):
         names = tuple(name.strip() for name in str(value).split(','))
         for name in names:
             if name not in SECTIONS:
-                self.fail(f'{name!r} is no section: give some of {", ".join(SECTIONS)}, with commas between.',
-                          param, ctx)
+                self.fail(
+                    f'{name!r} is no section: give some of {", ".join(SECTIONS)}, with commas between.', param, ctx
+                )
         return names
 
 
 @click.command(cls=Command)
-@click.option('--only', type=SectionNames(), default=','.join(SECTIONS), show_default=True,
-              help='Sections to run; the peaks that their floors need are always measured')
+@click.option(
+    '--only',
+    type=SectionNames(),
+    default=','.join(SECTIONS),
+    show_default=True,
+    help='Sections to run; the peaks that their floors need are always measured',
+)
 @click.option('--quick', is_flag=True, help='Tiny sizes: whether it works, not how fast')
-@click.option('--threads', type=click.IntRange(min=1), metavar='N', show_default='one per core',
-              help='Threads of PyTorch')
+@click.option(
+    '--threads', type=click.IntRange(min=1), metavar='N', show_default='one per core', help='Threads of PyTorch'
+)
 @click.option('--json', 'json_path', type=PATH, metavar='FILE', help='Write machine and rows, each run with its time')
-@click.option('--markdown', 'markdown_path', type=PATH, metavar='FILE',
-              help='Replace the table in this file (docs/benchmarks.md)')
+@click.option(
+    '--markdown', 'markdown_path', type=PATH, metavar='FILE', help='Replace the table in this file (docs/benchmarks.md)'
+)
 @device_option()
-def main(only: tuple[str, ...], quick: bool, threads: int | None, json_path: str | None, markdown_path: str | None,
-         device: str) -> None:
+def main(
+    only: tuple[str, ...],
+    quick: bool,
+    threads: int | None,
+    json_path: str | None,
+    markdown_path: str | None,
+    device: str,
+) -> None:
     """Measure generators, training, augmentation, decoding and dataset conversion on this machine, beside their floors.
 
     The floor of a figure is the least work it takes, at the peak rates measured in the same run.
@@ -311,8 +364,10 @@ def main(only: tuple[str, ...], quick: bool, threads: int | None, json_path: str
             rows += bench(peaks, device, quick)
             synchronize(device)
 
-    note = (f'Floors: convolutions at {format_number(peaks.flop_per_sec / 1e9)} GFLOP/s, '
-            f'bytes at {format_number(peaks.bytes_per_sec / 1e9)} GB/s, the best of the peaks.')
+    note = (
+        f'Floors: convolutions at {format_number(peaks.flop_per_sec / 1e9)} GFLOP/s, '
+        f'bytes at {format_number(peaks.bytes_per_sec / 1e9)} GB/s, the best of the peaks.'
+    )
     if quick:
         note += ' These are the tiny sizes of --quick.'
     print(f'\n{text_table(rows)}\n\n{note}')

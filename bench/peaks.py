@@ -37,16 +37,19 @@ def measure_peaks(device: torch.device, quick: bool) -> tuple[Peaks, list[Row]]:
 
 def convolution_flop(images: int, channels: int, size: int, kernel: int = 3) -> int:
     """Multiplications and additions of a convolution with `channels` in and out and unit stride."""
-    return 2 * images * channels ** 2 * kernel ** 2 * size ** 2
+    return 2 * images * channels**2 * kernel**2 * size**2
 
 
 def _convolution_rows(device: torch.device, quick: bool) -> Iterator[Row]:
     shapes = QUICK_CONVOLUTIONS if quick else CONVOLUTIONS
     # The networks compute in half precision on CUDA only.
     dtypes = {'float32': torch.float32, **({'float16': torch.float16} if device.type == 'cuda' else {})}
-    variants = {f'conv2d 3x3 [{n}, {c}, {size}, {size}] {format_name} {dtype_name}': (n, c, size, memory_format, dtype)
-                for n, c, size in shapes
-                for format_name, memory_format in FORMATS.items() for dtype_name, dtype in dtypes.items()}
+    variants = {
+        f'conv2d 3x3 [{n}, {c}, {size}, {size}] {format_name} {dtype_name}': (n, c, size, memory_format, dtype)
+        for n, c, size in shapes
+        for format_name, memory_format in FORMATS.items()
+        for dtype_name, dtype in dtypes.items()
+    }
     with torch.inference_mode():
         cases = {what: _convolution(*variant, device) for what, variant in variants.items()}
         times = measure(cases, device, budget_sec=10)
@@ -62,7 +65,7 @@ def _convolution(n, c, size, memory_format, dtype, device):
 
 def _copy_row(device: torch.device, quick: bool) -> Row:
     mib = QUICK_COPY_MIB if quick else COPY_MIB
-    source = torch.ones([mib * 2 ** 18], device=device)  # float32
+    source = torch.ones([mib * 2**18], device=device)  # float32
     target = torch.zeros_like(source)
     what = f'copy of {mib} MiB (bytes read + written)'
     times = measure({what: lambda: target.copy_(source)}, device)

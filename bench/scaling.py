@@ -33,7 +33,7 @@ from training.config import auto_preset
 from training.dataset import decode_image
 from training.phases import run_phase
 
-PHASES = {'Gmain': 1, 'Greg': 4, 'Dmain': 1, 'Dreg': 16}    # name → steps from one to the next
+PHASES = {'Gmain': 1, 'Greg': 4, 'Dmain': 1, 'Dreg': 16}  # name → steps from one to the next
 CPU = torch.device('cpu')
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -65,13 +65,22 @@ def ring_sec(num_bytes: float, num_processes: int, link: Link) -> float:
     return messages * (link.latency_sec + num_bytes / num_processes / link.bytes_per_sec)
 
 
-def step_sec(compute: dict[str, Compute], gradient_bytes: dict[str, float], num_images: float, num_processes: int,
-             link: Link, crowding: float = 1) -> float:
+def step_sec(
+    compute: dict[str, Compute],
+    gradient_bytes: dict[str, float],
+    num_images: float,
+    num_processes: int,
+    link: Link,
+    crowding: float = 1,
+) -> float:
     """A step on average, with `num_images` in each process; `crowding`: how much
     longer a process computes for the others beside it."""
-    return average_step({
-        name: of_phase.sec(num_images) * crowding + ring_sec(gradient_bytes[name[0]], num_processes, link)
-        for name, of_phase in compute.items()})
+    return average_step(
+        {
+            name: of_phase.sec(num_images) * crowding + ring_sec(gradient_bytes[name[0]], num_processes, link)
+            for name, of_phase in compute.items()
+        }
+    )
 
 
 def average_step(phases: dict[str, float]) -> float:
@@ -102,14 +111,20 @@ def _measure_rank(world: World, config, resolution: int, message_bytes: Sequence
 
     A configuration for one process trains in each of them by itself, at the same time.
     """
-    torch.set_num_threads(1)    # A process is a core, however many there are.
+    torch.set_num_threads(1)  # A process is a core, however many there are.
     torch.manual_seed(0)
     step = TrainingStep(world if config.num_gpus > 1 else World(0, 1, world.device), config, resolution)
     result = {
-        'phases': {phase.name: _seconds(lambda phase=phase: run_phase(phase, step.loss, step.batches, step.world),
-                                        rounds, world) for phase in step.phases},
-        'gradient_bytes': {name: sum(parameter.nbytes for parameter in module.parameters())
-                           for name, module in (('G', step.G), ('D', step.D))},
+        'phases': {
+            phase.name: _seconds(
+                lambda phase=phase: run_phase(phase, step.loss, step.batches, step.world), rounds, world
+            )
+            for phase in step.phases
+        },
+        'gradient_bytes': {
+            name: sum(parameter.nbytes for parameter in module.parameters())
+            for name, module in (('G', step.G), ('D', step.D))
+        },
         'messages': [],
     }
     if world.is_distributed:
@@ -120,8 +135,15 @@ def _measure_rank(world: World, config, resolution: int, message_bytes: Sequence
         Path(path).write_text(json.dumps(result), encoding='utf-8')
 
 
-def measure(resolution: int, cbase: int | None, batch_gpu: int, num_processes: int, rounds: int,
-            message_bytes: Sequence[int] = (), together: bool = True) -> dict:
+def measure(
+    resolution: int,
+    cbase: int | None,
+    batch_gpu: int,
+    num_processes: int,
+    rounds: int,
+    message_bytes: Sequence[int] = (),
+    together: bool = True,
+) -> dict:
     """Medians of {phases: {name: sec}, gradient_bytes: {G, D}, messages: [sec]}; else each process is alone."""
     config, _dataset = training_setup(resolution, batch_gpu, num_processes if together else 1, CPU, cbase)
     with tempfile.TemporaryDirectory() as folder:
@@ -160,11 +182,11 @@ def decoding_rate(resolution: int) -> float:
 
 # Seconds for 1000 images on one V100 with --cfg=auto, as published for the original implementation.
 V100_SEC_PER_KIMG = {128: 13, 256: 23, 512: 74, 1024: 158}
-GPU_SPEED = 2.5             # of the assumed GPU (A100 class), in V100s
-LAUNCH_SEC = 0.010          # a phase takes at least this long, to start its kernels, however few its images
+GPU_SPEED = 2.5  # of the assumed GPU (A100 class), in V100s
+LAUNCH_SEC = 0.010  # a phase takes at least this long, to start its kernels, however few its images
 GPUS_PER_MACHINE = 8
-NVLINK = Link(latency_sec=10e-6, bytes_per_sec=150e9)       # between the GPUs of a machine
-NETWORK = Link(latency_sec=30e-6, bytes_per_sec=20e9)       # between machines: 200 Gbit/s for all 8 GPUs of one
+NVLINK = Link(latency_sec=10e-6, bytes_per_sec=150e9)  # between the GPUs of a machine
+NETWORK = Link(latency_sec=30e-6, bytes_per_sec=20e9)  # between machines: 200 Gbit/s for all 8 GPUs of one
 
 
 def gpu_step(resolution: int, batch: int, num_gpus: int, gradient_bytes: dict[str, float]) -> tuple[float, float]:
@@ -175,9 +197,13 @@ def gpu_step(resolution: int, batch: int, num_gpus: int, gradient_bytes: dict[st
     machines = -(-num_gpus // GPUS_PER_MACHINE)
     image_sec = V100_SEC_PER_KIMG[resolution] / 1000 / GPU_SPEED
     compute_sec = max(image_sec * batch / num_gpus, average_step(dict.fromkeys(PHASES, LAUNCH_SEC)))
-    reduce_sec = average_step({
-        name: ring_sec(gradient_bytes[name[0]], min(num_gpus, GPUS_PER_MACHINE), NVLINK)
-        + ring_sec(gradient_bytes[name[0]], machines, NETWORK) for name in PHASES})
+    reduce_sec = average_step(
+        {
+            name: ring_sec(gradient_bytes[name[0]], min(num_gpus, GPUS_PER_MACHINE), NVLINK)
+            + ring_sec(gradient_bytes[name[0]], machines, NETWORK)
+            for name in PHASES
+        }
+    )
     return compute_sec + reduce_sec, reduce_sec
 
 
@@ -186,8 +212,10 @@ def auto_gradient_bytes(resolution: int) -> dict[str, float]:
     config, _dataset = training_setup(resolution, 1, 1, CPU)
     with torch.device('meta'):
         step = TrainingStep(World(0, 1, torch.device('meta')), config, resolution)
-    return {name: sum(parameter.nbytes for parameter in module.parameters())
-            for name, module in (('G', step.G), ('D', step.D))}
+    return {
+        name: sum(parameter.nbytes for parameter in module.parameters())
+        for name, module in (('G', step.G), ('D', step.D))
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -209,9 +237,13 @@ def machine_tables(resolution: int, cbase: int | None, batch: int, rounds: int) 
     slower = average_step(all_busy['phases']) / average_step(many['phases'])
     compute = fit_compute(few['phases'], num_many // 2, many['phases'], num_many)
     gradient_bytes = few['gradient_bytes']
-    constants = [(f'{name}: start of the phase + each image',
-                  f'{format_seconds(line.start_sec)} + {format_seconds(line.image_sec)}')
-                 for name, line in compute.items()]
+    constants = [
+        (
+            f'{name}: start of the phase + each image',
+            f'{format_seconds(line.start_sec)} + {format_seconds(line.image_sec)}',
+        )
+        for name, line in compute.items()
+    ]
     constants.append(('gradients of G, D', f'{gradient_bytes["G"] / 1e6:.1f} MB, {gradient_bytes["D"] / 1e6:.1f} MB'))
 
     constants.append((f'{cores} processes at once, each by itself, take', f'{slower:.2f} times as long as one'))
@@ -221,16 +253,30 @@ def machine_tables(resolution: int, cbase: int | None, batch: int, rounds: int) 
         link = Link(0, 1)
         if number > 1:
             link = fit_link(message_bytes, measured['messages'], number)
-            constants.append((f'all-reduce in {number} processes: a message, bytes of one process',
-                              f'{format_seconds(link.latency_sec)}, {link.bytes_per_sec / 1e9:.2f} GB/s'))
+            constants.append(
+                (
+                    f'all-reduce in {number} processes: a message, bytes of one process',
+                    f'{format_seconds(link.latency_sec)}, {link.bytes_per_sec / 1e9:.2f} GB/s',
+                )
+            )
         crowding = 1 if number == 1 else slower * max(number / cores, 1)
         predicted = step_sec(compute, gradient_bytes, batch // number, number, link, crowding)
         actual = average_step(measured['phases'])
-        steps.append((number, batch // number, format_seconds(predicted), format_seconds(actual),
-                      f'{predicted / actual - 1:+.0%}'))
+        steps.append(
+            (
+                number,
+                batch // number,
+                format_seconds(predicted),
+                format_seconds(actual),
+                f'{predicted / actual - 1:+.0%}',
+            )
+        )
     constants.append((f'decoding a PNG of {resolution} pixels, one core', f'{decoding_rate(resolution):,.0f} images/s'))
-    return (table(['constant', 'measured'], constants) + '\n\n' +
-            table(['processes', 'images in each', 'step predicted', 'step measured', 'error'], steps))
+    return (
+        table(['constant', 'measured'], constants)
+        + '\n\n'
+        + table(['processes', 'images in each', 'step predicted', 'step measured', 'error'], steps)
+    )
 
 
 def gpu_table(resolution: int) -> str:
@@ -243,11 +289,30 @@ def gpu_table(resolution: int) -> str:
             sec, reduce_sec = gpu_step(resolution, batch, num_gpus, gradient_bytes)
             alone_sec, _ = gpu_step(resolution, batch, 1, gradient_bytes)
             name = f'{batch}, auto' if batch == auto_batch else str(batch)
-            rows.append((num_gpus, name, f'{batch / num_gpus:g}', format_seconds(sec), f'{reduce_sec / sec:.0%}',
-                         f'{batch / sec:,.0f}', f'{alone_sec / num_gpus / sec:.0%}',
-                         f'{batch / sec * 3 * resolution**2 / 1e6:,.0f} MB/s', f'{25e6 / (batch / sec) / 86400:.2g}'))
-    headings = ['GPUs', 'batch', 'images in each', 'step', 'of it all-reduce', 'images/s', 'of ideal speed',
-                'data', 'days for 25,000 kimg']
+            rows.append(
+                (
+                    num_gpus,
+                    name,
+                    f'{batch / num_gpus:g}',
+                    format_seconds(sec),
+                    f'{reduce_sec / sec:.0%}',
+                    f'{batch / sec:,.0f}',
+                    f'{alone_sec / num_gpus / sec:.0%}',
+                    f'{batch / sec * 3 * resolution**2 / 1e6:,.0f} MB/s',
+                    f'{25e6 / (batch / sec) / 86400:.2g}',
+                )
+            )
+    headings = [
+        'GPUs',
+        'batch',
+        'images in each',
+        'step',
+        'of it all-reduce',
+        'images/s',
+        'of ideal speed',
+        'data',
+        'days for 25,000 kimg',
+    ]
     return f'{resolution} pixels:\n\n' + table(headings, rows)
 
 
@@ -260,8 +325,9 @@ def gpu_table(resolution: int) -> str:
 def main(resolution: int, cbase: int | None, batch: int, rounds: int, markdown_path: str | None) -> None:
     """Measure the constants of the model of scaling, compare its steps with real ones, evaluate it for GPUs."""
     if batch % 4 != 0:
-        raise click.BadParameter(f'{batch} images cannot be split over 4 processes: give a multiple of 4.',
-                                 param_hint="'--batch'")
+        raise click.BadParameter(
+            f'{batch} images cannot be split over 4 processes: give a multiple of 4.', param_hint="'--batch'"
+        )
     markdown = None if markdown_path is None else MarkedSection(markdown_path, 'bench/scaling.py')
     machine = this_machine(CPU)
     print(f'{machine}\n', flush=True)
@@ -270,8 +336,10 @@ def main(resolution: int, cbase: int | None, batch: int, rounds: int, markdown_p
     gpus = '\n\n'.join(gpu_table(of_gpu) for of_gpu in (256, 1024))
     print(gpus)
     if markdown is not None:
-        markdown.replace(f'Measured on {machine}, one thread in each process, {resolution} pixels, a step of {batch} '
-                         f'images:\n\n{here}\n\nBy assumption, not measured:\n\n{gpus}')
+        markdown.replace(
+            f'Measured on {machine}, one thread in each process, {resolution} pixels, a step of {batch} '
+            f'images:\n\n{here}\n\nBy assumption, not measured:\n\n{gpus}'
+        )
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """Where the time of an image goes on a CPU.
 
-    python bench/shares.py                                 about a quarter of a minute on 2 cores
-    python bench/shares.py --markdown=docs/benchmarks.md   and put the table into the documentation
+python bench/shares.py                                 about a quarter of a minute on 2 cores
+python bench/shares.py --markdown=docs/benchmarks.md   and put the table into the documentation
 """
 
 import contextlib
@@ -26,8 +26,11 @@ from training import networks_stylegan2
 
 CPU = torch.device('cpu')
 PARTS = {  # Functions by the names under which they are called; what another part calls counts for itself alone.
-    'convolutions': [(conv2d_gradfix, 'conv2d'), (conv2d_gradfix, 'conv_transpose2d'),
-                     (networks_stylegan2, '_pointwise_product')],
+    'convolutions': [
+        (conv2d_gradfix, 'conv2d'),
+        (conv2d_gradfix, 'conv_transpose2d'),
+        (networks_stylegan2, '_pointwise_product'),
+    ],
     'resampling filters': [(upfirdn2d, 'upfirdn2d'), (conv2d_resample, 'upfirdn2d')],
     'bias and activation': [(bias_act, 'bias_act')],
     'modulation, demodulation, noise': [(networks_stylegan2, 'modulated_conv2d'), (torch, 'randn')],
@@ -86,8 +89,9 @@ def shares(resolution: int, batch: int, quick: bool) -> dict[str, float]:
 
 @click.command(cls=Command)
 @click.option('--quick', is_flag=True, help='Tiny sizes: whether it works, not how fast')
-@click.option('--threads', type=click.IntRange(min=1), metavar='N', show_default='one per core',
-              help='Threads of PyTorch')
+@click.option(
+    '--threads', type=click.IntRange(min=1), metavar='N', show_default='one per core', help='Threads of PyTorch'
+)
 @click.option('--markdown', 'markdown_path', type=PATH, metavar='FILE', help='Replace the table in this file')
 def main(quick: bool, threads: int | None, markdown_path: str | None) -> None:
     """Measure what the parts of a generator take on the CPU."""
@@ -99,8 +103,15 @@ def main(quick: bool, threads: int | None, markdown_path: str | None) -> None:
     found = {f'{resolution} px, batch {batch}': shares(resolution, batch, quick) for resolution, batch in sizes}
     lines = [['part', *found]]
     for part in [*PARTS, REST]:
-        lines.append([part, *(f'{format_seconds(times[part])} ({times[part] / sum(times.values()):.0%})'
-                              for times in found.values())])
+        lines.append(
+            [
+                part,
+                *(
+                    f'{format_seconds(times[part])} ({times[part] / sum(times.values()):.0%})'
+                    for times in found.values()
+                ),
+            ]
+        )
     table = [f'| {" | ".join(line)} |' for line in lines]
     table.insert(1, f'| --- |{" ---: |" * len(found)}')
     machine = this_machine(CPU)

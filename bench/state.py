@@ -1,6 +1,6 @@
 """Time and size of a training state: how long a run stands still for it, and what it takes on the disk.
 
-    python -m bench.state --resolution=256
+python -m bench.state --resolution=256
 """
 
 import os
@@ -28,8 +28,10 @@ CPU = torch.device('cpu')
 def parts_of(config, dataset, run_dir):
     """What a run with this configuration has after its first step, on the CPU."""
     sizes = dict(c_dim=0, img_resolution=dataset.resolution, img_channels=dataset.num_channels)
-    G, D, G_ema = (construct_class_by_name(**kwargs, **sizes).requires_grad_(False)
-                   for kwargs in (config.G_kwargs, config.D_kwargs, config.G_kwargs))
+    G, D, G_ema = (
+        construct_class_by_name(**kwargs, **sizes).requires_grad_(False)
+        for kwargs in (config.G_kwargs, config.D_kwargs, config.G_kwargs)
+    )
     phases = build_phases(G, D, config)
     optimizers = {phase.name[0]: phase.optimizer for phase in phases}
     for optimizer in optimizers.values():
@@ -68,15 +70,28 @@ def main(resolution, preset, rounds):
         pickle_path = Path(folder, 'network-snapshot-000001.pkl')
         modules = dict(parts.networks, augment_pipe=None)
         rows = [
-            ('network pickle, written', pickle_path, median_seconds(
-                lambda: snapshots.save_network_pickle(pickle_path, modules, config.training_set_kwargs), rounds)),
-            ('training state, written', state_path, median_seconds(
-                lambda: training_state.save(world, folder, config, parts, progress), rounds)),
-            ('training state, read and checked', state_path, median_seconds(
-                lambda: training_state.read(state_path), rounds)),
+            (
+                'network pickle, written',
+                pickle_path,
+                median_seconds(
+                    lambda: snapshots.save_network_pickle(pickle_path, modules, config.training_set_kwargs), rounds
+                ),
+            ),
+            (
+                'training state, written',
+                state_path,
+                median_seconds(lambda: training_state.save(world, folder, config, parts, progress), rounds),
+            ),
+            (
+                'training state, read and checked',
+                state_path,
+                median_seconds(lambda: training_state.read(state_path), rounds),
+            ),
         ]
-        print(f'{preset}, {resolution}x{resolution}: {sum(p.numel() for p in parts.networks["G"].parameters()):,} '
-              f'parameters in G, {sum(p.numel() for p in parts.networks["D"].parameters()):,} in D')
+        print(
+            f'{preset}, {resolution}x{resolution}: {sum(p.numel() for p in parts.networks["G"].parameters()):,} '
+            f'parameters in G, {sum(p.numel() for p in parts.networks["D"].parameters()):,} in D'
+        )
         for what, path, seconds in rows:
             print(f'{what:<34}{path.stat().st_size / 1e6:8.0f} MB{seconds:8.2f} s')
         parts.statistics.close()

@@ -14,8 +14,9 @@ from training.dataset import ImageFolderDataset
 from training.phases import build_phases, run_phase
 
 
-def training_setup(resolution: int, batch_gpu: int, num_processes: int, device: torch.device,
-                   cbase: int | None = None) -> tuple[TrainingConfig, ImageFolderDataset]:
+def training_setup(
+    resolution: int, batch_gpu: int, num_processes: int, device: torch.device, cbase: int | None = None
+) -> tuple[TrainingConfig, ImageFolderDataset]:
     """What `train.py --cfg=auto` would run on RGB images of this size, `batch_gpu` of them in each process.
 
     The data set has the shape of such images; its only file is gone.
@@ -44,13 +45,20 @@ class TrainingStep:
         self.D = construct_class_by_name(**config.D_kwargs, **common).train().requires_grad_(False).to(device)
         augment_pipe = construct_class_by_name(**config.augment_kwargs).train().requires_grad_(False).to(device)
         self.loss = construct_class_by_name(
-            device=device, G=self.G, D=self.D, augment_pipe=augment_pipe, **config.loss_kwargs)
+            device=device, G=self.G, D=self.D, augment_pipe=augment_pipe, **config.loss_kwargs
+        )
         self.phases = build_phases(self.G, self.D, config)
         no_label = torch.zeros([config.batch_gpu, 0], device=device)
         images = torch.randn([config.batch_gpu, 3, resolution, resolution], device=device).clamp(-1, 1)
-        self.batches = [dict(real_img=images, real_c=no_label, gen_c=no_label,
-                             gen_z=torch.randn([config.batch_gpu, self.G.z_dim], device=device))
-                        for _ in range(config.batch_size // (config.batch_gpu * world.size))]
+        self.batches = [
+            dict(
+                real_img=images,
+                real_c=no_label,
+                gen_c=no_label,
+                gen_z=torch.randn([config.batch_gpu, self.G.z_dim], device=device),
+            )
+            for _ in range(config.batch_size // (config.batch_gpu * world.size))
+        ]
 
     def run(self, batch_idx: int) -> None:
         for phase in self.phases:

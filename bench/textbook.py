@@ -18,17 +18,21 @@ from training import networks_stylegan2
 def textbook():
     """Within this context operators and networks compute as the textbook has it."""
     modulated = functools.partial(_by_groups, networks_stylegan2.modulated_conv2d)
-    with native.textbook_only(), \
-            mock.patch.object(networks_stylegan2, 'modulated_conv2d', modulated), \
-            mock.patch.object(networks_stylegan2, '_block_format', _contiguous):
+    with (
+        native.textbook_only(),
+        mock.patch.object(networks_stylegan2, 'modulated_conv2d', modulated),
+        mock.patch.object(networks_stylegan2, '_block_format', _contiguous),
+    ):
         yield
 
 
 def in_textbook(function):
     """A function of no arguments that runs `function` in that context."""
+
     def run():
         with textbook():
             return function()
+
     return run
 
 

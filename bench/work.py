@@ -40,8 +40,11 @@ def layer_work(network: torch.nn.Module, *inputs) -> list[LayerWork]:
 
         return hook
 
-    hooks = [module.register_forward_hook(count(name))
-             for name, module in network.named_modules() if isinstance(module, CONVOLUTION_LAYERS)]
+    hooks = [
+        module.register_forward_hook(count(name))
+        for name, module in network.named_modules()
+        if isinstance(module, CONVOLUTION_LAYERS)
+    ]
     network(*inputs)
     for hook in hooks:
         hook.remove()

@@ -25,7 +25,7 @@ from dataset_conversion.sources import Reader, Source
 from dataset_conversion.transforms import SkippedImage, Transform, check_output_size
 from dataset_conversion.writer import open_destination
 
-CHUNK_BYTES = 4 * 2 ** 20
+CHUNK_BYTES = 4 * 2**20
 MAX_CHUNK_IMAGES = 128
 MAX_BAD_IMAGES = 100  # without --skip-bad, looking for more would only keep the user waiting
 
@@ -33,6 +33,7 @@ MAX_BAD_IMAGES = 100  # without --skip-bad, looking for more would only keep the
 @dataclass(frozen=True)
 class Picture:
     """A converted image. `shape` is [H, W] or [H, W, C]."""
+
     png: bytes
     shape: tuple[int, ...]
 
@@ -40,6 +41,7 @@ class Picture:
 @dataclass(frozen=True)
 class Refusal:
     """Why an image was not converted: it is bad, or too small for the transform."""
+
     reason: str
     is_bad: bool
 
@@ -47,6 +49,7 @@ class Refusal:
 @dataclass
 class Summary:
     """What a conversion did. `bad` and `skipped` hold (name, reason)."""
+
     num_images: int = 0
     num_bytes: int = 0
     elapsed_sec: float = 0
@@ -64,8 +67,15 @@ class UnusableImages(ValueError):
         self.bad = bad
 
 
-def convert(source: Source, dest: Path, transform: Transform, max_images: int | None = None, skip_bad: bool = False,
-            workers: int = 1, show_progress: bool | None = None) -> Summary:
+def convert(
+    source: Source,
+    dest: Path,
+    transform: Transform,
+    max_images: int | None = None,
+    skip_bad: bool = False,
+    workers: int = 1,
+    show_progress: bool | None = None,
+) -> Summary:
     """Write the dataset `dest` (zip archive or folder) from the first `max_images` images of `source`.
 
     Bad images are left out with `skip_bad`; otherwise UnusableImages names them after all images were seen, and
@@ -78,8 +88,13 @@ def convert(source: Source, dest: Path, transform: Transform, max_images: int | 
     labels: list[tuple[str, Label]] = []
 
     results = convert_all(source.reader, tickets, transform, workers)
-    with closing(results), open_destination(dest) as writer, tqdm.tqdm(
-            total=len(names), unit='img', disable=None if show_progress is None else not show_progress) as progress:
+    with (
+        closing(results),
+        open_destination(dest) as writer,
+        tqdm.tqdm(
+            total=len(names), unit='img', disable=None if show_progress is None else not show_progress
+        ) as progress,
+    ):
         for index, result in enumerate(results):
             progress.update()
             if isinstance(result, Picture):
@@ -128,16 +143,22 @@ def _check_outcome(summary: Summary, skip_bad: bool, num_seen: int, num_images: 
     if summary.bad and not skip_bad:
         seen = f'all {num_seen}' if num_seen == num_images else f'the first {num_seen} of {num_images}'
         name, reason = summary.bad[0]
-        raise UnusableImages(f'{len(summary.bad)} of {seen} images cannot be used, such as {name}: {reason}; '
-                             'mend them, or add --skip-bad to leave them out.', summary.bad)
+        raise UnusableImages(
+            f'{len(summary.bad)} of {seen} images cannot be used, such as {name}: {reason}; '
+            'mend them, or add --skip-bad to leave them out.',
+            summary.bad,
+        )
     if not summary.num_images:
         reasons = Counter(reason for _name, reason in summary.bad + summary.skipped)
-        raise UnusableImages(f'None of {num_images} images is left (most are left out because: '
-                             f'{reasons.most_common(1)[0][0]}).', summary.bad)
+        raise UnusableImages(
+            f'None of {num_images} images is left (most are left out because: {reasons.most_common(1)[0][0]}).',
+            summary.bad,
+        )
 
 
-#----------------------------------------------------------------------------
+# ----------------------------------------------------------------------------
 # Work, in this process or in many.
+
 
 def convert_all(reader: Reader, tickets: Iterable, transform: Transform, workers: int) -> Iterator[Picture | Refusal]:
     """The results for all tickets, in their order."""
@@ -149,8 +170,12 @@ def convert_all(reader: Reader, tickets: Iterable, transform: Transform, workers
 
     workers = min(workers, len(chunks))
     # Fresh processes, not forks: forking a process that has threads (numpy's, tqdm's) can hang the child.
-    pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context('spawn'),
-                                                  initializer=_start_worker, initargs=(reader, transform))
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context('spawn'),
+        initializer=_start_worker,
+        initargs=(reader, transform),
+    )
     try:
         under_way: deque[concurrent.futures.Future] = deque()
         for chunk in chunks:
@@ -161,8 +186,9 @@ def convert_all(reader: Reader, tickets: Iterable, transform: Transform, workers
         while under_way:
             yield from under_way.popleft().result()
     except BrokenProcessPool as error:
-        raise ValueError('A worker process was killed, perhaps for want of memory; '
-                         'try again with fewer of them (--workers).') from error
+        raise ValueError(
+            'A worker process was killed, perhaps for want of memory; try again with fewer of them (--workers).'
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -188,7 +214,7 @@ def _images_per_chunk(reader: Reader, tickets: Iterable, transform: Transform) -
 
 def _chunks(tickets: Iterable, size: int) -> Iterator[Iterable]:
     for start in range(0, len(tickets), size):
-        yield tickets[start:start + size]
+        yield tickets[start : start + size]
 
 
 @contextmanager

@@ -10,8 +10,9 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
-IMAGE_EXTENSIONS = frozenset('.avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp'
-                             .split())
+IMAGE_EXTENSIONS = frozenset(
+    '.avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp'.split()
+)
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 PNG_HEADER_BYTES = 29  # the signature and the IHDR chunk up to its last field
 PNG_COLOR_KINDS = {0: 'grayscale', 2: 'RGB', 3: 'palette', 4: 'grayscale with alpha', 6: 'RGB with alpha'}
@@ -167,16 +168,18 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
     blocks = [b'\x78\x01']  # zlib header: deflate, 32 KiB window, fastest
     for start in range(0, len(raw), 0xFFFF):
-        block = raw[start:start + 0xFFFF]
+        block = raw[start : start + 0xFFFF]
         is_last = start + 0xFFFF >= len(raw)
         blocks += [struct.pack('<BHH', is_last, len(block), len(block) ^ 0xFFFF), block]
     blocks.append(struct.pack('>I', zlib.adler32(raw)))
 
     header = struct.pack('>IIBBBBB', width, height, 8, color_type, 0, 0, 0)
-    return b''.join([PNG_SIGNATURE, _png_chunk(b'IHDR', header), _png_chunk(b'IDAT', b''.join(blocks)),
-                     _png_chunk(b'IEND', b'')])
+    return b''.join(
+        [PNG_SIGNATURE, _png_chunk(b'IHDR', header), _png_chunk(b'IDAT', b''.join(blocks)), _png_chunk(b'IEND', b'')]
+    )
 
 
 def _png_chunk(kind: bytes, content: bytes) -> bytes:
-    return b''.join([struct.pack('>I', len(content)), kind, content,
-                     struct.pack('>I', zlib.crc32(content, zlib.crc32(kind)))])
+    return b''.join(
+        [struct.pack('>I', len(content)), kind, content, struct.pack('>I', zlib.crc32(content, zlib.crc32(kind)))]
+    )

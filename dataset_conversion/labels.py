@@ -19,6 +19,7 @@ Label = int | list[int] | list[float]
 @dataclass(frozen=True)
 class LabelTable:
     """What a label file says. `by_name` is None where it says that there are no labels."""
+
     by_name: dict[str, Label] | None = None
     class_names: list[str] | None = None
 
@@ -60,6 +61,7 @@ def parse_label_file(content: bytes, where: str) -> LabelTable:
 
 def check_label(label: object, what: str) -> None:
     """Raise ValueError unless `label` is a class index or a non-empty list of finite numbers."""
+
     def is_number(value: object) -> bool:
         return type(value) is int or (type(value) is float and math.isfinite(value))
 
@@ -80,8 +82,9 @@ def check_same_kind(labels: Iterable[tuple[str, Label]], where: str) -> None:
         first_of_kind.setdefault(kind_of(label), name)
     if len(first_of_kind) > 1:
         examples = ', '.join(f'{name} has a {kind}' for kind, name in list(first_of_kind.items())[:3])
-        raise ValueError(f'{where} mixes labels of different kinds: {examples}; all must be class indices, '
-                         'or vectors of one length.')
+        raise ValueError(
+            f'{where} mixes labels of different kinds: {examples}; all must be class indices, or vectors of one length.'
+        )
 
 
 def check_class_names(class_names: object, labels: Iterable[Label], where: str) -> None:
@@ -110,12 +113,16 @@ def match_labels(image_names: Sequence[str], by_name: dict[str, Label], where: s
     """
     unlabelled = [name for name in image_names if name not in by_name]
     if unlabelled:
-        raise ValueError(f'{where} has no label for {len(unlabelled)} of {len(image_names)} images '
-                         f'({name_some(unlabelled)}); give each image a label, named by its path in the dataset.')
+        raise ValueError(
+            f'{where} has no label for {len(unlabelled)} of {len(image_names)} images '
+            f'({name_some(unlabelled)}); give each image a label, named by its path in the dataset.'
+        )
     if len(by_name) > len(image_names):
         orphans = sorted(set(by_name) - set(image_names))
-        raise ValueError(f'{where} has {len(orphans)} labels that match no image ({name_some(orphans)}); '
-                         'correct these names, or remove them.')
+        raise ValueError(
+            f'{where} has {len(orphans)} labels that match no image ({name_some(orphans)}); '
+            'correct these names, or remove them.'
+        )
     return [by_name[name] for name in image_names]
 
 

@@ -52,12 +52,13 @@ def level_of(height: int, width: int) -> int:
 
 def nearest_usable_sizes(width: int, height: int, count: int = 3) -> list[tuple[int, int]]:
     """The usable sizes (width, height) that differ least from a size: in both sides, and in its proportions."""
+
     def difference(size: tuple[int, int]) -> float:
         wider, higher = math.log(size[0] / width), math.log(size[1] / height)
         return abs(wider) + abs(higher) + abs(wider - higher)
 
     starts = range(2, LARGEST_START_SIDE + 1)
-    steps = [2 ** exponent for exponent in range(max(width, height).bit_length() + 1)]
+    steps = [2**exponent for exponent in range(max(width, height).bit_length() + 1)]
     sizes = {(x * step, y * step) for x in starts for y in starts for step in steps}
     return sorted((size for size in sizes if is_usable_size(*size)), key=lambda size: (difference(size), size))[:count]
 
@@ -65,5 +66,7 @@ def nearest_usable_sizes(width: int, height: int, count: int = 3) -> list[tuple[
 def size_mistake(width: int, height: int) -> str:
     """What is wrong with a size, and the way out; it completes '...: '."""
     nearest = [f'{x}x{y}' for x, y in nearest_usable_sizes(width, height)]
-    return (f'{width}x{height} is not a size that the networks can have ({SIZE_RULE}, and at least {SMALLEST_SIDE}); '
-            f'the nearest are {", ".join(nearest[:-1])} and {nearest[-1]}')
+    return (
+        f'{width}x{height} is not a size that the networks can have ({SIZE_RULE}, and at least {SMALLEST_SIDE}); '
+        f'the nearest are {", ".join(nearest[:-1])} and {nearest[-1]}'
+    )

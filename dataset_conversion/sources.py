@@ -70,12 +70,15 @@ def _find_opener(source: str) -> Callable[..., Source]:
         return open_cifar10 if path.name == CIFAR10_ARCHIVE else open_mnist
     if path.suffix.lower() == '.zip':
         return open_zip
-    raise ValueError(f'--source={source} is none of: a folder, a .zip archive, an LSUN folder NAME_lmdb, '
-                     f'{CIFAR10_ARCHIVE}, {MNIST_IMAGES}, the word {DIGITS}.')
+    raise ValueError(
+        f'--source={source} is none of: a folder, a .zip archive, an LSUN folder NAME_lmdb, '
+        f'{CIFAR10_ARCHIVE}, {MNIST_IMAGES}, the word {DIGITS}.'
+    )
 
 
-#----------------------------------------------------------------------------
+# ----------------------------------------------------------------------------
 # Folders and zip archives of image files.
+
 
 @dataclass(frozen=True)
 class FolderReader:
@@ -92,8 +95,11 @@ def open_folder(path: Path, subfolders_as_labels: bool = False) -> Source:
     def refuse(error: OSError) -> None:
         raise ValueError(f'--source={path}: {error.filename} cannot be listed ({error.strerror}).') from error
 
-    files = [(Path(root) / name).relative_to(path).as_posix()
-             for root, _folders, names in os.walk(path, followlinks=True, onerror=refuse) for name in names]
+    files = [
+        (Path(root) / name).relative_to(path).as_posix()
+        for root, _folders, names in os.walk(path, followlinks=True, onerror=refuse)
+        for name in names
+    ]
     label_path = path / LABEL_FILE
     label_content = label_path.read_bytes() if label_path.is_file() else None
     return _source_of_files(str(path), files, FolderReader(path), label_content, subfolders_as_labels)
@@ -126,8 +132,9 @@ def open_zip(path: Path, subfolders_as_labels: bool = False) -> Source:
     return _source_of_files(str(path), files, ZipReader(path), label_content, subfolders_as_labels)
 
 
-def _source_of_files(where: str, files: list[str], reader: Reader, label_content: bytes | None,
-                     subfolders_as_labels: bool) -> Source:
+def _source_of_files(
+    where: str, files: list[str], reader: Reader, label_content: bytes | None, subfolders_as_labels: bool
+) -> Source:
     names = sorted(filter(is_image_name, files))
     if not names:
         raise ValueError(f'--source={where} has no images: {len(files)} files, none with an extension of one.')
@@ -147,19 +154,24 @@ def _label_by_folder(names: list[str], where: str) -> tuple[list[Label], list[st
     """The first folder of each name is its class; classes are numbered in the order of their names."""
     outside = [name for name in names if '/' not in name]
     if outside:
-        raise ValueError(f'--subfolders-as-labels: {len(outside)} images of {where} are in no subfolder '
-                         f'({name_some(outside)}); move them into the folder of their class.')
+        raise ValueError(
+            f'--subfolders-as-labels: {len(outside)} images of {where} are in no subfolder '
+            f'({name_some(outside)}); move them into the folder of their class.'
+        )
     folders = [name.split('/', maxsplit=1)[0] for name in names]
     class_names = sorted(set(folders))
     if len(class_names) < 2:
-        raise ValueError(f'--subfolders-as-labels: all images of {where} are in the one folder {class_names[0]}; '
-                         'classes are the folders of the first level, and there must be at least two.')
+        raise ValueError(
+            f'--subfolders-as-labels: all images of {where} are in the one folder {class_names[0]}; '
+            'classes are the folders of the first level, and there must be at least two.'
+        )
     index_of = {name: index for index, name in enumerate(class_names)}
     return [index_of[folder] for folder in folders], class_names
 
 
-#----------------------------------------------------------------------------
+# ----------------------------------------------------------------------------
 # LSUN: a database of encoded images.
+
 
 class LmdbReader:
     def __init__(self, path: Path):
@@ -194,16 +206,18 @@ def _open_lmdb_environment(path: Path):
     try:
         import lmdb
     except ImportError as error:
-        raise ValueError(f'--source={path} is an LSUN database, which needs the package lmdb: '
-                         'pip install lmdb') from error
+        raise ValueError(
+            f'--source={path} is an LSUN database, which needs the package lmdb: pip install lmdb'
+        ) from error
     try:
         return lmdb.open(str(path), readonly=True, lock=False, create=False)
     except lmdb.Error as error:
         raise ValueError(f'--source={path} cannot be opened as an LSUN database ({error}).') from error
 
 
-#----------------------------------------------------------------------------
+# ----------------------------------------------------------------------------
 # Collections that come as arrays.
+
 
 @dataclass(frozen=True)
 class ArrayReader:
@@ -211,8 +225,12 @@ class ArrayReader:
         return ticket
 
 
-def _source_of_arrays(pixels: np.ndarray, labels: Sequence[int] | np.ndarray, class_names: list[str] | None,
-                      default_size: int | None = None) -> Source:
+def _source_of_arrays(
+    pixels: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    class_names: list[str] | None,
+    default_size: int | None = None,
+) -> Source:
     names = [f'image {index}' for index in range(len(pixels))]
     return Source(names, pixels, ArrayReader(), [int(label) for label in labels], class_names, default_size)
 
@@ -222,8 +240,11 @@ def open_cifar10(path: Path) -> Source:
     folder = 'cifar-10-batches-py'
     try:
         with tarfile.open(path, 'r:gz') as archive:
-            contents = {member.name: archive.extractfile(member).read() for member in archive
-                        if member.isfile() and os.path.basename(member.name) in CIFAR10_FILES}
+            contents = {
+                member.name: archive.extractfile(member).read()
+                for member in archive
+                if member.isfile() and os.path.basename(member.name) in CIFAR10_FILES
+            }
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise ValueError(f'--source={path} is not a complete tar archive ({error}); download it again.') from error
 
@@ -249,8 +270,13 @@ def open_cifar10(path: Path) -> Source:
 
 
 def _check_cifar_batch(pixels: object, labels: object, where: str) -> None:
-    is_image_array = (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.ndim == 2
-                      and len(pixels) > 0 and pixels.shape[1] == 3 * 32 * 32)
+    is_image_array = (
+        isinstance(pixels, np.ndarray)
+        and pixels.dtype == np.uint8
+        and pixels.ndim == 2
+        and len(pixels) > 0
+        and pixels.shape[1] == 3 * 32 * 32
+    )
     if not is_image_array:
         raise ValueError(f'{where}: "data" is not an array of bytes [N, 3072]; this is not the CIFAR-10 archive.')
     is_label_list = isinstance(labels, list) and all(type(label) is int and 0 <= label < 10 for label in labels)
@@ -314,8 +340,8 @@ def read_idx(path: Path) -> np.ndarray:
     if len(content) < 4 or content[:3] != b'\0\0\x08':
         raise ValueError(f'{path} is not an IDX file of bytes; download it again.')
     num_dims = content[3]
-    shape = [int.from_bytes(content[4 + 4 * i:8 + 4 * i], 'big') for i in range(num_dims)]
-    values = np.frombuffer(content, dtype=np.uint8)[4 + 4 * num_dims:]
+    shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], 'big') for i in range(num_dims)]
+    values = np.frombuffer(content, dtype=np.uint8)[4 + 4 * num_dims :]
     if not num_dims or values.size != np.prod(shape) or not values.size:
         raise ValueError(f'{path} says that its shape is {shape}, but has {values.size} values; download it again.')
     return values.reshape(shape)
@@ -326,8 +352,9 @@ def open_digits(_path: Path) -> Source:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ValueError(f'--source={DIGITS} takes its images from the package scikit-learn: '
-                         'pip install scikit-learn') from error
+        raise ValueError(
+            f'--source={DIGITS} takes its images from the package scikit-learn: pip install scikit-learn'
+        ) from error
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # NHW
     return _source_of_arrays(pixels, digits.target, [str(name) for name in digits.target_names], DIGITS_SIZE)

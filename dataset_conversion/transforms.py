@@ -28,6 +28,7 @@ class Transform:
 
     Raises ValueError where these do not lead to a size that networks can have.
     """
+
     crop: str | None = None
     width: int | None = None
     height: int | None = None
@@ -40,8 +41,10 @@ class Transform:
             raise ValueError(f'--transform={self.crop} needs the size to make: add --resolution=WxH.')
         if self.crop == 'center-crop-wide':
             if self.height > self.width:
-                raise ValueError(f'--transform=center-crop-wide makes wide pictures, not {asked}: '
-                                 'the height may not exceed the width.')
+                raise ValueError(
+                    f'--transform=center-crop-wide makes wide pictures, not {asked}: '
+                    'the height may not exceed the width.'
+                )
         if self.width or self.height:
             result = (self.width or self.height, self.height or self.width)
             if self.crop == 'center-crop-wide':
@@ -87,5 +90,7 @@ def letterbox(image: PIL.Image.Image) -> PIL.Image.Image:
 def check_output_size(image: PIL.Image.Image) -> None:
     """BadImage unless networks can make images of this size."""
     if not is_usable_size(*image.size):
-        raise BadImage(f'{size_mistake(*image.size)} (--resolution=WxH makes it so, with --transform=center-crop '
-                       'without squeezing it)')
+        raise BadImage(
+            f'{size_mistake(*image.size)} (--resolution=WxH makes it so, with --transform=center-crop '
+            'without squeezing it)'
+        )

@@ -60,7 +60,7 @@ def open_destination(dest: Path) -> Iterator[Writer]:
     temporary = dest.parent / f'{_temporary_prefix(dest)}{secrets.token_hex(4)}'
     try:
         dest.parent.mkdir(parents=True, exist_ok=True)
-        with (_ZipWriter(temporary) if is_archive(dest) else _FolderWriter(temporary)) as writer:
+        with _ZipWriter(temporary) if is_archive(dest) else _FolderWriter(temporary) as writer:
             yield writer
         os.replace(temporary, dest)
     except OSError as error:

@@ -51,7 +51,7 @@ class Interpolation:
         w_at = self._curve()
         for start in range(0, self.num_frames, frames_at_once):
             times = np.arange(start, min(start + frames_at_once, self.num_frames)) / self.frames_per_key
-            ws = np.asarray(w_at(times), dtype=np.float32)                      # [T, cells, num_ws, w_dim]
+            ws = np.asarray(w_at(times), dtype=np.float32)  # [T, cells, num_ws, w_dim]
             noise = {name: self._noise_at(times, array) for name, array in self.keys.noise.items()}
             yield Projections(ws.reshape(-1, *ws.shape[2:]), noise)
 
@@ -68,12 +68,12 @@ class Interpolation:
 
     def _noise_at(self, times: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """[T * cells, H, W] of the keys' [cells * num_keys, H, W]."""
-        by_key = self._by_key(noise)                                            # [num_keys, cells, H, W]
+        by_key = self._by_key(noise)  # [num_keys, cells, H, W]
         before = np.floor(times).astype(int)
         share = (times - before).astype(np.float32)[:, None, None, None]
         after = (before + 1) % self.num_keys
         blend = (1 - share) * by_key[before] + share * by_key[after]
-        strength = _root_mean_square(by_key)                                    # [num_keys, cells, 1, 1]
+        strength = _root_mean_square(by_key)  # [num_keys, cells, 1, 1]
         wanted = (1 - share) * strength[before] + share * strength[after]
         blend *= wanted / np.maximum(_root_mean_square(blend), np.finfo(np.float32).tiny)
         return blend.reshape(-1, *noise.shape[1:])

@@ -25,7 +25,7 @@ def ws_of_seeds(
     truncation_psi: Distance from the mean of w that is kept: 1 all of it, 0 nothing.
     """
     z = np.concatenate([z_of_seed(seed, G.z_dim) for seed in seeds])
-    z = torch.from_numpy(z).to(labels.device, torch.float32)    # [N, z_dim]
+    z = torch.from_numpy(z).to(labels.device, torch.float32)  # [N, z_dim]
     return G.mapping(z, labels.expand(len(seeds), -1), truncation_psi=truncation_psi)
 
 

@@ -62,7 +62,7 @@ def write(
         64 pixels or more. Otherwise there are the pixels of the pictures alone.
     """
     pairs = mixing.pairs()
-    cells: dict[tuple[int, int], list[int]] = {pair: [] for pair in pairs}      # where in the grid each picture goes
+    cells: dict[tuple[int, int], list[int]] = {pair: [] for pair in pairs}  # where in the grid each picture goes
     shown = [pair for line in mixing.grid() for pair in line]
     for index, pair in enumerate(shown):
         if pair is not None:
@@ -81,7 +81,7 @@ def _pictures(
 ) -> Iterator[np.ndarray]:
     for start in range(0, len(pairs), batch_size):
         batch = pairs[start : start + batch_size]
-        ws = torch.stack([mixing.latent(row, col) for row, col in batch])       # [N, num_ws, w_dim]
+        ws = torch.stack([mixing.latent(row, col) for row, col in batch])  # [N, num_ws, w_dim]
         yield from rendering.render(G, ws, noise_mode, noise_seeds=[row for row, _ in batch])
 
 

@@ -22,7 +22,7 @@ from torch_utils import images, misc
 Features = Callable[[torch.Tensor], torch.Tensor]
 """[N, 3, H, W] float32 from 0 to 255 → [N, D], whose squared distance says how different two images look."""
 
-_LARGEST_FEATURE_INPUT, _SMALLEST_FEATURE_INPUT = 256, 32   # the latter: VGG16 halves five times
+_LARGEST_FEATURE_INPUT, _SMALLEST_FEATURE_INPUT = 256, 32  # the latter: VGG16 halves five times
 _SMALLEST_NOISE_LEVEL = 8
 _W_SAMPLES_SEED, _W_BATCH = 123, 1000
 
@@ -121,7 +121,7 @@ def project(
         for name, buffer in noise_buffers(G).items()
     }
     num_vectors = G.num_ws if settings.space == 'w+' else 1
-    w = statistics.mean.repeat(1, num_vectors, 1).requires_grad_()              # [1, 1 or L, w_dim]
+    w = statistics.mean.repeat(1, num_vectors, 1).requires_grad_()  # [1, 1 or L, w_dim]
     optimizer = torch.optim.Adam([w, *noise.values()], betas=(0.9, 0.999))
     with torch.no_grad():
         wanted = features(feature_input(torch.from_numpy(target).to(device, torch.float32)[None]))
@@ -130,8 +130,8 @@ def project(
     for step in range(settings.num_steps + 1):
         progress = step / settings.num_steps
         added = torch.randn(w.shape, generator=random).to(device) * w_noise_at(progress, statistics.deviation, settings)
-        ws = (w + added).repeat(1, G.num_ws // num_vectors, 1)                  # [1, L, w_dim]
-        image = _synthesize(synthesis, ws, noise)                               # [1, C, H, W]
+        ws = (w + added).repeat(1, G.num_ws // num_vectors, 1)  # [1, L, w_dim]
+        image = _synthesize(synthesis, ws, noise)  # [1, C, H, W]
         distance = (features(feature_input((image + 1) * 127.5)) - wanted).square().sum()
         rendering = Rendering(step, _finite(distance.item(), step), ws.detach(), noise)
         if on_render is not None:
@@ -204,7 +204,7 @@ def measure_w(G: torch.nn.Module, label: torch.Tensor, num_samples: int = 10_000
     z = np.random.RandomState(_W_SAMPLES_SEED).randn(num_samples, G.z_dim)
     batches = torch.from_numpy(z.astype(np.float32)).split(_W_BATCH)
     samples = [mapping(batch.to(label.device), label.expand(len(batch), -1))[:, 0].cpu().double() for batch in batches]
-    w = torch.cat(samples)                                                      # [num_samples, w_dim]
+    w = torch.cat(samples)  # [num_samples, w_dim]
     mean = w.mean(dim=0)
     deviation = (w - mean).square().sum().div(num_samples).sqrt()
     return WStatistics(mean.to(label.device, torch.float32), deviation.item())

@@ -71,7 +71,7 @@ class Projector:
 
             def on_render(step: int, distance: float, image: torch.Tensor) -> None:
                 progress.show(step, distance)
-                if video is not None and step > 0:              # one frame a step: what the step has led to
+                if video is not None and step > 0:  # one frame a step: what the step has led to
                     video.add(_frame(pixels, images.to_uint8(image[0]).cpu().numpy()))
 
             return project(self.G, pixels, self.features, self.statistics, self.settings, on_render)
@@ -104,7 +104,7 @@ class Projector:
 def _frame(target: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Both uint8 [C, H, W], side by side as [H', 2 W', C]; small images are enlarged by repeating their pixels."""
     factor = max(_SMALLEST_FRAME_HEIGHT // target.shape[1], 1)
-    frame = np.concatenate([target, image], axis=2)             # C H 2W
+    frame = np.concatenate([target, image], axis=2)  # C H 2W
     return frame.repeat(factor, axis=1).repeat(factor, axis=2).transpose(1, 2, 0)
 
 

@@ -179,7 +179,7 @@ def _noise_in(arrays: dict[str, np.ndarray], G: torch.nn.Module) -> dict[str, np
 
 
 def _finite(key: str, array: np.ndarray) -> np.ndarray:
-    with np.errstate(over='ignore'):                            # Too large a number becomes infinite here.
+    with np.errstate(over='ignore'):  # Too large a number becomes infinite here.
         numbers = array.astype(np.float32)
     if not np.isfinite(numbers).all():
         raise _Unusable(f'has values in {key!r} that are not finite numbers.')

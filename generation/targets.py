@@ -73,7 +73,7 @@ def load_target(target: Target, resolution: Resolution, num_channels: int) -> np
         image = on_white(image)
     image = image.convert({1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}[num_channels])
     image = crop_to_proportions(image, width, height)
-    pixels = to_pixels(image.resize((width, height), PIL.Image.Resampling.LANCZOS))     # HW or HWC
+    pixels = to_pixels(image.resize((width, height), PIL.Image.Resampling.LANCZOS))  # HW or HWC
     return pixels[np.newaxis] if num_channels == 1 else pixels.transpose(2, 0, 1)
 
 
@@ -97,7 +97,7 @@ def _files_of(place: str) -> list[Path]:
 
 
 def _inspect(path: Path) -> Target:
-    name = path.stem if path.stem.strip('.') else path.name     # '..jpg' has '.' for its stem, a folder that is there
+    name = path.stem if path.stem.strip('.') else path.name  # '..jpg' has '.' for its stem, a folder that is there
     return Target(path, name, is_colored=_is_colored(_read(path)))
 
 
@@ -107,7 +107,7 @@ def _is_colored(image: PIL.Image.Image) -> bool:
     if image.mode == 'L':
         return False
     side = min(image.size)
-    pixels = np.asarray(crop_to_proportions(image, side, side))     # HWC
+    pixels = np.asarray(crop_to_proportions(image, side, side))  # HWC
     return int((pixels.max(axis=2) - pixels.min(axis=2)).max()) > _GRAY_TOLERANCE
 
 
@@ -143,7 +143,7 @@ def _to_8_bits(image: PIL.Image.Image) -> PIL.Image.Image:
 def _from_wide_pixels(values: np.ndarray, is_float: bool) -> PIL.Image.Image:
     """Grayscale with more than 8 bits; integers up to 65535 and floating-point numbers up to 1 are scaled to 255."""
     largest = 1 if is_float else _LARGEST_16_BIT
-    if not (values.min() >= 0 and values.max() <= largest):     # in this form, NaN is refused too
+    if not (values.min() >= 0 and values.max() <= largest):  # in this form, NaN is refused too
         raise BadImage(
             f'pixels from {values.min():g} to {values.max():g}, beyond 0 to {largest} (scale it to 8 or 16 bits)'
         )

@@ -122,7 +122,7 @@ class VideoWriter:
             return
         if error_type is not None:
             self._process.kill()
-        with contextlib.suppress(OSError):                      # The encoder may be gone; its exit status tells why.
+        with contextlib.suppress(OSError):  # The encoder may be gone; its exit status tells why.
             self._process.stdin.close()
         self._process.wait()
         if error_type is None and self._process.returncode != 0:
@@ -150,7 +150,7 @@ def _encoder() -> str:
         return importlib.import_module('imageio_ffmpeg').get_ffmpeg_exe()
     except ImportError as error:
         raise NoEncoder(f'videos need the package imageio-ffmpeg: {_INSTALL}') from error
-    except RuntimeError as error:                               # Of a build without a program of its own.
+    except RuntimeError as error:  # Of a build without a program of its own.
         raise NoEncoder(f'imageio-ffmpeg finds no ffmpeg program: {_INSTALL} --force-reinstall') from error
 
 

@@ -227,9 +227,7 @@ def _typical_kernel(real: torch.Tensor, fake: torch.Tensor) -> float:
     return float((real_mean @ fake_mean / len(real_mean) + 1) ** 3)
 
 
-def _sums_within(
-    features: torch.Tensor, weights: torch.Tensor, level: float, step: Callable[[], None]
-) -> np.ndarray:
+def _sums_within(features: torch.Tensor, weights: torch.Tensor, level: float, step: Callable[[], None]) -> np.ndarray:
     """Σ w_i w_j (k_ij - level) over i ≠ j: float64 [S]."""
     total = torch.zeros_like(_float64(weights[0]))
     blocks = _blocks(features)
@@ -304,9 +302,7 @@ def _influences(
     with_other = _row_sums(own, other[other_compared.to(own.device)], level)
     compared_with_itself = np.zeros(len(own))
     compared_with_itself[own_compared.numpy()] = 1
-    squares = np.concatenate([
-        _float64(own[rows]).square().sum(dim=1).cpu().numpy() for rows in _blocks(own)
-    ])
+    squares = np.concatenate([_float64(own[rows]).square().sum(dim=1).cpu().numpy() for rows in _blocks(own)])
     itself = (squares / own.shape[1] + 1) ** 3 - level
     with_own = (with_own - compared_with_itself * itself) / (len(own_compared) - compared_with_itself)
     return 2 * (with_own - with_other / len(other_compared))
@@ -316,9 +312,6 @@ def _row_sums(features: torch.Tensor, compared: torch.Tensor, level: float) -> n
     """Σ_j (k_ij - level): float64 [len(features)]."""
     parts = []
     for rows in _blocks(features):
-        sums = [
-            _float64(_kernel(features[rows], compared[columns], level).sum(dim=1))
-            for columns in _blocks(compared)
-        ]
+        sums = [_float64(_kernel(features[rows], compared[columns], level).sum(dim=1)) for columns in _blocks(compared)]
         parts.append(torch.stack(sums).sum(dim=0).cpu().numpy())
     return np.concatenate(parts)

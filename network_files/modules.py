@@ -87,7 +87,7 @@ def build(
             kwargs = with_fp16(class_name, kwargs)
         inspect.signature(cls).bind(*args, **kwargs)
         with torch.device('meta'), warnings.catch_warnings():
-            warnings.simplefilter('ignore', RuntimeWarning)     # such as a division by the size 0
+            warnings.simplefilter('ignore', RuntimeWarning)  # such as a division by the size 0
             module = cls(*args, **kwargs)
     except Exception as error:  # arguments from a file can make a constructor raise anything
         raise NetworkPickleError(

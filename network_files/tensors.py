@@ -19,8 +19,8 @@ from torch_utils.files import atomic_file
 
 FORMAT = 'ada-gan-networks'
 _VERSION = '1'
-_LENGTH_BYTES = 8       # of the header, in front of it
-_MAX_HEADER_BYTES = 4_000_000     # networks at 1024² take some 100,000
+_LENGTH_BYTES = 8  # of the header, in front of it
+_MAX_HEADER_BYTES = 4_000_000  # networks at 1024² take some 100,000
 
 
 def require_library() -> None:

@@ -30,15 +30,16 @@ from torch_utils.files import atomic_file
 from training.dataset import ImageFolderDataset
 
 NUM_GENERATED = 1000
-NEIGHBOUR = 3               # k of precision and recall (arXiv 1904.06991)
+NEIGHBOUR = 3  # k of precision and recall (arXiv 1904.06991)
 WANTED_ACCURACY = 0.90
 GRID_COLUMNS = 10
-ENLARGE = 4                 # Pixels of the pictures along one pixel of the images.
-MARGIN = 2                  # White pixels of the pictures at each side of an image.
+ENLARGE = 4  # Pixels of the pictures along one pixel of the images.
+MARGIN = 2  # White pixels of the pictures at each side of an image.
 
 
 # ------------------------------------------------------------------------------------------------
 # Quality
+
 
 def real_images(data):
     """(images as [N, pixels] float64 in [0, 1], class of each [N], class names) of a labelled dataset."""
@@ -61,7 +62,7 @@ def generate(G, classes, seed):
 
 def distances(a, b):
     """Euclidean distances [len(a), len(b)] of the rows of two matrices."""
-    squares = (a ** 2).sum(axis=1)[:, None] + (b ** 2).sum(axis=1) - 2 * a @ b.T
+    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
     return np.sqrt(np.maximum(squares, 0))
 
 
@@ -88,7 +89,7 @@ def measure(real, real_classes, fake, asked):
     read = reader.fit(real, real_classes).predict(fake)
 
     order = np.random.RandomState(0).permutation(len(real))
-    known, unseen = real[order[:len(real) // 2]], real[order[len(real) // 2:]]
+    known, unseen = real[order[: len(real) // 2]], real[order[len(real) // 2 :]]
     to_real = distances(fake, real).min(axis=1)
     real_to_real = nearest_others(real)[:, 0]
     return dict(
@@ -118,6 +119,7 @@ Quality of {num_generated} generated images               the same for real imag
 # ------------------------------------------------------------------------------------------------
 # Pictures
 
+
 def as_cell(picture):
     """A grayscale picture, smoothly enlarged, in a white margin."""
     size = (picture.width * ENLARGE, picture.height * ENLARGE)
@@ -126,8 +128,11 @@ def as_cell(picture):
 
 def save_progress(run_dir, path, num_classes, size):
     """Animation of the snapshots `fakes*.png`, whose row k has images of class k, `size` pixels wide: two of each."""
-    snapshots = {int(match[1]): file for file in sorted(run_dir.glob('fakes*.png'))
-                 if (match := re.fullmatch(r'fakes(\d+)\.png', file.name))}
+    snapshots = {
+        int(match[1]): file
+        for file in sorted(run_dir.glob('fakes*.png'))
+        if (match := re.fullmatch(r'fakes(\d+)\.png', file.name))
+    }
     frames = []
     pitch = size * ENLARGE + 2 * MARGIN
     for kimg, file in snapshots.items():
@@ -147,6 +152,7 @@ def save_progress(run_dir, path, num_classes, size):
 
 # ------------------------------------------------------------------------------------------------
 
+
 @click.command(cls=Command)
 @click.option('--run-dir', type=PATH, required=True, help='Folder of the finished training run')
 @click.option('--data', type=PATH, required=True, help='Dataset it was trained on, with classes as labels')
@@ -163,7 +169,7 @@ def main(run_dir, data, outdir, seed):
     real, real_classes, names = real_images(data)
 
     shown = generate(G, np.repeat(np.arange(len(names)), GRID_COLUMNS), seed)
-    cells = np.stack([np.array(as_cell(images.to_pil(image))) for image in shown])[:, None]    # [N, 1, H, W]
+    cells = np.stack([np.array(as_cell(images.to_pil(image))) for image in shown])[:, None]  # [N, 1, H, W]
     images.save_image_grid(cells, outdir / 'grid.png', (GRID_COLUMNS, len(names)), row_labels=names)
     save_progress(run_dir, outdir / 'progress.gif', len(names), G.img_resolution)
 

@@ -108,7 +108,7 @@ def try_alone(content: bytes, watch: Watch, seconds: float) -> tuple[str, float]
     """
     reading, writing = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', DeprecationWarning)     # of forks beside threads: the child starts none
+        warnings.simplefilter('ignore', DeprecationWarning)  # of forks beside threads: the child starts none
         child = os.fork()
     if child == 0:
         try:
@@ -511,7 +511,7 @@ def fuzz(attack: bool, count: int, seed: int, seconds: float, failures: Path, fo
     """Prints what happened; returns the number of faults."""
     watch = Watch()
     files = originals(folder)
-    for name, content in files.items():     # which also does what is done once in a process, such as late imports
+    for name, content in files.items():  # which also does what is done once in a process, such as late imports
         legacy.load_network_pkl(io.BytesIO(content))
         if (outcome := try_to_load(content, watch, seconds)) != 'opened':
             raise ValueError(f'the original {name!r} does not open: {outcome}')

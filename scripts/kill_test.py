@@ -48,9 +48,24 @@ def write_dataset(folder, seed):
 
 def command_of(outdir, data, ticks, extra):
     tick_kimg = BATCHES_PER_TICK * BATCH_SIZE / 1000
-    return [sys.executable, str(ROOT / 'train.py'), f'--outdir={outdir}', f'--data={data}', '--cfg=tiny', '--cond=1',
-            '--cbase=64', '--cmax=8', f'--batch={BATCH_SIZE}', f'--tick={tick_kimg}', f'--kimg={ticks * tick_kimg}',
-            '--snap=1', '--metrics=none', '--device=cpu', '--resume=latest', *extra]
+    return [
+        sys.executable,
+        str(ROOT / 'train.py'),
+        f'--outdir={outdir}',
+        f'--data={data}',
+        '--cfg=tiny',
+        '--cond=1',
+        '--cbase=64',
+        '--cmax=8',
+        f'--batch={BATCH_SIZE}',
+        f'--tick={tick_kimg}',
+        f'--kimg={ticks * tick_kimg}',
+        '--snap=1',
+        '--metrics=none',
+        '--device=cpu',
+        '--resume=latest',
+        *extra,
+    ]
 
 
 def start(command, log):
@@ -117,8 +132,10 @@ def read_every_file(run_dir):
 def statistics_of(path):
     """The repeatable part of each line."""
     lines = path.read_text().splitlines()
-    return [{name: value for name, value in json.loads(line).items() if not name.startswith(NOT_REPEATABLE)}
-            for line in lines]
+    return [
+        {name: value for name, value in json.loads(line).items() if not name.startswith(NOT_REPEATABLE)}
+        for line in lines
+    ]
 
 
 def scalars_of(path):
@@ -127,28 +144,39 @@ def scalars_of(path):
         from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     except ImportError:
         return []
-    return [(value.tag, event.step, float(value.tensor.float_val[0]))
-            for event in EventFileLoader(str(path)).Load() for value in event.summary.value
-            if not value.tag.startswith(NOT_REPEATABLE)]
+    return [
+        (value.tag, event.step, float(value.tensor.float_val[0]))
+        for event in EventFileLoader(str(path)).Load()
+        for value in event.summary.value
+        if not value.tag.startswith(NOT_REPEATABLE)
+    ]
 
 
 def differences(expected_dir, actual_dir):
     """Sentences about what differs between two finished runs."""
     found = []
     for pattern in ('network-snapshot-*.pkl', '*.png'):
-        expected, actual = ({path.name: path.read_bytes() for path in folder.glob(pattern)}
-                            for folder in (expected_dir, actual_dir))
-        found += [f'{name} differs' for name in sorted(expected.keys() | actual.keys())
-                  if expected.get(name) != actual.get(name)]
+        expected, actual = (
+            {path.name: path.read_bytes() for path in folder.glob(pattern)} for folder in (expected_dir, actual_dir)
+        )
+        found += [
+            f'{name} differs'
+            for name in sorted(expected.keys() | actual.keys())
+            if expected.get(name) != actual.get(name)
+        ]
     expected, actual = (statistics_of(folder / 'stats.jsonl') for folder in (expected_dir, actual_dir))
     if expected != actual:
         found.append(f'stats.jsonl differs ({len(actual)} lines in place of {len(expected)})')
-    expected, actual = (sorted(scalar for path in folder.glob('events.*') for scalar in scalars_of(path))
-                        for folder in (expected_dir, actual_dir))
-    if str(expected) != str(actual):        # as text: NaN is to equal NaN
+    expected, actual = (
+        sorted(scalar for path in folder.glob('events.*') for scalar in scalars_of(path))
+        for folder in (expected_dir, actual_dir)
+    )
+    if str(expected) != str(actual):  # as text: NaN is to equal NaN
         found.append(f'the TensorBoard files differ ({len(actual)} scalars in place of {len(expected)})')
-    expected, actual = ([line.split()[1] for line in (folder / 'log.txt').read_text().splitlines()
-                         if line.startswith('tick ')] for folder in (expected_dir, actual_dir))
+    expected, actual = (
+        [line.split()[1] for line in (folder / 'log.txt').read_text().splitlines() if line.startswith('tick ')]
+        for folder in (expected_dir, actual_dir)
+    )
     if expected != actual:
         found.append(f'log.txt has the ticks {" ".join(actual)}')
     return found
@@ -156,8 +184,12 @@ def differences(expected_dir, actual_dir):
 
 @click.command(cls=Command)
 @click.option('--kills', type=click.IntRange(min=1), default=50, show_default=True, help='How often to kill the run')
-@click.option('--ticks', type=click.IntRange(min=2), show_default='2 for each kill',
-              help='Length of the run; each tick writes a snapshot')
+@click.option(
+    '--ticks',
+    type=click.IntRange(min=2),
+    show_default='2 for each kill',
+    help='Length of the run; each tick writes a snapshot',
+)
 @click.option('--seed', type=int, default=0, show_default=True, help='Of the moments')
 @click.option('--outdir', type=PATH, show_default='a temporary folder', help='Where the runs are kept')
 @click.argument('extra', nargs=-1)
@@ -174,9 +206,8 @@ def main(kills, ticks, seed, outdir, extra):
             set_up_sec, training_sec = run_to_the_end(commands[0], log)
         print(f'Left alone: {set_up_sec:.1f} s to the first tick, then {training_sec:.1f} s of training', flush=True)
         with open(root / 'killed.txt', 'wb') as log:
-            killed, started = kill_and_resume(
-                commands[1], log, kills, set_up_sec, training_sec, random.Random(seed))
-        alone, = (root / 'alone').glob('*-*')
+            killed, started = kill_and_resume(commands[1], log, kills, set_up_sec, training_sec, random.Random(seed))
+        (alone,) = (root / 'alone').glob('*-*')
         run_dirs = [path for path in (root / 'killed').glob('*-*') if (path / 'training_options.json').is_file()]
         if len(run_dirs) != 1:
             raise click.ClickException(f'there are {len(run_dirs)} runs where one was to go on')
@@ -185,8 +216,10 @@ def main(kills, ticks, seed, outdir, extra):
         lines = len(statistics_of(run_dirs[0] / 'stats.jsonl'))
         if found:
             raise click.ClickException('; '.join(found))
-    print(f'Killed {killed} times, started {started} times: {num_files} files readable, network pickles and images '
-          f'equal to the byte, {lines} lines in stats.jsonl, none lost or doubled')
+    print(
+        f'Killed {killed} times, started {started} times: {num_files} files readable, network pickles and images '
+        f'equal to the byte, {lines} lines in stats.jsonl, none lost or doubled'
+    )
 
 
 if __name__ == '__main__':

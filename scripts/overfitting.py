@@ -28,7 +28,7 @@ from training.dataset import ImageFolderDataset
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {'noaug': 'no augmentation', 'ada': 'ADA'}
 NUM_PROBES = 500
-BATCH_SIZE = 100            # A multiple of the group of the minibatch standard deviation.
+BATCH_SIZE = 100  # A multiple of the group of the minibatch standard deviation.
 
 
 def train_all(data, outdir, subset, kimg, seed):
@@ -36,10 +36,21 @@ def train_all(data, outdir, subset, kimg, seed):
     environment = dict(os.environ, OMP_NUM_THREADS=str(max((os.cpu_count() or 1) // len(KINDS), 1)))
     processes = {}
     for kind in KINDS:
-        command = [sys.executable, str(ROOT / 'train.py'), f'--outdir={outdir}/{kind}', f'--data={data}',
-                   f'--subset={subset}', f'--kimg={kimg}', f'--seed={seed}', f'--aug={kind}', '--cfg=tiny',
-                   '--tick=2', '--snap=1', '--metrics=none']
-        output = None if kind == 'ada' else subprocess.DEVNULL      # One of them shows how far things are.
+        command = [
+            sys.executable,
+            str(ROOT / 'train.py'),
+            f'--outdir={outdir}/{kind}',
+            f'--data={data}',
+            f'--subset={subset}',
+            f'--kimg={kimg}',
+            f'--seed={seed}',
+            f'--aug={kind}',
+            '--cfg=tiny',
+            '--tick=2',
+            '--snap=1',
+            '--metrics=none',
+        ]
+        output = None if kind == 'ada' else subprocess.DEVNULL  # One of them shows how far things are.
         processes[kind] = subprocess.Popen(command, env=environment, stdout=output)
     for kind, process in processes.items():
         if process.wait() != 0:
@@ -87,12 +98,14 @@ def curves(run_dir, training, validation):
         signs=[row['Loss/signs/real']['mean'] for row in rows],
         augment=[row['Progress/augment']['mean'] for row in rows],
         snapshot_kimg=list(pickles),
-        r_v=[overfitting_of(path, training, validation) for path in pickles.values()])
+        r_v=[overfitting_of(path, training, validation) for path in pickles.values()],
+    )
 
 
 def draw(results, target, path):
     import matplotlib.pyplot as plt
-    plt.switch_backend('Agg')           # Needs no display.
+
+    plt.switch_backend('Agg')  # Needs no display.
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout='constrained')
     for kind, name in KINDS.items():
         result = results[kind]

@@ -31,13 +31,14 @@ CHANNELS = (16, 32, 64)
 HIDDEN = 64
 BATCH_SIZE = 64
 LEARNING_RATE = 2e-3
-LABEL_SMOOTHING = 0.1           # Also keeps gradients from becoming denormal numbers, which are slow.
-MAX_SHIFT = 1                   # Pixels, as an augmentation.
-UNSEEN_SHARE = 5                # Every fifth image is for testing.
+LABEL_SMOOTHING = 0.1  # Also keeps gradients from becoming denormal numbers, which are slow.
+MAX_SHIFT = 1  # Pixels, as an augmentation.
+UNSEEN_SHARE = 5  # Every fifth image is for testing.
 
 
 # ------------------------------------------------------------------------------------------------
 # Networks: N images, C channels, H height, W width, K classes
+
 
 class Convolution(torch.nn.Module):
     """3x3, padded. Files with `torch.nn.Conv2d` differ from one writing to the next: its constants have no order."""
@@ -57,7 +58,7 @@ class Linear(torch.nn.Module):
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.randn(out_features, in_features) * in_features ** -0.5)
+        self.weight = torch.nn.Parameter(torch.randn(out_features, in_features) * in_features**-0.5)
         self.bias = torch.nn.Parameter(torch.zeros(out_features))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -119,19 +120,30 @@ class VGGStandIn(torch.nn.Module):
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, images: torch.Tensor, resize_images: bool = True, return_features: bool = False,
-                return_lpips: bool = False):
+    def forward(
+        self,
+        images: torch.Tensor,
+        resize_images: bool = True,
+        return_features: bool = False,
+        return_lpips: bool = False,
+    ):
         layers = self.backbone.activations(self.backbone.gray(images, resize=resize_images))
         if not return_lpips:
             return layers[2].flatten(1)
         # Squared distances of these are sums over layers of means over pixels, of unit vectors over channels.
-        return torch.cat([
-            (layer / (layer.square().sum(dim=1, keepdim=True) + 1e-10).sqrt()).flatten(1)
-            / float(layer.shape[2] * layer.shape[3]) ** 0.5 for layer in layers], dim=1)
+        return torch.cat(
+            [
+                (layer / (layer.square().sum(dim=1, keepdim=True) + 1e-10).sqrt()).flatten(1)
+                / float(layer.shape[2] * layer.shape[3]) ** 0.5
+                for layer in layers
+            ],
+            dim=1,
+        )
 
 
 # ------------------------------------------------------------------------------------------------
 # Training
+
 
 def load_images(data: str) -> tuple[torch.Tensor, torch.Tensor]:
     """uint8 [N, C, H, W], int64 [N]"""
@@ -140,8 +152,9 @@ def load_images(data: str) -> tuple[torch.Tensor, torch.Tensor]:
         raise ValueError(f'{data} has vectors for labels; the detector learns to tell classes apart.')
     height, width = sides(dataset.resolution)
     if height != width or width < 8 or width % 4 != 0:
-        raise ValueError(f'{data} has images of {width}x{height} pixels; the detector takes squares of multiples of 4 '
-                         'from 8.')
+        raise ValueError(
+            f'{data} has images of {width}x{height} pixels; the detector takes squares of multiples of 4 from 8.'
+        )
     images, labels = zip(*(dataset[index] for index in range(len(dataset))))
     dataset.close()
     return on_white(torch.from_numpy(np.stack(images))), torch.from_numpy(np.stack(labels)).argmax(dim=1)
@@ -183,6 +196,7 @@ def save_detectors(backbone: Backbone, dest: str, label: str) -> None:
 
 # ------------------------------------------------------------------------------------------------
 
+
 @click.command(cls=Command)
 @click.option('--data', type=PATH, required=True, metavar='ZIP|DIR', help='Small images with classes, as the digits')
 @click.option('--dest', type=PATH, required=True, metavar='DIR', help='Folder for the detectors')
@@ -193,7 +207,7 @@ def main(data, dest, label, epochs, seed):
     """Train stand-ins for the detectors of the metrics on a labelled dataset of small images."""
     check_label(label, '--label')
     check_outdir(dest, '--dest')
-    torch.set_num_threads(1)    # Sums in one order: the same files every time. More threads would only wait.
+    torch.set_num_threads(1)  # Sums in one order: the same files every time. More threads would only wait.
     images, labels = load_images(data)
     unseen = torch.arange(len(images)) % UNSEEN_SHARE == 0
     backbone = train(images[~unseen], labels[~unseen], epochs, seed)

@@ -30,12 +30,23 @@ from torch_utils import misc
 ROOT = Path(__file__).resolve().parent.parent
 ADDRESSES = ('10.213.77.1', '10.213.77.2')
 PORT = 29400
-NOT_POSSIBLE_HERE = 3   # exit status
+NOT_POSSIBLE_HERE = 3  # exit status
 TIMEOUT_SEC = 240
 # A sum depends on how threads share it: two processes of one machine would get half of its cores each.
 ENVIRONMENT = {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
-TRAINING = ['--outdir=runs', '--data=images', '--cfg=tiny', '--cbase=128', '--cmax=8', '--batch=8', '--kimg=0.2',
-            '--tick=0.1', '--snap=1', '--device=cpu', '--metrics=none']
+TRAINING = [
+    '--outdir=runs',
+    '--data=images',
+    '--cfg=tiny',
+    '--cbase=128',
+    '--cmax=8',
+    '--batch=8',
+    '--kimg=0.2',
+    '--tick=0.1',
+    '--snap=1',
+    '--device=cpu',
+    '--metrics=none',
+]
 
 
 class NotPossibleHere(click.ClickException):
@@ -49,8 +60,10 @@ class NotPossibleHere(click.ClickException):
 def _ip(*args: str) -> None:
     result = subprocess.run(['ip', *args], capture_output=True, text=True)
     if result.returncode != 0:
-        raise NotPossibleHere(f'No network namespaces can be made here: `ip {" ".join(args)}` says '
-                              f'{result.stderr.strip()!r}; run as root, in a container with NET_ADMIN and SYS_ADMIN.')
+        raise NotPossibleHere(
+            f'No network namespaces can be made here: `ip {" ".join(args)}` says '
+            f'{result.stderr.strip()!r}; run as root, in a container with NET_ADMIN and SYS_ADMIN.'
+        )
 
 
 @contextlib.contextmanager
@@ -80,8 +93,13 @@ def _rendezvous_options(kind: str, node: int) -> list[str]:
     """How the machines find each other. In a real network names resolve, and the last two of c10d are not needed."""
     if kind == 'static':
         return [f'--node-rank={node}', f'--master-addr={ADDRESSES[0]}', f'--master-port={PORT}']
-    return ['--rdzv-backend=c10d', f'--rdzv-endpoint={ADDRESSES[0]}:{PORT}', '--rdzv-id=two-machines',
-            f'--rdzv-conf=is_host={int(node == 0)}', f'--local-addr={ADDRESSES[node]}']
+    return [
+        '--rdzv-backend=c10d',
+        f'--rdzv-endpoint={ADDRESSES[0]}:{PORT}',
+        '--rdzv-id=two-machines',
+        f'--rdzv-conf=is_host={int(node == 0)}',
+        f'--local-addr={ADDRESSES[node]}',
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -110,8 +128,14 @@ def _wait(processes: list[subprocess.Popen]) -> None:
 
 
 def _start(command: list[str], folder: Path, **environment: str) -> subprocess.Popen:
-    return subprocess.Popen(command, cwd=folder, env={**os.environ, **ENVIRONMENT, **environment},
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, **ENVIRONMENT, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def train_on_one_machine(folder: Path) -> None:
@@ -122,21 +146,41 @@ def train_on_two_machines(folders: list[Path], rendezvous: str) -> None:
     with two_namespaces() as machines:
         processes = []
         for node, ((namespace, interface), folder) in enumerate(zip(machines, folders)):
-            command = ['ip', 'netns', 'exec', namespace, sys.executable, '-m', 'torch.distributed.run', '--nnodes=2',
-                       '--nproc-per-node=1', *_rendezvous_options(rendezvous, node), str(ROOT / 'train.py'), *TRAINING]
+            command = [
+                'ip',
+                'netns',
+                'exec',
+                namespace,
+                sys.executable,
+                '-m',
+                'torch.distributed.run',
+                '--nnodes=2',
+                '--nproc-per-node=1',
+                *_rendezvous_options(rendezvous, node),
+                str(ROOT / 'train.py'),
+                *TRAINING,
+            ]
             processes.append(_start(command, folder, GLOO_SOCKET_IFNAME=interface))
         _wait(processes)
 
 
 def _final_parameters(folder: Path) -> dict[str, torch.Tensor]:
     content = legacy.open_network(str(sorted(folder.glob('runs/*/network-snapshot-*.pkl'))[-1]))
-    return {f'{name}.{key}': tensor for name in ('G', 'D', 'G_ema')
-            for key, tensor in misc.named_params_and_buffers(content[name])}
+    return {
+        f'{name}.{key}': tensor
+        for name in ('G', 'D', 'G_ema')
+        for key, tensor in misc.named_params_and_buffers(content[name])
+    }
 
 
 @click.command()
-@click.option('--rendezvous', type=click.Choice(['c10d', 'static']), default='c10d', show_default=True,
-              help='How torchrun on one machine finds that on the other')
+@click.option(
+    '--rendezvous',
+    type=click.Choice(['c10d', 'static']),
+    default='c10d',
+    show_default=True,
+    help='How torchrun on one machine finds that on the other',
+)
 def main(rendezvous: str) -> None:
     """Train over two network namespaces and over two processes of one machine, and compare all parameters."""
     with tempfile.TemporaryDirectory() as scratch:

@@ -16,7 +16,7 @@ GOLDEN = ROOT / 'tests' / 'golden'
 # The tensors of the tests are small, and pytest-xdist already keeps every core busy.
 _NUM_THREADS = 1
 torch.set_num_threads(_NUM_THREADS)
-os.environ['OMP_NUM_THREADS'] = str(_NUM_THREADS)   # for the processes that tests start
+os.environ['OMP_NUM_THREADS'] = str(_NUM_THREADS)  # for the processes that tests start
 
 # A shell starts what it runs in the background with interrupts ignored, and processes inherit that: here some tests
 # send interrupts.

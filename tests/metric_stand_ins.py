@@ -30,6 +30,7 @@ LPIPS = (_rng.randn(NUM_MEANS, NUM_LPIPS) / 8).astype(np.float32)
 # ------------------------------------------------------------------------------------------------
 # Detectors
 
+
 class Inception(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -51,8 +52,9 @@ class VGG(torch.nn.Module):
         self.register_buffer('features', torch.tensor(VGG_FEATURES))
         self.register_buffer('lpips', torch.tensor(LPIPS))
 
-    def forward(self, x: torch.Tensor, resize_images: bool = True, return_features: bool = False,
-                return_lpips: bool = False):
+    def forward(
+        self, x: torch.Tensor, resize_images: bool = True, return_features: bool = False, return_lpips: bool = False
+    ):
         means = torch.nn.functional.adaptive_avg_pool2d(x.to(torch.float32), [4, 4]).flatten(1)
         return means / 255 @ self.lpips if return_lpips else means @ self.features
 
@@ -95,12 +97,14 @@ def vgg_features(images):
 # ------------------------------------------------------------------------------------------------
 # Datasets and networks
 
+
 def random_images(count, channels=3, seed=0):
     """uint8 [N, C, 16, 16]: smooth spots, so that the detectors see more than gray."""
     rng = np.random.RandomState(seed)
     coarse = rng.randint(0, 256, size=[count, channels, 4, 4])
-    return np.clip(coarse.repeat(4, axis=2).repeat(4, axis=3) + rng.randint(-20, 20, size=[count, channels, 16, 16]),
-                   0, 255).astype(np.uint8)
+    return np.clip(
+        coarse.repeat(4, axis=2).repeat(4, axis=3) + rng.randint(-20, 20, size=[count, channels, 16, 16]), 0, 255
+    ).astype(np.uint8)
 
 
 def write_zip(path, images, labels=None):
@@ -111,7 +115,8 @@ def write_zip(path, images, labels=None):
             pixels = image.transpose(1, 2, 0)
             content = io.BytesIO()
             PIL.Image.fromarray(pixels[:, :, 0] if len(image) == 1 else pixels).save(
-                content, format='png', compress_level=0)
+                content, format='png', compress_level=0
+            )
             archive.writestr(name, content.getvalue())
         listed = None if labels is None else [list(pair) for pair in zip(names, labels)]
         archive.writestr('dataset.json', json.dumps({'labels': listed}))
@@ -121,8 +126,15 @@ def write_zip(path, images, labels=None):
 def make_generator(channels=3, c_dim=0, noise_strength=0.0, seed=0):
     """In eval mode; images do not depend on noise unless `noise_strength` is given."""
     torch.manual_seed(seed)
-    G = Generator(z_dim=8, c_dim=c_dim, w_dim=8, img_resolution=RESOLUTION, img_channels=channels,
-                  mapping_kwargs=dict(num_layers=2), synthesis_kwargs=dict(channel_base=128, channel_max=8))
+    G = Generator(
+        z_dim=8,
+        c_dim=c_dim,
+        w_dim=8,
+        img_resolution=RESOLUTION,
+        img_channels=channels,
+        mapping_kwargs=dict(num_layers=2),
+        synthesis_kwargs=dict(channel_base=128, channel_max=8),
+    )
     for name, parameter in G.named_parameters():
         if name.endswith('noise_strength'):
             parameter.data.fill_(noise_strength)
@@ -132,10 +144,17 @@ def make_generator(channels=3, c_dim=0, noise_strength=0.0, seed=0):
 def save_network(path, data, G=None, **kwargs):
     """A network pickle trained on `data`."""
     G = make_generator() if G is None else G
-    D = Discriminator(c_dim=G.c_dim, img_resolution=RESOLUTION, img_channels=G.img_channels, channel_base=128,
-                      channel_max=8)
-    trained_on = dict(class_name='training.dataset.ImageFolderDataset', path=str(data), use_labels=G.c_dim > 0,
-                      max_size=None, xflip=False, resolution=RESOLUTION)
+    D = Discriminator(
+        c_dim=G.c_dim, img_resolution=RESOLUTION, img_channels=G.img_channels, channel_base=128, channel_max=8
+    )
+    trained_on = dict(
+        class_name='training.dataset.ImageFolderDataset',
+        path=str(data),
+        use_labels=G.c_dim > 0,
+        max_size=None,
+        xflip=False,
+        resolution=RESOLUTION,
+    )
     modules = dict(G=G, D=D, G_ema=G, augment_pipe=None)
     snapshots.save_network_pickle(path, modules, trained_on | kwargs)
     return path

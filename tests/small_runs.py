@@ -44,8 +44,15 @@ def train(data, outdir, *args):
 
 def train_after(patches, data, outdir, *args):
     """The same after other Python code has run, such as code that makes things fail."""
-    return words(sys.executable, '-c', f'{patches}\nimport train\ntrain.main()', f'--data={data}', f'--outdir={outdir}',
-                 *SMALL, *args)
+    return words(
+        sys.executable,
+        '-c',
+        f'{patches}\nimport train\ntrain.main()',
+        f'--data={data}',
+        f'--outdir={outdir}',
+        *SMALL,
+        *args,
+    )
 
 
 def torchrun(data, outdir, *args):
@@ -66,12 +73,18 @@ def words(*args):
 def finish(command, timeout=250, **kwargs):
     """Run a command to its end; CompletedProcess with text."""
     return subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=timeout, **kwargs)
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=timeout, **kwargs
+    )
 
 
 def environment():
-    return {**os.environ, 'PYTHONPATH': str(ROOT), 'PYTHONDONTWRITEBYTECODE': '1', 'OMP_NUM_THREADS': '1',
-            'PYTHONUNBUFFERED': '1'}
+    return {
+        **os.environ,
+        'PYTHONPATH': str(ROOT),
+        'PYTHONDONTWRITEBYTECODE': '1',
+        'OMP_NUM_THREADS': '1',
+        'PYTHONUNBUFFERED': '1',
+    }
 
 
 class Running:
@@ -82,10 +95,20 @@ class Running:
         self.out = self.err = ''
 
     def __enter__(self):
-        self.process = subprocess.Popen(self._command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True,
-                                        stderr=subprocess.PIPE, start_new_session=True, **self._kwargs)
-        self._readers = [threading.Thread(target=self._read, args=(name, stream), daemon=True)
-                         for name, stream in (('out', self.process.stdout), ('err', self.process.stderr))]
+        self.process = subprocess.Popen(
+            self._command,
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            **self._kwargs,
+        )
+        self._readers = [
+            threading.Thread(target=self._read, args=(name, stream), daemon=True)
+            for name, stream in (('out', self.process.stdout), ('err', self.process.stderr))
+        ]
         for reader in self._readers:
             reader.start()
         return self
@@ -129,7 +152,7 @@ class Running:
 
 def only(folder, pattern='*'):
     """The one file or folder there that matches."""
-    found, = folder.glob(pattern)
+    (found,) = folder.glob(pattern)
     return found
 
 

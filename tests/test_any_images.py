@@ -40,7 +40,7 @@ def write_source(folder):
     folder.mkdir()
     for index in range(8):
         colour = rng.random(NUM_LABELS)
-        inside = (x - rng.integers(40, 80)) ** 2 + (y - rng.integers(30, 50)) ** 2 < 25 ** 2
+        inside = (x - rng.integers(40, 80)) ** 2 + (y - rng.integers(30, 50)) ** 2 < 25**2
         pixels = np.zeros([80, 120, 4], np.uint8)
         pixels[inside] = [*(colour * 255).astype(np.uint8), 255]
         PIL.Image.fromarray(pixels).save(folder / f'{index}.png')
@@ -54,13 +54,36 @@ def trained(tmp_path_factory):
     """Folder with source, data.zip, detectors and a training run; the run's snapshot; the labels."""
     folder = tmp_path_factory.mktemp('any-images')
     labels = write_source(folder / 'source')
-    run('dataset_tool.py', f'--source={folder / "source"}', f'--dest={folder / "data.zip"}', '--alpha=keep',
-        '--transform=center-crop', f'--resolution={WIDTH}x{HEIGHT}')
+    run(
+        'dataset_tool.py',
+        f'--source={folder / "source"}',
+        f'--dest={folder / "data.zip"}',
+        '--alpha=keep',
+        '--transform=center-crop',
+        f'--resolution={WIDTH}x{HEIGHT}',
+    )
     detectors = write_detectors(folder / 'detectors')
-    run('train.py', f'--outdir={folder / "runs"}', f'--data={folder / "data.zip"}', '--cond=1', '--cfg=tiny',
-        '--cbase=256', '--cmax=8', '--kimg=0.024', '--batch=4', '--tick=1', '--snap=1', '--aug=fixed', '--p=0.7',
-        '--augpipe=bgcfnc', '--mirror=1', '--metrics=fid10_full', f'--detectors={detectors}', '--device=cpu')
-    run_dir, = (folder / 'runs').iterdir()
+    run(
+        'train.py',
+        f'--outdir={folder / "runs"}',
+        f'--data={folder / "data.zip"}',
+        '--cond=1',
+        '--cfg=tiny',
+        '--cbase=256',
+        '--cmax=8',
+        '--kimg=0.024',
+        '--batch=4',
+        '--tick=1',
+        '--snap=1',
+        '--aug=fixed',
+        '--p=0.7',
+        '--augpipe=bgcfnc',
+        '--mirror=1',
+        '--metrics=fid10_full',
+        f'--detectors={detectors}',
+        '--device=cpu',
+    )
+    (run_dir,) = (folder / 'runs').iterdir()
     return folder, run_dir, sorted(run_dir.glob('network-snapshot-*.pkl'))[-1], labels
 
 
@@ -115,16 +138,19 @@ def test_a_label_for_generated_images(trained, tmp_path):
         assert np.abs(pixels_of(tmp_path / f'seed{seed:04d}.png').astype(int) - expected.numpy()).max() <= 1
     run('generate.py', f'--network={snapshot}', '--seeds=0-4', '--class=1', '--grid=3x2', f'--outdir={tmp_path}')
     grid = pixels_of(tmp_path / 'grid.png', size=(3 * WIDTH, 2 * HEIGHT))
-    assert not grid[HEIGHT:, 2 * WIDTH :].any()                 # the cell without an image is transparent
+    assert not grid[HEIGHT:, 2 * WIDTH :].any()  # the cell without an image is transparent
 
 
-@pytest.mark.parametrize('arguments, words', [
-    (['--label=0.2,1'], ['--label', '3 numbers, not 2']),
-    (['--label=0.2,1,x'], ['--label', '0.2,1,x']),
-    (['--label=0.2,1,nan'], ['--label', 'finite']),
-    (['--label=0.2,1,0', '--class=1'], ['--class and --label']),
-    ([], ['--class', '3 numbers with --label']),
-])
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (['--label=0.2,1'], ['--label', '3 numbers, not 2']),
+        (['--label=0.2,1,x'], ['--label', '0.2,1,x']),
+        (['--label=0.2,1,nan'], ['--label', 'finite']),
+        (['--label=0.2,1,0', '--class=1'], ['--class and --label']),
+        ([], ['--class', '3 numbers with --label']),
+    ],
+)
 def test_wrong_labels_are_one_sentence(trained, tmp_path, arguments, words):
     arguments = [f'--network={trained[2]}', '--seeds=0', f'--outdir={tmp_path / "out"}', *arguments]
     done = run('generate.py', *arguments, status=2)
@@ -134,41 +160,73 @@ def test_wrong_labels_are_one_sentence(trained, tmp_path, arguments, words):
 
 
 def test_style_mixing_between_labels(trained, tmp_path):
-    run('style_mixing.py', f'--network={trained[2]}', '--rows=0', '--cols=1,2', '--label=0,0,1', '--col-label=1,0,0',
-        f'--outdir={tmp_path}')
+    run(
+        'style_mixing.py',
+        f'--network={trained[2]}',
+        '--rows=0',
+        '--cols=1,2',
+        '--label=0,0,1',
+        '--col-label=1,0,0',
+        f'--outdir={tmp_path}',
+    )
     pixels_of(tmp_path / '0-1.png')
     grid = np.asarray(PIL.Image.open(tmp_path / 'grid.png'))
-    assert (grid[0, 0] == 255).all() and grid.shape[2] == 4     # paper, opaque
-    run('style_mixing.py', f'--network={trained[2]}', '--rows=0', '--cols=1,2', '--label=0,0,1', '--labels=0',
-        f'--outdir={tmp_path}')
+    assert (grid[0, 0] == 255).all() and grid.shape[2] == 4  # paper, opaque
+    run(
+        'style_mixing.py',
+        f'--network={trained[2]}',
+        '--rows=0',
+        '--cols=1,2',
+        '--label=0,0,1',
+        '--labels=0',
+        f'--outdir={tmp_path}',
+    )
     pixels_of(tmp_path / 'grid.png', size=(3 * WIDTH, 2 * HEIGHT))
 
 
 def test_video_on_white(trained, tmp_path, read_video):
     _folder, _run_dir, snapshot, _labels = trained
-    run('gen_video.py', f'--network={snapshot}', '--seeds=0,1', '--label=0,0,1', '--label=1,0,0', '--frames=2',
-        f'--output={tmp_path / "x.mp4"}')
+    run(
+        'gen_video.py',
+        f'--network={snapshot}',
+        '--seeds=0,1',
+        '--label=0,0,1',
+        '--label=1,0,0',
+        '--frames=2',
+        f'--output={tmp_path / "x.mp4"}',
+    )
     frames = read_video(tmp_path / 'x.mp4')
     assert frames.shape == (4, HEIGHT, WIDTH, 3)
     run('generate.py', f'--network={snapshot}', '--seeds=0', '--label=0,0,1', f'--outdir={tmp_path}')
     picture = torch.from_numpy(pixels_of(tmp_path / 'seed0000.png').copy()).permute(2, 0, 1)[None]
     shown = images.on_white(picture)[0].permute(1, 2, 0).numpy()
-    assert np.abs(frames[0].astype(int) - shown).mean() < 6     # what H.264 and its coarser colours leave
+    assert np.abs(frames[0].astype(int) - shown).mean() < 6  # what H.264 and its coarser colours leave
 
 
 def test_projection_keeps_alpha_and_proportions(trained, tmp_path):
     folder, _run_dir, snapshot, _labels = trained
     target = folder / 'source' / '2.png'
-    run('projector.py', f'--network={snapshot}', f'--target={target}', '--label=0.2,1,0', '--num-steps=3',
-        f'--detectors={folder / "detectors"}', f'--outdir={tmp_path / "out"}')
+    run(
+        'projector.py',
+        f'--network={snapshot}',
+        f'--target={target}',
+        '--label=0.2,1,0',
+        '--num-steps=3',
+        f'--detectors={folder / "detectors"}',
+        f'--outdir={tmp_path / "out"}',
+    )
     wanted = pixels_of(tmp_path / 'out' / 'target.png')
     cropped = np.asarray(PIL.Image.open(target).resize((WIDTH, HEIGHT), PIL.Image.Resampling.LANCZOS))
     seen = cropped[:, :, 3] > 0
     assert np.array_equal(wanted[seen], cropped[seen]) and not wanted[~seen].any()
     report = json.loads((tmp_path / 'out' / 'projection.json').read_text())
     assert report['label'] == [0.2, 1, 0] and report['class'] is None
-    run('generate.py', f'--network={snapshot}', f'--projected-w={tmp_path / "out" / "projected_w.npz"}',
-        f'--outdir={tmp_path / "again"}')
+    run(
+        'generate.py',
+        f'--network={snapshot}',
+        f'--projected-w={tmp_path / "out" / "projected_w.npz"}',
+        f'--outdir={tmp_path / "again"}',
+    )
     assert np.array_equal(pixels_of(tmp_path / 'again' / 'proj00.png'), pixels_of(tmp_path / 'out' / 'proj.png'))
     assert (tmp_path / 'out' / 'proj.mp4').stat().st_size > 0
 

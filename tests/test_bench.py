@@ -21,8 +21,16 @@ MARKED = 'Words before.\n\n<!-- bench/overview.py begin -->\nold\n<!-- bench/ove
 def test_overview_reports_times_and_floors(run_script, tmp_path):
     page = tmp_path / 'page.md'
     page.write_text(MARKED)
-    result = run_script('bench/overview.py', '--quick', '--threads=1', '--device=cpu', '--json=rows.json',
-                        '--only=generator,training,augment,decoding', f'--markdown={page}', env={'PYTHONPATH': ''})
+    result = run_script(
+        'bench/overview.py',
+        '--quick',
+        '--threads=1',
+        '--device=cpu',
+        '--json=rows.json',
+        '--only=generator,training,augment,decoding',
+        f'--markdown={page}',
+        env={'PYTHONPATH': ''},
+    )
     assert result.returncode == 0, result.stderr
 
     content = json.loads((tmp_path / 'rows.json').read_text())
@@ -63,9 +71,11 @@ def test_overview_of_conversion(run_script):
 
 def test_wrong_options_are_refused_before_anything_is_measured(run_script, tmp_path):
     (tmp_path / 'plain.md').write_text('No marks here.\n')
-    for options, status, word in ((['--only=generator,nonsense'], 2, 'nonsense'),
-                                  (['--json=missing/rows.json'], 2, 'missing/rows.json'),
-                                  ([f'--markdown={tmp_path / "plain.md"}'], 1, 'no place for the table')):
+    for options, status, word in (
+        (['--only=generator,nonsense'], 2, 'nonsense'),
+        (['--json=missing/rows.json'], 2, 'missing/rows.json'),
+        ([f'--markdown={tmp_path / "plain.md"}'], 1, 'no place for the table'),
+    ):
         result = run_script('bench/overview.py', '--quick', *options)
         assert result.returncode == status, result.stderr
         assert word in result.stderr and 'Traceback' not in result.stderr
@@ -117,7 +127,8 @@ def test_floor_of_a_phase_is_the_convolution_work_that_runs(phase):
     no_label = torch.zeros(batch, 0)
     with DenseConvolutions() as counted:
         loss.accumulate_gradients(
-            phase, torch.randn(batch, 3, resolution, resolution), no_label, torch.randn(batch, 16), no_label)
+            phase, torch.randn(batch, 3, resolution, resolution), no_label, torch.randn(batch, 16), no_label
+        )
 
     floor = phase_flop(work, batch)[phase]
     assert floor <= counted.flop <= 1.03 * floor  # the rest are gradients that come out as zero or are not used
@@ -125,8 +136,10 @@ def test_floor_of_a_phase_is_the_convolution_work_that_runs(phase):
 
 def test_operators_and_generators_beside_the_textbook(run_script, tmp_path):
     page = tmp_path / 'page.md'
-    for script, what in (('ops.py', ['upfirdn2d', 'bias_act', 'filtered_lrelu', 'modulated', '3×3', 'AugmentPipe']),
-                         ('generator.py', ['generator'])):
+    for script, what in (
+        ('ops.py', ['upfirdn2d', 'bias_act', 'filtered_lrelu', 'modulated', '3×3', 'AugmentPipe']),
+        ('generator.py', ['generator']),
+    ):
         page.write_text(MARKED.replace('overview.py', script))
         result = run_script(f'bench/{script}', '--quick', '--threads=1', '--json=rows.json', f'--markdown={page}')
         assert result.returncode == 0, result.stderr

@@ -11,8 +11,16 @@ MARKED = 'Words before.\n\n<!-- bench/metrics.py begin -->\nold\n<!-- bench/metr
 def test_comparison_reports_time_memory_and_difference(run_script, tmp_path):
     page = tmp_path / 'page.md'
     page.write_text(MARKED)
-    result = run_script('bench/metrics.py', '--quick', '--threads=1', '--rounds=3', '--only=pr', '--json=rows.json',
-                        f'--markdown={page}', env={'PYTHONPATH': ''})
+    result = run_script(
+        'bench/metrics.py',
+        '--quick',
+        '--threads=1',
+        '--rounds=3',
+        '--only=pr',
+        '--json=rows.json',
+        f'--markdown={page}',
+        env={'PYTHONPATH': ''},
+    )
     assert result.returncode == 0, result.stderr
     content = json.loads((tmp_path / 'rows.json').read_text())
     assert content['machine']['threads'] == 1

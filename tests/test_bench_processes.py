@@ -13,13 +13,22 @@ SMALL = ['--resolution=8', '--cbase=64', '--rounds=1']
 
 def test_both_ways_of_averaging_gradients_run_and_agree(run_script, tmp_path):
     """The script itself compares the gradients, and fails where they differ."""
-    result = run_script('bench/allreduce.py', *SMALL, '--processes=2', '--batch-gpu=2', '--bucket-mib=1,2',
-                        '--json=rows.json', '--device=cpu')
+    result = run_script(
+        'bench/allreduce.py',
+        *SMALL,
+        '--processes=2',
+        '--batch-gpu=2',
+        '--bucket-mib=1,2',
+        '--json=rows.json',
+        '--device=cpu',
+    )
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / 'rows.json').read_text())['rows']
     assert [row['what'] for row in rows] == [
-        f'2 x 2, {phase}, {way}' for phase in ('Gmain', 'Dmain')
-        for way in ('flat', 'buckets of 1 MiB', 'buckets of 2 MiB')]
+        f'2 x 2, {phase}, {way}'
+        for phase in ('Gmain', 'Dmain')
+        for way in ('flat', 'buckets of 1 MiB', 'buckets of 2 MiB')
+    ]
     assert all(row['time_sec'] > 0 for row in rows)
 
 
@@ -44,11 +53,14 @@ def test_memory_estimate_is_as_accurate_as_stated(run_script):
     assert len(ratios) == 2 and all(1 - ACCURACY < ratio < 1 + ACCURACY for ratio in ratios), result.stdout
 
 
-@pytest.mark.parametrize('script, option, word', [
-    ('bench/allreduce.py', '--processes=0', 'below 1'),
-    ('bench/scaling.py', '--batch=6', 'multiple of 4'),
-    ('bench/memory.py', '--sizes=64', "'64'"),
-])
+@pytest.mark.parametrize(
+    'script, option, word',
+    [
+        ('bench/allreduce.py', '--processes=0', 'below 1'),
+        ('bench/scaling.py', '--batch=6', 'multiple of 4'),
+        ('bench/memory.py', '--sizes=64', "'64'"),
+    ],
+)
 def test_wrong_options(run_script, script, option, word):
     result = run_script(script, option)
     assert result.returncode == 2 and word in result.stderr and result.stdout == ''

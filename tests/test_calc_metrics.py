@@ -45,12 +45,25 @@ def environment(place):
 @pytest.fixture(scope='module')
 def run(place, environment):
     """A short training with metrics, in a process of its own."""
-    command = [sys.executable, ROOT / 'train.py', '--outdir=runs', '--data=data.zip', '--cfg=tiny', '--cbase=128',
-               '--cmax=4', '--kimg=1', '--tick=1', '--snap=1', '--device=cpu', '--seed=3',
-               '--metrics=fid1k_full,kid1k_full', '--detectors=detectors']
+    command = [
+        sys.executable,
+        ROOT / 'train.py',
+        '--outdir=runs',
+        '--data=data.zip',
+        '--cfg=tiny',
+        '--cbase=128',
+        '--cmax=4',
+        '--kimg=1',
+        '--tick=1',
+        '--snap=1',
+        '--device=cpu',
+        '--seed=3',
+        '--metrics=fid1k_full,kid1k_full',
+        '--detectors=detectors',
+    ]
     trained = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=200)
     assert trained.returncode == 0, trained.stderr
-    run_dir, = (place / 'runs').iterdir()
+    (run_dir,) = (place / 'runs').iterdir()
     return run_dir
 
 
@@ -82,6 +95,7 @@ def lines_of(path):
 # ------------------------------------------------------------------------------------------------
 # Training and calc_metrics.py agree
 
+
 def test_a_training_writes_its_metrics_everywhere(run):
     for name in ('fid1k_full', 'kid1k_full'):
         lines = lines_of(run / f'metric-{name}.jsonl')
@@ -90,7 +104,7 @@ def test_a_training_writes_its_metrics_everywhere(run):
         assert all(line['detector']['name'] == 'inception-2015-12-05' for line in lines)
         rows = [row for row in lines_of(run / 'stats.jsonl') if f'Metrics/{name}' in row]
         assert [row[f'Metrics/{name}']['mean'] for row in rows] == [line['results'][name] for line in lines]
-        events, = run.glob('events.out.tfevents*')
+        (events,) = run.glob('events.out.tfevents*')
         assert f'Metrics/{name}'.encode() in events.read_bytes()
         assert f'"{name}": ' in (run / 'log.txt').read_text()
     assert 'Training is complete.' in (run / 'log.txt').read_text()
@@ -103,11 +117,21 @@ def test_the_same_numbers_for_the_run_directory(run, call):
     for result, (name, text) in zip(results, before.items(), strict=True):
         of_training = json.loads(text.splitlines()[-1])
         assert result['results'] == of_training['results']
-        for key in ('metric', 'num_gpus', 'snapshot_pkl', 'num_images', 'seed', 'batch', 'detector', 'dataset_sha256',
-                    'network_sha256', 'versions'):
+        for key in (
+            'metric',
+            'num_gpus',
+            'snapshot_pkl',
+            'num_images',
+            'seed',
+            'batch',
+            'detector',
+            'dataset_sha256',
+            'network_sha256',
+            'versions',
+        ):
             assert result[key] == of_training[key], key
         assert (run / f'metric-{name}.jsonl').read_text() == f'{text}{json.dumps(result)}\n'
-    other, = results_of(call(f'--network={run}', '--metrics=fid1k_full', '--seed=4'))
+    (other,) = results_of(call(f'--network={run}', '--metrics=fid1k_full', '--seed=4'))
     assert other['results'] != results[0]['results'] and other['seed'] == 4
 
 
@@ -129,17 +153,27 @@ def test_every_snapshot_with_a_curve(run, call, tmp_path):
 # ------------------------------------------------------------------------------------------------
 # Networks, data and options
 
+
 def test_several_networks_and_a_table(call, place):
-    result = call('--network=net0.pkl', '--network=net1.pkl', '--metrics=fid100_full,ppl_wend', '--num-samples=20',
-                  '--detectors=detectors')
+    result = call(
+        '--network=net0.pkl',
+        '--network=net1.pkl',
+        '--metrics=fid100_full,ppl_wend',
+        '--num-samples=20',
+        '--detectors=detectors',
+    )
     results = results_of(result)
     assert [(line['snapshot_pkl'], line['metric']) for line in results] == [
-        ('net0.pkl', 'fid100_full'), ('net0.pkl', 'ppl_wend'), ('net1.pkl', 'fid100_full'), ('net1.pkl', 'ppl_wend')]
+        ('net0.pkl', 'fid100_full'),
+        ('net0.pkl', 'ppl_wend'),
+        ('net1.pkl', 'fid100_full'),
+        ('net1.pkl', 'ppl_wend'),
+    ]
     assert [line['num_images'] for line in results[:2]] == [{'real': 80, 'fake': 100}, {'pairs': 20}]
     header, *rows = [line.split() for line in result.stderr.splitlines() if line.startswith('net')]
     assert header == ['network', 'fid100_full', 'ppl_wend']
     assert rows[1] == ['net1.pkl', *(f'{line["results"][line["metric"]]:.5g}' for line in results[2:])]
-    assert not list(place.glob('metric-*'))     # They lie in no run directory.
+    assert not list(place.glob('metric-*'))  # They lie in no run directory.
 
 
 def test_data_and_mirror_of_the_pickle_can_be_replaced(call):
@@ -155,7 +189,9 @@ def test_data_and_mirror_of_the_pickle_can_be_replaced(call):
 
 
 def test_intervals_on_request(call):
-    result, = results_of(call('--network=net0.pkl', '--metrics=kid80_full', '--bootstrap=30', '--detectors=detectors'))
+    (result,) = results_of(
+        call('--network=net0.pkl', '--metrics=kid80_full', '--bootstrap=30', '--detectors=detectors')
+    )
     assert result['bootstrap']['low'] < result['results']['kid80_full'] < result['bootstrap']['high']
 
 
@@ -171,8 +207,15 @@ def test_stand_ins_with_a_label(call, place, tmp_path):
 def test_torchrun_gives_the_same_numbers(call, place, environment, tmp_path):
     args = ['--network=net0.pkl', '--metrics=fid100_full,kid100', '--detectors=detectors', '--device=cpu']
     alone = results_of(call(*args))
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2',
-               ROOT / 'calc_metrics.py', *args]
+    command = [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--standalone',
+        '--nproc-per-node=2',
+        ROOT / 'calc_metrics.py',
+        *args,
+    ]
     environment = {**environment, 'DNNLIB_CACHE_DIR': str(tmp_path / 'cache')}
     result = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr
@@ -185,6 +228,7 @@ def test_torchrun_gives_the_same_numbers(call, place, environment, tmp_path):
 # ------------------------------------------------------------------------------------------------
 # Detectors in the cache
 
+
 def test_fetching_detectors(call, place, tmp_path, monkeypatch):
     monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path))
     monkeypatch.setenv('HTTPS_PROXY', 'http://127.0.0.1:9')
@@ -194,7 +238,7 @@ def test_fetching_detectors(call, place, tmp_path, monkeypatch):
 
     places = {}
     for name, url in URLS.items():
-        line, = [line for line in result.stderr.splitlines() if f"detector '{name}' is missing" in line]
+        (line,) = [line for line in result.stderr.splitlines() if f"detector '{name}' is missing" in line]
         assert url in line
         places[name] = next(word.rstrip(';)') for word in line.split() if word.startswith(str(tmp_path)))
     (tmp_path / 'downloads').mkdir(exist_ok=True)
@@ -262,7 +306,7 @@ def test_a_curve_without_matplotlib(call, run, monkeypatch):
 def test_a_metric_that_has_no_value(call):
     result = call('--network=net0.pkl', '--metrics=is20,is3', DETECTORS)
     assert result.exit_code == 1
-    assert len(result.stdout.splitlines()) == 1      # What was computed before is not lost.
+    assert len(result.stdout.splitlines()) == 1  # What was computed before is not lost.
     assert result.stderr.splitlines()[-1] == 'Error: is3 needs 10 generated images or more, but there are 3.'
 
 
@@ -275,6 +319,8 @@ def test_options_of_a_run_that_cannot_be_read(call, place, tmp_path):
 
 def test_help_names_every_option(call):
     text = call('--help').output
-    for option in ('--network --metrics --data --mirror --gpus --verbose --device --seed --detectors --every '
-                   '--num-samples --bootstrap --fetch-detectors --trust-pickle --batch').split():
+    for option in (
+        '--network --metrics --data --mirror --gpus --verbose --device --seed --detectors --every '
+        '--num-samples --bootstrap --fetch-detectors --trust-pickle --batch'
+    ).split():
         assert f'  {option} ' in text, option

@@ -69,7 +69,8 @@ def read(dest: Path) -> tuple[list[np.ndarray], dict]:
 
 def labels_of(data: dict) -> list:
     assert [name for name, _label in data['labels']] == [
-        f'{i // 1000:05d}/img{i:08d}.png' for i in range(len(data['labels']))]
+        f'{i // 1000:05d}/img{i:08d}.png' for i in range(len(data['labels']))
+    ]
     return [label for _name, label in data['labels']]
 
 
@@ -85,8 +86,9 @@ def out(tmp_path: Path) -> Path:
     return path
 
 
-#----------------------------------------------------------------------------
+# ----------------------------------------------------------------------------
 # Sources
+
 
 def test_folder_and_zip_give_the_same_dataset(tmp_path: Path, out: Path):
     images = make_folder(tmp_path / 'in')
@@ -124,7 +126,7 @@ def test_archive_is_stored_with_uncompressed_pngs(tmp_path: Path, out: Path):
 def test_lsun_database(tmp_path: Path, out: Path):
     lmdb = pytest.importorskip('lmdb')
     images = [random_pixels(24, 40, 3, seed=i) for i in range(3)]
-    with lmdb.open(str(tmp_path / 'cat_lmdb'), map_size=2 ** 24) as environment, environment.begin(write=True) as txn:
+    with lmdb.open(str(tmp_path / 'cat_lmdb'), map_size=2**24) as environment, environment.begin(write=True) as txn:
         for i, pixels in enumerate(images):
             file = io.BytesIO()
             PIL.Image.fromarray(pixels).save(file, 'webp', lossless=True)
@@ -132,8 +134,9 @@ def test_lsun_database(tmp_path: Path, out: Path):
         txn.put(b'key9', b'damaged')
     args = ['--source', tmp_path / 'cat_lmdb', '--transform=center-crop', '--resolution=16x16', '--workers=1']
     call(*args, '--dest', out / 'a.zip', '--skip-bad')
-    expected = [np.asarray(PIL.Image.fromarray(p[:, 8:32]).resize((16, 16), PIL.Image.Resampling.LANCZOS))
-                for p in images]
+    expected = [
+        np.asarray(PIL.Image.fromarray(p[:, 8:32]).resize((16, 16), PIL.Image.Resampling.LANCZOS)) for p in images
+    ]
     np.testing.assert_array_equal(read(out / 'a.zip')[0], expected)
     call(*args, '--dest', out / 'b.zip', '--max-images=2')
     assert len(read(out / 'b.zip')[0]) == 2
@@ -159,16 +162,48 @@ class Python2Pickle:
         for key, value in batch.items():
             if isinstance(value, np.ndarray):
                 raw = value.tobytes()
-                body = (pickle.GLOBAL + b'numpy.core.multiarray\n_reconstruct\n' + pickle.GLOBAL + b'numpy\nndarray\n'
-                        + pickle.BININT1 + b'\0' + pickle.TUPLE1 + cls.text('b') + pickle.TUPLE3 + pickle.REDUCE
-                        + pickle.MARK + pickle.BININT1 + b'\1'
-                        + b''.join(pickle.BININT + n.to_bytes(4, 'little') for n in value.shape) + pickle.TUPLE2
-                        + pickle.GLOBAL + b'numpy\ndtype\n' + cls.text('u1') + pickle.BININT1 + b'\0'
-                        + pickle.BININT1 + b'\1' + pickle.TUPLE3 + pickle.REDUCE
-                        + pickle.MARK + pickle.BININT1 + b'\3' + cls.text('|') + pickle.NONE * 3
-                        + (pickle.BININT + (-1).to_bytes(4, 'little', signed=True)) * 2 + pickle.BININT1 + b'\0'
-                        + pickle.TUPLE + pickle.BUILD + pickle.NEWFALSE
-                        + pickle.BINSTRING + len(raw).to_bytes(4, 'little') + raw + pickle.TUPLE + pickle.BUILD)
+                body = (
+                    pickle.GLOBAL
+                    + b'numpy.core.multiarray\n_reconstruct\n'
+                    + pickle.GLOBAL
+                    + b'numpy\nndarray\n'
+                    + pickle.BININT1
+                    + b'\0'
+                    + pickle.TUPLE1
+                    + cls.text('b')
+                    + pickle.TUPLE3
+                    + pickle.REDUCE
+                    + pickle.MARK
+                    + pickle.BININT1
+                    + b'\1'
+                    + b''.join(pickle.BININT + n.to_bytes(4, 'little') for n in value.shape)
+                    + pickle.TUPLE2
+                    + pickle.GLOBAL
+                    + b'numpy\ndtype\n'
+                    + cls.text('u1')
+                    + pickle.BININT1
+                    + b'\0'
+                    + pickle.BININT1
+                    + b'\1'
+                    + pickle.TUPLE3
+                    + pickle.REDUCE
+                    + pickle.MARK
+                    + pickle.BININT1
+                    + b'\3'
+                    + cls.text('|')
+                    + pickle.NONE * 3
+                    + (pickle.BININT + (-1).to_bytes(4, 'little', signed=True)) * 2
+                    + pickle.BININT1
+                    + b'\0'
+                    + pickle.TUPLE
+                    + pickle.BUILD
+                    + pickle.NEWFALSE
+                    + pickle.BINSTRING
+                    + len(raw).to_bytes(4, 'little')
+                    + raw
+                    + pickle.TUPLE
+                    + pickle.BUILD
+                )
             else:
                 items = [pickle.BININT1 + bytes([v]) if isinstance(v, int) else cls.text(v) for v in value]
                 body = pickle.EMPTY_LIST + pickle.MARK + b''.join(items) + pickle.APPENDS
@@ -183,8 +218,12 @@ def cifar_files() -> tuple[dict[str, bytes], np.ndarray, list[int]]:
     """Content of the tarball by name, pixels NHWC, labels."""
     pixels = np.random.RandomState(0).randint(0, 256, [15, 3, 32, 32], dtype=np.uint8)  # NCHW
     labels = [i * 7 % 10 for i in range(15)]
-    files = {f'data_batch_{b + 1}': Python2Pickle.dumps(
-        {'data': pixels[b * 3:b * 3 + 3].reshape(3, -1), 'labels': labels[b * 3:b * 3 + 3]}) for b in range(5)}
+    files = {
+        f'data_batch_{b + 1}': Python2Pickle.dumps(
+            {'data': pixels[b * 3 : b * 3 + 3].reshape(3, -1), 'labels': labels[b * 3 : b * 3 + 3]}
+        )
+        for b in range(5)
+    }
     files['batches.meta'] = Python2Pickle.dumps({'label_names': CIFAR_NAMES})
     files['test_batch'] = b'not read'
     return files, pixels.transpose(0, 2, 3, 1), labels
@@ -213,8 +252,10 @@ def test_cifar10(tmp_path: Path, out: Path):
 def test_cifar10_written_by_python_3(tmp_path: Path, out: Path):
     files, images, labels = cifar_files()
     for batch in range(5):
-        content = {'data': np.ascontiguousarray(images[batch * 3:batch * 3 + 3].transpose(0, 3, 1, 2)).reshape(3, -1),
-                   'labels': labels[batch * 3:batch * 3 + 3]}
+        content = {
+            'data': np.ascontiguousarray(images[batch * 3 : batch * 3 + 3].transpose(0, 3, 1, 2)).reshape(3, -1),
+            'labels': labels[batch * 3 : batch * 3 + 3],
+        }
         files[f'data_batch_{batch + 1}'] = pickle.dumps(content, protocol=2 if batch % 2 else 4)
     call('--source', write_cifar(tmp_path, files), '--dest', out / 'a.zip')
     np.testing.assert_array_equal(read(out / 'a.zip')[0], images)
@@ -239,14 +280,18 @@ def test_cifar10_pickle_cannot_run_code(tmp_path: Path, out: Path, protocol: int
     assert_nothing_in(out)
 
 
-@pytest.mark.parametrize('name, content, word', [
-    ('data_batch_3', None, 'data_batch_3'),
-    ('data_batch_3', b'\x80\x02}q', 'cannot be read'),
-    ('data_batch_3', Python2Pickle.dumps({'labels': [1]}), 'data or labels'),
-    ('data_batch_3', Python2Pickle.dumps({'data': np.zeros([2, 5], np.uint8), 'labels': [1, 2]}), '3072'),
-    ('data_batch_3', Python2Pickle.dumps({'data': np.zeros([2, 3072], np.uint8), 'labels': [1]}), '2 integers'),
-    ('batches.meta', Python2Pickle.dumps({'label_names': ['cat']}), '10 classes'),
-], ids=['missing', 'damaged', 'no-data', 'data-shape', 'label-count', 'names'])
+@pytest.mark.parametrize(
+    'name, content, word',
+    [
+        ('data_batch_3', None, 'data_batch_3'),
+        ('data_batch_3', b'\x80\x02}q', 'cannot be read'),
+        ('data_batch_3', Python2Pickle.dumps({'labels': [1]}), 'data or labels'),
+        ('data_batch_3', Python2Pickle.dumps({'data': np.zeros([2, 5], np.uint8), 'labels': [1, 2]}), '3072'),
+        ('data_batch_3', Python2Pickle.dumps({'data': np.zeros([2, 3072], np.uint8), 'labels': [1]}), '2 integers'),
+        ('batches.meta', Python2Pickle.dumps({'label_names': ['cat']}), '10 classes'),
+    ],
+    ids=['missing', 'damaged', 'no-data', 'data-shape', 'label-count', 'names'],
+)
 def test_cifar10_incomplete(tmp_path: Path, out: Path, name: str, content: bytes | None, word: str):
     files, _images, _labels = cifar_files()
     files[name] = content
@@ -259,7 +304,8 @@ def write_mnist(folder: Path, pixels: np.ndarray, labels: list[int]) -> Path:
     sizes = b''.join(n.to_bytes(4, 'big') for n in pixels.shape)
     path.write_bytes(gzip.compress(b'\0\0\x08\x03' + sizes + pixels.tobytes()))
     (folder / 'train-labels-idx1-ubyte.gz').write_bytes(
-        gzip.compress(b'\0\0\x08\x01' + len(labels).to_bytes(4, 'big') + bytes(labels)))
+        gzip.compress(b'\0\0\x08\x01' + len(labels).to_bytes(4, 'big') + bytes(labels))
+    )
     return path
 
 
@@ -305,7 +351,7 @@ def test_digits_without_the_package_says_what_to_install(out: Path, monkeypatch:
     assert 'pip install scikit-learn' in call('--source=digits', '--dest', out / 'a.zip', status=2)
 
 
-#----------------------------------------------------------------------------
+# ----------------------------------------------------------------------------
 # Transforms
 
 FILTERS = {'box': PIL.Image.Resampling.BOX, 'lanczos': PIL.Image.Resampling.LANCZOS}
@@ -326,9 +372,10 @@ def test_scaling_agrees_with_pillow(tmp_path: Path, out: Path, resize_filter: st
     call(*args, '--transform=center-crop', '--dest', out / 'crop.zip')
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square = PIL.Image.fromarray(image[top:top + side, left:left + side])
-    np.testing.assert_array_equal(read(out / 'crop.zip')[0][0],
-                                  np.asarray(square.resize((16, 16), FILTERS[resize_filter])))
+    square = PIL.Image.fromarray(image[top : top + side, left : left + side])
+    np.testing.assert_array_equal(
+        read(out / 'crop.zip')[0][0], np.asarray(square.resize((16, 16), FILTERS[resize_filter]))
+    )
 
 
 def test_width_and_height_are_a_resolution(tmp_path: Path, out: Path):
@@ -345,8 +392,16 @@ def test_center_crop_wide(tmp_path: Path, out: Path, resize_filter: str, channel
     wide = save(tmp_path / 'in' / '1.png', random_pixels(24, 60, *channels, seed=1))
     save(tmp_path / 'in' / '2.png', random_pixels(40, 31, *channels, seed=2))
     save(tmp_path / 'in' / '3.png', random_pixels(23, 90, *channels, seed=3))
-    message = call('--source', tmp_path / 'in', '--transform=center-crop-wide', '--resolution=32x24',
-                   '--resize-filter', resize_filter, '--dest', out / 'a.zip')
+    message = call(
+        '--source',
+        tmp_path / 'in',
+        '--transform=center-crop-wide',
+        '--resolution=32x24',
+        '--resize-filter',
+        resize_filter,
+        '--dest',
+        out / 'a.zip',
+    )
     assert '2 images, 32x32' in message and '2 too small' in message
 
     parts = [high[6:54], wide[:, 14:46]]  # 64x48 and 32x24
@@ -356,8 +411,9 @@ def test_center_crop_wide(tmp_path: Path, out: Path, resize_filter: str, channel
     np.testing.assert_array_equal(read(out / 'a.zip')[0], expected)
 
 
-#----------------------------------------------------------------------------
+# ----------------------------------------------------------------------------
 # Labels
+
 
 def write_labels(folder: Path, labels: object, **more: object) -> None:
     (folder / 'dataset.json').write_text(json.dumps({'labels': labels, **more}))
@@ -420,21 +476,24 @@ def test_labels_stay_with_their_images_when_some_are_left_out(tmp_path: Path, ou
 A, B, C = 'a/000.png', 'a/002.png', 'b/001.png'  # what make_folder(num=3) makes
 
 
-@pytest.mark.parametrize('labels, words', [
-    ([[A, 0]], ['2 of 3 images', B, C]),
-    ([[A, 0], [B, 1], [C, 2], ['gone.png', 3], ['lost.png', 1]], ['2 labels that match no image', 'gone.png']),
-    ([[A, 0], [B, [0, 1]], [C, 2]], ['different kinds', A, B]),
-    ([[A, [1, 0]], [B, [0, 1, 0]], [C, [1, 1]]], ['length 2', 'length 3']),
-    ([[A, 0], [A, 1], [B, 0], [C, 2]], ['more than one label', A]),
-    ([[A, -1], [B, 1], [C, 2]], [A, '-1']),
-    ([[A, 1.5], [B, 1], [C, 2]], [A, '1.5']),
-    ([[A, True], [B, 1], [C, 2]], [A, 'True']),
-    ([[A, []], [B, []], [C, []]], [A, '[]']),
-    ([[A, [float('nan')]], [B, [1]], [C, [2]]], [A, 'nan']),
-    ([[A, 'cat'], [B, 1], [C, 2]], [A, 'cat']),
-    ([A, B, C], ['entry 0']),
-    ({A: 1}, ['neither a list nor null']),
-])
+@pytest.mark.parametrize(
+    'labels, words',
+    [
+        ([[A, 0]], ['2 of 3 images', B, C]),
+        ([[A, 0], [B, 1], [C, 2], ['gone.png', 3], ['lost.png', 1]], ['2 labels that match no image', 'gone.png']),
+        ([[A, 0], [B, [0, 1]], [C, 2]], ['different kinds', A, B]),
+        ([[A, [1, 0]], [B, [0, 1, 0]], [C, [1, 1]]], ['length 2', 'length 3']),
+        ([[A, 0], [A, 1], [B, 0], [C, 2]], ['more than one label', A]),
+        ([[A, -1], [B, 1], [C, 2]], [A, '-1']),
+        ([[A, 1.5], [B, 1], [C, 2]], [A, '1.5']),
+        ([[A, True], [B, 1], [C, 2]], [A, 'True']),
+        ([[A, []], [B, []], [C, []]], [A, '[]']),
+        ([[A, [float('nan')]], [B, [1]], [C, [2]]], [A, 'nan']),
+        ([[A, 'cat'], [B, 1], [C, 2]], [A, 'cat']),
+        ([A, B, C], ['entry 0']),
+        ({A: 1}, ['neither a list nor null']),
+    ],
+)
 def test_labels_that_do_not_fit(tmp_path: Path, out: Path, labels: object, words: list[str]):
     make_folder(tmp_path / 'in', num=3)
     write_labels(tmp_path / 'in', labels)
@@ -445,8 +504,9 @@ def test_labels_that_do_not_fit(tmp_path: Path, out: Path, labels: object, words
     assert_nothing_in(out)
 
 
-@pytest.mark.parametrize('content, word', [('{', 'not valid JSON'), ('[]', 'no "labels"'), ('{}', 'no "labels"'),
-                                           ('\xff', 'not valid JSON')])
+@pytest.mark.parametrize(
+    'content, word', [('{', 'not valid JSON'), ('[]', 'no "labels"'), ('{}', 'no "labels"'), ('\xff', 'not valid JSON')]
+)
 def test_damaged_label_file(tmp_path: Path, out: Path, content: str, word: str):
     make_folder(tmp_path / 'in', num=3)
     (tmp_path / 'in' / 'dataset.json').write_bytes(content.encode('latin1'))
@@ -470,8 +530,9 @@ def test_subfolders_as_labels_needs_subfolders(tmp_path: Path, out: Path):
     assert 'has no folders' in call('--source=digits', *args, status=2)
 
 
-#----------------------------------------------------------------------------
+# ----------------------------------------------------------------------------
 # Kinds of images
+
 
 def as_png(pixels: np.ndarray, mode: str | None = None, **options: object) -> bytes:
     image = PIL.Image.fromarray(pixels)
@@ -483,6 +544,7 @@ def as_png(pixels: np.ndarray, mode: str | None = None, **options: object) -> by
 def png_16_bit_rgb() -> bytes:
     """Pillow cannot write one: take an 8-bit one of twice the width, and say in the header that it has 16 bits."""
     import zlib
+
     content = bytearray(as_png(random_pixels(16, 32, 3), compress_level=0))
     content[16:20] = (16).to_bytes(4, 'big')
     content[24] = 16
@@ -493,14 +555,31 @@ def png_16_bit_rgb() -> bytes:
 def tiff_16_bit(channels: int) -> bytes:
     """Pillow cannot write one: RGB, or RGB with alpha, little-endian, one strip."""
     extra_samples = [(338, 3, 1, 2)] if channels == 4 else []
-    tags = [(256, 4, 1, 16), (257, 4, 1, 16), (258, 3, channels, None), (259, 3, 1, 1), (262, 3, 1, 2),
-            (273, 4, 1, None), (277, 3, 1, channels), (278, 4, 1, 16), (279, 4, 1, 16 * 16 * channels * 2)]
+    tags = [
+        (256, 4, 1, 16),
+        (257, 4, 1, 16),
+        (258, 3, channels, None),
+        (259, 3, 1, 1),
+        (262, 3, 1, 2),
+        (273, 4, 1, None),
+        (277, 3, 1, channels),
+        (278, 4, 1, 16),
+        (279, 4, 1, 16 * 16 * channels * 2),
+    ]
     tags += extra_samples
     bits_at = 8 + 2 + 12 * len(tags) + 4
     offsets = {258: bits_at, 273: bits_at + 2 * channels}
     entries = [struct.pack('<HHII', tag, kind, count, offsets.get(tag, value)) for tag, kind, count, value in tags]
-    return b''.join([b'II*\0', struct.pack('<IH', 8, len(tags)), *entries, bytes(4),
-                     struct.pack(f'<{channels}H', *[16] * channels), bytes(16 * 16 * channels * 2)])
+    return b''.join(
+        [
+            b'II*\0',
+            struct.pack('<IH', 8, len(tags)),
+            *entries,
+            bytes(4),
+            struct.pack(f'<{channels}H', *[16] * channels),
+            bytes(16 * 16 * channels * 2),
+        ]
+    )
 
 
 def with_deep_header(file_format: str, changes: dict[bytes, tuple[int, bytes]]) -> bytes:
@@ -508,7 +587,7 @@ def with_deep_header(file_format: str, changes: dict[bytes, tuple[int, bytes]]) 
     content = bytearray(as_png(RGB, format=file_format))
     for box, (offset, new) in changes.items():
         start = content.index(box) + offset
-        content[start:start + len(new)] = new
+        content[start : start + len(new)] = new
     return bytes(content)
 
 
@@ -531,8 +610,10 @@ KINDS = {
     'animated': (as_png(RGB, save_all=True, append_images=[PIL.Image.fromarray(255 - RGB)]), RGB),
     'glassy': (as_png(GLASSY), 'transparent'),
     'gray-key': (as_png(GRAY, transparency=int(GRAY[0, 0])), 'transparent'),
-    'palette-key': (as_png(RGB, 'P', transparency=int(np.asarray(PIL.Image.fromarray(RGB).convert('P'))[0, 0])),
-                    'transparent'),
+    'palette-key': (
+        as_png(RGB, 'P', transparency=int(np.asarray(PIL.Image.fromarray(RGB).convert('P'))[0, 0])),
+        'transparent',
+    ),
     '16-bit': (as_png(GRAY.astype(np.uint16) * 257), '8 bits'),
     '16-bit-rgb': (png_16_bit_rgb(), '8 bits'),
     '16-bit-tiff': (tiff_16_bit(3), '8 bits'),
@@ -592,8 +673,10 @@ KEPT = {
     'gray-key': (KEYED, black_where_transparent(np.dstack([GRAY, (GRAY != GRAY[0, 0]) * np.uint8(255)]))),
     'palette': (as_png(RGB, 'P'), np.dstack([PALETTE, OPAQUE[:, :, 3]])),
     'cmyk': (CMYK, np.dstack([np.asarray(PIL.Image.open(io.BytesIO(CMYK)).convert('RGB')), OPAQUE[:, :, 3]])),
-    'turned': (as_png(HALF, exif=b'Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0'),
-               np.rot90(black_where_transparent(HALF), -1)),
+    'turned': (
+        as_png(HALF, exif=b'Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0'),
+        np.rot90(black_where_transparent(HALF), -1),
+    ),
 }
 
 
@@ -639,7 +722,7 @@ def test_scaling_does_not_mix_in_what_cannot_be_seen(tmp_path: Path, out: Path):
 def test_center_crop_has_the_proportions_asked_for(tmp_path: Path, out: Path, size: tuple[int, int]):
     """A disc stays a disc, and the middle stays in the middle."""
     y, x = np.mgrid[:200, :300]
-    disc = ((x - 149.5) ** 2 + (y - 99.5) ** 2 < 60 ** 2) * np.uint8(255)
+    disc = ((x - 149.5) ** 2 + (y - 99.5) ** 2 < 60**2) * np.uint8(255)
     save(tmp_path / 'in' / 'x.png', disc)
     width, height = size
     arguments = ['--transform=center-crop', f'--resolution={width}x{height}']
@@ -654,8 +737,15 @@ def test_center_crop_has_the_proportions_asked_for(tmp_path: Path, out: Path, si
 
 def test_wide_crops_of_transparent_images(tmp_path: Path, out: Path):
     save(tmp_path / 'in' / 'x.png', np.full([32, 48, 4], 255, np.uint8))
-    call('--source', tmp_path / 'in', '--dest', out / 'a.zip', '--transform=center-crop-wide', '--resolution=24x16',
-         '--alpha=keep')
+    call(
+        '--source',
+        tmp_path / 'in',
+        '--dest',
+        out / 'a.zip',
+        '--transform=center-crop-wide',
+        '--resolution=24x16',
+        '--alpha=keep',
+    )
     result = read(out / 'a.zip')[0][0]
     assert result.shape == (24, 24, 4) and (result[4:20] == 255).all()
     assert not result[:4].any() and not result[20:].any()
@@ -681,8 +771,14 @@ def test_no_image_left(tmp_path: Path, out: Path):
     assert 'None of 1 images' in call('--source', tmp_path / 'in', '--dest', out / 'a.zip', '--skip-bad', status=1)
     save(tmp_path / 'in' / 'x.png', random_pixels(16, 16))
     assert '16x16 is smaller than 32x16' in call(
-        '--source', tmp_path / 'in', '--dest', out / 'a.zip', '--transform=center-crop-wide', '--resolution=32x16',
-        status=1)
+        '--source',
+        tmp_path / 'in',
+        '--dest',
+        out / 'a.zip',
+        '--transform=center-crop-wide',
+        '--resolution=32x16',
+        status=1,
+    )
     assert_nothing_in(out)
 
 
@@ -691,14 +787,15 @@ def test_damaged_entry_of_an_archive(tmp_path: Path, out: Path):
     content = bytearray(zip_folder(tmp_path / 'in', tmp_path / 'in.zip').read_bytes())
     with zipfile.ZipFile(tmp_path / 'in.zip') as archive:
         start = archive.getinfo('a/002.png').header_offset
-    content[start + 60:start + 80] = bytes(20)
+    content[start + 60 : start + 80] = bytes(20)
     (tmp_path / 'in.zip').write_bytes(content)
     message = call('--source', tmp_path / 'in.zip', '--dest', out / 'a.zip', status=1)
     assert 'a/002.png: unreadable (the archive is damaged here' in message
 
 
-#----------------------------------------------------------------------------
+# ----------------------------------------------------------------------------
 # Wrong calls
+
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
@@ -706,27 +803,30 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / 'in'
 
 
-@pytest.mark.parametrize('options, word', [
-    (['--resolution=22x22'], 'nearest are 24x24'),
-    (['--resolution=2x2'], 'nearest are 4x4'),
-    (['--resolution=80x16'], '2 to 8 times the same power of two'),
-    (['--resolution=1280x720'], 'nearest are 1280x768'),
-    (['--width=22'], 'nearest are 24x24'),
-    (['--alpha=drop'], '--alpha'),
-    (['--resolution=32'], 'WIDTHxHEIGHT'),
-    (['--resolution=0x0'], 'WIDTHxHEIGHT'),
-    (['--resolution=16x16', '--width=16'], 'leave out --width'),
-    (['--transform=center-crop'], '--resolution=WxH'),
-    (['--transform=center-crop', '--width=16'], '--resolution=WxH'),
-    (['--transform=center-crop-wide', '--resolution=16x32'], 'may not exceed'),
-    (['--transform=center-crop-wide', '--resolution=22x16'], 'nearest are 24x24'),
-    (['--transform=crop'], '--transform'),
-    (['--resize-filter=cubic'], '--resize-filter'),
-    (['--max-images=0'], '--max-images'),
-    (['--workers=0'], '--workers'),
-    (['--workers=two'], '--workers'),
-    (['--sauce=x'], '--sauce'),
-])
+@pytest.mark.parametrize(
+    'options, word',
+    [
+        (['--resolution=22x22'], 'nearest are 24x24'),
+        (['--resolution=2x2'], 'nearest are 4x4'),
+        (['--resolution=80x16'], '2 to 8 times the same power of two'),
+        (['--resolution=1280x720'], 'nearest are 1280x768'),
+        (['--width=22'], 'nearest are 24x24'),
+        (['--alpha=drop'], '--alpha'),
+        (['--resolution=32'], 'WIDTHxHEIGHT'),
+        (['--resolution=0x0'], 'WIDTHxHEIGHT'),
+        (['--resolution=16x16', '--width=16'], 'leave out --width'),
+        (['--transform=center-crop'], '--resolution=WxH'),
+        (['--transform=center-crop', '--width=16'], '--resolution=WxH'),
+        (['--transform=center-crop-wide', '--resolution=16x32'], 'may not exceed'),
+        (['--transform=center-crop-wide', '--resolution=22x16'], 'nearest are 24x24'),
+        (['--transform=crop'], '--transform'),
+        (['--resize-filter=cubic'], '--resize-filter'),
+        (['--max-images=0'], '--max-images'),
+        (['--workers=0'], '--workers'),
+        (['--workers=two'], '--workers'),
+        (['--sauce=x'], '--sauce'),
+    ],
+)
 def test_wrong_options(images: Path, out: Path, options: list[str], word: str):
     assert word in call('--source', images, '--dest', out / 'a.zip', *options, status=2)
     assert_nothing_in(out)
@@ -739,9 +839,14 @@ def test_wrong_sources(tmp_path: Path, out: Path):
     (tmp_path / 'some.tar').write_bytes(b'')
     (tmp_path / 'cifar-10-python.tar.gz').write_bytes(b'\x1f\x8b no')
     (tmp_path / 'x_lmdb').mkdir()
-    for name, word in [('gone', 'does not exist'), ('empty', 'no images'), ('broken.zip', 'not a complete zip'),
-                       ('some.tar', 'none of'), ('cifar-10-python.tar.gz', 'not a complete tar'),
-                       ('x_lmdb', 'cannot be opened')]:
+    for name, word in [
+        ('gone', 'does not exist'),
+        ('empty', 'no images'),
+        ('broken.zip', 'not a complete zip'),
+        ('some.tar', 'none of'),
+        ('cifar-10-python.tar.gz', 'not a complete tar'),
+        ('x_lmdb', 'cannot be opened'),
+    ]:
         message = call('--source', tmp_path / name, '--dest', out / 'a.zip', status=2)
         assert name in message and word in message
     assert "Missing option '--source'" in call('--dest', out / 'a.zip', status=2)
@@ -755,8 +860,13 @@ def test_wrong_destinations(images: Path, tmp_path: Path):
     (tmp_path / 'folder.zip').mkdir()
     (tmp_path / 'file').write_text('precious')
     zip_folder(images, tmp_path / 'in.zip')
-    for dest, word in [('full', 'not empty'), ('folder.zip', 'is a folder'), ('file', 'is a file'),
-                       ('file/below.zip', 'is not a folder'), ('in/below', 'lies in the source')]:
+    for dest, word in [
+        ('full', 'not empty'),
+        ('folder.zip', 'is a folder'),
+        ('file', 'is a file'),
+        ('file/below.zip', 'is not a folder'),
+        ('in/below', 'lies in the source'),
+    ]:
         assert word in call('--source', images, '--dest', tmp_path / dest, status=2)
     same = tmp_path / '..' / tmp_path.name / 'in.zip'
     assert 'source itself' in call('--source', tmp_path / 'in.zip', '--dest', same, status=2)
@@ -797,8 +907,9 @@ def test_switches_take_a_value_or_none(images: Path, out: Path, switch: str):
     assert '--skip-bad' in call('--source', images, '--skip-bad=perhaps', '--dest', out / 'b.zip', status=2)
 
 
-#----------------------------------------------------------------------------
+# ----------------------------------------------------------------------------
 # Real processes
+
 
 def make_many(path: Path, num: int) -> Path:
     """A zip archive of JPEGs in no order, large enough for several chunks."""
@@ -811,8 +922,17 @@ def make_many(path: Path, num: int) -> Path:
 def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path, out: Path, run_script):
     source = make_many(tmp_path / 'in.zip', 700)
     for workers in [1, 2, 3]:
-        result = run_script('dataset_tool.py', '--source', source, '--dest', out / f'{workers}.zip',
-                            '--resolution=16x16', '--subfolders_as_labels', '--workers', workers)
+        result = run_script(
+            'dataset_tool.py',
+            '--source',
+            source,
+            '--dest',
+            out / f'{workers}.zip',
+            '--resolution=16x16',
+            '--subfolders_as_labels',
+            '--workers',
+            workers,
+        )
         assert result.returncode == 0 and '700 images' in result.stdout and result.stderr == ''
     assert (out / '1.zip').read_bytes() == (out / '2.zip').read_bytes() == (out / '3.zip').read_bytes()
     assert sorted(path.name for path in out.iterdir()) == ['1.zip', '2.zip', '3.zip']
@@ -830,10 +950,17 @@ def test_errors_of_a_process_are_a_sentence(tmp_path: Path, out: Path, run_scrip
 
 def start_slow_run(source: Path, dest: Path) -> subprocess.Popen:
     """A conversion of two processes that takes long, once it has begun to write."""
-    command = [sys.executable, str(ROOT / 'dataset_tool.py'), f'--source={source}', f'--dest={dest}', '--workers=2',
-               '--resolution=1024x1024']
-    process = subprocess.Popen(command, cwd=dest.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)
+    command = [
+        sys.executable,
+        str(ROOT / 'dataset_tool.py'),
+        f'--source={source}',
+        f'--dest={dest}',
+        '--workers=2',
+        '--resolution=1024x1024',
+    ]
+    process = subprocess.Popen(
+        command, cwd=dest.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 60
     while not list(dest.parent.glob(f'.{dest.name}.*')):
         assert process.poll() is None and time.monotonic() < deadline

@@ -61,15 +61,26 @@ def test_wrong_classes_and_noise(report, digits):
 def test_report_of_a_short_run(run_script, tmp_path):
     data = tmp_path / 'digits.zip'
     assert run_script('dataset_tool.py', '--source=digits', f'--dest={data}', '--resolution=16x16').returncode == 0
-    trained = run_script('train.py', '--outdir=runs', f'--data={data}', '--cfg=tiny', '--cond=1', '--kimg=1',
-                         '--tick=1', '--snap=1', '--workers=0', '--device=cpu', '--metrics=none')
+    trained = run_script(
+        'train.py',
+        '--outdir=runs',
+        f'--data={data}',
+        '--cfg=tiny',
+        '--cond=1',
+        '--kimg=1',
+        '--tick=1',
+        '--snap=1',
+        '--workers=0',
+        '--device=cpu',
+        '--metrics=none',
+    )
     assert trained.returncode == 0, trained.stderr
-    run_dir, = (tmp_path / 'runs').iterdir()
+    (run_dir,) = (tmp_path / 'runs').iterdir()
     result = run_script('scripts/demo_report.py', f'--run-dir={run_dir}', f'--data={data}', '--outdir=out')
-    assert result.returncode == 1 and 'fell short of its goal' in result.stderr      # After 1,000 images.
+    assert result.returncode == 1 and 'fell short of its goal' in result.stderr  # After 1,000 images.
     assert json.loads((tmp_path / 'out' / 'quality.json').read_text())['num_generated'] == 1000
     with PIL.Image.open(tmp_path / 'out' / 'grid.png') as grid:
-        assert grid.height == 10 * (4 * 16 + 4) < grid.width                         # Labels are left of the images.
+        assert grid.height == 10 * (4 * 16 + 4) < grid.width  # Labels are left of the images.
     with PIL.Image.open(tmp_path / 'out' / 'progress.gif') as animation:
         assert animation.n_frames == 2
 
@@ -80,10 +91,19 @@ def test_the_whole_demo_reaches_its_goal(run_script, tmp_path):
     data = tmp_path / 'digits.zip'
     environment = dict(OMP_NUM_THREADS='2')
     assert run_script('dataset_tool.py', '--source=digits', f'--dest={data}', '--resolution=16x16').returncode == 0
-    trained = run_script('train.py', '--outdir=runs', f'--data={data}', '--cfg=tiny', '--cond=1', '--snap=1',
-                         '--metrics=none', env=environment, timeout=1700)
+    trained = run_script(
+        'train.py',
+        '--outdir=runs',
+        f'--data={data}',
+        '--cfg=tiny',
+        '--cond=1',
+        '--snap=1',
+        '--metrics=none',
+        env=environment,
+        timeout=1700,
+    )
     assert trained.returncode == 0, trained.stderr
-    run_dir, = (tmp_path / 'runs').iterdir()
+    (run_dir,) = (tmp_path / 'runs').iterdir()
     result = run_script('scripts/demo_report.py', f'--run-dir={run_dir}', f'--data={data}', '--outdir=out')
     assert result.returncode == 0, result.stdout + result.stderr
     quality = json.loads((tmp_path / 'out' / 'quality.json').read_text())

@@ -27,7 +27,7 @@ def watch():
 def files(tmp_path_factory):
     files = fuzz_pickles.originals(tmp_path_factory.mktemp('files'))
     for content in files.values():
-        fuzz_pickles.legacy.load_network_pkl(io.BytesIO(content))   # whatever is imported late, is imported now
+        fuzz_pickles.legacy.load_network_pkl(io.BytesIO(content))  # whatever is imported late, is imported now
     return files
 
 
@@ -40,7 +40,7 @@ def test_originals_open(files, watch):
 @pytest.mark.parametrize('name', ATTACKS)
 def test_attack_is_refused(name, files, watch, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    outcome, _ = fuzz_pickles.try_alone(ATTACKS[name], watch, 20)   # which also looks at the memory it takes
+    outcome, _ = fuzz_pickles.try_alone(ATTACKS[name], watch, 20)  # which also looks at the memory it takes
     assert outcome == 'refused'
     assert list(tmp_path.iterdir()) == []
 

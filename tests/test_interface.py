@@ -37,32 +37,57 @@ FROZEN_FUNCTIONS = {
     'torch_utils.misc.named_params_and_buffers': dict(module=REQUIRED),
     'torch_utils.misc.print_module_summary': dict(module=REQUIRED, inputs=REQUIRED, max_nesting=3, skip_redundant=True),
     'torch_utils.ops.bias_act.bias_act': dict(
-        x=REQUIRED, b=None, dim=1, act='linear', alpha=None, gain=None, clamp=None, impl='cuda'),
+        x=REQUIRED, b=None, dim=1, act='linear', alpha=None, gain=None, clamp=None, impl='cuda'
+    ),
     'torch_utils.ops.upfirdn2d.setup_filter': dict(
-        f=REQUIRED, device=torch.device('cpu'), normalize=True, flip_filter=False, gain=1, separable=None),
+        f=REQUIRED, device=torch.device('cpu'), normalize=True, flip_filter=False, gain=1, separable=None
+    ),
     'torch_utils.ops.upfirdn2d.upfirdn2d': dict(x=REQUIRED, f=REQUIRED, up=1, down=1, padding=0, **FILTER_OPTIONS),
     'torch_utils.ops.upfirdn2d.filter2d': dict(x=REQUIRED, f=REQUIRED, padding=0, **FILTER_OPTIONS),
     'torch_utils.ops.upfirdn2d.upsample2d': dict(x=REQUIRED, f=REQUIRED, up=2, padding=0, **FILTER_OPTIONS),
     'torch_utils.ops.upfirdn2d.downsample2d': dict(x=REQUIRED, f=REQUIRED, down=2, padding=0, **FILTER_OPTIONS),
     'torch_utils.ops.conv2d_resample.conv2d_resample': dict(
-        x=REQUIRED, w=REQUIRED, f=None, up=1, down=1, padding=0, groups=1, flip_weight=True, flip_filter=False),
+        x=REQUIRED, w=REQUIRED, f=None, up=1, down=1, padding=0, groups=1, flip_weight=True, flip_filter=False
+    ),
     'torch_utils.ops.filtered_lrelu.filtered_lrelu': dict(
-        x=REQUIRED, fu=None, fd=None, b=None, up=1, down=1, padding=0, gain=math.sqrt(2), slope=0.2, clamp=None,
-        flip_filter=False, impl='cuda'),
+        x=REQUIRED,
+        fu=None,
+        fd=None,
+        b=None,
+        up=1,
+        down=1,
+        padding=0,
+        gain=math.sqrt(2),
+        slope=0.2,
+        clamp=None,
+        flip_filter=False,
+        impl='cuda',
+    ),
     'torch_utils.ops.fma.fma': dict(a=REQUIRED, b=REQUIRED, c=REQUIRED),
     'torch_utils.ops.conv2d_gradfix.conv2d': dict(
-        input=REQUIRED, weight=REQUIRED, bias=None, stride=1, padding=0, dilation=1, groups=1),
+        input=REQUIRED, weight=REQUIRED, bias=None, stride=1, padding=0, dilation=1, groups=1
+    ),
     'torch_utils.ops.conv2d_gradfix.conv_transpose2d': dict(
-        input=REQUIRED, weight=REQUIRED, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1),
+        input=REQUIRED, weight=REQUIRED, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
+    ),
     'torch_utils.ops.conv2d_gradfix.no_weight_gradients': dict(disable=...),
     'torch_utils.ops.grid_sample_gradfix.grid_sample': dict(input=REQUIRED, grid=REQUIRED),
 }
-OTHER_FROZEN_NAMES = ['dnnlib.EasyDict', 'dnnlib.util.EasyDict', 'torch_utils.misc.nan_to_num',
-                      'torch_utils.misc.symbolic_assert', 'torch_utils.ops.bias_act.activation_funcs']
+OTHER_FROZEN_NAMES = [
+    'dnnlib.EasyDict',
+    'dnnlib.util.EasyDict',
+    'torch_utils.misc.nan_to_num',
+    'torch_utils.misc.symbolic_assert',
+    'torch_utils.ops.bias_act.activation_funcs',
+]
 # Named by the `training_set_kwargs` of pickles and by class names in configurations; their code is not frozen.
-NAMES_IN_FILES = ['training.dataset.ImageFolderDataset', 'training.networks_stylegan2.Generator',
-                  'training.networks_stylegan2.Discriminator', 'training.augment.AugmentPipe',
-                  'training.loss.StyleGAN2Loss']
+NAMES_IN_FILES = [
+    'training.dataset.ImageFolderDataset',
+    'training.networks_stylegan2.Generator',
+    'training.networks_stylegan2.Discriminator',
+    'training.augment.AugmentPipe',
+    'training.loss.StyleGAN2Loss',
+]
 
 
 def frozen(name):
@@ -74,9 +99,9 @@ def frozen(name):
 def test_parameters(name):
     actual = list(inspect.signature(frozen(name)).parameters.values())
     wanted = FROZEN_FUNCTIONS[name]
-    assert [parameter.name for parameter in actual][:len(wanted)] == list(wanted)
-    assert all(parameter.default is not REQUIRED for parameter in actual[len(wanted):])
-    for parameter in actual[:len(wanted)]:
+    assert [parameter.name for parameter in actual][: len(wanted)] == list(wanted)
+    assert all(parameter.default is not REQUIRED for parameter in actual[len(wanted) :])
+    for parameter in actual[: len(wanted)]:
         assert parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
         if wanted[parameter.name] is not ...:
             assert parameter.default == wanted[parameter.name], parameter
@@ -96,8 +121,16 @@ def test_activations():
     functions = frozen('torch_utils.ops.bias_act.activation_funcs')
     root_2 = math.sqrt(2)
     assert {name: (f.def_alpha, pytest.approx(f.def_gain)) for name, f in functions.items()} == {
-        'linear': (0, 1), 'relu': (0, root_2), 'lrelu': (0.2, root_2), 'tanh': (0, 1), 'sigmoid': (0, 1),
-        'elu': (0, 1), 'selu': (0, 1), 'softplus': (0, 1), 'swish': (0, root_2)}
+        'linear': (0, 1),
+        'relu': (0, root_2),
+        'lrelu': (0.2, root_2),
+        'tanh': (0, 1),
+        'sigmoid': (0, 1),
+        'elu': (0, 1),
+        'selu': (0, 1),
+        'softplus': (0, 1),
+        'swish': (0, root_2),
+    }
 
 
 # ------------------------------------------------------------------------------------------------
@@ -182,7 +215,7 @@ def test_no_module_imports_itself_by_way_of_others():
     done = set()
 
     def visit(name, way):
-        assert name not in way, ' imports '.join([*way[way.index(name):], name])
+        assert name not in way, ' imports '.join([*way[way.index(name) :], name])
         if name not in done:
             for other in edges[name]:
                 visit(other, [*way, name])
@@ -206,7 +239,7 @@ def test_what_is_embedded_in_pickles_imports_the_frozen_names_alone(name):
         pytest.skip('not part of this version')
     frozen_names = {*FROZEN_FUNCTIONS, *OTHER_FROZEN_NAMES}
     frozen_modules = {name.rpartition('.')[0] for name in frozen_names}
-    aliases = {}    # what a module of ours is called in the file → its dotted name
+    aliases = {}  # what a module of ours is called in the file → its dotted name
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:

@@ -218,7 +218,7 @@ def test_several_targets_are_as_each_alone(project, files, tmp_path):
         (photos / path.name).write_bytes(path.read_bytes())
     out = project('out', files.plain, f'--target={files.other}', f'--target={photos}')
     assert sorted(path.name for path in out.iterdir()) == ['other', 'overview.png', 'photo', 'shades']
-    assert pixels(out / 'overview.png').shape[1] > 3 * 64    # three columns of 64 pixels or more, and the names
+    assert pixels(out / 'overview.png').shape[1] > 3 * 64  # three columns of 64 pixels or more, and the names
     alone = contents(project('alone', files.plain, f'--target={files.photo}'))
     together = contents(out / 'photo')
     assert together.keys() == alone.keys()
@@ -310,8 +310,11 @@ WRONG_CALLS = {
     'second target is text': ('plain', [PHOTO, '--target=text.txt'], 'text.txt'),
     'folder without images': ('plain', ['--target=empty'], 'empty has no images'),
     'targets of one name': ('plain', [PHOTO, '--target=copies'], 'rename one'),
-    'target among the results': ('plain', ['--target=results/target.png', '--outdir=empty/../results'],
-                                 'another place'),
+    'target among the results': (
+        'plain',
+        ['--target=results/target.png', '--outdir=empty/../results'],
+        'another place',
+    ),
     'coloured target for gray images': ('gray', [PHOTO], 'photo.png is coloured'),
     'network of five channels': ('five', [PHOTO], '5 channels'),
     'no steps': ('plain', [PHOTO, '--num-steps=0'], '--num-steps'),

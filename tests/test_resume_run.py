@@ -15,13 +15,29 @@ from scripts import kill_test
 from training import training_state
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = ['--cfg=tiny', '--cbase=64', '--cmax=8', '--batch=8', '--tick=0.032', '--kimg=0.08', '--snap=1',
-         '--metrics=none', '--device=cpu']
+SMALL = [
+    '--cfg=tiny',
+    '--cbase=64',
+    '--cmax=8',
+    '--batch=8',
+    '--tick=0.032',
+    '--kimg=0.08',
+    '--snap=1',
+    '--metrics=none',
+    '--device=cpu',
+]
 
 
 def train(*args, cwd, **environment):
-    result = subprocess.run([sys.executable, ROOT / 'train.py', *map(str, args)], cwd=cwd, check=False,
-                            env=os.environ | environment, capture_output=True, text=True, timeout=250)
+    result = subprocess.run(
+        [sys.executable, ROOT / 'train.py', *map(str, args)],
+        cwd=cwd,
+        check=False,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
     assert 'Traceback' not in result.stderr, result.stderr
     return result
 
@@ -46,7 +62,7 @@ def run_dir(place, tmp_path):
     """The same as if it had been killed before its last state, in a folder of the test's own."""
     for name in ('data', 'runs'):
         shutil.copytree(place / name, tmp_path / name)
-    run_dir, = (tmp_path / 'runs').iterdir()
+    (run_dir,) = (tmp_path / 'runs').iterdir()
     training_state.list_states(run_dir)[0].unlink()
     options = run_dir / 'training_options.json'
     options.write_text(options.read_text().replace(str(place), str(tmp_path)))
@@ -55,12 +71,12 @@ def run_dir(place, tmp_path):
 
 @pytest.fixture
 def finished(place):
-    run_dir, = (place / 'runs').iterdir()
+    (run_dir,) = (place / 'runs').iterdir()
     return run_dir
 
 
 def test_what_a_run_records(finished):
-    entry, = json.loads((finished / 'provenance.json').read_text())
+    (entry,) = json.loads((finished / 'provenance.json').read_text())
     assert entry['command'].endswith(' '.join(SMALL)) and '--data=data' in entry['command']
     assert entry['versions']['torch'] == torch.__version__ and entry['threads'] == 1
     assert re.fullmatch('[0-9a-f]{64}', entry['dataset_sha256'])
@@ -70,10 +86,12 @@ def test_what_a_run_records(finished):
 
 
 def test_without_git(finished, tmp_path):
-    program = ('import torch; from training import provenance; '
-               f'provenance.record_start({str(tmp_path)!r}, None, torch.device("cpu"))')
+    program = (
+        'import torch; from training import provenance; '
+        f'provenance.record_start({str(tmp_path)!r}, None, torch.device("cpu"))'
+    )
     subprocess.run([sys.executable, '-c', program], check=True, cwd=ROOT, env=os.environ | {'PATH': str(tmp_path)})
-    entry, = json.loads((tmp_path / 'provenance.json').read_text())
+    (entry,) = json.loads((tmp_path / 'provenance.json').read_text())
     assert entry['git'] is None and entry['versions']['python']
 
 
@@ -125,8 +143,15 @@ def test_options_that_change_the_result_are_named(run_dir, tmp_path):
 
 
 def test_options_that_do_not_may_be_given_anew(run_dir, tmp_path):
-    result = train(f'--resume-run={run_dir}', '--kimg=0.112', '--snap=2', '--keep-states=1', '--workers=1', '--gpus=2',
-                   cwd=tmp_path)
+    result = train(
+        f'--resume-run={run_dir}',
+        '--kimg=0.112',
+        '--snap=2',
+        '--keep-states=1',
+        '--workers=1',
+        '--gpus=2',
+        cwd=tmp_path,
+    )
     assert result.returncode == 0, result.stderr
     assert 'processes 1 -> 2' in result.stdout
     kept = json.loads((run_dir / 'training_options.json').read_text())
@@ -137,22 +162,38 @@ def test_options_that_do_not_may_be_given_anew(run_dir, tmp_path):
 
 
 def test_torchrun_goes_on(run_dir, tmp_path):
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', ROOT / 'train.py',
-               '--outdir=runs', '--data=data', *SMALL, '--resume=latest']
+    command = [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--standalone',
+        '--nproc-per-node=2',
+        ROOT / 'train.py',
+        '--outdir=runs',
+        '--data=data',
+        *SMALL,
+        '--resume=latest',
+    ]
     result = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=250)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count('Resuming from') == 1 and 'Training is complete.' in result.stdout
     assert [path.name for path in (tmp_path / 'runs').iterdir()] == [run_dir.name]
 
 
-@pytest.mark.parametrize('change, words', [
-    (lambda run_dir: [path.unlink() for path in training_state.list_states(run_dir)],
-     ['no training state', 'any more', '--resume=PKL']),
-    (lambda run_dir: (run_dir / 'training_options.json').unlink(), ['has no training_options.json']),
-    (lambda run_dir: (run_dir / 'training_options.json').write_text('{'), ['training_options.json', 'no JSON']),
-    (lambda run_dir: shutil.rmtree(run_dir), ['does not exist']),
-    (lambda run_dir: (run_dir.parents[1] / 'data' / 'img00000003.png').unlink(), ['24 images', 'now has 23']),
-], ids=['no states', 'no options', 'torn options', 'no folder', 'fewer images'])
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (
+            lambda run_dir: [path.unlink() for path in training_state.list_states(run_dir)],
+            ['no training state', 'any more', '--resume=PKL'],
+        ),
+        (lambda run_dir: (run_dir / 'training_options.json').unlink(), ['has no training_options.json']),
+        (lambda run_dir: (run_dir / 'training_options.json').write_text('{'), ['training_options.json', 'no JSON']),
+        (lambda run_dir: shutil.rmtree(run_dir), ['does not exist']),
+        (lambda run_dir: (run_dir.parents[1] / 'data' / 'img00000003.png').unlink(), ['24 images', 'now has 23']),
+    ],
+    ids=['no states', 'no options', 'torn options', 'no folder', 'fewer images'],
+)
 def test_what_cannot_go_on(run_dir, tmp_path, change, words):
     change(run_dir)
     error = error_of(train(f'--resume-run={run_dir}', cwd=tmp_path))

@@ -169,7 +169,7 @@ def test_labelled_grid_has_the_images_enlarged_beside_seeds(make, networks, netw
             assert (cell[:2] == 255).all() and (cell[:, -2:] == 255).all()
     for margin in (labelled[:-side, -side:], labelled[-side:, :-side]):
         cells = np.array_split(margin, 3, axis=int(margin.shape[1] > margin.shape[0]))
-        assert [(cell < 128).any() for cell in cells] == [False, True, True]    # ink beside all but the corner
+        assert [(cell < 128).any() for cell in cells] == [False, True, True]  # ink beside all but the corner
 
 
 def test_seeds_given_twice_are_shown_once(make, networks):

@@ -79,9 +79,11 @@ def call(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*args, dataset='good.zip', outdir='runs', metrics='none'):
-        places = ([f'--outdir={outdir}'] if outdir is not None else []) + (
-            [f'--data={data / dataset}'] if dataset is not None else []) + (
-            [f'--metrics={metrics}'] if metrics is not None else [])
+        places = (
+            ([f'--outdir={outdir}'] if outdir is not None else [])
+            + ([f'--data={data / dataset}'] if dataset is not None else [])
+            + ([f'--metrics={metrics}'] if metrics is not None else [])
+        )
         return click.testing.CliRunner().invoke(train.main, [*places, *args], prog_name='train.py')
 
     return run
@@ -129,10 +131,15 @@ class TestDryRun:
         config = options_of(call('-n', f'--cfg={name}'))
         assert config['run_dir'].endswith('good-auto1' if name == 'auto' else f'good-{name}')
 
-    @pytest.mark.parametrize('dashed, underscored', [
-        ('--batch-gpu=8', '--batch_gpu=8'), ('--map-depth=3', '--map_depth=3'), ('--mbstd-group=2', '--mbstd_group=2'),
-        ('--allow-tf32=1', '--allow_tf32=1'),
-    ])
+    @pytest.mark.parametrize(
+        'dashed, underscored',
+        [
+            ('--batch-gpu=8', '--batch_gpu=8'),
+            ('--map-depth=3', '--map_depth=3'),
+            ('--mbstd-group=2', '--mbstd_group=2'),
+            ('--allow-tf32=1', '--allow_tf32=1'),
+        ],
+    )
     def test_dash_and_underscore_are_alike(self, call, dashed, underscored):
         plain = options_of(call('-n'))
         assert options_of(call('-n', dashed)) == options_of(call('-n', underscored)) != plain
@@ -140,15 +147,45 @@ class TestDryRun:
     def test_every_option(self, call, tmp_path, monkeypatch):
         monkeypatch.setattr('training.training_loop.check_resume', lambda *_args: None)
         (tmp_path / 'net.pkl').write_bytes(b'.')
-        config = options_of(call(
-            '-n', '--snap=7', '--tick=2', '--desc=hello', '--cond=1', '--subset=10', '--mirror=1',
-            '--cfg=paper256', '--gamma=2.5', '--kimg=30', '--batch=16', '--batch-gpu=4', '--cbase=1024', '--cmax=64',
-            '--glr=0.001', '--dlr=0.002', '--map-depth=3', '--mbstd-group=2', '--aug=fixed', '--p=0.25',
-            '--augpipe=bgcf', '--resume=net.pkl', '--freezed=1', '--seed=3', '--gpus=2', '--device=cpu', '--workers=0',
-            '--fp32=1', '--nhwc=1', '--nobench=1', '--allow-tf32=1'))
+        config = options_of(
+            call(
+                '-n',
+                '--snap=7',
+                '--tick=2',
+                '--desc=hello',
+                '--cond=1',
+                '--subset=10',
+                '--mirror=1',
+                '--cfg=paper256',
+                '--gamma=2.5',
+                '--kimg=30',
+                '--batch=16',
+                '--batch-gpu=4',
+                '--cbase=1024',
+                '--cmax=64',
+                '--glr=0.001',
+                '--dlr=0.002',
+                '--map-depth=3',
+                '--mbstd-group=2',
+                '--aug=fixed',
+                '--p=0.25',
+                '--augpipe=bgcf',
+                '--resume=net.pkl',
+                '--freezed=1',
+                '--seed=3',
+                '--gpus=2',
+                '--device=cpu',
+                '--workers=0',
+                '--fp32=1',
+                '--nhwc=1',
+                '--nobench=1',
+                '--allow-tf32=1',
+            )
+        )
         assert os.path.basename(config['run_dir']) == (
             '00000-good-cond-subset10-mirror-paper256-gamma2.5-kimg30-batch16-fixed-p0.25-bgcf-resumecustom-freezed1'
-            '-hello')
+            '-hello'
+        )
         assert config['training_set_kwargs']['random_seed'] == config['random_seed'] == 3
         assert config['augment_kwargs']['imgfilter'] == 1
         assert (config['batch_size'], config['batch_gpu'], config['num_gpus']) == (16, 4, 2)
@@ -166,10 +203,12 @@ class TestDryRun:
 
     def test_help_names_every_option(self, call):
         text = call('--help', dataset=None, outdir=None).output
-        for option in ('--outdir --gpus --snap --metrics --detectors --seed --dry-run --data --cond --subset --mirror '
-                       '--cfg --gamma --kimg --batch --aug --p --target --augpipe --resume --freezed --fp32 --nhwc '
-                       '--nobench --allow-tf32 --workers --batch-gpu --cbase --cmax --glr --dlr --map-depth '
-                       '--mbstd-group --desc --tick --device').split():
+        for option in (
+            '--outdir --gpus --snap --metrics --detectors --seed --dry-run --data --cond --subset --mirror '
+            '--cfg --gamma --kimg --batch --aug --p --target --augpipe --resume --freezed --fp32 --nhwc '
+            '--nobench --allow-tf32 --workers --batch-gpu --cbase --cmax --glr --dlr --map-depth '
+            '--mbstd-group --desc --tick --device'
+        ).split():
             assert re.search(rf'^  (-n, )?{option}\b', text, re.M), option
 
 
@@ -330,11 +369,14 @@ class TestWrongCalls:
         assert launched == []
 
     @pytest.mark.parametrize('dry', [[], ['-n']])
-    @pytest.mark.parametrize('file, words', [
-        ('words.txt', ['--resume', 'words.txt', 'not a network pickle']),
-        ('gray.pkl', ['--resume', 'gray.pkl', 'no weight of it fits', '--cbase']),
-        ('average.pkl', ['--resume', 'average.pkl', 'has no G']),
-    ])
+    @pytest.mark.parametrize(
+        'file, words',
+        [
+            ('words.txt', ['--resume', 'words.txt', 'not a network pickle']),
+            ('gray.pkl', ['--resume', 'gray.pkl', 'no weight of it fits', '--cbase']),
+            ('average.pkl', ['--resume', 'average.pkl', 'has no G']),
+        ],
+    )
     def test_resume_of_what_does_not_fit(self, call, launched, data, tmp_path, dry, file, words):
         result = call(*dry, f'--resume={data / file}', '--cfg=tiny', '--cbase=2048', '--cmax=64')
         assert result.exit_code == 2
@@ -342,10 +384,13 @@ class TestWrongCalls:
         assert launched == []
         assert os.listdir(tmp_path) == []
 
-    @pytest.mark.parametrize('args, words', [
-        (['--gpus=4'], ['--gpus', '4 processes', 'has 2', '--device=cpu']),
-        (['--gpus=2', '--device=cuda:1'], ['--device', 'cuda:1', '--gpus=1']),
-    ])
+    @pytest.mark.parametrize(
+        'args, words',
+        [
+            (['--gpus=4'], ['--gpus', '4 processes', 'has 2', '--device=cpu']),
+            (['--gpus=2', '--device=cuda:1'], ['--device', 'cuda:1', '--gpus=1']),
+        ],
+    )
     def test_more_processes_than_devices(self, call, launched, monkeypatch, args, words):
         monkeypatch.setattr(dnnlib.cli, 'available_devices', lambda: ['cuda:0', 'cuda:1', 'cpu'])
         monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
@@ -360,15 +405,25 @@ class TestRealProcess:
 
     def run(self, *args, cwd):
         environment = {name: value for name, value in os.environ.items() if name not in ('WORLD_SIZE', 'RANK')}
-        return subprocess.run([sys.executable, REPOSITORY / 'train.py', *args], cwd=cwd, env=environment, check=False,
-                              capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            [sys.executable, REPOSITORY / 'train.py', *args],
+            cwd=cwd,
+            env=environment,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
 
-    @pytest.mark.parametrize('args, words', [
-        (['--outdir=runs', '--data=nothing.zip'], ['--data', 'nothing.zip']),
-        (['--outdir=runs', '--data=cut.zip'], ['--data', 'cut.zip']),
-        (['--data=good.zip'], ['--outdir']),
-        (['--outdir=runs', '--data=good.zip', '--gpus=0'], ['--gpus']),
-    ])
+    @pytest.mark.parametrize(
+        'args, words',
+        [
+            (['--outdir=runs', '--data=nothing.zip'], ['--data', 'nothing.zip']),
+            (['--outdir=runs', '--data=cut.zip'], ['--data', 'cut.zip']),
+            (['--data=good.zip'], ['--outdir']),
+            (['--outdir=runs', '--data=good.zip', '--gpus=0'], ['--gpus']),
+        ],
+    )
     def test_wrong_calls(self, data, tmp_path, args, words):
         for name in ('good.zip', 'cut.zip'):
             shutil.copy(data / name, tmp_path)
@@ -398,8 +453,10 @@ class TestDetectors:
     def test_without_network_and_cache(self, call, launched, no_network, tmp_path, metrics):
         result = call(metrics=metrics)
         assert result.exit_code == 2
-        assert_one_sentence(result.output, ['--metrics', 'inception-2015-12-05.pt', str(tmp_path / 'cache'),
-                                            '--detectors', '--metrics=none'])
+        assert_one_sentence(
+            result.output,
+            ['--metrics', 'inception-2015-12-05.pt', str(tmp_path / 'cache'), '--detectors', '--metrics=none'],
+        )
         assert launched == []
         assert not (tmp_path / 'runs').exists()
 

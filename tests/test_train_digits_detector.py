@@ -70,8 +70,10 @@ def test_detectors_of_the_digits(run_script, digits, tmp_path):
     assert distances[0] == 0 < distances[1] < distances[2]
 
 
-@pytest.mark.parametrize('args, words', [
-    ((), 'has no labels'), (('--label=Set2',), "'Set2'.*lower-case"), (('--dest=file/below',), "--dest.*is a file")])
+@pytest.mark.parametrize(
+    'args, words',
+    [((), 'has no labels'), (('--label=Set2',), "'Set2'.*lower-case"), (('--dest=file/below',), '--dest.*is a file')],
+)
 def test_wrong_calls(script, digits, tmp_path, monkeypatch, args, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'file').write_text('')

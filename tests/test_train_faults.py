@@ -33,6 +33,7 @@ def states(run_dir):
 # ------------------------------------------------------------------------------------------------
 # Disks
 
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 8 MB; skips the test where none can be mounted."""
@@ -61,23 +62,29 @@ def test_a_full_disk_is_a_warning_and_the_third_snapshot_in_a_row_the_end(data, 
         run.wait_until('Warning: this snapshot could not be written')
         kept = states(run_dir)[0]
         (small_disk / 'filler').unlink()
-        run.wait_until(lambda: states(run_dir)[0] != kept)      # It has gone on.
+        run.wait_until(lambda: states(run_dir)[0] != kept)  # It has gone on.
         assert not list(run_dir.glob('.*'))
         fill(small_disk)
         status, _seconds = run.wait()
     assert status == 1
     newest = states(run_dir)[0]
-    warning = (rf'Warning: this snapshot could not be written \({re.escape(str(run_dir))}/\S+: No space left on '
-               r'device\)\. The last good state is \S+\.pt\. The training goes on, but not after 3 such snapshots in a '
-               r'row\.')
+    warning = (
+        rf'Warning: this snapshot could not be written \({re.escape(str(run_dir))}/\S+: No space left on '
+        r'device\)\. The last good state is \S+\.pt\. The training goes on, but not after 3 such snapshots in a '
+        r'row\.'
+    )
     assert len(re.findall(warning, run.out)) >= 3
-    assert re.search(rf'^Error: 3 snapshots in a row could not be written \(.*/\S+: No space left on device\)\. The '
-                     rf'last good state is {re.escape(str(newest))}\. Once that is mended, go on with '
-                     rf'--resume-run={re.escape(str(run_dir))}\.$', run.err, re.MULTILINE)
+    assert re.search(
+        rf'^Error: 3 snapshots in a row could not be written \(.*/\S+: No space left on device\)\. The '
+        rf'last good state is {re.escape(str(newest))}\. Once that is mended, go on with '
+        rf'--resume-run={re.escape(str(run_dir))}\.$',
+        run.err,
+        re.MULTILINE,
+    )
     assert 'Traceback' not in run.err
     state = training_state.read(newest)
-    ticks = [row['Progress/tick']['mean'] for row in rows(run_dir)[:state['progress']['tick']]]
-    assert ticks == list(range(state['progress']['tick']))      # Those that had to wait are there too.
+    ticks = [row['Progress/tick']['mean'] for row in rows(run_dir)[: state['progress']['tick']]]
+    assert ticks == list(range(state['progress']['tick']))  # Those that had to wait are there too.
 
     (small_disk / 'filler').unlink()
     with Running(small_runs.resume(run_dir)) as run:
@@ -99,7 +106,7 @@ def make_read_only(tmp_path_factory):
         if os.geteuid() != 0:
             folder.chmod(0o555)
             return
-        view = tmp_path_factory.mktemp('view')      # The same folder; its mount is made read-only before it is in use.
+        view = tmp_path_factory.mktemp('view')  # The same folder; its mount is made read-only before it is in use.
         mount('--bind', folder, view)
         subprocess.run(['mount', '-o', 'remount,bind,ro', view], check=True)
         mount('--bind', view, folder)
@@ -118,9 +125,13 @@ def test_a_directory_that_becomes_read_only(data, tmp_path, make_read_only):
     newest = states(run_dir)[0]
     assert status == 1
     assert run.out.count('Warning: this snapshot could not be written') == 2
-    error = re.search(r'^Error: 3 snapshots in a row could not be written \((.*)/[^/]+: (Permission denied|Read-only '
-                      r'file system)\)\. The last good state is (.*)\. Once that is mended, go on with '
-                      r'--resume-run=(.*)\.$', run.err, re.MULTILINE)
+    error = re.search(
+        r'^Error: 3 snapshots in a row could not be written \((.*)/[^/]+: (Permission denied|Read-only '
+        r'file system)\)\. The last good state is (.*)\. Once that is mended, go on with '
+        r'--resume-run=(.*)\.$',
+        run.err,
+        re.MULTILINE,
+    )
     assert error and (error[1], error[3], error[4]) == (str(run_dir), str(newest), str(run_dir)), run.err
     assert f'{error[0]}\n' in (run_dir / 'log.txt').read_text()
     result = finish(small_runs.train(data, run_dir / 'runs', '--kimg=1000'))
@@ -130,6 +141,7 @@ def test_a_directory_that_becomes_read_only(data, tmp_path, make_read_only):
 
 # ------------------------------------------------------------------------------------------------
 # Processes
+
 
 @on_linux
 def test_a_process_that_reads_images_dies(data, tmp_path):
@@ -143,7 +155,9 @@ def test_a_process_that_reads_images_dies(data, tmp_path):
     assert re.fullmatch(
         f'Error: A process that reads images has ended \\(process {worker} (is killed by signal: Killed|exited '
         r'unexpectedly)\), perhaps for want of memory: use fewer --workers, or none \(0\), or give a container more '
-        r'shared memory \(docker --ipc=host\)\.\n', run.err), run.err
+        r'shared memory \(docker --ipc=host\)\.\n',
+        run.err,
+    ), run.err
 
 
 @on_linux
@@ -153,8 +167,10 @@ def test_a_rank_dies(data, tmp_path):
         os.kill(run.started_by()[1], signal.SIGKILL)
         status, seconds = run.wait()
     assert status == 1 and seconds < 30
-    assert run.err == ('Error: Process 1 of 2 was killed by the system (signal 9), perhaps for want of memory: use a '
-                       'smaller --batch-gpu, or fewer --gpus and --workers.\n')
+    assert run.err == (
+        'Error: Process 1 of 2 was killed by the system (signal 9), perhaps for want of memory: use a '
+        'smaller --batch-gpu, or fewer --gpus and --workers.\n'
+    )
 
 
 @on_linux
@@ -165,27 +181,30 @@ def test_a_rank_of_torchrun_dies(data, tmp_path):
         status, seconds = run.wait()
     assert status == 1 and seconds < 60
     assert 'Error: Process 0 of 2 stops, as another one is gone: see what that one says.\n' in run.err
-    assert 'Signal 9 (SIGKILL) received' in run.err     # By torchrun, of the other one.
+    assert 'Signal 9 (SIGKILL) received' in run.err  # By torchrun, of the other one.
 
 
 # ------------------------------------------------------------------------------------------------
 # Images
 
+
 @pytest.fixture
 def damaged(tmp_path):
     folder = small_runs.write_images(tmp_path / 'damaged')
     path = folder / 'img00000007.png'
-    path.write_bytes(path.read_bytes()[:60])        # With a sound header: only decoding fails.
+    path.write_bytes(path.read_bytes()[:60])  # With a sound header: only decoding fails.
     return folder
 
 
 @pytest.mark.parametrize('options', [['--workers=0'], ['--workers=1', '--gpus=2']])
 def test_a_damaged_image_is_named_once_replaced_and_counted(damaged, tmp_path, options):
-    result = finish(small_runs.train(
-        damaged, tmp_path / 'runs', '--kimg=0.2', '--tick=0.1', '--verify-data=headers', *options))
+    result = finish(
+        small_runs.train(damaged, tmp_path / 'runs', '--kimg=0.2', '--tick=0.1', '--verify-data=headers', *options)
+    )
     assert result.returncode == 0, result.stderr
     assert re.findall('^Warning: .*', result.stdout, re.MULTILINE) == [
-        line for line in result.stdout.splitlines() if 'img00000007.png cannot be read as an image' in line]
+        line for line in result.stdout.splitlines() if 'img00000007.png cannot be read as an image' in line
+    ]
     assert result.stdout.count('Another image is shown in its place (--strict-data=1 would stop here).') == 1
     skipped = [row['Data/skipped_images'] for row in rows(only(tmp_path / 'runs'))]
     # 25 batches of 8 show each of 24 images about 8 times.
@@ -194,8 +213,11 @@ def test_a_damaged_image_is_named_once_replaced_and_counted(damaged, tmp_path, o
 
 
 def test_a_damaged_image_ends_a_strict_run(damaged, tmp_path):
-    result = finish(small_runs.train(
-        damaged, tmp_path / 'runs', '--kimg=0.2', '--strict-data=1', '--verify-data=headers', '--workers=1'))
+    result = finish(
+        small_runs.train(
+            damaged, tmp_path / 'runs', '--kimg=0.2', '--strict-data=1', '--verify-data=headers', '--workers=1'
+        )
+    )
     assert result.returncode == 1
     assert result.stderr.startswith('Error: ') and result.stderr.count('\n') == 1
     assert 'img00000007.png cannot be read as an image' in result.stderr and '--skip-bad' in result.stderr
@@ -220,20 +242,22 @@ def test_numbers_that_stay_nan_end_the_run_and_spare_the_last_good_state(data, t
     result = finish(command)
     run_dir = only(tmp_path)
     assert result.returncode == 1
-    last_good, = (path for path in states(run_dir) if path.name.startswith('training-state-000000.168'))
+    (last_good,) = (path for path in states(run_dir) if path.name.startswith('training-state-000000.168'))
     assert last_good == states(run_dir)[0]
     assert 'Warning: no snapshot is written, as the gradients of ' in result.stdout
-    sentence = (r'^Error: The training has diverged: the gradients of [GD](main|both|reg) were not finite \(inf or '
-                r'NaN\) in each of its last \d+ steps\. The last good state is (\S+)\. If the machine is to blame, go '
-                r'on from there \(--resume-run=\S+\); if not, start a new run from a network pickle of this one '
-                r'\(--resume\) with a smaller --glr and --dlr, or a larger --gamma\.$')
+    sentence = (
+        r'^Error: The training has diverged: the gradients of [GD](main|both|reg) were not finite \(inf or '
+        r'NaN\) in each of its last \d+ steps\. The last good state is (\S+)\. If the machine is to blame, go '
+        r'on from there \(--resume-run=\S+\); if not, start a new run from a network pickle of this one '
+        r'\(--resume\) with a smaller --glr and --dlr, or a larger --gamma\.$'
+    )
     match = re.search(sentence, result.stderr, re.MULTILINE)
     assert match and match[2] == str(last_good), result.stderr
     by_tick = rows(run_dir)
     assert by_tick[1]['Loss/nonfinite']['mean'] == 0 and by_tick[1]['Gradients/nonfinite/Dmain']['mean'] == 0
     assert by_tick[3]['Loss/nonfinite']['mean'] == 1 and by_tick[3]['Gradients/nonfinite/Dmain']['mean'] == 1
     assert by_tick[3]['Gradients/nonfinite/Dmain']['num'] == 20
-    assert by_tick[-1]['Progress/augment']['mean'] < 1      # Not NaN.
+    assert by_tick[-1]['Progress/augment']['mean'] < 1  # Not NaN.
 
 
 LITTLE_MEMORY = """
@@ -252,4 +276,5 @@ def test_want_of_memory_names_batches_that_need_less(data, tmp_path):
     assert result.returncode == 1
     assert result.stderr.endswith(
         'Error: The memory of this machine is too small for 256 images at once: add --batch-gpu=128 or 64 or 32 or 16 '
-        'or 8 or 4 (which leaves the batch as it is and takes more time), or use a smaller --cbase or --cmax.\n')
+        'or 8 or 4 (which leaves the batch as it is and takes more time), or use a smaller --cbase or --cmax.\n'
+    )

@@ -54,12 +54,12 @@ def test_saving_goes_on_and_an_interrupt_of_the_terminal_stops_with_everything_s
     with Running(small_runs.train(data, tmp_path, '--kimg=1000', '--workers=1', *FEW_SNAPSHOTS)) as run:
         run.wait_until('tick 1 ')
         run_dir = only(tmp_path)
-        first, = run_dir.glob('training-state-*.pt')
+        (first,) = run_dir.glob('training-state-*.pt')
         run.process.send_signal(signal.SIGUSR1)
         run.wait_until(lambda: len(list(run_dir.glob('training-state-*.pt'))) == 2)
         ticks = run.out.count('tick ')
         run.wait_until(lambda: run.out.count('tick ') > ticks)
-        os.killpg(run.process.pid, signal.SIGINT)       # To the process that reads images as well.
+        os.killpg(run.process.pid, signal.SIGINT)  # To the process that reads images as well.
         status, seconds = run.wait()
     assert status == 75 and seconds < 10
     assert run.err.strip() == 'SIGINT: the run saves and stops after this step; once more to stop at once.'
@@ -69,8 +69,9 @@ def test_saving_goes_on_and_an_interrupt_of_the_terminal_stops_with_everything_s
 
 
 def test_a_second_interrupt_stops_at_once(data, tmp_path):
-    endless_step = ('import time\nimport training.training_loop\n'
-                    'training.training_loop.run_phase = lambda *_: time.sleep(99)')
+    endless_step = (
+        'import time\nimport training.training_loop\ntraining.training_loop.run_phase = lambda *_: time.sleep(99)'
+    )
     with Running(small_runs.train_after(endless_step, data, tmp_path)) as run:
         run.wait_until('Training for ')
         time.sleep(0.5)
@@ -98,7 +99,8 @@ def measure(world, G, run_dir, network_pkl):
 def test_metrics_are_left_at_once_and_computed_when_the_run_goes_on(data, tmp_path):
     (tmp_path / 'slow_metrics.py').write_text(SLOW_METRICS)
     program = (f'import sys\nsys.path.insert(0, {str(tmp_path)!r})\nimport slow_metrics\n' + small_runs.RESUME).replace(
-        'launch(config, ', 'launch(config, slow_metrics.measure, ')
+        'launch(config, ', 'launch(config, slow_metrics.measure, '
+    )
     # As train.py would write them, but for its metrics.
     dry_run = finish(small_runs.train(data, tmp_path / 'runs', '--dry-run', '--gpus=2', '--kimg=0.016'))
     run_dir = tmp_path / 'run'
@@ -141,9 +143,13 @@ def test_a_run_under_timeout_in_a_loop_finishes(data, tmp_path):
         run.wait()
     run_dir = only(tmp_path)
     for _rounds in range(30):
-        status = subprocess.run(['timeout', f'{seconds:.1f}', *resume(run_dir)], cwd=small_runs.ROOT,
-                                env=small_runs.environment(), stdout=subprocess.DEVNULL).returncode
-        if status != 124:       # What `timeout` says of a command that it has stopped.
+        status = subprocess.run(
+            ['timeout', f'{seconds:.1f}', *resume(run_dir)],
+            cwd=small_runs.ROOT,
+            env=small_runs.environment(),
+            stdout=subprocess.DEVNULL,
+        ).returncode
+        if status != 124:  # What `timeout` says of a command that it has stopped.
             break
     assert status == 0 and _rounds > 0
     assert (run_dir / 'log.txt').read_text().endswith('Training is complete.\n')

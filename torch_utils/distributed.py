@@ -23,7 +23,7 @@ from dnnlib.cli import error_sentence
 from dnnlib.memory import keep_freed_memory
 from torch_utils import signals
 
-GRACE_SEC = 10      # For the other processes to end by themselves after an interrupt, or after one of them has failed.
+GRACE_SEC = 10  # For the other processes to end by themselves after an interrupt, or after one of them has failed.
 SETTLING_SEC = 0.2  # For threads of a process that is about to end.
 PASS_ON_SEC = 0.25  # Between two looks of the starting process at the signals that it got.
 
@@ -88,17 +88,23 @@ def _check_environment():
     for name in ('WORLD_SIZE', 'RANK', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE'):
         text = os.environ.get(name, '0' if name == 'LOCAL_RANK' else os.environ['WORLD_SIZE'])
         if not text.isdecimal():
-            raise click.UsageError(f'The environment has {name}={text!r}, which is no number: start with torchrun, '
-                                   'or unset WORLD_SIZE and RANK.')
+            raise click.UsageError(
+                f'The environment has {name}={text!r}, which is no number: start with torchrun, '
+                'or unset WORLD_SIZE and RANK.'
+            )
         values[name] = int(text)
     for rank, size in (('RANK', 'WORLD_SIZE'), ('LOCAL_RANK', 'LOCAL_WORLD_SIZE')):
         if values[rank] >= values[size]:
-            raise click.UsageError(f'The environment has {rank}={values[rank]}, which must be below '
-                                   f'{size}={values[size]}: start with torchrun, or unset WORLD_SIZE and RANK.')
+            raise click.UsageError(
+                f'The environment has {rank}={values[rank]}, which must be below '
+                f'{size}={values[size]}: start with torchrun, or unset WORLD_SIZE and RANK.'
+            )
     missing = [name for name in ('MASTER_ADDR', 'MASTER_PORT') if name not in os.environ]
     if missing and values['WORLD_SIZE'] > 1:
-        raise click.UsageError(f'The environment has WORLD_SIZE={values["WORLD_SIZE"]}, but no {missing[0]}: start '
-                               'with torchrun, or unset WORLD_SIZE and RANK.')
+        raise click.UsageError(
+            f'The environment has WORLD_SIZE={values["WORLD_SIZE"]}, but no {missing[0]}: start '
+            'with torchrun, or unset WORLD_SIZE and RANK.'
+        )
 
 
 def number_of_processes(gpus, device):
@@ -113,17 +119,21 @@ def number_of_processes(gpus, device):
     if started is not None and gpus is not None and gpus != started:
         raise click.BadParameter(
             f'{gpus} disagrees with torchrun, which started {started} processes: drop the option.',
-            param_hint="'--gpus'")
+            param_hint="'--gpus'",
+        )
     num_processes = started or gpus or 1
     here = processes_on_this_machine(num_processes)
     if device.type == 'cuda' and here > torch.cuda.device_count():
         raise click.BadParameter(
             f'{here} processes need a CUDA device each, but this machine has {torch.cuda.device_count()}: '
-            'ask for fewer, or add --device=cpu.', param_hint="'--gpus'")
+            'ask for fewer, or add --device=cpu.',
+            param_hint="'--gpus'",
+        )
     if num_processes > 1 and (device.type == 'mps' or device.index is not None):
         raise click.BadParameter(
             f'{device} is one device, which {num_processes} processes cannot share: use --gpus=1, cuda or cpu.',
-            param_hint="'--device'")
+            param_hint="'--device'",
+        )
     return num_processes
 
 
@@ -156,7 +166,8 @@ def launch(function, num_processes, device, *args, heeds_signals=False):
             return _run(function, rank, size, local_rank, local_size, device, 'env://', args)
         except PeerLostError as error:
             raise ValueError(
-                f'Process {rank} of {size} stops, as another one is gone: see what that one says.') from error
+                f'Process {rank} of {size} stops, as another one is gone: see what that one says.'
+            ) from error
     if num_processes == 1:
         return _run(function, 0, 1, None, 1, device, None, args)
     return _spawn(function, num_processes, device, args, heeds_signals)
@@ -170,7 +181,7 @@ def _spawn(function, num_processes, device, args, heeds_signals):
         watch = stack.enter_context(signals.SignalWatch(announce=True)) if heeds_signals else None
         with signals.ignored() if heeds_signals else contextlib.nullcontext():
             context = spawn(_run_spawned, (function, num_processes, device, folder, args), num_processes, join=False)
-        grace_sec = 0 if heeds_signals else GRACE_SEC       # An interrupt that gets through insists.
+        grace_sec = 0 if heeds_signals else GRACE_SEC  # An interrupt that gets through insists.
         try:
             _wait_for(context.processes, watch)
             grace_sec = GRACE_SEC
@@ -186,12 +197,13 @@ def _wait_for(processes, watch):
         if any(process.exitcode for process in processes):
             return
         multiprocessing.connection.wait(
-            [process.sentinel for process in alive], timeout=None if watch is None else PASS_ON_SEC)
+            [process.sentinel for process in alive], timeout=None if watch is None else PASS_ON_SEC
+        )
         request = signals.Request.NONE if watch is None else watch.take()
         if request == signals.Request.SAVE:
             _send(alive[:1], signals.SAVE_SIGNALS)
         elif request == signals.Request.STOP:
-            _send(alive, signals.STOP_SIGNALS[-1:])     # Again and again: one that just starts still ignores it.
+            _send(alive, signals.STOP_SIGNALS[-1:])  # Again and again: one that just starts still ignores it.
 
 
 def _send(processes, numbers):
@@ -234,8 +246,10 @@ def _errors_only(logger_name):
 
 def _sentence_of_killed(index, processes):
     number = -processes[index].exitcode
-    return (f'Process {index} of {len(processes)} was killed by the system (signal {number}), perhaps for want of '
-            'memory: use a smaller --batch-gpu, or fewer --gpus and --workers.')
+    return (
+        f'Process {index} of {len(processes)} was killed by the system (signal {number}), perhaps for want of '
+        'memory: use a smaller --batch-gpu, or fewer --gpus and --workers.'
+    )
 
 
 def _end_processes(processes, grace_sec):
@@ -246,7 +260,7 @@ def _end_processes(processes, grace_sec):
         process.join(max(deadline - time.monotonic(), 0))
         if process.is_alive():
             ended.add(index)
-            process.kill()      # SIGTERM may be a request to the process, which waits for one that is gone.
+            process.kill()  # SIGTERM may be a request to the process, which waits for one that is gone.
             process.join()
     return ended
 
@@ -263,7 +277,7 @@ def _run_spawned(rank, function, size, device, folder, args):
     except PeerLostError:
         (folder / f'peer-lost-{rank}').touch()
         raise
-    except KeyboardInterrupt:       # Left alone it would look like success.
+    except KeyboardInterrupt:  # Left alone it would look like success.
         note.write_text(f'Process {rank} of {size} was interrupted.', encoding='utf-8')
         raise SystemExit(1) from None
     except (ValueError, OSError) as error:
@@ -293,7 +307,7 @@ def _peer_loss_named():
         yield
     except RuntimeError as error:
         if isinstance(error, torch.distributed.DistError) or '/gloo/' in str(error):
-            signals.ignore_sigterm_from_here_on()       # A launcher that sees the other one gone sends SIGTERM.
+            signals.ignore_sigterm_from_here_on()  # A launcher that sees the other one gone sends SIGTERM.
             raise PeerLostError(str(error)) from error
         raise
 
@@ -312,7 +326,8 @@ def _run(function, rank, size, local_rank, local_size, device, rendezvous, args)
         return function(world, *args)
     with _settling(), _peer_loss_named():
         torch.distributed.init_process_group(
-            backend_for(device), init_method=rendezvous, rank=rank, world_size=size, timeout=LONGEST_WAIT)
+            backend_for(device), init_method=rendezvous, rank=rank, world_size=size, timeout=LONGEST_WAIT
+        )
         result = function(world, *args)
         # All leave together, or a process that is gone could disturb those that still write their last files. Not after
         # an error: leaving the group makes the others fail too, perhaps before this error is known.
@@ -323,6 +338,7 @@ def _run(function, rank, size, local_rank, local_size, device, rendezvous, args)
 
 # ------------------------------------------------------------------------------------------------
 # Collectives; each does nothing in a single process
+
 
 def broadcast_object(world, value):
     """The picklable `value` of rank 0, on every rank."""
@@ -434,7 +450,8 @@ def failing_together(world):
     sentence = error_sentence(error) if isinstance(error, (ValueError, OSError)) else None
     of_ranks = [None] * world.size
     torch.distributed.all_gather_object(
-        of_ranks, None if error is None else (sentence, f'{type(error).__name__}: {error}'))
+        of_ranks, None if error is None else (sentence, f'{type(error).__name__}: {error}')
+    )
     if error is not None:
         raise error
     rank, (sentence, description) = next((rank, failure) for rank, failure in enumerate(of_ranks) if failure)

@@ -12,7 +12,7 @@ from dnnlib.util import os_errors_named
 
 try:
     import fcntl
-except ImportError:     # Windows
+except ImportError:  # Windows
     fcntl = None
 
 
@@ -72,9 +72,10 @@ def locked_folder(path: str | os.PathLike, wait_sec: float = 20) -> Iterator[Non
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
                     raise ValueError(
-                        f'{path} is in use by another process: wait until that has ended, or stop it.') from error
+                        f'{path} is in use by another process: wait until that has ended, or stop it.'
+                    ) from error
                 time.sleep(0.2)
-            except OSError:     # some network file systems
+            except OSError:  # some network file systems
                 break
         yield
     finally:

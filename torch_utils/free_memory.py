@@ -18,7 +18,7 @@ def free_ram_bytes() -> int | None:
 def _free_of_linux() -> int | None:
     try:
         lines = Path('/proc/meminfo').read_text(encoding='ascii').splitlines()
-    except OSError:     # Another system.
+    except OSError:  # Another system.
         return None
     kib = [int(line.split()[1]) for line in lines if line.startswith('MemAvailable:')]
     return kib[0] * 1024 if kib else None
@@ -69,7 +69,7 @@ def free_cuda_bytes(indices: list[int]) -> int | None:
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
             return min(pool.submit(_free_of_devices, indices).result())
-        except RuntimeError:    # A device without room to ask, or with a driver that fails: training will say which.
+        except RuntimeError:  # A device without room to ask, or with a driver that fails: training will say which.
             return None
 
 

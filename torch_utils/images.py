@@ -56,7 +56,7 @@ def to_pil(image: np.ndarray | torch.Tensor) -> PIL.Image.Image:
     if array.dtype != np.uint8:
         raise ValueError(f'an image of type {array.dtype} cannot be saved: convert it with to_uint8 first')
     if array.ndim == 3 and array.shape[0] in _CHANNELS:
-        array = array.transpose(1, 2, 0)                        # HWC
+        array = array.transpose(1, 2, 0)  # HWC
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in _CHANNELS):
         raise ValueError(f'an image of shape {list(array.shape)} cannot be saved: it needs 1 to 4 channels')
     return _picture_of(array)
@@ -65,7 +65,7 @@ def to_pil(image: np.ndarray | torch.Tensor) -> PIL.Image.Image:
 def _picture_of(array: np.ndarray) -> PIL.Image.Image:
     """Picture of mode L, LA, RGB or RGBA from uint8 HW or HWC."""
     if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]                                  # HW
+        array = array[:, :, 0]  # HW
     return PIL.Image.fromarray(np.ascontiguousarray(array))
 
 
@@ -102,14 +102,14 @@ def image_grid(images: np.ndarray | torch.Tensor, grid_size: tuple[int, int]) ->
     cells = np.zeros([rows * columns, num_channels, height, width], dtype=np.uint8)
     cells[:num_images] = images
     canvas = cells.reshape(rows, columns, num_channels, height, width)
-    canvas = canvas.transpose(0, 3, 1, 4, 2)                    # rows H columns W C
+    canvas = canvas.transpose(0, 3, 1, 4, 2)  # rows H columns W C
     canvas = canvas.reshape(rows * height, columns * width, num_channels)
     return canvas[:, :, 0] if num_channels == 1 else canvas
 
 
 def spaced_for_people(images: np.ndarray, smallest: int = 64, margin: int = 2) -> np.ndarray:
     """uint8 [N, C, H, W] with each pixel repeated until sides have `smallest` pixels, in a margin of white."""
-    factor = max(-(-smallest // min(images.shape[2:])), 1)      # rounded up
+    factor = max(-(-smallest // min(images.shape[2:])), 1)  # rounded up
     images = images.repeat(factor, axis=2).repeat(factor, axis=3)
     return np.pad(images, [(0, 0), (0, 0), (margin, margin), (margin, margin)], constant_values=_PAPER)
 

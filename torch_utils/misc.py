@@ -40,7 +40,9 @@ def constant(value, shape=None, dtype=None, device=None, memory_format=None):
     """
     array = np.ascontiguousarray(value)
     return _constant_from_bytes(
-        array.tobytes(), np.shape(value), array.dtype.str,
+        array.tobytes(),
+        np.shape(value),
+        array.dtype.str,
         None if shape is None else tuple(shape),
         dtype or torch.get_default_dtype(),
         torch.device('cpu' if device is None else device),
@@ -61,7 +63,8 @@ def assert_shape(tensor, ref_shape):
     shape = tuple(tensor.shape)
     expected = tuple(ref_shape)
     fits = len(shape) == len(expected) and all(
-        want is None or int(size) == int(want) for size, want in zip(shape, expected))
+        want is None or int(size) == int(want) for size, want in zip(shape, expected)
+    )
     if not fits:
         words = ', '.join('any' if want is None else str(int(want)) for want in expected)
         raise AssertionError(f'tensor of shape {list(shape)} where [{words}] is expected')
@@ -69,10 +72,12 @@ def assert_shape(tensor, ref_shape):
 
 def profiled_function(fn):
     """Decorate `fn` so that the PyTorch profiler shows its calls under its name."""
+
     @functools.wraps(fn)
     def wrapper(*args, **kwargs):
         with torch.autograd.profiler.record_function(fn.__name__):
             return fn(*args, **kwargs)
+
     return wrapper
 
 
@@ -105,6 +110,7 @@ def copy_params_and_buffers(src_module, dst_module, require_all=False):
 
 # ------------------------------------------------------------------------------------------------
 # Module summary
+
 
 def _tensors_in(value):
     if isinstance(value, torch.Tensor):
@@ -171,10 +177,15 @@ def print_module_summary(module, inputs, max_nesting=3, skip_redundant=True):
         total_params += num_params
         total_buffers += num_buffers
         shown = fresh_outputs or outputs
-        rows.append((
-            names.get(submodule) or '<top-level>', str(num_params or '-'), str(num_buffers or '-'),
-            '; '.join(str(list(t.shape)) for t in shown) or '-',
-            '; '.join(str(t.dtype).removeprefix('torch.') for t in shown) or '-'))
+        rows.append(
+            (
+                names.get(submodule) or '<top-level>',
+                str(num_params or '-'),
+                str(num_buffers or '-'),
+                '; '.join(str(list(t.shape)) for t in shown) or '-',
+                '; '.join(str(t.dtype).removeprefix('torch.') for t in shown) or '-',
+            )
+        )
     rows.append(('Total', str(total_params), str(total_buffers), '-', '-'))
 
     widths = [max(len(row[column]) for row in rows) for column in range(5)]

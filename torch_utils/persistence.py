@@ -35,9 +35,9 @@ import dnnlib
 
 FORMAT_VERSION = 6
 
-_source_by_class: dict[type, str | None] = {}               # every decorated class; None: its source cannot be read
-_source_by_module_name: dict[str, str] = {}                 # modules that were made from a pickled source
-_module_by_source: dict[str, types.ModuleType] = {}         # one module per distinct text, imported or embedded
+_source_by_class: dict[type, str | None] = {}  # every decorated class; None: its source cannot be read
+_source_by_module_name: dict[str, str] = {}  # modules that were made from a pickled source
+_module_by_source: dict[str, types.ModuleType] = {}  # one module per distinct text, imported or embedded
 _import_hooks: list[Callable[[dnnlib.EasyDict], dnnlib.EasyDict]] = []
 
 
@@ -114,7 +114,7 @@ def _read_source(module_name: str) -> str | None:
         source = inspect.getsource(module)
     except (OSError, TypeError):  # an interactive session, or a module without a file
         return None
-    source = sys.intern(source)     # so that pickle writes the text once for all classes of a module
+    source = sys.intern(source)  # so that pickle writes the text once for all classes of a module
     _module_by_source.setdefault(source, module)
     return source
 

@@ -33,11 +33,11 @@ from dnnlib.util import excerpt
 MAX_INSTRUCTIONS = 1_000_000
 """A pickle of StyleGAN2 at 1024² (G, D, G_ema) has 66,000; each can cost a few hundred bytes of memory."""
 
-_COPIED_BYTES_PER_BYTE = 4          # what readers may handle in all, for each byte of the file
+_COPIED_BYTES_PER_BYTE = 4  # what readers may handle in all, for each byte of the file
 _COPIED_BYTES_AT_LEAST = 1 << 20
-_BYTES_PER_ITEM = 256               # of a container that is copied
+_BYTES_PER_ITEM = 256  # of a container that is copied
 _LARGEST_MEMO_INDEX = 2**32 - 1
-_MOST_EMPTY_ROWS = 1 << 16          # of an array that holds nothing
+_MOST_EMPTY_ROWS = 1 << 16  # of an array that holds nothing
 
 
 class RefusedGlobal(pickle.UnpicklingError):
@@ -98,7 +98,7 @@ def loads(data: bytes, readers: dict[str, Callable] | None = None) -> Any:
     """
     machine = _Machine(io.BytesIO(data), READERS | (readers or {}), _Budget(len(data)))
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', DeprecationWarning)     # of odd backslashes in the texts of old protocols
+        warnings.simplefilter('ignore', DeprecationWarning)  # of odd backslashes in the texts of old protocols
         return machine.run()
 
 

@@ -33,7 +33,7 @@ class Request(enum.IntEnum):
 
 
 def _those_of_this_system(*names):
-    return [getattr(signal, name) for name in names if hasattr(signal, name)]      # Windows has SIGINT and SIGTERM.
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has SIGINT and SIGTERM.
 
 
 SAVE_SIGNALS = _those_of_this_system('SIGUSR1')
@@ -72,7 +72,7 @@ class SignalWatch:
         self._handlers.__exit__(*exception)
 
     def _note(self, number, _frame):
-        if os.getpid() != self._pid:        # A process forked from this one, before it has its own way with signals.
+        if os.getpid() != self._pid:  # A process forked from this one, before it has its own way with signals.
             return
         if number in SAVE_SIGNALS:
             self._request = max(self._request, Request.SAVE)

@@ -12,8 +12,8 @@ import torch
 
 import dnnlib
 
-_pending = {}       # name → {device: [count, sum, sum of squares] since the last reduction, this rank's}
-_totals = {}        # name → the same three over everything reduced so far, all ranks', float64 on the CPU
+_pending = {}  # name → {device: [count, sum, sum of squares] since the last reduction, this rank's}
+_totals = {}  # name → the same three over everything reduced so far, all ranks', float64 on the CPU
 _reduction = dict(rank=0, device=None)
 
 
@@ -36,8 +36,10 @@ def totals():
 
 def pending():
     """Name → {device's name: the same three of what this rank has not reduced yet}, for `set_state`."""
-    return {name: {str(device): moments.cpu() for device, moments in by_device.items()}
-            for name, by_device in _pending.items()}
+    return {
+        name: {str(device): moments.cpu() for device, moments in by_device.items()}
+        for name, by_device in _pending.items()
+    }
 
 
 def set_state(totals_before, pending_before, device):
@@ -102,7 +104,7 @@ def _reduce(names):
         parts = [moments.to(device=device, dtype=dtype) for moments in _pending.get(name, {}).values()]
         rows.append(torch.stack(parts).sum(dim=0) if parts else torch.zeros(3, device=device, dtype=dtype))
         _pending[name] = {}
-    table = torch.stack(rows)                                                   # [names, 3]
+    table = torch.stack(rows)  # [names, 3]
     if _reduction['device'] is not None:
         torch.distributed.all_reduce(table)
     for name, moments in zip(names, table.to(device='cpu', dtype=torch.float64)):
@@ -120,8 +122,8 @@ class Collector:
     def __init__(self, regex='.*', keep_previous=True):
         self._regex = re.compile(regex)
         self._keep_previous = keep_previous
-        self._seen = {}         # name → totals at the last update
-        self._moments = {}      # name → what came between the last two updates
+        self._seen = {}  # name → totals at the last update
+        self._moments = {}  # name → what came between the last two updates
         self.update()
         self._moments.clear()
 
@@ -170,8 +172,10 @@ class Collector:
 
     def as_dict(self):
         """{name: EasyDict(num, mean, std)} of all matching statistics."""
+
         def row(name):
             return dnnlib.EasyDict(num=self.num(name), mean=self.mean(name), std=self.std(name))
+
         return dnnlib.EasyDict({name: row(name) for name in self.names()})
 
     def __getitem__(self, name):

@@ -29,9 +29,20 @@ from torch_utils.ops import grid_sample_gradfix, upfirdn2d
 
 # Low-pass decomposition filters of two of Daubechies' symlets.
 SYM2 = [-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291314469025]
-SYM6 = [0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633,
-        0.4910559419267466, 0.787641141030194, 0.3379294217276218, -0.07263752278646252,
-        -0.021060292512300564, 0.04472490177066578, 0.0017677118642428036, -0.007800708325034148]
+SYM6 = [
+    0.015404109327027373,
+    0.0034907120842174702,
+    -0.11799011114819057,
+    -0.048311742585633,
+    0.4910559419267466,
+    0.787641141030194,
+    0.3379294217276218,
+    -0.07263752278646252,
+    -0.021060292512300564,
+    0.04472490177066578,
+    0.0017677118642428036,
+    -0.007800708325034148,
+]
 
 # Average power of natural images in the four bands of the filter bank, lowest first (appendix B.3).
 BAND_POWER = np.array([10, 1, 1, 1]) / 13
@@ -56,7 +67,7 @@ def wavelet_filter_bank():
     lows = [np.ones(1)]
     for step in (1, 2, 4):
         lows.append(np.convolve(lows[-1], spread(low, step)))
-    bands = [lows[3]] + [np.convolve(lows[level], spread(high, 2 ** level)) for level in (2, 1, 0)]
+    bands = [lows[3]] + [np.convolve(lows[level], spread(high, 2**level)) for level in (2, 1, 0)]
     return np.stack([np.pad(band, (lows[3].size - band.size) // 2) for band in bands])
 
 
@@ -150,17 +161,41 @@ class AugmentPipe(torch.nn.Module):
 
     def __init__(
         self,
-        xflip: float = 0, rotate90: float = 0, xint: float = 0, xint_max: float = 0.125,
-        scale: float = 0, rotate: float = 0, aniso: float = 0, xfrac: float = 0,
-        scale_std: float = 0.2, rotate_max: float = 1, aniso_std: float = 0.2, xfrac_std: float = 0.125,
-        brightness: float = 0, contrast: float = 0, lumaflip: float = 0, hue: float = 0, saturation: float = 0,
-        brightness_std: float = 0.2, contrast_std: float = 0.5, hue_max: float = 1, saturation_std: float = 1,
-        imgfilter: float = 0, imgfilter_bands: Sequence[float] = (1, 1, 1, 1), imgfilter_std: float = 1,
-        noise: float = 0, cutout: float = 0, noise_std: float = 0.1, cutout_size: float = 0.5,
+        xflip: float = 0,
+        rotate90: float = 0,
+        xint: float = 0,
+        xint_max: float = 0.125,
+        scale: float = 0,
+        rotate: float = 0,
+        aniso: float = 0,
+        xfrac: float = 0,
+        scale_std: float = 0.2,
+        rotate_max: float = 1,
+        aniso_std: float = 0.2,
+        xfrac_std: float = 0.125,
+        brightness: float = 0,
+        contrast: float = 0,
+        lumaflip: float = 0,
+        hue: float = 0,
+        saturation: float = 0,
+        brightness_std: float = 0.2,
+        contrast_std: float = 0.5,
+        hue_max: float = 1,
+        saturation_std: float = 1,
+        imgfilter: float = 0,
+        imgfilter_bands: Sequence[float] = (1, 1, 1, 1),
+        imgfilter_std: float = 1,
+        noise: float = 0,
+        cutout: float = 0,
+        noise_std: float = 0.1,
+        cutout_size: float = 0.5,
     ):
         super().__init__()
-        numbers = {name: float(value) for name, value in locals().items()
-                   if name not in ('self', '__class__', 'imgfilter_bands')}
+        numbers = {
+            name: float(value)
+            for name, value in locals().items()
+            if name not in ('self', '__class__', 'imgfilter_bands')
+        }
         self.__dict__.update(numbers)
         self.imgfilter_bands = list(imgfilter_bands)
         if len(self.imgfilter_bands) != len(BAND_POWER):
@@ -173,8 +208,10 @@ class AugmentPipe(torch.nn.Module):
     def forward(self, images, debug_percentile=None):
         """Return the images augmented; with `debug_percentile` in (0, 1) every draw takes that quantile."""
         if images.ndim != 4 or images.shape[1] not in (1, 2, 3, 4):
-            raise ValueError(f'AugmentPipe: images must be [N, C, H, W] with 1 channel (gray) or 3 (RGB), or one more '
-                             f'(alpha), but have the shape {list(images.shape)}')
+            raise ValueError(
+                f'AugmentPipe: images must be [N, C, H, W] with 1 channel (gray) or 3 (RGB), or one more '
+                f'(alpha), but have the shape {list(images.shape)}'
+            )
         if images.shape[0] == 0:
             return images
         draws = Draws(images.shape[0], images.device, debug_percentile)
@@ -329,8 +366,9 @@ def warp_affine(images, inverse, lowpass):
     half_w, half_h = width / 2 + spare, height / 2 + spare
     to_pixels = plane_map(half_w, half_h, 0.25, 0.25)
     padded_w, padded_h = (left + width + right) / 2, (top + height + bottom) / 2
-    from_pixels = plane_map(1 / padded_w, 1 / padded_h,
-                            ((left - right) / 2 - 0.25) / padded_w, ((top - bottom) / 2 - 0.25) / padded_h)
+    from_pixels = plane_map(
+        1 / padded_w, 1 / padded_h, ((left - right) / 2 - 0.25) / padded_w, ((top - bottom) / 2 - 0.25) / padded_h
+    )
     to_pixels = misc.constant(to_pixels, dtype=inverse.dtype, device=inverse.device)
     from_pixels = misc.constant(from_pixels, dtype=inverse.dtype, device=inverse.device)
     theta = (from_pixels @ inverse @ to_pixels)[:, :2].to(images.dtype)  # N 2 3
@@ -377,13 +415,14 @@ def _sampling_grid(theta, height, width):
 def _reflection_margins(inverse, height, width, spare):
     """How far the batch reaches beyond the images: (left, right, top, bottom) in pixels, less than the longer side."""
     cx, cy = (width - 1) / 2, (height - 1) / 2
-    corners = misc.constant([[-cx, cx, cx, -cx], [-cy, -cy, cy, cy], [1, 1, 1, 1]],
-                            dtype=inverse.dtype, device=inverse.device)  # (x, y, 1) of 4 corners
+    corners = misc.constant(
+        [[-cx, cx, cx, -cx], [-cy, -cy, cy, cy], [1, 1, 1, 1]], dtype=inverse.dtype, device=inverse.device
+    )  # (x, y, 1) of 4 corners
     sources = (inverse @ corners)[:, :2]  # N (x, y) 4
     reach = torch.stack([-sources.amin(dim=(0, 2)), sources.amax(dim=(0, 2))], dim=1).tolist()  # (x, y) (front, back)
     margins = []
     for both, centre, size in zip(reach, (cx, cy), (width, height)):
-        farthest = max(height, width) - 1 if size > 1 else 0    # One pixel has no mirror image.
+        farthest = max(height, width) - 1 if size > 1 else 0  # One pixel has no mirror image.
         margins += [math.ceil(min(max(side + 2 * spare - centre, 0), farthest)) for side in both]
     return margins
 

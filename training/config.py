@@ -245,7 +245,6 @@ class Options:
     allow_tf32: bool = False
     deterministic: bool = False
 
-
     def to_keep(self) -> dict[str, Any]:
         """What a run keeps of them, by which it is recognised when it goes on: all but where and how it was called.
 

@@ -57,8 +57,16 @@ class Dataset(torch.utils.data.Dataset):
         cache_mib:    keep decoded images where all shown ones fit into this much memory (MiB). 0 = never.
     """
 
-    def __init__(self, name: str, raw_shape: list[int], max_size: int | None = None, use_labels: bool = False,
-                 xflip: bool = False, random_seed: int = 0, cache_mib: float = DEFAULT_CACHE_MIB):
+    def __init__(
+        self,
+        name: str,
+        raw_shape: list[int],
+        max_size: int | None = None,
+        use_labels: bool = False,
+        xflip: bool = False,
+        random_seed: int = 0,
+        cache_mib: float = DEFAULT_CACHE_MIB,
+    ):
         if max_size is not None and max_size < 1:
             raise ValueError(f'max_size is {max_size}; a subset has at least 1 image.')
         self.name = name
@@ -76,7 +84,7 @@ class Dataset(torch.utils.data.Dataset):
         self._flipped = np.arange(self._raw_idx.size) >= shown.size
 
         image_bytes = int(np.prod(self._raw_shape[1:]))
-        fits = image_bytes * shown.size <= cache_mib * 2 ** 20
+        fits = image_bytes * shown.size <= cache_mib * 2**20
         self._cache = SharedImageCache(shown.size, self._raw_shape[1:]) if fits and cache_mib > 0 else None
 
     def _read_image(self, raw_idx: int) -> np.ndarray:
@@ -186,9 +194,16 @@ class ImageFolderDataset(Dataset):
         max_size, xflip, random_seed, cache_mib: see `Dataset`.
     """
 
-    def __init__(self, path: str | os.PathLike, resolution: Resolution | None = None, use_labels: bool = False,
-                 max_size: int | None = None, xflip: bool = False, random_seed: int = 0,
-                 cache_mib: float = DEFAULT_CACHE_MIB):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        resolution: Resolution | None = None,
+        use_labels: bool = False,
+        max_size: int | None = None,
+        xflip: bool = False,
+        random_seed: int = 0,
+        cache_mib: float = DEFAULT_CACHE_MIB,
+    ):
         self._path = str(path)
         self._files = _open_container(Path(path).expanduser())
         self._image_names = sorted(name for name in self._files.names if is_image_name(name))
@@ -198,15 +213,24 @@ class ImageFolderDataset(Dataset):
 
         shape = list(self._decode(self._image_names[0]).shape)
         self._check_resolution(shape, resolution)
-        super().__init__(name=Path(path).stem, raw_shape=[len(self._image_names), *shape], max_size=max_size,
-                         use_labels=use_labels, xflip=xflip, random_seed=random_seed, cache_mib=cache_mib)
+        super().__init__(
+            name=Path(path).stem,
+            raw_shape=[len(self._image_names), *shape],
+            max_size=max_size,
+            use_labels=use_labels,
+            xflip=xflip,
+            random_seed=random_seed,
+            cache_mib=cache_mib,
+        )
         _ = self._labels  # mistakes in labels show now, not after the networks are built
 
     def _check_resolution(self, shape: list[int], resolution: Resolution | None) -> None:
         if resolution is not None and sides(resolution) != tuple(shape[1:]):
             wanted = describe_size(resolution)
-            raise ValueError(f'{self._path}: {self._image_names[0]} is {describe_size(shape[1:])}, but resolution '
-                             f'{wanted} is asked for; convert with dataset_tool.py --resolution={wanted}.')
+            raise ValueError(
+                f'{self._path}: {self._image_names[0]} is {describe_size(shape[1:])}, but resolution '
+                f'{wanted} is asked for; convert with dataset_tool.py --resolution={wanted}.'
+            )
 
     def close(self) -> None:
         self._files.close()
@@ -226,9 +250,11 @@ class ImageFolderDataset(Dataset):
             if progress is not None:
                 progress(done, len(raw_indices))
         if wrong:
-            raise ValueError(f'{self._path}: {len(wrong)} of {len(raw_indices)} images are not '
-                             f'{_describe_shape(self.image_shape)} like the first: {name_some(wrong)}; '
-                             f'{CONVERT_HINT}.')
+            raise ValueError(
+                f'{self._path}: {len(wrong)} of {len(raw_indices)} images are not '
+                f'{_describe_shape(self.image_shape)} like the first: {name_some(wrong)}; '
+                f'{CONVERT_HINT}.'
+            )
 
     def get_details(self, idx: int) -> EasyDict:
         details = super().get_details(idx)
@@ -237,7 +263,7 @@ class ImageFolderDataset(Dataset):
 
     @property
     def class_names(self) -> list[str] | None:
-        return self._class_names[:self.label_dim] if self._class_names else None
+        return self._class_names[: self.label_dim] if self._class_names else None
 
     def content_sha256(self, progress: Callable[[int, int], None] | None = None) -> str:
         """Digest of all images and labels, as they are stored, in whatever file or folder that is.
@@ -274,8 +300,10 @@ class ImageFolderDataset(Dataset):
         name = self._image_names[raw_idx]
         image = self._decode(name)
         if list(image.shape) != self.image_shape:
-            raise ImageError(f'{self._path}: {name} is {_describe_shape(list(image.shape))}, the first image is '
-                             f'{_describe_shape(self.image_shape)}; all must be alike: {CONVERT_HINT}.')
+            raise ImageError(
+                f'{self._path}: {name} is {_describe_shape(list(image.shape))}, the first image is '
+                f'{_describe_shape(self.image_shape)}; all must be alike: {CONVERT_HINT}.'
+            )
         return image
 
     def _decode(self, name: str) -> np.ndarray:
@@ -285,8 +313,10 @@ class ImageFolderDataset(Dataset):
         except UnsupportedImage as error:
             raise ImageError(f'{self._path}: {name} is {error}; {CONVERT_HINT}.') from error
         except Exception as error:  # decoders raise anything at damaged data
-            raise ImageError(f'{self._path}: {name} cannot be read as an image ({error}); replace or remove it, '
-                             'or convert with dataset_tool.py --skip-bad.') from error
+            raise ImageError(
+                f'{self._path}: {name} cannot be read as an image ({error}); replace or remove it, '
+                'or convert with dataset_tool.py --skip-bad.'
+            ) from error
 
     def _header_shape(self, name: str) -> list[int]:
         header = self._files.read(name, limit=PNG_HEADER_BYTES)
@@ -361,8 +391,9 @@ def _describe_shape(shape: list[int]) -> str:
     return f'{describe_size(shape[1:])} {CHANNEL_KINDS[shape[0]]}'
 
 
-#----------------------------------------------------------------------------
+# ----------------------------------------------------------------------------
 # Zip archives and folders, alike to the reader.
+
 
 def _open_container(path: Path) -> '_FolderFiles | _ZipFiles':
     if path.is_dir():
@@ -377,8 +408,11 @@ def _open_container(path: Path) -> '_FolderFiles | _ZipFiles':
 class _FolderFiles:
     def __init__(self, path: Path):
         self._path = path
-        self.names = {(Path(root) / name).relative_to(path).as_posix()
-                      for root, _folders, names in os.walk(path, followlinks=True) for name in names}
+        self.names = {
+            (Path(root) / name).relative_to(path).as_posix()
+            for root, _folders, names in os.walk(path, followlinks=True)
+            for name in names
+        }
 
     def read(self, name: str, limit: int = -1) -> bytes:
         try:
@@ -417,8 +451,10 @@ class _ZipFiles:
             try:
                 self._zip, self._zip_pid = zipfile.ZipFile(self._path), os.getpid()
             except zipfile.BadZipFile as error:
-                raise ImageError(f'{self._path} is not a complete zip archive ({error}); make it again with '
-                                 'dataset_tool.py, or copy it again.') from error
+                raise ImageError(
+                    f'{self._path} is not a complete zip archive ({error}); make it again with '
+                    'dataset_tool.py, or copy it again.'
+                ) from error
             except OSError as error:
                 raise ImageError(f'{self._path} cannot be opened: {error.strerror}.') from error
         return self._zip
@@ -428,8 +464,9 @@ class _ZipFiles:
             with self._handle().open(name) as file:
                 return file.read(limit)
         except Exception as error:  # zipfile raises many kinds at damaged archives (BadZipFile, zlib.error, EOFError)
-            raise ImageError(f'{self._path} is damaged at {name} ({error}); make it again with dataset_tool.py, '
-                             'or copy it again.') from error
+            raise ImageError(
+                f'{self._path} is damaged at {name} ({error}); make it again with dataset_tool.py, or copy it again.'
+            ) from error
 
     def fingerprint(self) -> tuple[str, float]:
         """Of the file that is open, which may be another than the one that is at its path now; with its checksums."""
@@ -448,8 +485,9 @@ class _ZipFiles:
         return {**self.__dict__, '_zip': None, '_zip_pid': None}
 
 
-#----------------------------------------------------------------------------
+# ----------------------------------------------------------------------------
 # Decoded images, kept.
+
 
 class SharedImageCache:
     """Room for decoded images that all processes of a data loader fill and read together.
@@ -504,8 +542,9 @@ class SharedImageCache:
             os.close(fd)
 
 
-#----------------------------------------------------------------------------
+# ----------------------------------------------------------------------------
 # The order in which training sees the images.
+
 
 class InfiniteSampler(torch.utils.data.Sampler):
     """Indices into a dataset, without end, a disjoint share of them for each of several processes.
@@ -526,8 +565,16 @@ class InfiniteSampler(torch.utils.data.Sampler):
 
     DRAWS_PER_BLOCK = 4096
 
-    def __init__(self, dataset: torch.utils.data.Dataset, rank: int = 0, num_replicas: int = 1, shuffle: bool = True,
-                 seed: int = 0, window_size: float = 0.5, start: int = 0):
+    def __init__(
+        self,
+        dataset: torch.utils.data.Dataset,
+        rank: int = 0,
+        num_replicas: int = 1,
+        shuffle: bool = True,
+        seed: int = 0,
+        window_size: float = 0.5,
+        start: int = 0,
+    ):
         if len(dataset) == 0:
             raise ValueError('The dataset has no images.')
         if not 0 <= rank < num_replicas:

@@ -9,8 +9,8 @@ import torch
 
 from torch_utils import distributed, misc
 
-MAX_STEPS_SAVED = 10    # Steps of one phase in a row with non-finite gradients, up to which a snapshot is written.
-MAX_STEPS = 100         # Up to which the run goes on.
+MAX_STEPS_SAVED = 10  # Steps of one phase in a row with non-finite gradients, up to which a snapshot is written.
+MAX_STEPS = 100  # Up to which the run goes on.
 
 
 def doubt(phases):
@@ -35,13 +35,16 @@ def verdict(world, phases, parts, thorough):
         return doubt(phases)
     if not thorough:
         return None
-    of_ranks = distributed.gather_objects_to_main(world, _not_finite_in(parts))     # Running means are each rank's own.
+    of_ranks = distributed.gather_objects_to_main(world, _not_finite_in(parts))  # Running means are each rank's own.
     return distributed.broadcast_object(world, next((found for found in of_ranks if found), None))
 
 
 def _not_finite_in(parts):
-    tensors = {f'{name}.{key}': tensor for name, module in parts.networks.items()
-               for key, tensor in misc.named_params_and_buffers(module)}
+    tensors = {
+        f'{name}.{key}': tensor
+        for name, module in parts.networks.items()
+        for key, tensor in misc.named_params_and_buffers(module)
+    }
     for name, tensor in [*tensors.items(), *parts.loss.state_dict().items()]:
         if not bool(torch.isfinite(tensor).all()):
             return f'{name} is not finite (inf or NaN)'

@@ -15,7 +15,7 @@ PHASES = ('Gmain', 'Greg', 'Gboth', 'Dmain', 'Dreg', 'Dboth')
 
 def r1_penalty(logits, images):
     """Squared gradient norm of the logits at real images, [N]; differentiable (arXiv 1801.04406, eq. 9)."""
-    gradient, = torch.autograd.grad(outputs=logits.sum(), inputs=images, create_graph=True)
+    (gradient,) = torch.autograd.grad(outputs=logits.sum(), inputs=images, create_graph=True)
     return gradient.square().sum(dim=[1, 2, 3])
 
 
@@ -23,8 +23,8 @@ def path_lengths(images, ws):
     """Norm of Jᵀy for a random image y, [N]; differentiable (arXiv 1912.04958, section 3.2)."""
     height, width = images.shape[2:]
     noise = torch.randn_like(images) / np.sqrt(height * width)
-    gradient, = torch.autograd.grad(outputs=(images * noise).sum(), inputs=ws, create_graph=True)
-    return gradient.square().sum(dim=2).mean(dim=1).sqrt()                      # [N, L, w_dim] → [N]
+    (gradient,) = torch.autograd.grad(outputs=(images * noise).sum(), inputs=ws, create_graph=True)
+    return gradient.square().sum(dim=2).mean(dim=1).sqrt()  # [N, L, w_dim] → [N]
 
 
 class StyleGAN2Loss:
@@ -42,8 +42,16 @@ class StyleGAN2Loss:
     """
 
     def __init__(
-        self, device, G, D, augment_pipe=None, style_mixing_prob=0.9, r1_gamma=10,
-        pl_weight=2, pl_batch_shrink=2, pl_decay=0.01,
+        self,
+        device,
+        G,
+        D,
+        augment_pipe=None,
+        style_mixing_prob=0.9,
+        r1_gamma=10,
+        pl_weight=2,
+        pl_batch_shrink=2,
+        pl_decay=0.01,
     ):
         self.G = G
         self.D = D
@@ -155,10 +163,10 @@ class StyleGAN2Loss:
         training_stats.report('Loss/signs/real', logits.sign())
         loss = torch.zeros_like(logits)
         if adversarial:
-            loss = softplus(-logits)                                            # [N, 1]
+            loss = softplus(-logits)  # [N, 1]
             training_stats.report('Loss/D/loss', self._fake_loss + loss)
         if regularise:
-            penalty = r1_penalty(logits, images)                                # [N]
+            penalty = r1_penalty(logits, images)  # [N]
             training_stats.report('Loss/r1_penalty', penalty)
             weighted = penalty * (self.r1_gamma / 2)
             training_stats.report('Loss/D/reg', weighted)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from training.config import TrainingConfig
     from training.dataset import Dataset
 
-ACCURACY = 0.25     # The estimate may be wrong by this share of itself.
+ACCURACY = 0.25  # The estimate may be wrong by this share of itself.
 
 # Weights, gradients and Adam's two means make 4; the flat buffer of all gradients of one network and what second
 # derivatives and convolutions keep for a while make the rest.
@@ -103,5 +103,8 @@ def fitting_batch_gpu(config: TrainingConfig, of_run: MemoryEstimate, free_bytes
     """Values of --batch-gpu that need no other option changed and fit into `free_bytes`, the largest first."""
     share = config.batch_size // config.num_gpus
     group = config.D_kwargs.get('epilogue_kwargs', {}).get('mbstd_group_size') or 1
-    return [size for size in range(share, 0, -1)
-            if share % size == 0 and size % min(group, size) == 0 and of_run.num_bytes(size) <= free_bytes]
+    return [
+        size
+        for size in range(share, 0, -1)
+        if share % size == 0 and size % min(group, size) == 0 and of_run.num_bytes(size) <= free_bytes
+    ]

@@ -57,7 +57,7 @@ def _pyramid(img_resolution):
     if max(height, width) > 8:
         raise ValueError(f'img_resolution={img_resolution}: both sides must be 2 to 8 times the same power of two')
     first = _level_of(height, width)
-    return {first * 2 ** i: _as_resolution(height * 2 ** i, width * 2 ** i) for i in range(num_doublings + 1)}
+    return {first * 2**i: _as_resolution(height * 2**i, width * 2**i) for i in range(num_doublings + 1)}
 
 
 def _first_fp16_level(top_level_log2, num_fp16_res):
@@ -78,8 +78,10 @@ def _block_format(use_fp16, channels_last, force_fp32, weight, batch_size, resol
         images = batch_size if isinstance(batch_size, int) else 1
         height, width = _sides(resolution)
         pixels_together = images * height * width >= 256
-    return (torch.float16 if half else weight.dtype,
-            torch.channels_last if pixels_together else torch.contiguous_format)
+    return (
+        torch.float16 if half else weight.dtype,
+        torch.channels_last if pixels_together else torch.contiguous_format,
+    )
 
 
 def _expect_map(x, channels, resolution, down=1):
@@ -108,20 +110,21 @@ def normalize_2nd_moment(x, dim=1, eps=1e-8):
 # ------------------------------------------------------------------------------------------------
 # Modulated convolution
 
+
 def _demodulation(weight, styles):
     """[N, O] factors that give each output channel of each sample unit expected variance.
 
     The sum over the kernel commutes with the style (arXiv 1912.04958, eq. 3), so the weights of
     the single samples need not be formed: s² [N, I] times Σ_k w² [I, O].
     """
-    energy = weight.square().sum(dim=[2, 3])                                    # [O, I]
-    return torch.rsqrt(styles.square() @ energy.t() + 1e-8)                     # [N, O]
+    energy = weight.square().sum(dim=[2, 3])  # [O, I]
+    return torch.rsqrt(styles.square() @ energy.t() + 1e-8)  # [N, O]
 
 
 def _keep_in_half_range(weight, styles):
     """Scale weight and styles to at most one, so that float16 sums stay finite; demodulation undoes it."""
     fan_in = weight[0].numel()
-    peak = weight.abs().amax(dim=[1, 2, 3], keepdim=True)                       # [O, 1, 1, 1]
+    peak = weight.abs().amax(dim=[1, 2, 3], keepdim=True)  # [O, 1, 1, 1]
     return weight / (peak * np.sqrt(fan_in)), styles / styles.abs().amax(dim=1, keepdim=True)
 
 
@@ -131,11 +134,11 @@ def _pointwise_product(x, weight, styles, coefs):
     x [N, I, H, W], best with channels last, weight [O, I, 1, 1], styles [N, I], coefs [N, O] or None → [N, O, H, W].
     """
     batch_size, in_channels, height, width = x.shape
-    per_sample = weight[None, :, :, 0, 0] * styles[:, None, :]                  # [N, O, I]
+    per_sample = weight[None, :, :, 0, 0] * styles[:, None, :]  # [N, O, I]
     if coefs is not None:
         per_sample = per_sample * coefs[:, :, None]
     pixels = x.permute(0, 2, 3, 1).reshape(batch_size, height * width, in_channels)
-    x = pixels @ per_sample.to(x.dtype).mT                                      # [N, HW, O]
+    x = pixels @ per_sample.to(x.dtype).mT  # [N, HW, O]
     return x.reshape(batch_size, height, width, -1).permute(0, 3, 1, 2)
 
 
@@ -145,13 +148,15 @@ def _modulate_single(x, weight, styles, demodulate, noise, geometry):
     No groups and no reshaping, which would hide from the convolution that the channels lie last. On the CPU a result
     of fewer numbers than the weights is demodulated instead of those.
     """
-    weight = weight * styles[0, :, None, None]                                  # [O, I, kh, kw]
+    weight = weight * styles[0, :, None, None]  # [O, I, kh, kw]
     coefs = None
     if demodulate:  # A sum over what lies side by side is faster than `_demodulation`.
-        coefs = torch.rsqrt(weight.flatten(1).square().sum(dim=1) + 1e-8)       # [O]
+        coefs = torch.rsqrt(weight.flatten(1).square().sum(dim=1) + 1e-8)  # [O]
     with misc.suppress_tracer_warnings():
-        few_pixels = (x.device.type == 'cpu'
-                      and int(x.shape[2] * x.shape[3]) * (geometry['up'] / geometry['down']) ** 2 < weight[0].numel())
+        few_pixels = (
+            x.device.type == 'cpu'
+            and int(x.shape[2] * x.shape[3]) * (geometry['up'] / geometry['down']) ** 2 < weight[0].numel()
+        )
     if coefs is not None and not few_pixels:
         weight, coefs = weight * coefs[:, None, None, None], None
     x = conv2d_resample.conv2d_resample(x=x, w=weight.to(x.dtype), **geometry)
@@ -163,8 +168,18 @@ def _modulate_single(x, weight, styles, demodulate, noise, geometry):
 
 @misc.profiled_function
 def modulated_conv2d(
-    x, weight, styles, *, up=1, down=1, resample_filter=None, padding=0, flip_weight=True,
-    demodulate=True, noise=None, fused_modconv=True,
+    x,
+    weight,
+    styles,
+    *,
+    up=1,
+    down=1,
+    resample_filter=None,
+    padding=0,
+    flip_weight=True,
+    demodulate=True,
+    noise=None,
+    fused_modconv=True,
 ):
     """Convolution whose weights are scaled by a style of each sample (arXiv 1912.04958, section 2.2).
 
@@ -193,7 +208,7 @@ def modulated_conv2d(
     geometry = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
 
     if not fused_modconv:
-        coefs = _demodulation(weight, styles) if demodulate else None           # [N, O]
+        coefs = _demodulation(weight, styles) if demodulate else None  # [N, O]
         if x.device.type == 'cpu' and (kernel_h, kernel_w, up, down, padding) == (1, 1, 1, 1, 0):
             x = _pointwise_product(x, weight, styles, coefs)
             return x if noise is None else x + noise.to(x.dtype)
@@ -208,7 +223,7 @@ def modulated_conv2d(
         groups = int(batch_size)
     if groups == 1:
         return _modulate_single(x, weight, styles, demodulate, noise, geometry)
-    per_sample = weight * styles[:, None, :, None, None]                        # [N, O, I, kh, kw]
+    per_sample = weight * styles[:, None, :, None, None]  # [N, O, I, kh, kw]
     if demodulate:
         per_sample = per_sample * _demodulation(weight, styles)[:, :, None, None, None]
     x = x.reshape(1, groups * in_channels, *x.shape[2:])
@@ -220,6 +235,7 @@ def modulated_conv2d(
 
 # ------------------------------------------------------------------------------------------------
 # Layers
+
 
 @persistence.persistent_class
 class FullyConnectedLayer(torch.nn.Module):
@@ -236,7 +252,7 @@ class FullyConnectedLayer(torch.nn.Module):
         self.bias_gain = lr_multiplier
 
     def forward(self, x):
-        weight, x = self.weight.to(x.dtype), x * self.weight_gain               # Scaled where there are fewer numbers.
+        weight, x = self.weight.to(x.dtype), x * self.weight_gain  # Scaled where there are fewer numbers.
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if bias is not None and self.bias_gain != 1:
             bias = bias * self.bias_gain
@@ -257,8 +273,18 @@ class Conv2dLayer(torch.nn.Module):
     """
 
     def __init__(
-        self, in_channels, out_channels, kernel_size, bias=True, activation='linear', up=1, down=1,
-        resample_filter=(1, 3, 3, 1), conv_clamp=None, channels_last=False, trainable=True,
+        self,
+        in_channels,
+        out_channels,
+        kernel_size,
+        bias=True,
+        activation='linear',
+        up=1,
+        down=1,
+        resample_filter=(1, 3, 3, 1),
+        conv_clamp=None,
+        channels_last=False,
+        trainable=True,
     ):
         super().__init__()
         self.up, self.down = up, down
@@ -266,7 +292,7 @@ class Conv2dLayer(torch.nn.Module):
         self.padding = kernel_size // 2
         self.activation = activation
         self.act_gain = float(bias_act.activation_funcs[activation].def_gain)
-        self.weight_gain = _he_gain(in_channels * kernel_size ** 2)
+        self.weight_gain = _he_gain(in_channels * kernel_size**2)
         self.conv_clamp = conv_clamp
         self.register_buffer('resample_filter', upfirdn2d.setup_filter(resample_filter))
 
@@ -284,18 +310,27 @@ class Conv2dLayer(torch.nn.Module):
         weight = (self.weight * self.weight_gain).to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         x = conv2d_resample.conv2d_resample(
-            x=x, w=weight, f=self.resample_filter, up=self.up, down=self.down, padding=self.padding,
-            flip_weight=(self.up == 1))  # The transposed convolution of the up path flips by itself.
+            x=x,
+            w=weight,
+            f=self.resample_filter,
+            up=self.up,
+            down=self.down,
+            padding=self.padding,
+            flip_weight=(self.up == 1),
+        )  # The transposed convolution of the up path flips by itself.
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         return bias_act.bias_act(x, bias, act=self.activation, gain=self.act_gain * gain, clamp=clamp)
 
     def extra_repr(self):
-        return (f'in_channels={self.in_channels}, out_channels={self.out_channels}, '
-                f'activation={self.activation}, up={self.up}, down={self.down}')
+        return (
+            f'in_channels={self.in_channels}, out_channels={self.out_channels}, '
+            f'activation={self.activation}, up={self.up}, down={self.down}'
+        )
 
 
 # ------------------------------------------------------------------------------------------------
 # Generator
+
 
 @persistence.persistent_class
 class MappingNetwork(torch.nn.Module):
@@ -315,8 +350,18 @@ class MappingNetwork(torch.nn.Module):
     """
 
     def __init__(
-        self, z_dim, c_dim, w_dim, num_ws, *, num_layers=8, activation='lrelu', lr_multiplier=0.01,
-        embed_features=None, layer_features=None, w_avg_beta=0.995,
+        self,
+        z_dim,
+        c_dim,
+        w_dim,
+        num_ws,
+        *,
+        num_layers=8,
+        activation='lrelu',
+        lr_multiplier=0.01,
+        embed_features=None,
+        layer_features=None,
+        w_avg_beta=0.995,
     ):
         super().__init__()
         self.num_ws, self.w_dim = num_ws, w_dim
@@ -330,8 +375,11 @@ class MappingNetwork(torch.nn.Module):
         hidden = w_dim if layer_features is None else layer_features
         sizes = [z_dim + (embed_features if c_dim > 0 else 0)] + [hidden] * (num_layers - 1) + [w_dim]
         for index, (size_in, size_out) in enumerate(zip(sizes[:num_layers], sizes[1:])):
-            setattr(self, f'fc{index}', FullyConnectedLayer(
-                size_in, size_out, activation=activation, lr_multiplier=lr_multiplier))
+            setattr(
+                self,
+                f'fc{index}',
+                FullyConnectedLayer(size_in, size_out, activation=activation, lr_multiplier=lr_multiplier),
+            )
         if num_ws is not None and w_avg_beta is not None:
             self.register_buffer('w_avg', torch.zeros(w_dim))
 
@@ -343,14 +391,14 @@ class MappingNetwork(torch.nn.Module):
             truncation_cutoff: Truncate the first so many of the L vectors; None: all.
             skip_w_avg_update: Leave the running mean alone in training mode.
         """
-        w = self._transform(z, c)                                               # [N, w_dim]
+        w = self._transform(z, c)  # [N, w_dim]
         if self.training and self.w_avg_beta is not None and not skip_w_avg_update:
             batch_mean = w.detach().mean(dim=0)
             self.w_avg.copy_(batch_mean.lerp(self.w_avg, self.w_avg_beta))
         if self.num_ws is None:
             return w if truncation_psi == 1 else self.w_avg.lerp(w, truncation_psi)
 
-        ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)                           # [N, L, w_dim]
+        ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)  # [N, L, w_dim]
         if truncation_psi != 1:
             if self.w_avg_beta is None:
                 raise ValueError(f'truncation_psi={truncation_psi}: this network keeps no mean of w; use 1')
@@ -385,8 +433,18 @@ class SynthesisLayer(torch.nn.Module):
     """
 
     def __init__(
-        self, in_channels, out_channels, w_dim, resolution, kernel_size=3, up=1, use_noise=True,
-        activation='lrelu', resample_filter=(1, 3, 3, 1), conv_clamp=None, channels_last=False,
+        self,
+        in_channels,
+        out_channels,
+        w_dim,
+        resolution,
+        kernel_size=3,
+        up=1,
+        use_noise=True,
+        activation='lrelu',
+        resample_filter=(1, 3, 3, 1),
+        conv_clamp=None,
+        channels_last=False,
     ):
         super().__init__()
         self.w_dim, self.in_channels, self.out_channels = w_dim, in_channels, out_channels
@@ -411,23 +469,31 @@ class SynthesisLayer(torch.nn.Module):
         if not self.use_noise or noise_mode == 'none':
             return None
         if noise_mode == 'const':
-            return self.noise_const * self.noise_strength                       # [H, W]
+            return self.noise_const * self.noise_strength  # [H, W]
         shape = [batch_size, 1, *_sides(self.resolution)]
-        return torch.randn(shape, device=device) * self.noise_strength          # [N, 1, H, W]
+        return torch.randn(shape, device=device) * self.noise_strength  # [N, 1, H, W]
 
     def forward(self, x, w, noise_mode='random', fused_modconv=True, gain=1):
         _expect_map(x, self.in_channels, self.resolution, down=self.up)
         x = modulated_conv2d(
-            x=x, weight=self.weight, styles=self.affine(w), noise=self._noise(x.shape[0], noise_mode, x.device),
-            up=self.up, padding=self.padding, resample_filter=self.resample_filter,
-            flip_weight=(self.up == 1), fused_modconv=fused_modconv)
+            x=x,
+            weight=self.weight,
+            styles=self.affine(w),
+            noise=self._noise(x.shape[0], noise_mode, x.device),
+            up=self.up,
+            padding=self.padding,
+            resample_filter=self.resample_filter,
+            flip_weight=(self.up == 1),
+            fused_modconv=fused_modconv,
+        )
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
-        return bias_act.bias_act(
-            x, self.bias.to(x.dtype), act=self.activation, gain=self.act_gain * gain, clamp=clamp)
+        return bias_act.bias_act(x, self.bias.to(x.dtype), act=self.activation, gain=self.act_gain * gain, clamp=clamp)
 
     def extra_repr(self):
-        return (f'in_channels={self.in_channels}, out_channels={self.out_channels}, w_dim={self.w_dim}, '
-                f'resolution={self.resolution}, up={self.up}, activation={self.activation}')
+        return (
+            f'in_channels={self.in_channels}, out_channels={self.out_channels}, w_dim={self.w_dim}, '
+            f'resolution={self.resolution}, up={self.up}, activation={self.activation}'
+        )
 
 
 @persistence.persistent_class
@@ -437,7 +503,7 @@ class ToRGBLayer(torch.nn.Module):
     def __init__(self, in_channels, out_channels, w_dim, kernel_size=1, conv_clamp=None, channels_last=False):
         super().__init__()
         self.w_dim, self.in_channels, self.out_channels = w_dim, in_channels, out_channels
-        self.weight_gain = _he_gain(in_channels * kernel_size ** 2)
+        self.weight_gain = _he_gain(in_channels * kernel_size**2)
         self.padding = kernel_size // 2
         self.conv_clamp = conv_clamp
         self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
@@ -447,8 +513,8 @@ class ToRGBLayer(torch.nn.Module):
     def forward(self, x, w, fused_modconv=True):
         styles = self.affine(w) * self.weight_gain
         x = modulated_conv2d(
-            x=x, weight=self.weight, styles=styles, padding=self.padding,
-            demodulate=False, fused_modconv=fused_modconv)
+            x=x, weight=self.weight, styles=styles, padding=self.padding, demodulate=False, fused_modconv=fused_modconv
+        )
         return bias_act.bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)
 
     def extra_repr(self):
@@ -463,8 +529,19 @@ class SynthesisBlock(torch.nn.Module):
     """
 
     def __init__(
-        self, in_channels, out_channels, w_dim, resolution, img_channels, is_last, architecture='skip',
-        resample_filter=(1, 3, 3, 1), conv_clamp=None, use_fp16=False, fp16_channels_last=False, **layer_kwargs,
+        self,
+        in_channels,
+        out_channels,
+        w_dim,
+        resolution,
+        img_channels,
+        is_last,
+        architecture='skip',
+        resample_filter=(1, 3, 3, 1),
+        conv_clamp=None,
+        use_fp16=False,
+        fp16_channels_last=False,
+        **layer_kwargs,
     ):
         super().__init__()
         if architecture not in ('orig', 'skip', 'resnet'):
@@ -488,8 +565,14 @@ class SynthesisBlock(torch.nn.Module):
             self.torgb = ToRGBLayer(out_channels, img_channels, **shared)
         if in_channels != 0 and architecture == 'resnet':
             self.skip = Conv2dLayer(
-                in_channels, out_channels, kernel_size=1, up=2, bias=False,
-                channels_last=self.channels_last, resample_filter=resample_filter)
+                in_channels,
+                out_channels,
+                kernel_size=1,
+                up=2,
+                bias=False,
+                channels_last=self.channels_last,
+                resample_filter=resample_filter,
+            )
 
     def forward(self, x, img, ws, force_fp32=False, fused_modconv=None, **layer_kwargs):
         """x [N, in, H/2, W/2] and img [N, C, H/2, W/2] (both None in the first block), ws [N, l, w_dim] → x, img.
@@ -500,7 +583,8 @@ class SynthesisBlock(torch.nn.Module):
         misc.assert_shape(ws, [None, num_layers, self.w_dim])
         w_of_layer = iter(ws.unbind(dim=1))
         dtype, memory_format = _block_format(
-            self.use_fp16, self.channels_last, force_fp32, self.conv1.weight, ws.shape[0], self.resolution)
+            self.use_fp16, self.channels_last, force_fp32, self.conv1.weight, ws.shape[0], self.resolution
+        )
         if fused_modconv is None:
             # A grouped convolution is slow on the CPU, and in float16 too; that of a single image is none of groups.
             single = int(ws.shape[0]) == 1
@@ -516,7 +600,7 @@ class SynthesisBlock(torch.nn.Module):
             _expect_map(x, self.in_channels, self.resolution, down=2)
             x = x.to(dtype=dtype, memory_format=memory_format)
             if self.architecture == 'resnet':
-                shortcut = self.skip(x, gain=SQRT_HALF)                         # [N, C, H, W]
+                shortcut = self.skip(x, gain=SQRT_HALF)  # [N, C, H, W]
                 x = self.conv0(x, next(w_of_layer), **options)
                 x = self.conv1(x, next(w_of_layer), gain=SQRT_HALF, **options) + shortcut
             else:
@@ -525,7 +609,7 @@ class SynthesisBlock(torch.nn.Module):
 
         if img is not None:
             _expect_map(img, self.img_channels, self.resolution, down=2)
-            img = upfirdn2d.upsample2d(img, self.resample_filter)               # [N, C, H, W]
+            img = upfirdn2d.upsample2d(img, self.resample_filter)  # [N, C, H, W]
         if self.num_torgb:
             rgb = self.torgb(x, next(w_of_layer), fused_modconv=fused_modconv)
             rgb = rgb.to(dtype=ws.dtype, memory_format=torch.contiguous_format)
@@ -550,7 +634,14 @@ class SynthesisNetwork(torch.nn.Module):
     """
 
     def __init__(
-        self, w_dim, img_resolution, img_channels, channel_base=32768, channel_max=512, num_fp16_res=0, **block_kwargs,
+        self,
+        w_dim,
+        img_resolution,
+        img_channels,
+        channel_base=32768,
+        channel_max=512,
+        num_fp16_res=0,
+        **block_kwargs,
     ):
         super().__init__()
         pyramid = _pyramid(img_resolution)
@@ -565,8 +656,15 @@ class SynthesisNetwork(torch.nn.Module):
         for level, resolution in pyramid.items():
             out_channels = _channels_at(level, channel_base, channel_max)
             block = SynthesisBlock(
-                in_channels, out_channels, w_dim=w_dim, resolution=resolution, img_channels=img_channels,
-                is_last=(level == max(pyramid)), use_fp16=(num_fp16_res > 0 and level >= fp16_from), **block_kwargs)
+                in_channels,
+                out_channels,
+                w_dim=w_dim,
+                resolution=resolution,
+                img_channels=img_channels,
+                is_last=(level == max(pyramid)),
+                use_fp16=(num_fp16_res > 0 and level >= fp16_from),
+                **block_kwargs,
+            )
             setattr(self, f'b{level}', block)
             self.num_ws += block.num_conv
             in_channels = out_channels
@@ -580,14 +678,16 @@ class SynthesisNetwork(torch.nn.Module):
         first = 0
         for block in blocks:
             # A block's ToRGB shares its w with the first convolution of the next block.
-            block_ws = ws[:, first:first + block.num_conv + block.num_torgb]
+            block_ws = ws[:, first : first + block.num_conv + block.num_torgb]
             x, img = block(x, img, block_ws, **block_kwargs)
             first += block.num_conv
         return img
 
     def extra_repr(self):
-        return (f'w_dim={self.w_dim}, num_ws={self.num_ws}, img_resolution={self.img_resolution}, '
-                f'img_channels={self.img_channels}, num_fp16_res={self.num_fp16_res}')
+        return (
+            f'w_dim={self.w_dim}, num_ws={self.num_ws}, img_resolution={self.img_resolution}, '
+            f'img_channels={self.img_channels}, num_fp16_res={self.num_fp16_res}'
+        )
 
 
 @persistence.persistent_class
@@ -603,7 +703,14 @@ class Generator(torch.nn.Module):
     """
 
     def __init__(
-        self, z_dim, c_dim, w_dim, img_resolution, img_channels, mapping_kwargs=None, synthesis_kwargs=None,
+        self,
+        z_dim,
+        c_dim,
+        w_dim,
+        img_resolution,
+        img_channels,
+        mapping_kwargs=None,
+        synthesis_kwargs=None,
     ):
         super().__init__()
         self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, **(synthesis_kwargs or {}))
@@ -613,7 +720,13 @@ class Generator(torch.nn.Module):
         self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **(mapping_kwargs or {}))
 
     def forward(
-        self, z, c, truncation_psi=1, truncation_cutoff=None, noise_mode='random', force_fp32=False,
+        self,
+        z,
+        c,
+        truncation_psi=1,
+        truncation_cutoff=None,
+        noise_mode='random',
+        force_fp32=False,
         fused_modconv=None,
     ):
         ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
@@ -622,6 +735,7 @@ class Generator(torch.nn.Module):
 
 # ------------------------------------------------------------------------------------------------
 # Discriminator
+
 
 @persistence.persistent_class
 class DiscriminatorBlock(torch.nn.Module):
@@ -632,9 +746,20 @@ class DiscriminatorBlock(torch.nn.Module):
     """
 
     def __init__(
-        self, in_channels, tmp_channels, out_channels, resolution, img_channels, first_layer_idx,
-        architecture='resnet', activation='lrelu', resample_filter=(1, 3, 3, 1), conv_clamp=None,
-        use_fp16=False, fp16_channels_last=False, freeze_layers=0,
+        self,
+        in_channels,
+        tmp_channels,
+        out_channels,
+        resolution,
+        img_channels,
+        first_layer_idx,
+        architecture='resnet',
+        activation='lrelu',
+        resample_filter=(1, 3, 3, 1),
+        conv_clamp=None,
+        use_fp16=False,
+        fp16_channels_last=False,
+        freeze_layers=0,
     ):
         super().__init__()
         if in_channels not in (0, tmp_channels):
@@ -651,8 +776,11 @@ class DiscriminatorBlock(torch.nn.Module):
 
         def add_layer(name, *channels_and_size, **kwargs):
             trainable = first_layer_idx + self.num_layers >= freeze_layers
-            setattr(self, name, Conv2dLayer(
-                *channels_and_size, trainable=trainable, channels_last=self.channels_last, **kwargs))
+            setattr(
+                self,
+                name,
+                Conv2dLayer(*channels_and_size, trainable=trainable, channels_last=self.channels_last, **kwargs),
+            )
             self.num_layers += 1
 
         active = dict(activation=activation, conv_clamp=conv_clamp)
@@ -666,8 +794,13 @@ class DiscriminatorBlock(torch.nn.Module):
     def forward(self, x, img, force_fp32=False):
         """x [N, in, H, W] or None, img [N, C, H, W] or None → x [N, out, H/2, W/2], img halved or None."""
         dtype, memory_format = _block_format(
-            self.use_fp16, self.channels_last, force_fp32, self.conv1.weight, (img if x is None else x).shape[0],
-            self.resolution)
+            self.use_fp16,
+            self.channels_last,
+            force_fp32,
+            self.conv1.weight,
+            (img if x is None else x).shape[0],
+            self.resolution,
+        )
         if x is not None:
             _expect_map(x, self.in_channels, self.resolution)
             x = x.to(dtype=dtype, memory_format=memory_format)
@@ -676,11 +809,11 @@ class DiscriminatorBlock(torch.nn.Module):
             _expect_map(img, self.img_channels, self.resolution)
             img = img.to(dtype=dtype, memory_format=memory_format)
             features = self.fromrgb(img)
-            x = features if x is None else x + features                         # [N, tmp, H, W]
+            x = features if x is None else x + features  # [N, tmp, H, W]
             img = upfirdn2d.downsample2d(img, self.resample_filter) if self.architecture == 'skip' else None
 
         if self.architecture == 'resnet':
-            shortcut = self.skip(x, gain=SQRT_HALF)                             # [N, out, H/2, W/2]
+            shortcut = self.skip(x, gain=SQRT_HALF)  # [N, out, H/2, W/2]
             x = self.conv1(self.conv0(x), gain=SQRT_HALF) + shortcut
         else:
             x = self.conv1(self.conv0(x))
@@ -711,8 +844,8 @@ class MinibatchStdLayer(torch.nn.Module):
         if batch_size % members != 0:
             raise ValueError(f'batch of {batch_size}: must be a multiple of mbstd_group_size={members}')
         grouped = x.reshape(members, -1, self.num_channels, channels // self.num_channels, height, width)
-        variance = (grouped - grouped.mean(dim=0)).square().mean(dim=0)         # [n, F, c, H, W]
-        spread = (variance + 1e-8).sqrt().mean(dim=[2, 3, 4])                   # [n, F]
+        variance = (grouped - grouped.mean(dim=0)).square().mean(dim=0)  # [n, F, c, H, W]
+        spread = (variance + 1e-8).sqrt().mean(dim=[2, 3, 4])  # [n, F]
         spread = spread.repeat(members, 1)[:, :, None, None].expand(-1, -1, height, width)
         return torch.cat([x, spread], dim=1)
 
@@ -729,8 +862,17 @@ class DiscriminatorEpilogue(torch.nn.Module):
     """
 
     def __init__(
-        self, in_channels, cmap_dim, resolution, img_channels, *, architecture='resnet', activation='lrelu',
-        conv_clamp=None, mbstd_group_size=4, mbstd_num_channels=1,
+        self,
+        in_channels,
+        cmap_dim,
+        resolution,
+        img_channels,
+        *,
+        architecture='resnet',
+        activation='lrelu',
+        conv_clamp=None,
+        mbstd_group_size=4,
+        mbstd_num_channels=1,
     ):
         super().__init__()
         self.architecture, self.resolution, self.cmap_dim = architecture, resolution, cmap_dim
@@ -739,7 +881,8 @@ class DiscriminatorEpilogue(torch.nn.Module):
             self.fromrgb = Conv2dLayer(img_channels, in_channels, kernel_size=1, activation=activation)
         self.mbstd = MinibatchStdLayer(mbstd_group_size, mbstd_num_channels) if mbstd_num_channels > 0 else None
         self.conv = Conv2dLayer(
-            in_channels + mbstd_num_channels, in_channels, kernel_size=3, activation=activation, conv_clamp=conv_clamp)
+            in_channels + mbstd_num_channels, in_channels, kernel_size=3, activation=activation, conv_clamp=conv_clamp
+        )
         height, width = _sides(resolution)
         self.fc = FullyConnectedLayer(in_channels * height * width, in_channels, activation=activation)
         self.out = FullyConnectedLayer(in_channels, cmap_dim if cmap_dim > 0 else 1)
@@ -752,8 +895,8 @@ class DiscriminatorEpilogue(torch.nn.Module):
             _expect_map(img, self.img_channels, self.resolution)
             x = x + self.fromrgb(img.to(dtype=x.dtype, memory_format=torch.contiguous_format))
         if self.mbstd is not None:
-            x = self.mbstd(x)                                                   # [N, C + F, 4, 4]
-        x = self.out(self.fc(self.conv(x).flatten(1)))                          # [N, 1 or cmap_dim]
+            x = self.mbstd(x)  # [N, C + F, 4, 4]
+        x = self.out(self.fc(self.conv(x).flatten(1)))  # [N, 1 or cmap_dim]
         if self.cmap_dim > 0:
             misc.assert_shape(cmap, [None, self.cmap_dim])
             x = (x * cmap).sum(dim=1, keepdim=True) * _he_gain(self.cmap_dim)
@@ -780,13 +923,25 @@ class Discriminator(torch.nn.Module):
     """
 
     def __init__(
-        self, c_dim, img_resolution, img_channels, *, architecture='resnet', channel_base=32768, channel_max=512,
-        cmap_dim=None, num_fp16_res=0, conv_clamp=None, mapping_kwargs=None, block_kwargs=None, epilogue_kwargs=None,
+        self,
+        c_dim,
+        img_resolution,
+        img_channels,
+        *,
+        architecture='resnet',
+        channel_base=32768,
+        channel_max=512,
+        cmap_dim=None,
+        num_fp16_res=0,
+        conv_clamp=None,
+        mapping_kwargs=None,
+        block_kwargs=None,
+        epilogue_kwargs=None,
     ):
         super().__init__()
         pyramid = _pyramid(img_resolution)
         lowest, *levels = pyramid
-        self.block_resolutions = levels[::-1]   # Levels, which are resolutions where these are powers of two.
+        self.block_resolutions = levels[::-1]  # Levels, which are resolutions where these are powers of two.
         self.img_resolution_log2 = max(pyramid).bit_length() - 1
         self.c_dim, self.img_resolution, self.img_channels = c_dim, pyramid[max(pyramid)], img_channels
         fp16_from = _first_fp16_level(self.img_resolution_log2, num_fp16_res)
@@ -798,16 +953,24 @@ class Discriminator(torch.nn.Module):
         for level in self.block_resolutions:
             channels = _channels_at(level, channel_base, channel_max)
             block = DiscriminatorBlock(
-                0 if level == max(pyramid) else channels, channels, _channels_at(level // 2, channel_base, channel_max),
-                resolution=pyramid[level], first_layer_idx=layer_idx,
-                use_fp16=(num_fp16_res > 0 and level >= fp16_from), **common, **(block_kwargs or {}))
+                0 if level == max(pyramid) else channels,
+                channels,
+                _channels_at(level // 2, channel_base, channel_max),
+                resolution=pyramid[level],
+                first_layer_idx=layer_idx,
+                use_fp16=(num_fp16_res > 0 and level >= fp16_from),
+                **common,
+                **(block_kwargs or {}),
+            )
             setattr(self, f'b{level}', block)
             layer_idx += block.num_layers
         if c_dim > 0:
             self.mapping = MappingNetwork(
-                z_dim=0, c_dim=c_dim, w_dim=cmap_dim, num_ws=None, w_avg_beta=None, **(mapping_kwargs or {}))
+                z_dim=0, c_dim=c_dim, w_dim=cmap_dim, num_ws=None, w_avg_beta=None, **(mapping_kwargs or {})
+            )
         self.b4 = DiscriminatorEpilogue(
-            top_channels, cmap_dim=cmap_dim, resolution=pyramid[lowest], **common, **(epilogue_kwargs or {}))
+            top_channels, cmap_dim=cmap_dim, resolution=pyramid[lowest], **common, **(epilogue_kwargs or {})
+        )
 
     def forward(self, img, c, **block_kwargs):
         x = None

@@ -16,11 +16,11 @@ from torch_utils import distributed, training_stats
 class Phase:
     """One optimiser step on one part of the loss, every `interval` batches."""
 
-    name: str                           # As `loss.accumulate_gradients` knows it.
+    name: str  # As `loss.accumulate_gradients` knows it.
     module: torch.nn.Module
     optimizer: torch.optim.Optimizer
     interval: int
-    nonfinite_steps: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros([]))    # In a row, up to now.
+    nonfinite_steps: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros([]))  # In a row, up to now.
 
     def is_due(self, batch_idx):
         return batch_idx % self.interval == 0
@@ -32,7 +32,7 @@ def _optimizer(module, opt_kwargs, reg_interval):
     if reg_interval is not None:
         ratio = reg_interval / (reg_interval + 1)
         kwargs['lr'] = kwargs['lr'] * ratio
-        kwargs['betas'] = [beta ** ratio for beta in kwargs['betas']]
+        kwargs['betas'] = [beta**ratio for beta in kwargs['betas']]
     return dnnlib.util.construct_class_by_name(params=list(module.parameters()), **kwargs)
 
 

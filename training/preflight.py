@@ -30,7 +30,7 @@ from training.config import TrainingConfig, wrong
 if TYPE_CHECKING:
     from training.dataset import ImageFolderDataset
 
-SAMPLE_SIZE = 100   # images that --verify-data=sample decodes
+SAMPLE_SIZE = 100  # images that --verify-data=sample decodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,14 +108,16 @@ def _decode(dataset: ImageFolderDataset, indices: Iterable[int]) -> None:
     problems = []
     with _progress('Decoding images', len(indices)) as show, concurrent.futures.ThreadPoolExecutor() as pool:
         for first in range(0, len(indices), SAMPLE_SIZE):
-            found = pool.map(problem, indices[first:first + SAMPLE_SIZE])
+            found = pool.map(problem, indices[first : first + SAMPLE_SIZE])
             problems += [sentence for sentence in found if sentence is not None]
             show(min(first + SAMPLE_SIZE, len(indices)))
     if len(problems) > 1:
         for sentence in problems:
             click.echo(sentence, err=True)
-        raise ValueError(f'{len(problems):,} of {len(indices):,} images cannot be used, all named above: replace or '
-                         'remove them, or convert with dataset_tool.py --skip-bad.')
+        raise ValueError(
+            f'{len(problems):,} of {len(indices):,} images cannot be used, all named above: replace or '
+            'remove them, or convert with dataset_tool.py --skip-bad.'
+        )
     if problems:
         raise ValueError(problems[0])
 
@@ -143,11 +145,17 @@ def check_memory(config: TrainingConfig, dataset: ImageFolderDataset) -> Finding
     if share is None or needed <= share:
         return Finding('memory', text)
     fitting = memory_estimate.fitting_batch_gpu(config, estimate, share)
-    way_out = (f'use --batch-gpu={" or ".join(map(str, fitting))}' if fitting else
-               'fewer images at once do not help: use smaller --cbase and --cmax')
+    way_out = (
+        f'use --batch-gpu={" or ".join(map(str, fitting))}'
+        if fitting
+        else 'fewer images at once do not help: use smaller --cbase and --cmax'
+    )
     if needed * (1 - memory_estimate.ACCURACY) > share:
-        raise wrong('--batch-gpu', f'{config.batch_gpu} images at once take about {_gib(needed)} of memory in each '
-                    f'process, but there is too little ({free}): {way_out}.')
+        raise wrong(
+            '--batch-gpu',
+            f'{config.batch_gpu} images at once take about {_gib(needed)} of memory in each '
+            f'process, but there is too little ({free}): {way_out}.',
+        )
     return Finding('memory', text, f'that may be too little; if memory runs out, {way_out}.')
 
 
@@ -179,9 +187,9 @@ class ExpectedOutput:
     """Bytes of what a run writes; log and statistics are nothing beside it."""
 
     num_snapshots: int
-    snapshot_bytes: int     # a network pickle and an image grid
-    state_bytes: int        # a training state
-    num_states: int         # that are there at once: an old one goes when the new one is complete
+    snapshot_bytes: int  # a network pickle and an image grid
+    state_bytes: int  # a training state
+    num_states: int  # that are there at once: an old one goes when the new one is complete
 
     @property
     def states_bytes(self) -> int:
@@ -195,7 +203,7 @@ def expected_output(config: TrainingConfig, dataset: ImageFolderDataset) -> Expe
     return ExpectedOutput(
         num_snapshots=_num_snapshots(config),
         snapshot_bytes=2 * sizes.G_bytes + sizes.D_bytes + columns * rows * math.prod(dataset.image_shape),
-        state_bytes=4 * sizes.G_bytes + 3 * sizes.D_bytes,      # G, D, G_ema, and two means of Adam for G and D
+        state_bytes=4 * sizes.G_bytes + 3 * sizes.D_bytes,  # G, D, G_ema, and two means of Adam for G and D
         num_states=config.keep_states + 1,
     )
 
@@ -220,17 +228,25 @@ def check_disk(config: TrainingConfig, dataset: ImageFolderDataset, outdir: str)
         folder = os.path.dirname(folder)
     free = shutil.disk_usage(folder).free
     total = output.num_snapshots * output.snapshot_bytes + output.states_bytes
-    text = (f'{_gb(total)} to write: {output.num_snapshots:,} snapshots of {_gb(output.snapshot_bytes)}, '
-            f'{_gb(output.states_bytes)} of training states; {_gb(free)} free')
+    text = (
+        f'{_gb(total)} to write: {output.num_snapshots:,} snapshots of {_gb(output.snapshot_bytes)}, '
+        f'{_gb(output.states_bytes)} of training states; {_gb(free)} free'
+    )
     if free >= total:
         return Finding('disk', text)
     least = output.snapshot_bytes + output.state_bytes
     if free < least:
-        raise wrong('--outdir', f'{outdir!r} has {_gb(free)} free, but a snapshot and a training state take '
-                    f'{_gb(least)}: give another place, or make room.')
+        raise wrong(
+            '--outdir',
+            f'{outdir!r} has {_gb(free)} free, but a snapshot and a training state take '
+            f'{_gb(least)}: give another place, or make room.',
+        )
     fitting = max((free - output.states_bytes) // output.snapshot_bytes, 1)
-    return Finding('disk', text, f'that is enough for {fitting:,} snapshots: delete old ones in time, or write fewer '
-                   '(--snap, --tick).')
+    return Finding(
+        'disk',
+        text,
+        f'that is enough for {fitting:,} snapshots: delete old ones in time, or write fewer (--snap, --tick).',
+    )
 
 
 def _gb(num_bytes: float) -> str:
@@ -255,16 +271,20 @@ def check_processes(config: TrainingConfig) -> Finding:
 def _doubts(config: TrainingConfig, here: int) -> str | None:
     tasks = int(os.environ.get('SLURM_STEP_NUM_TASKS') or 1)
     if tasks > 1 and not distributed.under_torchrun():
-        return (f'Slurm has started {tasks} tasks, and each trains by itself: start one torchrun on each node '
-                '(srun --ntasks-per-node=1 torchrun ...).')
+        return (
+            f'Slurm has started {tasks} tasks, and each trains by itself: start one torchrun on each node '
+            '(srun --ntasks-per-node=1 torchrun ...).'
+        )
     machines = distributed.number_of_machines()
     if machines > 1 and here * machines != config.num_gpus:
         return f'not every machine has {here} processes like this one: check --nproc-per-node on all of them.'
     if config.device == 'cpu' and here > (os.cpu_count() or here):
         return f'{here} processes share {os.cpu_count()} cores.'
     if config.num_gpus > 1 and config.D_kwargs.get('epilogue_kwargs', {}).get('mbstd_group_size') == 1:
-        return ('the discriminator compares images with each other (minibatch standard deviation), but its groups '
-                f'have one: use --batch={4 * config.num_gpus} --mbstd-group=4, or fewer processes.')
+        return (
+            'the discriminator compares images with each other (minibatch standard deviation), but its groups '
+            f'have one: use --batch={4 * config.num_gpus} --mbstd-group=4, or fewer processes.'
+        )
     return None
 
 
@@ -283,8 +303,10 @@ def check_same_on_all_ranks(world: distributed.World, config: TrainingConfig, da
         differing = [name for name in expected if found[name] != expected[name]]
         if differing:
             name = differing[0]
-            raise ValueError(f'Rank {rank} (on {host}) differs from rank 0 in {name}: {found[name]} instead of '
-                             f'{expected[name]}; start all machines with the same options and the same data.')
+            raise ValueError(
+                f'Rank {rank} (on {host}) differs from rank 0 in {name}: {found[name]} instead of '
+                f'{expected[name]}; start all machines with the same options and the same data.'
+            )
 
 
 def _facts(config: TrainingConfig, dataset: ImageFolderDataset) -> dict[str, Any]:

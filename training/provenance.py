@@ -111,8 +111,7 @@ def _git(*args: str) -> str | None:
     command = ['git', '-C', str(_ROOT), *args]
     environment = {name: value for name, value in os.environ.items() if not name.startswith('GIT_')}
     try:
-        result = subprocess.run(
-            command, capture_output=True, text=True, timeout=_GIT_SEC, env=environment, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SEC, env=environment, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() if result.returncode == 0 else None

@@ -89,7 +89,10 @@ def find_run(options: Options, given: set[str], required: bool = True) -> KeptRu
     _require_states(run_dir)
     changed = frozenset(given & _CHANGEABLE.keys())
     merged = dataclasses.replace(
-        before, outdir=os.path.dirname(run_dir), resume_run=run_dir, dry_run=options.dry_run,
+        before,
+        outdir=os.path.dirname(run_dir),
+        resume_run=run_dir,
+        dry_run=options.dry_run,
         verify_data=options.verify_data,
         **{name: getattr(options, name) for name in changed},
     )
@@ -104,7 +107,7 @@ def _latest_run(options: Options) -> str | None:
         run_dir = os.path.join(options.outdir, name)
         try:
             kept = _read_kept(run_dir)
-        except click.BadParameter:      # not by this program, or torn
+        except click.BadParameter:  # not by this program, or torn
             continue
         if kept is None or kept.options is None:
             continue

@@ -12,7 +12,7 @@ from dnnlib.cli import error_sentence
 from torch_utils import distributed, misc
 from training import finiteness, snapshots, training_state
 
-MAX_FAILURES = 3        # Snapshots in a row that cannot be written.
+MAX_FAILURES = 3  # Snapshots in a row that cannot be written.
 
 
 class Saver:
@@ -31,11 +31,11 @@ class Saver:
     def __init__(self, world, config, run_dir, parts, phases, dataset, fakes_grid):
         self._world, self._config, self._run_dir, self._parts = world, config, run_dir, parts
         self._phases, self._dataset, self._fakes_grid = phases, dataset, fakes_grid
-        self._doubt = None          # What speaks against this snapshot.
-        self._failures = []         # Sentences about files of this snapshot.
+        self._doubt = None  # What speaks against this snapshot.
+        self._failures = []  # Sentences about files of this snapshot.
         self._failed_in_a_row = 0
         self._has_state = False
-        self.saved_nimg = None      # Images shown at the last snapshot with a training state.
+        self.saved_nimg = None  # Images shown at the last snapshot with a training state.
 
     def network_pkl(self, cur_nimg):
         """Path of the network pickle after so many images."""
@@ -48,7 +48,8 @@ class Saver:
             raise ValueError(
                 f'The training has diverged: {reason}. {self._last_state()} If the machine is to blame, go on from '
                 f'there (--resume-run={self._run_dir}); if not, start a new run from a network pickle of this one '
-                '(--resume) with a smaller --glr and --dlr, or a larger --gamma.')
+                '(--resume) with a smaller --glr and --dlr, or a larger --gamma.'
+            )
 
     def begin(self):
         """Look at the numbers; returns whether there is something to be saved."""
@@ -63,15 +64,17 @@ class Saver:
         if self._doubt is not None:
             return
         for name, module in self._parts.networks.items():
-            shared = [(key, tensor) for key, tensor in misc.named_params_and_buffers(module)
-                      if not training_state.is_own(key)]
+            shared = [
+                (key, tensor) for key, tensor in misc.named_params_and_buffers(module) if not training_state.is_own(key)
+            ]
             distributed.check_equal_over_ranks(self._world, shared, what=name)
         if self._world.is_main:
             extra = {} if self._dataset.class_names is None else dict(class_names=list(self._dataset.class_names))
             modules = dict(self._parts.networks, augment_pipe=self._parts.augment_pipe)
             with self._noting_failure():
                 snapshots.save_network_pickle(
-                    self.network_pkl(cur_nimg), modules, self._config.training_set_kwargs, **extra)
+                    self.network_pkl(cur_nimg), modules, self._config.training_set_kwargs, **extra
+                )
 
     def save_images(self, cur_nimg):
         """Write the image grid."""
@@ -111,13 +114,17 @@ class Saver:
         if self._failed_in_a_row >= MAX_FAILURES:
             raise ValueError(f'{MAX_FAILURES} snapshots in a row could not be written ({failure}). {way_out}')
         if self._world.is_main:
-            print(f'Warning: this snapshot could not be written ({failure}). {self._last_state()} The training goes '
-                  f'on, but not after {MAX_FAILURES} such snapshots in a row.')
+            print(
+                f'Warning: this snapshot could not be written ({failure}). {self._last_state()} The training goes '
+                f'on, but not after {MAX_FAILURES} such snapshots in a row.'
+            )
 
     def parting_words(self, progress):
         """For a run that a signal has stopped."""
-        return (f'Stopped by a signal after {progress.cur_nimg / 1000:g} of {self._config.total_kimg:g} kimg. '
-                f'{self._last_state()} The run goes on from there with --resume-run={self._run_dir}.')
+        return (
+            f'Stopped by a signal after {progress.cur_nimg / 1000:g} of {self._config.total_kimg:g} kimg. '
+            f'{self._last_state()} The run goes on from there with --resume-run={self._run_dir}.'
+        )
 
     @contextlib.contextmanager
     def _noting_failure(self):
@@ -128,7 +135,7 @@ class Saver:
 
     def _last_state(self):
         """Where the run can be taken up again, as a sentence."""
-        if not os.path.isdir(self._run_dir):        # On another machine than the main rank's.
+        if not os.path.isdir(self._run_dir):  # On another machine than the main rank's.
             return f'The training states are in {self._run_dir} of the first machine.'
         states = training_state.list_states(self._run_dir)
         return f'The last good state is {states[0]}.' if states else 'There is no training state yet.'

@@ -28,7 +28,7 @@ def errors_as_sentences(config):
         raise ValueError(out_of_memory(config, 'the GPU')) from error
     except MemoryError as error:
         raise ValueError(out_of_memory(config, 'this machine')) from error
-    except (ConnectionError, EOFError) as error:    # An image that comes from another process, or something else.
+    except (ConnectionError, EOFError) as error:  # An image that comes from another process, or something else.
         text = _death_of_a_worker(_PATIENCE_SEC)
         if text is None:
             raise
@@ -68,8 +68,10 @@ def _death_of_a_worker(patience_sec=0):
 def _worker_ended(text):
     match = _WORKER_ENDED.search(text)
     which = f' (process {match["pid"]} {match["how"]})' if match else ''
-    return (f'A process that reads images has ended{which}, perhaps for want of memory: use fewer --workers, or none '
-            '(0), or give a container more shared memory (docker --ipc=host).')
+    return (
+        f'A process that reads images has ended{which}, perhaps for want of memory: use fewer --workers, or none '
+        '(0), or give a container more shared memory (docker --ipc=host).'
+    )
 
 
 def out_of_memory(config, whose):
@@ -84,8 +86,10 @@ def out_of_memory(config, whose):
     if not smaller:
         return f'{what}: use a smaller --cbase or --cmax, or images of a lower resolution.'
     values = ' or '.join(str(value) for value in smaller)
-    return (f'{what}: add --batch-gpu={values} (which leaves the batch as it is and takes more time), or use a smaller '
-            '--cbase or --cmax.')
+    return (
+        f'{what}: add --batch-gpu={values} (which leaves the batch as it is and takes more time), or use a smaller '
+        '--cbase or --cmax.'
+    )
 
 
 def smaller_batches(config):

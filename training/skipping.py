@@ -10,7 +10,7 @@ import torch
 from torch_utils import distributed, training_stats
 from training.dataset import ImageError
 
-MAX_SUBSTITUTES = 10    # Where none of so many can be read, it is not the images: the disk or the archive is gone.
+MAX_SUBSTITUTES = 10  # Where none of so many can be read, it is not the images: the disk or the archive is gone.
 STATISTIC = 'Data/skipped_images'
 
 

@@ -10,15 +10,16 @@ from dataset_conversion.sizes import sides
 from torch_utils import images
 from torch_utils.files import atomic_file
 
-MAX_GRID_PIXELS = (7680, 4320)      # Width and height: an 8K screen.
-MAX_GRID_SIZE_ON_CPU = (12, 10)     # There a full grid would take longer than the training between two of them.
+MAX_GRID_PIXELS = (7680, 4320)  # Width and height: an 8K screen.
+MAX_GRID_SIZE_ON_CPU = (12, 10)  # There a full grid would take longer than the training between two of them.
 
 
 def grid_size_for(resolution, device):
     """(columns, rows) of the snapshot grid."""
     height, width = sides(resolution)
-    columns, rows = (int(np.clip(pixels // side, least, 32))
-                     for pixels, side, least in zip(MAX_GRID_PIXELS, (width, height), (7, 4)))
+    columns, rows = (
+        int(np.clip(pixels // side, least, 32)) for pixels, side, least in zip(MAX_GRID_PIXELS, (width, height), (7, 4))
+    )
     if device.type == 'cpu':
         columns, rows = np.minimum((columns, rows), MAX_GRID_SIZE_ON_CPU).tolist()
     return columns, rows
@@ -29,7 +30,7 @@ def _indices_by_label(dataset, rng):
     by_label = {}
     for index in rng.permutation(len(dataset)):
         by_label.setdefault(tuple(dataset.get_label(index)), []).append(int(index))
-    return dict(sorted(by_label.items(), reverse=True))     # One-hot vectors: class 0 first.
+    return dict(sorted(by_label.items(), reverse=True))  # One-hot vectors: class 0 first.
 
 
 def pick_grid_images(dataset, grid_size, seed, read=None):
@@ -83,8 +84,9 @@ class FakesGrid:
     @torch.no_grad()
     def save(self, G_ema, path):
         """Write the grid as a PNG file."""
-        batches = [images.to_uint8(G_ema(z=z, c=c, noise_mode='const')).cpu()
-                   for z, c in zip(self.latents, self.labels)]
+        batches = [
+            images.to_uint8(G_ema(z=z, c=c, noise_mode='const')).cpu() for z, c in zip(self.latents, self.labels)
+        ]
         images.save_image_grid(torch.cat(batches).numpy(), path, grid_size=self.grid_size)
 
 

@@ -18,7 +18,7 @@ from torch_utils import training_stats
 
 try:
     import resource
-except ImportError:     # Windows
+except ImportError:  # Windows
     resource = None
 
 
@@ -60,7 +60,7 @@ def _peak_cpu_memory_gib():
     if resource is None:
         return float('nan')
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kib / 2 ** (30 if sys.platform == 'darwin' else 20)      # macOS counts in bytes.
+    return kib / 2 ** (30 if sys.platform == 'darwin' else 20)  # macOS counts in bytes.
 
 
 class RunStatistics:
@@ -86,15 +86,22 @@ class RunStatistics:
             self._quiet_threads.enter_context(_quiet_tensorboard_threads())
             # The bar is for the terminal alone: sys.stderr is also written to log.txt.
             self.progress = tqdm.tqdm(
-                total=round(total_kimg, 3), unit='kimg', file=sys.__stderr__, dynamic_ncols=True,
+                total=round(total_kimg, 3),
+                unit='kimg',
+                file=sys.__stderr__,
+                dynamic_ncols=True,
                 disable=not sys.__stderr__.isatty(),
-                bar_format='{l_bar}{bar}| {n:.1f}/{total:.1f} kimg [{elapsed}<{remaining}]')
+                bar_format='{l_bar}{bar}| {n:.1f}/{total:.1f} kimg [{elapsed}<{remaining}]',
+            )
 
     def state_dict(self):
         """Seconds so far, of the run and of the tick, and what the collector has seen."""
         now = time.time()
-        return dict(elapsed_sec=now - self.start_time, tick_sec=now - self.tick_start_time,
-                    collector=self.collector.state_dict())
+        return dict(
+            elapsed_sec=now - self.start_time,
+            tick_sec=now - self.tick_start_time,
+            collector=self.collector.state_dict(),
+        )
 
     def load_state_dict(self, state):
         """Go on as if no time had passed since `state_dict`."""
@@ -119,8 +126,8 @@ class RunStatistics:
         tick_sec = now - self.tick_start_time
         gpu_gib = reserved_gib = 0.0
         if device.type == 'cuda':
-            gpu_gib = torch.cuda.max_memory_allocated(device) / 2 ** 30
-            reserved_gib = torch.cuda.max_memory_reserved(device) / 2 ** 30
+            gpu_gib = torch.cuda.max_memory_allocated(device) / 2**30
+            reserved_gib = torch.cuda.max_memory_reserved(device) / 2**30
             torch.cuda.reset_peak_memory_stats(device)
         elapsed_sec = now - self.start_time
         sec_per_kimg = tick_sec / max(tick_nimg, 1) * 1e3
@@ -130,15 +137,15 @@ class RunStatistics:
             return training_stats.report0(name, value)
 
         fields = [
-            f"tick {shown('Progress/tick', tick):<5d}",
-            f"kimg {shown('Progress/kimg', cur_nimg / 1e3):<8.1f}",
-            f"time {dnnlib.util.format_time(shown('Timing/total_sec', elapsed_sec)):<12s}",
-            f"sec/tick {shown('Timing/sec_per_tick', tick_sec):<7.1f}",
-            f"sec/kimg {shown('Timing/sec_per_kimg', sec_per_kimg):<7.2f}",
-            f"maintenance {shown('Timing/maintenance_sec', self._maintenance_sec):<6.1f}",
-            f"cpumem {shown('Resources/cpu_mem_gb', _peak_cpu_memory_gib()):<6.2f}",
-            f"gpumem {shown('Resources/peak_gpu_mem_gb', gpu_gib):<6.2f}",
-            f"augment {shown('Progress/augment', augment_p):.3f}",
+            f'tick {shown("Progress/tick", tick):<5d}',
+            f'kimg {shown("Progress/kimg", cur_nimg / 1e3):<8.1f}',
+            f'time {dnnlib.util.format_time(shown("Timing/total_sec", elapsed_sec)):<12s}',
+            f'sec/tick {shown("Timing/sec_per_tick", tick_sec):<7.1f}',
+            f'sec/kimg {shown("Timing/sec_per_kimg", sec_per_kimg):<7.2f}',
+            f'maintenance {shown("Timing/maintenance_sec", self._maintenance_sec):<6.1f}',
+            f'cpumem {shown("Resources/cpu_mem_gb", _peak_cpu_memory_gib()):<6.2f}',
+            f'gpumem {shown("Resources/peak_gpu_mem_gb", gpu_gib):<6.2f}',
+            f'augment {shown("Progress/augment", augment_p):.3f}',
         ]
         shown('Resources/peak_gpu_mem_reserved_gb', reserved_gib)
         shown('Timing/total_hours', elapsed_sec / 3600)
@@ -179,8 +186,10 @@ class RunStatistics:
         try:
             yield
         except OSError as error:
-            print(f'Warning: no more TensorBoard files until the run is resumed ({error_sentence(error)}); stats.jsonl '
-                  'goes on.')
+            print(
+                f'Warning: no more TensorBoard files until the run is resumed ({error_sentence(error)}); stats.jsonl '
+                'goes on.'
+            )
             self.tensorboard = None
 
     def check_written(self):

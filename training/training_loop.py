@@ -46,7 +46,8 @@ def launch(config, snapshot_metrics=None, resume=False):
         RuntimeError: where training itself fails.
     """
     return distributed.launch(
-        _train_process, config.num_gpus, config.device, config, snapshot_metrics, resume, heeds_signals=True)
+        _train_process, config.num_gpus, config.device, config, snapshot_metrics, resume, heeds_signals=True
+    )
 
 
 def join(num_gpus, device):
@@ -106,15 +107,16 @@ def _take_up(world, config, run_dir):
 # ------------------------------------------------------------------------------------------------
 # Preparation
 
+
 def _seed_everything(world, config, cur_nimg):
     seed = (config.random_seed + cur_nimg) * world.size + world.rank
-    np.random.seed(seed % 2 ** 32)
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = config.cudnn_benchmark and not config.deterministic
     torch.backends.cudnn.deterministic = config.deterministic
     torch.use_deterministic_algorithms(config.deterministic)
     if config.deterministic:
-        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')     # What cuBLAS asks for.
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # What cuBLAS asks for.
     torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
     torch.backends.cudnn.allow_tf32 = config.allow_tf32
 
@@ -122,13 +124,18 @@ def _seed_everything(world, config, cur_nimg):
 def _load_dataset(world, config, cur_nimg, helpers):
     dataset = dnnlib.util.construct_class_by_name(**config.training_set_kwargs)
     readable = ReadableImages(dataset, strict=config.strict_data)
-    sampler = InfiniteSampler(dataset, rank=world.rank, num_replicas=world.size, seed=config.random_seed,
-                              start=cur_nimg // world.size)
+    sampler = InfiniteSampler(
+        dataset, rank=world.rank, num_replicas=world.size, seed=config.random_seed, start=cur_nimg // world.size
+    )
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='This DataLoader will create')    # More workers than cores.
+        warnings.filterwarnings('ignore', message='This DataLoader will create')  # More workers than cores.
         loader = torch.utils.data.DataLoader(
-            readable, sampler=sampler, batch_size=config.batch_size // world.size,
-            worker_init_fn=helpers.begin, **config.data_loader_kwargs)
+            readable,
+            sampler=sampler,
+            batch_size=config.batch_size // world.size,
+            worker_init_fn=helpers.begin,
+            **config.data_loader_kwargs,
+        )
         return dataset, readable, iter(loader)
 
 
@@ -174,7 +181,8 @@ def _build_augmentation(config, device):
     if config.ada_target is None:
         return augment_pipe, None
     return augment_pipe, AdaController(
-        augment_pipe, config.ada_target, config.ada_interval, config.ada_kimg, config.batch_size)
+        augment_pipe, config.ada_target, config.ada_interval, config.ada_kimg, config.batch_size
+    )
 
 
 def _fakes_grid(config, run_dir, dataset, readable, G_ema, device, is_new):
@@ -203,6 +211,7 @@ def _print_summary(world, config, dataset, G, D):
 # ------------------------------------------------------------------------------------------------
 # One batch
 
+
 def _random_labels(dataset, count, device):
     """[count, c_dim] labels of images drawn at random."""
     labels = torch.from_numpy(np.stack([dataset.get_label(i) for i in np.random.randint(len(dataset), size=count)]))
@@ -213,7 +222,7 @@ def _real_batch(loader, skipped, device, batch_gpu):
     """Next real images as [-1, +1] floats, with labels, in pieces of `batch_gpu`."""
     pixels, labels, complaints = next(loader)
     skipped.note(complaints)
-    real = pixels.to(device).to(torch.float32) / 127.5 - 1                      # [N, C, H, W]
+    real = pixels.to(device).to(torch.float32) / 127.5 - 1  # [N, C, H, W]
     return real.split(batch_gpu), labels.to(device).split(batch_gpu)
 
 
@@ -223,12 +232,15 @@ def _phase_batches(real_img, real_c, G, dataset, device):
     sizes = [len(piece) for piece in real_img]
     gen_z = torch.randn([count, G.z_dim], device=device).split(sizes)
     gen_c = _random_labels(dataset, count, device).split(sizes)
-    return [dict(real_img=img, real_c=c, gen_z=z, gen_c=gc)
-            for img, c, z, gc in zip(real_img, real_c, gen_z, gen_c, strict=True)]
+    return [
+        dict(real_img=img, real_c=c, gen_z=z, gen_c=gc)
+        for img, c, z, gc in zip(real_img, real_c, gen_z, gen_c, strict=True)
+    ]
 
 
 # ------------------------------------------------------------------------------------------------
 # The loop
+
 
 def training_loop(world, config, run_dir, watch, snapshot_metrics=None, state=None):
     """Train until `total_kimg`, or until a signal asks to stop; all files of the run go to `run_dir`.
@@ -266,8 +278,14 @@ def training_loop(world, config, run_dir, watch, snapshot_metrics=None, state=No
     if world.is_main:
         fakes_grid = _fakes_grid(config, run_dir, dataset, readable, G_ema, device, is_new=state is None)
     statistics = RunStatistics(run_dir, world, config.total_kimg, progress.cur_nimg)
-    parts = Parts(dict(G=G, D=D, G_ema=G_ema), {phase.name[0]: phase.optimizer for phase in phases}, loss,
-                  augment_pipe, ada, statistics)
+    parts = Parts(
+        dict(G=G, D=D, G_ema=G_ema),
+        {phase.name[0]: phase.optimizer for phase in phases},
+        loss,
+        augment_pipe,
+        ada,
+        statistics,
+    )
     saver = Saver(world, config, run_dir, parts, phases, dataset, fakes_grid)
     skipped = SkippedImages()
     if state is not None:
@@ -289,7 +307,7 @@ def training_loop(world, config, run_dir, watch, snapshot_metrics=None, state=No
             statistics.show_progress(progress.cur_nimg)
 
         done = progress.cur_nimg >= total_nimg
-        first = progress.tick == 0      # A short one, so that a run shows at once whether it works.
+        first = progress.tick == 0  # A short one, so that a run shows at once whether it works.
         if done or first or progress.cur_nimg >= progress.tick_start_nimg + config.kimg_per_tick * 1000:
             skipped.print_new(world)
             _end_tick(world, config, run_dir, done, progress, parts, saver, watch, snapshot_metrics)

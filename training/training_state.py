@@ -234,8 +234,8 @@ def save(
     with atomic_file(path, durable=True) as file:
         _write(state, file)
     states = list_states(run_dir)
-    newest = states.index(path)     # what seems newer is damaged, or this run would have gone on from it
-    for unneeded in states[:newest] + states[newest + config.keep_states:]:
+    newest = states.index(path)  # what seems newer is damaged, or this run would have gone on from it
+    for unneeded in states[:newest] + states[newest + config.keep_states :]:
         unneeded.unlink()
     return path
 
@@ -254,7 +254,7 @@ def _write(state: dict[str, Any], file: BinaryIO) -> None:
 def read(path: str | os.PathLike) -> dict[str, Any]:
     """The state in a file. Raises DamagedState with a reason, or OSError where the file cannot be opened."""
     with open(path, 'rb') as file:
-        _check_sums(file)       # torch.load does not
+        _check_sums(file)  # torch.load does not
         file.seek(0)
         try:
             state = torch.load(file, map_location='cpu', weights_only=True)

@@ -22,14 +22,22 @@ def open_source(url: str, networks: dict[str, torch.nn.Module]) -> dict[str, tor
     source = legacy.open_network(url, option='--resume')
     for name in networks:
         if source[name] is None:
-            raise ValueError(f'--resume={url}: it has no {name}, but training goes on with G, D and G_ema; use a '
-                             'snapshot of a training run')
+            raise ValueError(
+                f'--resume={url}: it has no {name}, but training goes on with G, D and G_ema; use a '
+                'snapshot of a training run'
+            )
     # Filters, biases and the like are alike in all networks: weights are what was learned.
-    taken = [name for name, module in networks.items() for tensor in _fitting(source[name], module).values()
-             if tensor.ndim >= 2 and isinstance(tensor, torch.nn.Parameter)]
+    taken = [
+        name
+        for name, module in networks.items()
+        for tensor in _fitting(source[name], module).values()
+        if tensor.ndim >= 2 and isinstance(tensor, torch.nn.Parameter)
+    ]
     if not taken:
-        raise ValueError(f'--resume={url}: no weight of it fits this run by name and shape; choose --cfg, --cbase, '
-                         '--cmax, --cond and the resolution of the dataset as that network has them')
+        raise ValueError(
+            f'--resume={url}: no weight of it fits this run by name and shape; choose --cfg, --cbase, '
+            '--cmax, --cond and the resolution of the dataset as that network has them'
+        )
     return {name: source[name] for name in networks}
 
 
@@ -43,17 +51,20 @@ def take_over(source: dict[str, torch.nn.Module], networks: dict[str, torch.nn.M
                     tensor.copy_(fitting[key])
         wanted = [key for key, _tensor in module.named_parameters()]
         given = [key for key, _tensor in source[name].named_parameters()]
-        _print_list(f'{name}: %d of {len(wanted)} parameters start fresh, as that network has none like them',
-                    [key for key in wanted if key not in fitting])
-        _print_list(f'{name}: %d of the {len(given)} parameters of that network find no place here',
-                    [key for key in given if key not in fitting])
+        _print_list(
+            f'{name}: %d of {len(wanted)} parameters start fresh, as that network has none like them',
+            [key for key in wanted if key not in fitting],
+        )
+        _print_list(
+            f'{name}: %d of the {len(given)} parameters of that network find no place here',
+            [key for key in given if key not in fitting],
+        )
 
 
 def _fitting(source: torch.nn.Module, module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Tensors of `source`, by name, for which `module` has one of the same name and shape."""
     shapes = {key: tensor.shape for key, tensor in misc.named_params_and_buffers(module)}
-    return {key: tensor
-            for key, tensor in misc.named_params_and_buffers(source) if shapes.get(key) == tensor.shape}
+    return {key: tensor for key, tensor in misc.named_params_and_buffers(source) if shapes.get(key) == tensor.shape}
 
 
 def _print_list(sentence: str, names: list[str]) -> None:

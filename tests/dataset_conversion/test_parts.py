@@ -32,7 +32,7 @@ def test_png_gives_its_pixels_back_and_is_not_compressed(shape: tuple[int, ...])
     assert pixels.size < len(content) < pixels.size + shape[0] + 100 + pixels.size // 10000
     data_start = content.index(b'IDAT') + 4
     data = content[data_start:-16]
-    assert zlib.decompress(data)[1:1 + pixels[0].size] == pixels[0].tobytes()
+    assert zlib.decompress(data)[1 : 1 + pixels[0].size] == pixels[0].tobytes()
 
 
 def test_conversion_needs_no_torch():
@@ -40,20 +40,37 @@ def test_conversion_needs_no_torch():
     assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, timeout=60).returncode == 0
 
 
-@pytest.mark.parametrize('name, expected', [
-    ('a.png', True), ('x/y.JPEG', True), ('a.webp', True), ('a.txt', False), ('png', False), ('.png', False),
-    ('x/.hidden/a.png', False), ('__MACOSX/a.png', False), ('dataset.json', False)])
+@pytest.mark.parametrize(
+    'name, expected',
+    [
+        ('a.png', True),
+        ('x/y.JPEG', True),
+        ('a.webp', True),
+        ('a.txt', False),
+        ('png', False),
+        ('.png', False),
+        ('x/.hidden/a.png', False),
+        ('__MACOSX/a.png', False),
+        ('dataset.json', False),
+    ],
+)
 def test_which_files_are_images(name: str, expected: bool):
     assert is_image_name(name) == expected
 
 
 def test_archive_names_count_through():
     assert [archive_name(i) for i in (0, 999, 1000, 12345678)] == [
-        '00000/img00000000.png', '00000/img00000999.png', '00001/img00001000.png', '12345/img12345678.png']
+        '00000/img00000000.png',
+        '00000/img00000999.png',
+        '00001/img00001000.png',
+        '12345/img12345678.png',
+    ]
 
 
-@pytest.mark.parametrize('named_labels, class_names', [
-    (None, None), ([('a.png', 3), ('ü/b.png', 0)], ['ä', 'b', 'c', 'd']), ([('a.png', [0.1, 2.0])], None)])
+@pytest.mark.parametrize(
+    'named_labels, class_names',
+    [(None, None), ([('a.png', 3), ('ü/b.png', 0)], ['ä', 'b', 'c', 'd']), ([('a.png', [0.1, 2.0])], None)],
+)
 def test_label_file_round_trip(named_labels: list | None, class_names: list[str] | None):
     content = format_label_file(named_labels, class_names)
     assert json.loads(content)['labels'] == (named_labels and [list(entry) for entry in named_labels])
@@ -62,13 +79,16 @@ def test_label_file_round_trip(named_labels: list | None, class_names: list[str]
     assert table.class_names == class_names
 
 
-@pytest.mark.parametrize('payload', [
-    b'cos\nsystem\n(S"true"\ntR.',
-    b'cbuiltins\neval\n(S"1"\ntR.',
-    b'\x80\x04\x8c\x05numpy\x8c\x08fromfile\x93.',
-    b'\x80\x04\x8c\x16numpy.core.multiarray\x8c\x0cscalar.attr\x93.',
-    b'c_codecs\nencode\n(S"abc"\nS"rot13"\ntR.',
-])
+@pytest.mark.parametrize(
+    'payload',
+    [
+        b'cos\nsystem\n(S"true"\ntR.',
+        b'cbuiltins\neval\n(S"1"\ntR.',
+        b'\x80\x04\x8c\x05numpy\x8c\x08fromfile\x93.',
+        b'\x80\x04\x8c\x16numpy.core.multiarray\x8c\x0cscalar.attr\x93.',
+        b'c_codecs\nencode\n(S"abc"\nS"rot13"\ntR.',
+    ],
+)
 def test_unpickler_allows_arrays_only(payload: bytes):
     with pytest.raises(ValueError, match='batch cannot be read'):
         load_plain_pickle(payload, 'batch')
@@ -98,7 +118,7 @@ def test_empty_folder_may_be_filled(tmp_path: Path):
     assert (tmp_path / 'a' / 'x' / 'y.png').read_bytes() == b'content'
 
 
-READER_MODULE = '''
+READER_MODULE = """
 import os
 import numpy as np
 class Reader:
@@ -106,7 +126,7 @@ class Reader:
         if ticket == 500:
             os._exit(9)  # as a system short of memory ends processes
         return np.full([4, 4], ticket % 256, dtype=np.uint8)
-'''
+"""
 
 
 def test_killed_worker_is_reported(tmp_path: Path):
@@ -117,9 +137,16 @@ def test_killed_worker_is_reported(tmp_path: Path):
         'from dataset_conversion.convert import convert_all\n'
         'from dataset_conversion.transforms import Transform\n'
         'if __name__ == "__main__":\n'
-        '    list(convert_all(Reader(), range(1000), Transform(), workers=2))\n')
-    result = subprocess.run([sys.executable, 'go.py'], cwd=tmp_path, capture_output=True, text=True, timeout=60,
-                            env={'PYTHONPATH': str(ROOT), 'PATH': ''})
+        '    list(convert_all(Reader(), range(1000), Transform(), workers=2))\n'
+    )
+    result = subprocess.run(
+        [sys.executable, 'go.py'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={'PYTHONPATH': str(ROOT), 'PATH': ''},
+    )
     assert 'ValueError: A worker process was killed' in result.stderr
 
 

@@ -59,9 +59,17 @@ class TestOptionNames:
 
 
 class TestTypes:
-    @pytest.mark.parametrize('text, expected', [
-        ('1', True), ('true', True), ('True', True), ('0', False), ('false', False), ('FALSE', False),
-    ])
+    @pytest.mark.parametrize(
+        'text, expected',
+        [
+            ('1', True),
+            ('true', True),
+            ('True', True),
+            ('0', False),
+            ('false', False),
+            ('FALSE', False),
+        ],
+    )
     def test_bool(self, text, expected):
         assert value_of('flag', f'--flag={text}') is expected
 
@@ -77,9 +85,16 @@ class TestTypes:
         assert value_of('file', '--file=http://host/~user/a') == 'http://host/~user/a'
         assert run('--file=').exit_code == 2
 
-    @pytest.mark.parametrize('text, expected', [
-        ('7', [7]), ('0,1,4-6', [0, 1, 4, 5, 6]), ('3-3', [3]), (' 1 , 2 - 3', [1, 2, 3]), ('5,1', [5, 1]),
-    ])
+    @pytest.mark.parametrize(
+        'text, expected',
+        [
+            ('7', [7]),
+            ('0,1,4-6', [0, 1, 4, 5, 6]),
+            ('3-3', [3]),
+            (' 1 , 2 - 3', [1, 2, 3]),
+            ('5,1', [5, 1]),
+        ],
+    )
     def test_list(self, text, expected):
         assert cli.parse_int_list(text) == expected
         assert value_of('seeds', f'--seeds={text}') == expected
@@ -104,9 +119,16 @@ class TestDevice:
 
     devices = ('cuda:0', 'cuda:1', 'cpu')
 
-    @pytest.mark.parametrize('name, expected', [
-        ('auto', 'cuda'), ('cuda', 'cuda'), ('cuda:1', 'cuda:1'), ('CPU', 'cpu'), ('cpu', 'cpu'),
-    ])
+    @pytest.mark.parametrize(
+        'name, expected',
+        [
+            ('auto', 'cuda'),
+            ('cuda', 'cuda'),
+            ('cuda:1', 'cuda:1'),
+            ('CPU', 'cpu'),
+            ('cpu', 'cpu'),
+        ],
+    )
     def test_available(self, name, expected):
         assert str(cli.resolve_device(name)) == expected
 

@@ -32,8 +32,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before > 1000)
 
 def run(*args, **settings):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(('MALLOC_', 'GLIBC_'))}
-    done = subprocess.run([sys.executable, '-c', CODE, *args], env={**environment, 'PYTHONPATH': str(ROOT), **settings},
-                          capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, '-c', CODE, *args],
+        env={**environment, 'PYTHONPATH': str(ROOT), **settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
@@ -44,7 +49,13 @@ def test_memory_is_kept_by_who_asks_for_it():
     assert run() == ['True']  # An import changes nothing.
 
 
-@pytest.mark.parametrize('settings', [{'MALLOC_MMAP_THRESHOLD_': '100000'}, {'MALLOC_TRIM_THRESHOLD_': '100000'},
-                                      {'GLIBC_TUNABLES': 'glibc.malloc.mmap_max=100000'}])
+@pytest.mark.parametrize(
+    'settings',
+    [
+        {'MALLOC_MMAP_THRESHOLD_': '100000'},
+        {'MALLOC_TRIM_THRESHOLD_': '100000'},
+        {'GLIBC_TUNABLES': 'glibc.malloc.mmap_max=100000'},
+    ],
+)
 def test_the_environment_has_the_last_word(settings):
     assert run('keep', **settings)[0] == 'False'

@@ -63,10 +63,18 @@ class TestObjectsByName:
             util.get_obj_by_name('broken_module_of_a_test.Thing')
 
 
-@pytest.mark.parametrize('seconds, text', [
-    (0, '0s'), (59.4, '59s'), (59.6, '1m 00s'), (187, '3m 07s'), (3600, '1h 00m 00s'), (18187, '5h 03m 07s'),
-    (86400 * 2 + 3600 * 5 + 187, '2d 05h 03m'),
-])
+@pytest.mark.parametrize(
+    'seconds, text',
+    [
+        (0, '0s'),
+        (59.4, '59s'),
+        (59.6, '1m 00s'),
+        (187, '3m 07s'),
+        (3600, '1h 00m 00s'),
+        (18187, '5h 03m 07s'),
+        (86400 * 2 + 3600 * 5 + 187, '2d 05h 03m'),
+    ],
+)
 def test_format_time(seconds, text):
     assert util.format_time(seconds) == text
 

@@ -47,7 +47,7 @@ def test_a_loop_has_no_jump_at_its_end(kind):
 def test_a_cubic_way_has_no_corners_a_linear_one_has():
     def sharpest_turn(kind):
         ws, _ = frames_of(Interpolation(random_keys(4), 1, frames_per_key=50, kind=kind))
-        around = np.concatenate([ws, ws[:2]])       # also across the end of the loop
+        around = np.concatenate([ws, ws[:2]])  # also across the end of the loop
         return np.abs(np.diff(around, n=2, axis=0)).max() / np.abs(np.diff(around, axis=0)).max()
 
     assert sharpest_turn('cubic') < 0.15 and sharpest_turn('linear') > 0.5

@@ -166,7 +166,7 @@ def test_size_of_what_the_features_see(size, expected):
 ])  # fmt: skip
 def test_the_features_see_the_proportions(size, expected):
     image = torch.full([1, 3, *size], 7.0)
-    image[:, :, : size[0] // 2] = 200                           # the upper half stays the upper half
+    image[:, :, : size[0] // 2] = 200  # the upper half stays the upper half
     seen = feature_input(image)
     assert seen.shape == (1, 3, *expected) and projection.feature_input_size(size) == expected
     half = expected[0] // 2
@@ -180,7 +180,7 @@ def test_the_features_see_transparent_images_on_white_and_on_black(num_channels)
     alpha = image[:, -1:] / 255
     torch.testing.assert_close(on_black, (image[:, :-1] * alpha).expand(-1, 3, -1, -1))
     torch.testing.assert_close(on_white, (255 - (255 - image[:, :-1]) * alpha).expand(-1, 3, -1, -1))
-    image[:, -1] = 999                                          # more than opaque
+    image[:, -1] = 999  # more than opaque
     assert torch.equal(feature_input(image), image[:, :-1].expand(2, 3, -1, -1))
 
 
@@ -243,7 +243,7 @@ def test_the_published_procedure(features):
     G = make_generator()
     result = project(G, target, features, w_of(G), Settings(num_steps=15, seed=11))
     w, noise = plain_projection(make_generator(), target, features, w_of(G), num_steps=15, seed=11)
-    assert (w - w_of(G).mean).abs().max() > 0.3     # it has moved
+    assert (w - w_of(G).mean).abs().max() > 0.3  # it has moved
     torch.testing.assert_close(result.last.ws, w.repeat(1, G.num_ws, 1), rtol=0, atol=1e-4)
     assert result.last.noise.keys() == noise.keys() and len(noise) == 5
     for name in noise:
@@ -295,7 +295,7 @@ def test_one_seed_one_result(G, features):
     target = image_of_seed(G, 5)
 
     def run(seed):
-        torch.manual_seed(seed + 77)    # the global state does not matter, and is left alone
+        torch.manual_seed(seed + 77)  # the global state does not matter, and is left alone
         before = torch.get_rng_state()
         result = project(G, target, features, w_of(G), Settings(num_steps=5, seed=seed))
         assert torch.equal(before, torch.get_rng_state())

@@ -62,12 +62,12 @@ def test_a_transparent_entry_of_a_palette_is_white(tmp_path):
 def test_the_central_square_is_taken_and_scaled_as_pillow_does(tmp_path):
     photo = np.random.RandomState(0).randint(0, 256, [37, 64, 3], dtype=np.uint8)
     pixels = pixels_of(save(PIL.Image.fromarray(photo), tmp_path / 'wide.png'), resolution=16)
-    square = PIL.Image.fromarray(photo[:, 13:50])   # 13 columns are left out before it, 14 behind
+    square = PIL.Image.fromarray(photo[:, 13:50])  # 13 columns are left out before it, 14 behind
     expected = np.asarray(square.resize((16, 16), PIL.Image.Resampling.LANCZOS))
     np.testing.assert_array_equal(pixels, expected.transpose(2, 0, 1))
     tall = save(PIL.Image.fromarray(photo.transpose(1, 0, 2)), tmp_path / 'tall.png')
     difference = pixels_of(tall, resolution=16).astype(int) - pixels.transpose(0, 2, 1)
-    assert np.abs(difference).max() <= 4    # Pillow scales, and rounds, one axis after the other
+    assert np.abs(difference).max() <= 4  # Pillow scales, and rounds, one axis after the other
 
 
 def test_a_picture_of_the_right_size_stays_as_it_is(tmp_path):
@@ -79,7 +79,7 @@ def test_a_picture_of_the_right_size_stays_as_it_is(tmp_path):
 def test_exif_orientation_is_applied(tmp_path):
     photo = np.random.RandomState(0).randint(0, 256, [8, 8, 3], dtype=np.uint8)
     exif = PIL.Image.Exif()
-    exif[0x0112] = 6    # the camera was turned: show it turned by 90 degrees clockwise
+    exif[0x0112] = 6  # the camera was turned: show it turned by 90 degrees clockwise
     path = save(PIL.Image.fromarray(photo), tmp_path / 'p.png', exif=exif)
     np.testing.assert_array_equal(pixels_of(path, resolution=8), np.rot90(photo, -1).transpose(2, 0, 1))
 
@@ -90,7 +90,7 @@ def test_gray_networks(tmp_path):
         path = save(PIL.Image.fromarray(shades).convert(mode), tmp_path / f'{mode}.png')
         np.testing.assert_array_equal(pixels_of(path, 16, num_channels=1), shades[np.newaxis])
     photo = np.stack([shades, shades, shades], axis=2)
-    photo[3, 5, 2] += 8     # what a lossy format may do to gray
+    photo[3, 5, 2] += 8  # what a lossy format may do to gray
     assert pixels_of(save(PIL.Image.fromarray(photo), tmp_path / 'near.png'), 16, num_channels=1).shape == (1, 16, 16)
     photo[3, 5, 2] += 1
     with pytest.raises(click.BadParameter, match=r'colored\.png is coloured.*convert it'):
@@ -158,9 +158,9 @@ def test_the_largest_part_of_the_networks_proportions_is_taken(tmp_path, resolut
     pixels = pixels_of(save(picture, tmp_path / 'x.png'), resolution).astype(int)
     assert pixels.shape == (3, height, width)
     for ramp, size in ((pixels[0].mean(axis=0), width), (pixels[1].mean(axis=1), height)):
-        step = 240 / max(height, width)                         # the same both ways: nothing is squeezed
+        step = 240 / max(height, width)  # the same both ways: nothing is squeezed
         assert np.abs(np.diff(ramp)[1:-1] - step).max() < 2
-        assert abs(ramp.mean() - 117) < 4 and len(ramp) == size     # the middle stays in the middle
+        assert abs(ramp.mean() - 117) < 4 and len(ramp) == size  # the middle stays in the middle
 
 
 @pytest.mark.parametrize('num_channels', [2, 4])

@@ -39,7 +39,7 @@ def test_golden_generators(golden):
     for case in json.loads(str(data['cases'])):
         if case['net'] != 'G':
             continue
-        prefix = f"G/{case['name']}/"
+        prefix = f'G/{case["name"]}/'
         G = Generator(**case['kwargs'])
         with torch.no_grad():
             for name, tensor in [*G.named_parameters(), *G.named_buffers()]:
@@ -56,10 +56,17 @@ def test_half_precision_follows_full_precision(channels_last):
     torch.manual_seed(0)
     half = dict(num_fp16_res=4, conv_clamp=256)
     sizes = dict(channel_base=1024, channel_max=64)
-    G = Generator(z_dim=32, c_dim=0, w_dim=32, img_resolution=64, img_channels=3, synthesis_kwargs=dict(
-        fp16_channels_last=channels_last, **half, **sizes)).cuda()
-    D = Discriminator(c_dim=0, img_resolution=64, img_channels=3, block_kwargs=dict(fp16_channels_last=channels_last),
-                      **half, **sizes).cuda()
+    G = Generator(
+        z_dim=32,
+        c_dim=0,
+        w_dim=32,
+        img_resolution=64,
+        img_channels=3,
+        synthesis_kwargs=dict(fp16_channels_last=channels_last, **half, **sizes),
+    ).cuda()
+    D = Discriminator(
+        c_dim=0, img_resolution=64, img_channels=3, block_kwargs=dict(fp16_channels_last=channels_last), **half, **sizes
+    ).cuda()
     z = torch.randn(4, 32, device='cuda')
     images = G(z, None, noise_mode='const')
     assert images.dtype == torch.float32
@@ -73,10 +80,22 @@ def test_half_precision_follows_full_precision(channels_last):
 def test_train_and_generate(run_script, tmp_path):
     data = tmp_path / 'digits.zip'
     assert run_script('dataset_tool.py', '--source=digits', f'--dest={data}').returncode == 0
-    trained = run_script('train.py', '--outdir=runs', f'--data={data}', '--cfg=auto', '--cond=1', '--kimg=0.5',
-                         '--tick=0.25', '--snap=1', '--device=cuda', '--cbase=2048', '--metrics=none', timeout=280)
+    trained = run_script(
+        'train.py',
+        '--outdir=runs',
+        f'--data={data}',
+        '--cfg=auto',
+        '--cond=1',
+        '--kimg=0.5',
+        '--tick=0.25',
+        '--snap=1',
+        '--device=cuda',
+        '--cbase=2048',
+        '--metrics=none',
+        timeout=280,
+    )
     assert trained.returncode == 0, trained.stderr
-    run_dir, = (tmp_path / 'runs').iterdir()
+    (run_dir,) = (tmp_path / 'runs').iterdir()
     network = sorted(run_dir.glob('*.pkl'))[-1]
     made = run_script('generate.py', f'--network={network}', '--seeds=0-3', '--class=3', '--outdir=out')
     assert made.returncode == 0, made.stderr
@@ -86,9 +105,21 @@ def test_train_and_generate(run_script, tmp_path):
 def test_a_deterministic_run_repeats_and_goes_on_to_the_bit(run_script, tmp_path):
     data = tmp_path / 'digits.zip'
     assert run_script('dataset_tool.py', '--source=digits', f'--dest={data}').returncode == 0
-    command = ['train.py', f'--data={data}', '--cfg=auto', '--cond=1', '--kimg=1', '--tick=0.25', '--snap=1',
-               '--device=cuda', '--cbase=2048', '--metrics=none', '--init-p=0.5', '--deterministic=1',
-               '--keep-states=9']
+    command = [
+        'train.py',
+        f'--data={data}',
+        '--cfg=auto',
+        '--cond=1',
+        '--kimg=1',
+        '--tick=0.25',
+        '--snap=1',
+        '--device=cuda',
+        '--cbase=2048',
+        '--metrics=none',
+        '--init-p=0.5',
+        '--deterministic=1',
+        '--keep-states=9',
+    ]
     run_dirs = []
     for name in ('one', 'again', 'resumed'):
         result = run_script(*command, f'--outdir={name}', timeout=280)

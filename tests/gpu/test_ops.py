@@ -28,8 +28,10 @@ LAYOUTS = {
 SHORT, LONG = upfirdn2d.setup_filter([1, 3, 3, 1]), torch.linspace(-0.1, 0.3, 12).exp().sin() / 6
 
 OPS = {
-    **{f'bias_act {act}': (lambda x, b, fs, act=act: bias_act.bias_act(x, b, act=act, clamp=0.9))
-       for act in bias_act.activation_funcs},
+    **{
+        f'bias_act {act}': (lambda x, b, fs, act=act: bias_act.bias_act(x, b, act=act, clamp=0.9))
+        for act in bias_act.activation_funcs
+    },
     'bias_act dim 2, gain < 0': lambda x, b, fs: bias_act.bias_act(x, x.new_ones(x.shape[2]), 2, 'lrelu', gain=-1.5),
     'up 2': lambda x, b, fs: upfirdn2d.upsample2d(x, fs[0]),
     'down 2': lambda x, b, fs: upfirdn2d.downsample2d(x, fs[0], flip_filter=True),
@@ -37,8 +39,9 @@ OPS = {
     'up 3, down 2': lambda x, b, fs: upfirdn2d.upfirdn2d(x, fs[0], up=[3, 1], down=[1, 2], padding=[5, -1, 3, 4]),
     'up 2, 12 taps': lambda x, b, fs: upfirdn2d.upsample2d(x, fs[1]),
     'down 2, 12 taps': lambda x, b, fs: upfirdn2d.downsample2d(x, fs[1]),
-    'filtered_lrelu': lambda x, b, fs: filtered_lrelu.filtered_lrelu(x, fs[1], fs[1], b, up=2, down=2,
-                                                                     padding=[10, 9, 10, 9], clamp=0.5),
+    'filtered_lrelu': lambda x, b, fs: filtered_lrelu.filtered_lrelu(
+        x, fs[1], fs[1], b, up=2, down=2, padding=[10, 9, 10, 9], clamp=0.5
+    ),
     'filtered_lrelu up 4': lambda x, b, fs: filtered_lrelu.filtered_lrelu(x, fs[1], fs[1], b, up=4, down=2, padding=12),
 }
 
@@ -104,10 +107,10 @@ def test_captured_into_a_graph(name):
 
 
 def test_offsets_beyond_32_bits():
-    elements = 2 ** 31 + 2 ** 16
+    elements = 2**31 + 2**16
     if torch.cuda.mem_get_info()[0] < 5 * elements:
         pytest.skip('needs 11 GB of free GPU memory')
-    x = torch.zeros(1, 1, elements // 2 ** 15, 2 ** 15, dtype=torch.float16, device='cuda')
+    x = torch.zeros(1, 1, elements // 2**15, 2**15, dtype=torch.float16, device='cuda')
     x[0, 0, -1, -1] = -2
     assert bias_act.bias_act(x, act='lrelu', gain=1)[0, 0, -1, -1].item() == pytest.approx(-0.4, rel=1e-3)
     assert upfirdn2d.upfirdn2d(x, torch.ones(1, 1, device='cuda'), down=2, padding=[-1, 0, -1, 0])[0, 0, -1, -1] == -2

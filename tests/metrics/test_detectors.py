@@ -77,15 +77,18 @@ def test_stand_ins_by_a_manifest(detector_folder, tmp_path):
         detectors.load('vgg16', 'cpu', folder)
 
 
-@pytest.mark.parametrize('manifest, words', [
-    ('{', 'cannot be read as JSON'),
-    ('[]', 'object of texts'),
-    ('{"label": "x", "inception": 3}', 'object of texts'),
-    ('{"inception": "mine.pt"}', 'label'),
-    ('{"label": "Birds/", "inception": "mine.pt"}', "'Birds/'.*lower-case"),
-    ('{"label": "set2"}', "'set2'.*letter at the end"),
-    ('{"label": "birds", "inception": "gone.pt"}', "'gone.pt', which is not in the folder"),
-])
+@pytest.mark.parametrize(
+    'manifest, words',
+    [
+        ('{', 'cannot be read as JSON'),
+        ('[]', 'object of texts'),
+        ('{"label": "x", "inception": 3}', 'object of texts'),
+        ('{"inception": "mine.pt"}', 'label'),
+        ('{"label": "Birds/", "inception": "mine.pt"}', "'Birds/'.*lower-case"),
+        ('{"label": "set2"}', "'set2'.*letter at the end"),
+        ('{"label": "birds", "inception": "gone.pt"}', "'gone.pt', which is not in the folder"),
+    ],
+)
 def test_unusable_manifests(tmp_path, manifest, words):
     put(tmp_path / 'named', 'detectors.json', manifest.encode())
     with pytest.raises(DetectorError, match=words):
@@ -101,7 +104,7 @@ def test_no_folder(tmp_path):
 @pytest.mark.parametrize('kept', [0, 0.5, 0.99])
 def test_a_truncated_file(detector_folder, tmp_path, ending, kept, caplog):
     content = (detector_folder / 'inception-2015-12-05.pt').read_bytes()
-    folder = put(tmp_path / 'cut', f'inception-2015-12-05.{ending}', content[:int(len(content) * kept)])
+    folder = put(tmp_path / 'cut', f'inception-2015-12-05.{ending}', content[: int(len(content) * kept)])
     with caplog.at_level(logging.WARNING), pytest.raises(DetectorError, match=r'damaged or of another kind.*again\.$'):
         detectors.load('inception', 'cpu', folder)
     assert caplog.records == []
@@ -132,8 +135,11 @@ class OneCall(torch.nn.Module):
 def test_an_exported_program_answers_the_call_that_it_was_exported_for(tmp_path):
     (tmp_path / 'new').mkdir()
     program = torch.export.export(
-        OneCall(), (torch.zeros([4, 3, 16, 16], dtype=torch.uint8),), {'return_features': True},
-        dynamic_shapes={'x': {0: torch.export.Dim('n')}, 'return_features': None})
+        OneCall(),
+        (torch.zeros([4, 3, 16, 16], dtype=torch.uint8),),
+        {'return_features': True},
+        dynamic_shapes={'x': {0: torch.export.Dim('n')}, 'return_features': None},
+    )
     torch.export.save(program, tmp_path / 'new' / 'inception-2015-12-05.pt2')
     detector = detectors.load('inception', 'cpu', tmp_path / 'new')
     assert detectors.check(detector, detectors.FEATURES, 16, 'cpu') == 3

@@ -31,8 +31,9 @@ def dataset_kwargs(path, **kwargs):
 
 @pytest.fixture
 def settings(rgb_zip, detector_folder):
-    return Settings(dataset_kwargs(rgb_zip), seed=SEED, batch=BATCH, detectors=str(detector_folder), num_samples=40,
-                    verbose=False)
+    return Settings(
+        dataset_kwargs(rgb_zip), seed=SEED, batch=BATCH, detectors=str(detector_folder), num_samples=40, verbose=False
+    )
 
 
 def compute(settings, *metrics, G=None, cache=None):
@@ -45,6 +46,7 @@ def compute(settings, *metrics, G=None, cache=None):
 
 # ------------------------------------------------------------------------------------------------
 # The textbook, on images of the tests' own making
+
 
 def generated(count, G=None, labels=None):
     """uint8 [N, C, 16, 16]: what the generator draws for the latents and labels of the seed."""
@@ -85,18 +87,22 @@ def textbook_manifolds(real, fake, k=3):
         return np.sqrt(np.square(a[:, None] - b).sum(axis=2)).astype(np.float16)
 
     def radii(x):
-        return np.sort(distances(x, x), axis=1)[:, k]                      # The nearest is the point itself.
+        return np.sort(distances(x, x), axis=1)[:, k]  # The nearest is the point itself.
 
-    fake_in_real = distances(fake, real) <= radii(real)                    # [fake, real]
+    fake_in_real = distances(fake, real) <= radii(real)  # [fake, real]
     real_in_fake = distances(real, fake) <= radii(fake)
-    return dict(precision=fake_in_real.any(axis=1).mean(), recall=real_in_fake.any(axis=1).mean(),
-                density=fake_in_real.sum() / (k * len(fake)), coverage=fake_in_real.any(axis=0).mean())
+    return dict(
+        precision=fake_in_real.any(axis=1).mean(),
+        recall=real_in_fake.any(axis=1).mean(),
+        density=fake_in_real.sum() / (k * len(fake)),
+        coverage=fake_in_real.any(axis=0).mean(),
+    )
 
 
 def textbook_inception_score(probabilities, num_splits=10):
     scores = []
     for i in range(num_splits):
-        p = probabilities[len(probabilities) * i // num_splits:len(probabilities) * (i + 1) // num_splits]
+        p = probabilities[len(probabilities) * i // num_splits : len(probabilities) * (i + 1) // num_splits]
         scores.append(np.exp((p * np.log(p / p.mean(axis=0))).sum(axis=1).mean()))
     return np.mean(scores), np.std(scores)
 
@@ -125,8 +131,14 @@ def test_precision_and_recall(settings, tmp_path):
     real, fake = stand_ins.vgg_features(images), stand_ins.vgg_features(generated(1000))
     expected = textbook_manifolds(real, fake)
     found = compute(dataclasses.replace(settings, dataset_kwargs=dataset_kwargs(path)), 'pr1k3_full', 'prdc1k3_full')
-    assert found.keys() == {'pr1k3_full_precision', 'pr1k3_full_recall', 'prdc1k3_full_precision',
-                            'prdc1k3_full_recall', 'prdc1k3_full_density', 'prdc1k3_full_coverage'}
+    assert found.keys() == {
+        'pr1k3_full_precision',
+        'pr1k3_full_recall',
+        'prdc1k3_full_precision',
+        'prdc1k3_full_recall',
+        'prdc1k3_full_density',
+        'prdc1k3_full_coverage',
+    }
     # An image that is as far away as a radius, to float16, counts or not by how the distance was rounded before; the
     # golden values hold the mathematics to the published way.
     for name, tolerance in (('precision', 2 / 1000), ('recall', 2 / 160), ('density', 6 / 3000), ('coverage', 2 / 160)):
@@ -138,8 +150,10 @@ def test_precision_and_recall(settings, tmp_path):
 
 def test_inception_score(settings):
     mean, std = textbook_inception_score(stand_ins.class_probabilities(generated(105)))
-    assert compute(settings, 'is105') == {'is105_mean': pytest.approx(mean, rel=1e-5),
-                                          'is105_std': pytest.approx(std, rel=1e-4)}
+    assert compute(settings, 'is105') == {
+        'is105_mean': pytest.approx(mean, rel=1e-5),
+        'is105_std': pytest.approx(std, rel=1e-4),
+    }
 
 
 def textbook_path_length(G, space, full, crop, count):
@@ -166,17 +180,24 @@ def textbook_path_length(G, space, full, crop, count):
         # The detector is linear: that of the difference.
         size = images[0].shape[1] // 4
         means = ((images[1] - images[0]) * 127.5 / 255).reshape(3, 4, size, 4, size).mean(axis=(2, 4))
-        distances.append(np.square(means.reshape(-1) @ stand_ins.LPIPS).sum() / 1e-4 ** 2)
+        distances.append(np.square(means.reshape(-1) @ stand_ins.LPIPS).sum() / 1e-4**2)
     low, high = np.percentile(distances, 1, method='lower'), np.percentile(distances, 99, method='higher')
     return np.mean([d for d in distances if low <= d <= high])
 
 
-@pytest.mark.parametrize('name, space, full, crop', [
-    ('ppl2_wend', 'w', False, False), ('ppl_wend', 'w', False, True), ('ppl_wfull', 'w', True, True),
-    ('ppl_zend', 'z', False, True), ('ppl_zfull', 'z', True, True)])
+@pytest.mark.parametrize(
+    'name, space, full, crop',
+    [
+        ('ppl2_wend', 'w', False, False),
+        ('ppl_wend', 'w', False, True),
+        ('ppl_wfull', 'w', True, True),
+        ('ppl_zend', 'z', False, True),
+        ('ppl_zfull', 'z', True, True),
+    ],
+)
 def test_path_lengths(settings, name, space, full, crop):
     G = stand_ins.make_generator()
-    G.synthesis.b16.torgb.weight.mul_(20)           # Larger differences, next to rounding.
+    G.synthesis.b16.torgb.weight.mul_(20)  # Larger differences, next to rounding.
     expected = textbook_path_length(G, space, full, crop, 40)
     assert compute(settings, name, G=G) == {name: pytest.approx(expected, rel=2e-2)}
 
@@ -190,6 +211,7 @@ def test_path_lengths_leave_the_network_as_it_is(settings):
 
 # ------------------------------------------------------------------------------------------------
 # Gray, labels, mirror, subset
+
 
 def test_gray_images_and_drawn_labels(settings, tmp_path):
     images = stand_ins.random_images(60, channels=1)
@@ -214,8 +236,9 @@ def test_mirror_and_subset(settings, rgb_zip, rgb_images):
 
 
 def test_intervals(settings):
-    evaluation = Evaluation(['fid90_full', 'kid90_full'], ALONE, stand_ins.make_generator(),
-                            dataclasses.replace(settings, bootstrap=50))
+    evaluation = Evaluation(
+        ['fid90_full', 'kid90_full'], ALONE, stand_ins.make_generator(), dataclasses.replace(settings, bootstrap=50)
+    )
     plain = compute(settings, 'fid90_full', 'kid90_full')
     for name in ('fid90_full', 'kid90_full'):
         result = evaluation.compute(name)
@@ -229,12 +252,20 @@ def test_intervals(settings):
 # ------------------------------------------------------------------------------------------------
 # Results
 
+
 def test_what_a_result_holds(settings, rgb_images, detector_folder):
     evaluation = Evaluation(['fid40_full'], ALONE, stand_ins.make_generator(), settings)
     result = evaluation.compute('fid40_full')
     evaluation.close()
-    assert list(result)[:7] == ['results', 'metric', 'total_time', 'total_time_str', 'num_gpus', 'snapshot_pkl',
-                                'timestamp']
+    assert list(result)[:7] == [
+        'results',
+        'metric',
+        'total_time',
+        'total_time_str',
+        'num_gpus',
+        'snapshot_pkl',
+        'timestamp',
+    ]
     assert (result['metric'], result['num_gpus'], result['seed'], result['batch']) == ('fid40_full', 1, SEED, BATCH)
     assert result['num_images'] == {'real': len(rgb_images), 'fake': 40}
     inception = detectors.load('inception', folder=detector_folder)
@@ -262,7 +293,9 @@ def test_reports_are_appended(tmp_path, capsys):
     lines = (tmp_path / 'metric-fid1k_full.jsonl').read_text().splitlines()
     assert capsys.readouterr().out.splitlines() == lines
     assert [json.loads(line)['snapshot_pkl'] for line in lines] == [
-        'network-snapshot-000001.pkl', 'network-snapshot-000002.pkl']
+        'network-snapshot-000001.pkl',
+        'network-snapshot-000002.pkl',
+    ]
 
 
 class FullDisk:
@@ -278,7 +311,7 @@ class FullDisk:
         self.file.close()
 
     def write(self, content):
-        self.file.write(content[:self.room])
+        self.file.write(content[: self.room])
         self.file.flush()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -327,7 +360,7 @@ def test_neither_batch_nor_company_change_the_numbers(settings):
 def test_the_random_state_of_a_training_is_untouched(settings):
     torch.manual_seed(0)
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    compute(settings, *ALL_KINDS, G=None)       # Makes its generator from a seed of its own.
+    compute(settings, *ALL_KINDS, G=None)  # Makes its generator from a seed of its own.
     torch.manual_seed(0)
     G = stand_ins.make_generator()
     state = torch.get_rng_state()
@@ -404,8 +437,9 @@ def test_a_changed_zip_is_not_served(settings, tmp_path, monkeypatch):
     os.utime(path, (1e9, 1e9))
     assert (path.stat().st_size, path.stat().st_mtime) == (size, 1e9)
     after = compute(here, *REAL_METRICS)
-    assert after['fid60_full'] == pytest.approx(textbook_fid(
-        stand_ins.inception_features(images), stand_ins.inception_features(generated(60))), rel=1e-5)
+    assert after['fid60_full'] == pytest.approx(
+        textbook_fid(stand_ins.inception_features(images), stand_ins.inception_features(generated(60))), rel=1e-5
+    )
     assert after['kid60_full'] != before['kid60_full']
 
 
@@ -414,7 +448,7 @@ def test_a_cache_file_cut_in_half_is_computed_again(settings, cache_dir, capsys)
     files = sorted((cache_dir / 'gan-metrics').glob('*.npz'))
     assert len(files) == 3
     for path in files:
-        path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert compute(settings, *REAL_METRICS) == first
     assert capsys.readouterr().err.count('computed again') == 3
     assert compute(settings, *REAL_METRICS) == first
@@ -430,11 +464,12 @@ def test_a_cache_that_cannot_be_written_is_a_notice(settings, tmp_path, monkeypa
     assert compute(settings, *REAL_METRICS, cache=cache) == first
     assert capsys.readouterr().err.count('cannot be written') >= 3
     monkeypatch.setattr(RealImages, 'batches', None)
-    assert compute(settings, *REAL_METRICS, cache=cache) == first      # Kept in memory.
+    assert compute(settings, *REAL_METRICS, cache=cache) == first  # Kept in memory.
 
 
 # ------------------------------------------------------------------------------------------------
 # What goes wrong
+
 
 def test_a_network_that_gives_no_numbers(settings):
     G = stand_ins.make_generator()
@@ -448,8 +483,11 @@ def test_data_that_do_not_fit(settings, tmp_path):
     for words, path, G in (
         ('3 channels an image, the network 1', settings.dataset_kwargs['path'], stand_ins.make_generator(channels=1)),
         ('no labels', settings.dataset_kwargs['path'], stand_ins.make_generator(c_dim=3)),
-        ('2 numbers a label, the network 3', stand_ins.write_zip(
-            tmp_path / 'two.zip', stand_ins.random_images(4), labels=[0, 1, 0, 1]), stand_ins.make_generator(c_dim=3)),
+        (
+            '2 numbers a label, the network 3',
+            stand_ins.write_zip(tmp_path / 'two.zip', stand_ins.random_images(4), labels=[0, 1, 0, 1]),
+            stand_ins.make_generator(c_dim=3),
+        ),
         ('does not exist', tmp_path / 'gone.zip', None),
     ):
         with pytest.raises(ValueError, match=words):
@@ -457,9 +495,11 @@ def test_data_that_do_not_fit(settings, tmp_path):
 
 
 def test_too_few_images(settings):
-    for name, words in (('is9', 'is9 needs 10 generated images or more, but there are 9'),
-                        ('kid1', 'kid1 needs 2 real images or more'),
-                        ('pr1k96_full', 'needs 97 real images or more, but there are 96')):
+    for name, words in (
+        ('is9', 'is9 needs 10 generated images or more, but there are 9'),
+        ('kid1', 'kid1 needs 2 real images or more'),
+        ('pr1k96_full', 'needs 97 real images or more, but there are 96'),
+    ):
         with pytest.raises(ValueError, match=words):
             compute(settings, name)
 
@@ -494,6 +534,7 @@ def test_every_family_has_its_mathematics():
 # ------------------------------------------------------------------------------------------------
 # In a training
 
+
 def test_a_metric_that_fails_is_reported_and_the_others_go_on(settings, tmp_path, capsys):
     watch = SnapshotMetrics(['is9', 'fid60_full', 'kid60_full'], settings)
     pickle_path = str(tmp_path / 'network-snapshot-000004.pkl')
@@ -521,6 +562,7 @@ def test_an_error_in_the_code_is_reported_with_its_trace(settings, tmp_path, cap
 
 # ------------------------------------------------------------------------------------------------
 # Images with alpha, and images that are not square
+
 
 def over_white(images):
     """uint8 [N, C, H, W] by the definition of alpha."""
@@ -554,9 +596,9 @@ def test_opaque_images_say_nothing_of_transparency(settings):
 ])  # fmt: skip
 def test_path_lengths_of_images_that_are_not_square(size, crop, expected):
     images = torch.rand(1, 4, *size) * 2 - 1
-    images[:, 3] = 1                                            # opaque
+    images[:, 3] = 1  # opaque
     seen = path_pairs._as_detector_sees(images, crop)
     assert seen.shape == (1, 3, *expected)
     torch.testing.assert_close(seen, path_pairs._as_detector_sees(images[:, :3], crop))
-    images[:, 3] = -7                                           # more than transparent
+    images[:, 3] = -7  # more than transparent
     assert (path_pairs._as_detector_sees(images, crop) == 255).all()

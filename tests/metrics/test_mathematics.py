@@ -475,23 +475,21 @@ def test_interval_of_kid_is_made_of_its_projections_and_of_the_subsets(max_compa
     real, fake = feature_sets(20, 16, 3, np.float64)
     real[4] *= 3  # whose kernel with itself is large
     expected_rng, num_subsets, size = np.random.RandomState(2), 5, 7
-    draws = [
-        [expected_rng.choice(len(x), size, replace=False) for x in (fake, real)] for _ in range(num_subsets)
-    ]
+    draws = [[expected_rng.choice(len(x), size, replace=False) for x in (fake, real)] for _ in range(num_subsets)]
     values = np.array([array_kid(real[of_real], fake[of_fake]) for of_fake, of_real in draws])
-    compared = [
-        expected_rng.choice(len(x), min(len(x), max_compared), replace=False).tolist() for x in (real, fake)
-    ]
+    compared = [expected_rng.choice(len(x), min(len(x), max_compared), replace=False).tolist() for x in (real, fake)]
 
     def kernel(x, y):
         return (x @ y / len(x) + 1) ** 3
 
     def influences(own, other, own_compared, other_compared):
-        return np.array([
-            2 * np.mean([kernel(x, own[j]) for j in own_compared if j != i])
-            - 2 * np.mean([kernel(x, other[j]) for j in other_compared])
-            for i, x in enumerate(own)
-        ])
+        return np.array(
+            [
+                2 * np.mean([kernel(x, own[j]) for j in own_compared if j != i])
+                - 2 * np.mean([kernel(x, other[j]) for j in other_compared])
+                for i, x in enumerate(own)
+            ]
+        )
 
     parts = [influences(real, fake, *compared), influences(fake, real, *compared[::-1]), values]
     expected = bootstrap_interval(values.mean(), parts, 50, expected_rng)

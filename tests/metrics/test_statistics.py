@@ -23,6 +23,7 @@ KEY = {'dataset': 'abc', 'images': 3}
 # ------------------------------------------------------------------------------------------------
 # Draws
 
+
 def test_latents_belong_to_their_images():
     whole = draws.latents(7, range(20), 8)
     parts = torch.cat([draws.latents(7, range(13), 8), draws.latents(7, range(13, 20), 8)])
@@ -53,12 +54,13 @@ def test_the_training_goes_on_as_if_nothing_had_been_drawn():
 # ------------------------------------------------------------------------------------------------
 # Moments and features
 
+
 @pytest.mark.parametrize('offset', [0, 1e6])
 def test_moments_of_batches(offset):
     x = np.random.RandomState(0).randn(100, 5) @ np.random.RandomState(1).randn(5, 5) + offset
     collector = MomentsCollector(ALONE, 5)
     for start, size in ((0, 33), (33, 1), (34, 66)):
-        collector.add(torch.from_numpy(x[start:start + size + 2]), [min(size, 100 - start)])    # Two rows do not count.
+        collector.add(torch.from_numpy(x[start : start + size + 2]), [min(size, 100 - start)])  # Two rows do not count.
     moments = collector.finish()
     assert moments.count == 100
     np.testing.assert_allclose(moments.mean, x.mean(axis=0), rtol=1e-13)
@@ -76,6 +78,7 @@ def test_features_of_batches():
 # ------------------------------------------------------------------------------------------------
 # The cache
 
+
 def arrays():
     rng = np.random.RandomState(0)
     return {'count': np.array(3), 'mean': rng.randn(40), 'cov': rng.randn(40, 40)}
@@ -88,7 +91,7 @@ def assert_same(found, expected):
 
 
 def only_file(cache_dir):
-    path, = (cache_dir / 'gan-metrics').iterdir()
+    (path,) = (cache_dir / 'gan-metrics').iterdir()
     return path
 
 
@@ -105,7 +108,7 @@ def test_what_is_saved_is_loaded(cache_dir, capsys):
 def test_a_file_that_is_cut(cache_dir, capsys, share):
     StatisticsCache().save(KEY, arrays())
     path = only_file(cache_dir)
-    path.write_bytes(path.read_bytes()[:int(path.stat().st_size * share)])
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     assert StatisticsCache().load(KEY) is None
     notice = capsys.readouterr().err
     assert str(path) in notice and 'computed again' in notice and notice.count('\n') == 1
@@ -119,11 +122,11 @@ def test_every_flipped_byte_is_found_or_harmless(cache_dir):
     content = path.read_bytes()
     refused = 0
     for position in range(0, len(content), 97):
-        path.write_bytes(content[:position] + bytes([content[position] ^ 0x41]) + content[position + 1:])
+        path.write_bytes(content[:position] + bytes([content[position] ^ 0x41]) + content[position + 1 :])
         found = StatisticsCache().load(KEY)
         if found is None:
             refused += 1
-        else:                                   # A date in the archive, for example.
+        else:  # A date in the archive, for example.
             assert_same(found, arrays())
     assert refused > 100
 
@@ -153,11 +156,12 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, capsys):
     cache = StatisticsCache()
     cache.save(KEY, arrays())
     assert 'cannot be written' in capsys.readouterr().err
-    assert_same(cache.load(KEY), arrays())      # From memory, for the rest of a training.
+    assert_same(cache.load(KEY), arrays())  # From memory, for the rest of a training.
 
 
 # ------------------------------------------------------------------------------------------------
 # Digests of datasets
+
 
 def digest(path):
     dataset = ImageFolderDataset(path)
@@ -193,7 +197,7 @@ def test_a_digest_is_kept_and_not_trusted_after_a_change(tmp_path, rgb_images, n
     before = digest(path)
     with monkeypatch.context() as unreadable:
         unreadable.setattr(ImageFolderDataset, 'content_sha256', None)
-        assert digest(path) == before           # Without reading the images again.
+        assert digest(path) == before  # Without reading the images again.
     size = path.stat().st_size
     changed = rgb_images.copy()
     changed[50, 0, 3, 3] ^= 1
@@ -223,7 +227,7 @@ def test_digests_of_files_just_written_are_not_kept(tmp_path, cache_dir, rgb_ima
 def test_a_damaged_memo(tmp_path, cache_dir, rgb_images, no_clock_tick, capsys):
     path = stand_ins.write_zip(tmp_path / 'data.zip', rgb_images)
     before = digest(path)
-    memo, = (cache_dir / 'gan-metrics').glob('content-*.json')
+    (memo,) = (cache_dir / 'gan-metrics').glob('content-*.json')
     for text in ('{', '[]', json.dumps({'fingerprint': 'x', 'content': 'y'}), memo.read_text().replace(before, 'zz')):
         memo.write_text(text)
         assert digest(path) == before
@@ -233,12 +237,13 @@ def test_a_damaged_memo(tmp_path, cache_dir, rgb_images, no_clock_tick, capsys):
 # ------------------------------------------------------------------------------------------------
 # Progress of long steps
 
+
 def test_lines_from_time_to_time(monkeypatch, capsys):
     clock = iter([0, 10, 40, 40, 40, 50])
     monkeypatch.setattr('metrics.progress.time.monotonic', lambda: next(clock))
     with Progress('Features of real images', 400) as progress:
-        progress.update(50)                         # After 10 seconds: too soon to tell.
-        progress.update(100)                        # After 40 seconds.
+        progress.update(50)  # After 10 seconds: too soon to tell.
+        progress.update(100)  # After 40 seconds.
         progress.update(150)
     assert capsys.readouterr().err == 'Features of real images: 100 of 400 img, 2.5 img/s, 2m 00s left\n'
 

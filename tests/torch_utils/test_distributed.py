@@ -21,9 +21,17 @@ def _collectives(world, path):
     distributed.average_gradients(world, [*parameters, unused])
     received = distributed.broadcast_object(world, {'rank': world.rank})
     distributed.broadcast_tensors(world, [p.data for p in parameters])
-    torch.save(dict(
-        world=(world.rank, world.size, str(world.device)), main=world.is_main, received=received,
-        grads=[p.grad for p in parameters], unused=unused.grad, value=parameters[0].data), f'{path}/{world.rank}.pt')
+    torch.save(
+        dict(
+            world=(world.rank, world.size, str(world.device)),
+            main=world.is_main,
+            received=received,
+            grads=[p.grad for p in parameters],
+            unused=unused.grad,
+            value=parameters[0].data,
+        ),
+        f'{path}/{world.rank}.pt',
+    )
 
 
 @pytest.mark.parametrize('size', [1, 2, 4])
@@ -70,7 +78,7 @@ def test_the_sentence_of_a_users_mistake_arrives_as_it_is():
 def _waits_at_the_barrier_for_a_failed_one(world):
     try:
         _fails_on_one(world, ValueError)
-    except RuntimeError:    # From the barrier, as the other rank has left the group.
+    except RuntimeError:  # From the barrier, as the other rank has left the group.
         raise KeyError('a consequence') from None
 
 

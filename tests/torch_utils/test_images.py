@@ -10,7 +10,7 @@ from torch_utils import images
 
 def test_rounding_rule_at_its_edges():
     levels = torch.arange(256)
-    exact = (levels - 128) / 127.5                                              # x at which each level begins
+    exact = (levels - 128) / 127.5  # x at which each level begins
     assert torch.equal(images.to_uint8(exact.double().reshape(1, 1, 16, 16) + 1e-6).flatten().long(), levels)
     below = images.to_uint8(exact.double().reshape(1, 1, 16, 16) - 1e-3).flatten().long()
     assert torch.equal(below, (levels - 1).clamp(min=0))
@@ -94,10 +94,10 @@ def test_labels_stand_beside_the_grid(tmp_path, num_channels):
     assert bare.shape == (64, 64) and (bare == 77).all()
     height, width = named.shape
     assert height > 64 and width > 64
-    assert (named[-64:, -64:] == 77).all()                                      # labels cover no image
+    assert (named[-64:, -64:] == 77).all()  # labels cover no image
     left, top = width - 64, height - 64
     for margin in (named[top : top + 32, :left], named[top + 32 :, :left], named[:top, left : left + 32]):
-        assert margin.min() < 100 and margin.max() == 255                       # ink on paper
+        assert margin.min() < 100 and margin.max() == 255  # ink on paper
 
 
 @pytest.mark.parametrize('num_channels', [1, 2, 3, 4])

@@ -20,7 +20,7 @@ from training.networks_stylegan2 import FullyConnectedLayer, Generator
 
 ROOT = Path(__file__).resolve().parents[2]
 
-LAYER_MODULE = '''
+LAYER_MODULE = """
 import torch
 from torch_utils import persistence
 
@@ -50,7 +50,7 @@ class Undecorated(Scale):
 class Plain:
     def __init__(self, *args, **kwargs):
         self.value = len(args)
-'''
+"""
 
 
 @pytest.fixture
@@ -230,13 +230,13 @@ def test_pickle_opens_in_another_folder_with_only_dnnlib_and_torch_utils(tmp_pat
     z = torch.linspace(-1, 1, 8).unsqueeze(0)
     with open(tmp_path / 'network.pkl', 'wb') as f:
         pickle.dump({'G_ema': G}, f)
-    program = textwrap.dedent('''
+    program = textwrap.dedent("""
         import pickle, sys, torch
         G = pickle.load(open('network.pkl', 'rb'))['G_ema']
         assert 'training' not in sys.modules
         torch.save(G(torch.linspace(-1, 1, 8).unsqueeze(0), None, noise_mode='const'), 'image.pt')
         pickle.dump({'G_ema': G}, open('again.pkl', 'wb'))
-    ''')
+    """)
     result = subprocess.run([sys.executable, '-c', program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     image = G(z, None, noise_mode='const')

@@ -93,10 +93,12 @@ def test_handlers_of_before_come_back():
 
 
 def test_a_process_that_ends_by_itself_is_not_cut_short():
-    program = ('import os, signal\nfrom torch_utils import signals\n'
-               'signals.ignore_sigterm_from_here_on()\n'
-               'os.kill(os.getpid(), signal.SIGTERM)\n'
-               'print("last words")\n')
+    program = (
+        'import os, signal\nfrom torch_utils import signals\n'
+        'signals.ignore_sigterm_from_here_on()\n'
+        'os.kill(os.getpid(), signal.SIGTERM)\n'
+        'print("last words")\n'
+    )
     result = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, 'last words\n', '')
 
@@ -125,10 +127,12 @@ def test_other_threads_watch_for_nothing():
 
 
 def test_the_answer_says_what_happens_and_what_to_do(tmp_path):
-    program = ('import os, signal\nfrom torch_utils.signals import SignalWatch\n'
-               'with SignalWatch(announce=True) as watch:\n'
-               '    for _ in range(2): os.kill(os.getpid(), signal.SIGTERM)\n'
-               '    print(watch.take().name)\n')
+    program = (
+        'import os, signal\nfrom torch_utils.signals import SignalWatch\n'
+        'with SignalWatch(announce=True) as watch:\n'
+        '    for _ in range(2): os.kill(os.getpid(), signal.SIGTERM)\n'
+        '    print(watch.take().name)\n'
+    )
     result = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True)
     assert result.stdout == 'STOP\n'
     assert result.stderr == '\nSIGTERM: the run saves and stops after this step; once more to stop at once.\n'
@@ -162,6 +166,7 @@ def test_an_orphan_is_asked_to_stop(tmp_path):
 
 # ------------------------------------------------------------------------------------------------
 # Through the launcher
+
 
 def _steps_until_asked_to_stop(world, folder):
     saved = steps = 0
@@ -252,6 +257,7 @@ def test_one_that_is_interrupted_is_a_sentence():
 # ------------------------------------------------------------------------------------------------
 # Work that can be left, and helpers
 
+
 def test_work_that_can_be_begun_again_is_left_at_once(capsys):
     with SignalWatch() as watch:
         with pytest.raises(SystemExit) as left, watch.leaving_at_once(lambda: 'Until next time.'):
@@ -260,7 +266,7 @@ def test_work_that_can_be_begun_again_is_left_at_once(capsys):
         assert left.value.code == 75
         with pytest.raises(SystemExit), watch.leaving_at_once(lambda: 'Not even begun.'):
             time.sleep(99)
-        send(signal.SIGTERM)        # Outside, it is a request again.
+        send(signal.SIGTERM)  # Outside, it is a request again.
     assert capsys.readouterr().out == '\nUntil next time.\n\nNot even begun.\n'
 
 

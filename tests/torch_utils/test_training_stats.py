@@ -30,7 +30,10 @@ def test_mean_deviation_and_count_of_everything_reported():
 
 def test_only_what_came_since_the_last_update_counts():
     collector, keeping, other = (
-        training_stats.Collector(keep_previous=False), training_stats.Collector(), training_stats.Collector())
+        training_stats.Collector(keep_previous=False),
+        training_stats.Collector(),
+        training_stats.Collector(),
+    )
     training_stats.report('a', 1)
     collector.update()
     keeping.update()

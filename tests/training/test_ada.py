@@ -30,7 +30,7 @@ def feed(ada, batches, sign):
 
 def test_p_reaches_one_after_ada_kimg_of_overfitting():
     pipe, ada = controller()
-    feed(ada, range(1, 10_001), +1)         # 10,000 batches of 50 = 500 kimg
+    feed(ada, range(1, 10_001), +1)  # 10,000 batches of 50 = 500 kimg
     assert float(pipe.p) == pytest.approx(1, rel=1e-4)
 
 
@@ -49,7 +49,7 @@ def test_adjusts_every_interval_by_what_came_since():
     feed(ada, [4], +1)
     step = float(pipe.p)
     assert step == pytest.approx(50 * 4 / 500_000)
-    feed(ada, [5, 6, 7, 8], -1)             # Were the first four still counted, the mean would be 0.
+    feed(ada, [5, 6, 7, 8], -1)  # Were the first four still counted, the mean would be 0.
     assert float(pipe.p) == 0
 
 

@@ -64,8 +64,11 @@ def test_state_dict():
 
 
 def test_arguments_are_kept_as_attributes():
-    defaults = {name: parameter.default for name, parameter in inspect.signature(AugmentPipe).parameters.items()
-                if parameter.default is not inspect.Parameter.empty}
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(AugmentPipe).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
     augment = AugmentPipe(xflip=1, imgfilter_bands=[1, 0, 1, 0], noise_std=0.3)
     for name, value in (defaults | {'xflip': 1, 'imgfilter_bands': [1, 0, 1, 0], 'noise_std': 0.3}).items():
         assert getattr(augment, name) == value
@@ -87,10 +90,25 @@ def test_nothing_happens_at_probability_zero(channels):
 
 
 # For half of the images chosen, mirroring and turning to the other side is drawn; a turn by 0 in one of four.
-@pytest.mark.parametrize('name, given_chosen', [
-    ('xflip', 1 / 2), ('rotate90', 3 / 4), ('brightness', 1), ('contrast', 1), ('lumaflip', 1 / 2), ('hue', 1),
-    ('saturation', 1), ('imgfilter', None), ('noise', 1), ('cutout', 1), ('scale', 1), ('rotate', 1), ('xfrac', 1),
-    ('aniso', 1)])
+@pytest.mark.parametrize(
+    'name, given_chosen',
+    [
+        ('xflip', 1 / 2),
+        ('rotate90', 3 / 4),
+        ('brightness', 1),
+        ('contrast', 1),
+        ('lumaflip', 1 / 2),
+        ('hue', 1),
+        ('saturation', 1),
+        ('imgfilter', None),
+        ('noise', 1),
+        ('cutout', 1),
+        ('scale', 1),
+        ('rotate', 1),
+        ('xfrac', 1),
+        ('aniso', 1),
+    ],
+)
 @pytest.mark.parametrize('p, multiplier', [(0.3, 1), (1, 0.5)])
 def test_share_of_images_that_change(name, given_chosen, p, multiplier):
     torch.manual_seed(1)
@@ -115,7 +133,7 @@ def move_of(moved, image, reach):
     for turns, flipped in itertools.product(range(4), (False, True)):
         back = torch.rot90(moved.flip(1) if flipped else moved, turns)
         for dy, dx in itertools.product(range(-reach, reach + 1), repeat=2):
-            window = canvas[size - 1 + dy:, size - 1 + dx:][:size, :size]
+            window = canvas[size - 1 + dy :, size - 1 + dx :][:size, :size]
             found.append(((window - back)[4:-4, 4:-4].abs().max().item(), (turns, flipped, dx, dy)))
     return min(found)
 
@@ -155,7 +173,7 @@ def test_cutout_erases_a_rectangle():
         rows, columns = mask.any(dim=1), mask.any(dim=0)
         assert rows.sum() <= 8 and columns.sum() <= 8
         assert torch.equal(mask, rows[:, None] & columns[None, :])
-    assert (kept == 0).float().mean() == pytest.approx(0.25 * 0.875 ** 2 / 1, abs=0.03)
+    assert (kept == 0).float().mean() == pytest.approx(0.25 * 0.875**2 / 1, abs=0.03)
 
 
 def test_noise_has_the_strength_of_a_half_normal_draw():
@@ -183,8 +201,10 @@ def test_hue_and_saturation_leave_gray_images_alone():
 def test_band_switched_off_is_left_alone():
     torch.manual_seed(6)
     images = pictures(4, size=32)
-    assert torch.equal(pipe(imgfilter=1, imgfilter_bands=[0, 0, 0, 0])(images).round(decimals=4),
-                       pipe(0, imgfilter=1)(images).round(decimals=4))
+    assert torch.equal(
+        pipe(imgfilter=1, imgfilter_bands=[0, 0, 0, 0])(images).round(decimals=4),
+        pipe(0, imgfilter=1)(images).round(decimals=4),
+    )
     assert share_changed(images, pipe(imgfilter=1, imgfilter_bands=[0, 0, 0, 1])(images)) == 1
 
 
@@ -240,7 +260,7 @@ def test_r1_goes_through():
     images = pictures(4).requires_grad_()
     weight = torch.randn(3, requires_grad=True)
     logits = (augment(images).tanh() * weight[:, None, None]).sum(dim=(1, 2, 3))
-    gradient, = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     gradient.square().sum().backward()
     assert weight.grad.abs().min() > 0
 
@@ -255,8 +275,10 @@ def test_empty_batch():
 def test_oblong_images_and_channels_last():
     images = torch.randn(3, 3, 12, 20)
     augment = pipe(**{name: 1 for name in EVERYTHING if name != 'noise'})
-    results = [augment(images.contiguous(memory_format=layout), debug_percentile=0.4)
-               for layout in (torch.contiguous_format, torch.channels_last)]
+    results = [
+        augment(images.contiguous(memory_format=layout), debug_percentile=0.4)
+        for layout in (torch.contiguous_format, torch.channels_last)
+    ]
     assert results[0].shape == images.shape
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4, check_stride=False)
 
@@ -297,12 +319,17 @@ def test_oblong_images_are_mirrored_and_turned_by_half_a_turn_only():
     """Smooth ones, as in the test of square images above."""
     torch.manual_seed(3)
     smooth = torch.nn.functional.avg_pool2d(torch.randn(1, 1, 22, 30), 7, stride=1)
-    image = (smooth / smooth.abs().max())[0, 0]                                 # [16, 24]
+    image = (smooth / smooth.abs().max())[0, 0]  # [16, 24]
     moved = pipe(xflip=1, rotate90=1)(image.expand(60, 1, -1, -1))[:, 0]
     found = set()
     for other in moved:
-        errors = {(flipped, turned): ((image.flip(1) if flipped else image).rot90(2 * turned) - other)[4:-4, 4:-4].abs()
-                  .max().item() for flipped, turned in itertools.product((0, 1), (0, 1))}
+        errors = {
+            (flipped, turned): ((image.flip(1) if flipped else image).rot90(2 * turned) - other)[4:-4, 4:-4]
+            .abs()
+            .max()
+            .item()
+            for flipped, turned in itertools.product((0, 1), (0, 1))
+        }
         assert min(errors.values()) < 0.15 < sorted(errors.values())[1]
         found.add(min(errors, key=errors.get))
     assert len(found) == 4
@@ -327,7 +354,7 @@ def test_rotation_of_oblong_images_is_one_of_pixels():
     """A disc stays a disc of its size wherever the image is turned to; on squeezed axes it would be an ellipse."""
     y, x = torch.meshgrid(torch.arange(32) - 15.5, torch.arange(48) - 23.5, indexing='ij')
     disc = torch.sigmoid(8 - (x.square() + y.square()).sqrt()).expand(20, 1, 32, 48)
-    inside = (x.square() + y.square()).sqrt() < 15              # farther out its mirror images come in
+    inside = (x.square() + y.square()).sqrt() < 15  # farther out its mirror images come in
     rotated = pipe(rotate=1)(disc.contiguous())
     torch.testing.assert_close(rotated[..., inside], disc[..., inside], atol=0.05, rtol=0)
     stripe = torch.sigmoid(3 - x.abs()).expand(20, 1, 32, 48).contiguous()

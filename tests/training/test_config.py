@@ -43,14 +43,41 @@ def build(folders):
 
 
 PUBLISHED = {
-    'augment_p': 0, 'ada_target': 0.6, 'ada_kimg': 500, 'ada_interval': 4, 'G_reg_interval': 4, 'D_reg_interval': 16,
-    'kimg_per_tick': 4, 'image_snapshot_ticks': 50, 'network_snapshot_ticks': 50, 'metrics': ['fid50k_full'],
-    'detectors': None, 'random_seed': 0, 'keep_states': 2, 'deterministic': False, 'strict_data': False,
-    'resume_pkl': None, 'cudnn_benchmark': True, 'allow_tf32': False, 'run_dir': None, 'device': 'cuda',
+    'augment_p': 0,
+    'ada_target': 0.6,
+    'ada_kimg': 500,
+    'ada_interval': 4,
+    'G_reg_interval': 4,
+    'D_reg_interval': 16,
+    'kimg_per_tick': 4,
+    'image_snapshot_ticks': 50,
+    'network_snapshot_ticks': 50,
+    'metrics': ['fid50k_full'],
+    'detectors': None,
+    'random_seed': 0,
+    'keep_states': 2,
+    'deterministic': False,
+    'strict_data': False,
+    'resume_pkl': None,
+    'cudnn_benchmark': True,
+    'allow_tf32': False,
+    'run_dir': None,
+    'device': 'cuda',
     'data_loader_kwargs': {'num_workers': 3, 'pin_memory': True, 'prefetch_factor': 2},
     'augment_kwargs': {
-        'class_name': 'training.augment.AugmentPipe', 'xflip': 1, 'rotate90': 1, 'xint': 1, 'scale': 1, 'rotate': 1,
-        'aniso': 1, 'xfrac': 1, 'brightness': 1, 'contrast': 1, 'lumaflip': 1, 'hue': 1, 'saturation': 1,
+        'class_name': 'training.augment.AugmentPipe',
+        'xflip': 1,
+        'rotate90': 1,
+        'xint': 1,
+        'scale': 1,
+        'rotate': 1,
+        'aniso': 1,
+        'xfrac': 1,
+        'brightness': 1,
+        'contrast': 1,
+        'lumaflip': 1,
+        'hue': 1,
+        'saturation': 1,
     },
 }
 
@@ -85,25 +112,41 @@ class TestPresets:
         expected = PUBLISHED | {
             'num_gpus': gpus,
             'training_set_kwargs': {
-                'class_name': 'training.dataset.ImageFolderDataset', 'path': folders[resolution], 'use_labels': False,
-                'max_size': 10 if resolution == 32 else 1, 'xflip': False, 'resolution': resolution,
+                'class_name': 'training.dataset.ImageFolderDataset',
+                'path': folders[resolution],
+                'use_labels': False,
+                'max_size': 10 if resolution == 32 else 1,
+                'xflip': False,
+                'resolution': resolution,
             },
             'G_kwargs': {
-                'class_name': 'training.networks_stylegan2.Generator', 'z_dim': 512, 'w_dim': 512,
-                'mapping_kwargs': {'num_layers': layers}, 'synthesis_kwargs': convolutions,
+                'class_name': 'training.networks_stylegan2.Generator',
+                'z_dim': 512,
+                'w_dim': 512,
+                'mapping_kwargs': {'num_layers': layers},
+                'synthesis_kwargs': convolutions,
             },
             'D_kwargs': {
-                'class_name': 'training.networks_stylegan2.Discriminator', **convolutions,
-                'architecture': 'orig' if is_cifar else 'resnet', 'block_kwargs': {}, 'mapping_kwargs': {},
+                'class_name': 'training.networks_stylegan2.Discriminator',
+                **convolutions,
+                'architecture': 'orig' if is_cifar else 'resnet',
+                'block_kwargs': {},
+                'mapping_kwargs': {},
                 'epilogue_kwargs': {'mbstd_group_size': mbstd},
             },
             'G_opt_kwargs': adam,
             'D_opt_kwargs': adam,
             'loss_kwargs': {
-                'class_name': 'training.loss.StyleGAN2Loss', 'r1_gamma': pytest.approx(gamma),
-                'style_mixing_prob': 0 if is_cifar else 0.9, 'pl_weight': 0 if is_cifar else 2,
+                'class_name': 'training.loss.StyleGAN2Loss',
+                'r1_gamma': pytest.approx(gamma),
+                'style_mixing_prob': 0 if is_cifar else 0.9,
+                'pl_weight': 0 if is_cifar else 2,
             },
-            'total_kimg': kimg, 'batch_size': batch, 'batch_gpu': batch_gpu, 'ema_kimg': ema, 'ema_rampup': rampup,
+            'total_kimg': kimg,
+            'batch_size': batch,
+            'batch_gpu': batch_gpu,
+            'ema_kimg': ema,
+            'ema_rampup': rampup,
         }
         actual = dataclasses.asdict(build(resolution, gpus, cfg=name))
         assert actual.pop('options')['cfg'] == name
@@ -142,15 +185,37 @@ class TestPresets:
 
 class TestOptions:
     def test_half_precision_is_for_cuda(self, build):
-        for device, fp32, expected in [('cuda', False, (4, 256)), ('cuda:1', False, (4, 256)), ('cpu', False, (0, 256)),
-                                       ('mps', False, (0, 256)), ('cuda', True, (0, None)), ('cpu', True, (0, None))]:
+        for device, fp32, expected in [
+            ('cuda', False, (4, 256)),
+            ('cuda:1', False, (4, 256)),
+            ('cpu', False, (0, 256)),
+            ('mps', False, (0, 256)),
+            ('cuda', True, (0, None)),
+            ('cpu', True, (0, None)),
+        ]:
             config = build(device=device, fp32=fp32)
             for kwargs in (config.G_kwargs['synthesis_kwargs'], config.D_kwargs):
                 assert (kwargs['num_fp16_res'], kwargs['conv_clamp']) == expected, (device, fp32)
 
     def test_replaced_numbers(self, build):
-        config = build(cfg='stylegan2', gamma=3.5, kimg=7, cbase=8192, cmax=128, glr=0.1, dlr=0.2, map_depth=5,
-                       tick=2, snap=3, seed=9, workers=0, nobench=True, allow_tf32=True, nhwc=True, freezed=2)
+        config = build(
+            cfg='stylegan2',
+            gamma=3.5,
+            kimg=7,
+            cbase=8192,
+            cmax=128,
+            glr=0.1,
+            dlr=0.2,
+            map_depth=5,
+            tick=2,
+            snap=3,
+            seed=9,
+            workers=0,
+            nobench=True,
+            allow_tf32=True,
+            nhwc=True,
+            freezed=2,
+        )
         assert config.loss_kwargs['r1_gamma'] == 3.5
         assert config.total_kimg == 7
         assert config.G_opt_kwargs['lr'] == 0.1
@@ -168,28 +233,34 @@ class TestOptions:
     def test_gamma_zero_is_a_value(self, build):
         assert build(gamma=0.0).loss_kwargs['r1_gamma'] == 0
 
-    @pytest.mark.parametrize('gpus, options, expected', [
-        (1, {'batch': 8}, (8, 8, 4)),
-        (2, {'batch': 8}, (8, 4, 4)),
-        (1, {'batch': 64, 'batch_gpu': 8}, (64, 8, 4)),
-        (1, {'batch': 2}, (2, 2, 2)),                               # a preset's group shrinks to what there is
-        (1, {'batch': 12, 'mbstd_group': 6}, (12, 12, 6)),
-        (1, {'cfg': 'paper256', 'batch_gpu': 16}, (64, 16, 8)),
-        (4, {'cfg': 'paper256', 'batch_gpu': 4}, (64, 4, 4)),
-    ])
+    @pytest.mark.parametrize(
+        'gpus, options, expected',
+        [
+            (1, {'batch': 8}, (8, 8, 4)),
+            (2, {'batch': 8}, (8, 4, 4)),
+            (1, {'batch': 64, 'batch_gpu': 8}, (64, 8, 4)),
+            (1, {'batch': 2}, (2, 2, 2)),  # a preset's group shrinks to what there is
+            (1, {'batch': 12, 'mbstd_group': 6}, (12, 12, 6)),
+            (1, {'cfg': 'paper256', 'batch_gpu': 16}, (64, 16, 8)),
+            (4, {'cfg': 'paper256', 'batch_gpu': 4}, (64, 4, 4)),
+        ],
+    )
     def test_batches(self, build, gpus, options, expected):
         config = build(num_gpus=gpus, **options)
         group = config.D_kwargs['epilogue_kwargs']['mbstd_group_size']
         assert (config.batch_size, config.batch_gpu, group) == expected
 
-    @pytest.mark.parametrize('gpus, options, words', [
-        (3, {}, ['--batch', '64', '--gpus=3', '--batch=63']),
-        (8, {'batch': 4}, ['--batch', '--gpus=8', '--batch=8']),
-        (1, {'batch': 32, 'batch_gpu': 5}, ['--batch-gpu', '5', '32']),
-        (1, {'batch': 8, 'batch_gpu': 16}, ['--batch-gpu', '16', '8']),
-        (1, {'batch': 6}, ['--mbstd-group', '4', '6']),
-        (1, {'batch': 8, 'mbstd_group': 16}, ['--mbstd-group', '16', '8']),
-    ])
+    @pytest.mark.parametrize(
+        'gpus, options, words',
+        [
+            (3, {}, ['--batch', '64', '--gpus=3', '--batch=63']),
+            (8, {'batch': 4}, ['--batch', '--gpus=8', '--batch=8']),
+            (1, {'batch': 32, 'batch_gpu': 5}, ['--batch-gpu', '5', '32']),
+            (1, {'batch': 8, 'batch_gpu': 16}, ['--batch-gpu', '16', '8']),
+            (1, {'batch': 6}, ['--mbstd-group', '4', '6']),
+            (1, {'batch': 8, 'mbstd_group': 16}, ['--mbstd-group', '16', '8']),
+        ],
+    )
     def test_batches_that_do_not_divide(self, build, gpus, options, words):
         with pytest.raises(click.BadParameter) as caught:
             build(num_gpus=gpus, **options)
@@ -237,20 +308,23 @@ class TestOptions:
 
 
 class TestRunDirectory:
-    @pytest.mark.parametrize('options, expected', [
-        ({}, 'mine-auto2'),
-        ({'mirror': True, 'resume': 'ffhq256'}, 'mine-mirror-auto2-resumeffhq256'),
-        ({'cond': True, 'subset': 1000, 'cfg': 'cifar'}, 'mine-cond-subset1000-cifar'),
-        ({'gamma': 10.0, 'kimg': 1000, 'batch': 32}, 'mine-auto2-gamma10-kimg1000-batch32'),
-        ({'gamma': 0.0064, 'kimg': 25000000}, 'mine-auto2-gamma0.0064-kimg25000000'),
-        ({'aug': 'fixed', 'p': 0.2}, 'mine-auto2-fixed-p0.2'),
-        ({'aug': 'ada', 'target': 0.7, 'augpipe': 'bgcfnc'}, 'mine-auto2-ada-target0.7-bgcfnc'),
-        ({'aug': 'noaug', 'cfg': 'paper256'}, 'mine-paper256-noaug'),
-        ({'resume': 'noresume'}, 'mine-auto2-noresume'),
-        ({'resume': '/x/net.pkl', 'freezed': 3}, 'mine-auto2-resumecustom-freezed3'),
-        ({'freezed': 0, 'desc': 'try_2'}, 'mine-auto2-freezed0-try_2'),
-        ({'glr': 0.1, 'cbase': 64, 'seed': 3}, 'mine-auto2'),
-    ])
+    @pytest.mark.parametrize(
+        'options, expected',
+        [
+            ({}, 'mine-auto2'),
+            ({'mirror': True, 'resume': 'ffhq256'}, 'mine-mirror-auto2-resumeffhq256'),
+            ({'cond': True, 'subset': 1000, 'cfg': 'cifar'}, 'mine-cond-subset1000-cifar'),
+            ({'gamma': 10.0, 'kimg': 1000, 'batch': 32}, 'mine-auto2-gamma10-kimg1000-batch32'),
+            ({'gamma': 0.0064, 'kimg': 25000000}, 'mine-auto2-gamma0.0064-kimg25000000'),
+            ({'aug': 'fixed', 'p': 0.2}, 'mine-auto2-fixed-p0.2'),
+            ({'aug': 'ada', 'target': 0.7, 'augpipe': 'bgcfnc'}, 'mine-auto2-ada-target0.7-bgcfnc'),
+            ({'aug': 'noaug', 'cfg': 'paper256'}, 'mine-paper256-noaug'),
+            ({'resume': 'noresume'}, 'mine-auto2-noresume'),
+            ({'resume': '/x/net.pkl', 'freezed': 3}, 'mine-auto2-resumecustom-freezed3'),
+            ({'freezed': 0, 'desc': 'try_2'}, 'mine-auto2-freezed0-try_2'),
+            ({'glr': 0.1, 'cbase': 64, 'seed': 3}, 'mine-auto2'),
+        ],
+    )
     def test_name(self, options, expected):
         assert cfg.run_description(Options(outdir='o', data='d', **options), 'mine', 2) == expected
 
@@ -295,24 +369,32 @@ class TestJson:
         assert TrainingConfig.from_json(text) == config
         assert json.loads(text)['G_kwargs']['z_dim'] == 512
 
-    @pytest.mark.parametrize('change, words', [
-        ({'bach_size': 4}, ['bach_size', 'unknown']),
-        ({'batch_size': '4'}, ['batch_size', "'4'", 'int']),
-        ({'batch_size': True}, ['batch_size', 'True']),
-        ({'batch_size': None}, ['batch_size', 'None']),
-        ({'augment_p': 'x'}, ['augment_p', 'float']),
-        ({'metrics': 'none'}, ['metrics', 'list']),
-        ({'cudnn_benchmark': 1}, ['cudnn_benchmark', 'bool']),
-    ])
+    @pytest.mark.parametrize(
+        'change, words',
+        [
+            ({'bach_size': 4}, ['bach_size', 'unknown']),
+            ({'batch_size': '4'}, ['batch_size', "'4'", 'int']),
+            ({'batch_size': True}, ['batch_size', 'True']),
+            ({'batch_size': None}, ['batch_size', 'None']),
+            ({'augment_p': 'x'}, ['augment_p', 'float']),
+            ({'metrics': 'none'}, ['metrics', 'list']),
+            ({'cudnn_benchmark': 1}, ['cudnn_benchmark', 'bool']),
+        ],
+    )
     def test_wrong_values_are_named(self, build, change, words):
         values = json.loads(build().to_json()) | change
         with pytest.raises(ValueError) as caught:
             TrainingConfig.from_json(json.dumps(values))
         assert all(word in str(caught.value) for word in words), str(caught.value)
 
-    @pytest.mark.parametrize('text, words', [
-        ('{', 'no JSON'), ('[]', 'object'), ('{}', "missing.*'G_kwargs'|missing"),
-    ])
+    @pytest.mark.parametrize(
+        'text, words',
+        [
+            ('{', 'no JSON'),
+            ('[]', 'object'),
+            ('{}', "missing.*'G_kwargs'|missing"),
+        ],
+    )
     def test_no_configuration(self, text, words):
         with pytest.raises(ValueError, match=words):
             TrainingConfig.from_json(text)

@@ -40,8 +40,9 @@ def name_of(index: int) -> str:
 
 def files_of(images: np.ndarray, labels: list | None = None, **more: object) -> dict[str, bytes]:
     """The files of a dataset by name. `labels`: one per image."""
-    files = {name_of(i): png(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
-             for i, image in enumerate(images)}
+    files = {
+        name_of(i): png(image[0] if len(image) == 1 else image.transpose(1, 2, 0)) for i, image in enumerate(images)
+    }
     named = None if labels is None else [[name_of(i), label] for i, label in enumerate(labels)]
     return {**files, 'dataset.json': json.dumps({'labels': named, **more}).encode()}
 
@@ -73,8 +74,9 @@ def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return request.param
 
 
-#----------------------------------------------------------------------------
+# ----------------------------------------------------------------------------
 # Images
+
 
 @pytest.mark.parametrize('channels', [1, 3])
 def test_images_and_their_description(dest: Path, decoder: str, channels: int):
@@ -109,8 +111,14 @@ def test_what_is_given_out_may_be_written_to(dest: Path):
 def test_jpegs_and_nested_folders_are_read_in_order(dest: Path, decoder: str):
     pixels = random_images(3).transpose(0, 2, 3, 1)  # NHWC
     contents = [png(p, format='jpeg', quality=95) for p in pixels]
-    files = {'b/x.jpg': contents[2], 'a/z.JPG': contents[1], 'a/b/c.jpeg': contents[0], 'readme.md': b'',
-             '__MACOSX/a/._z.jpg': b'', 'a/.thumb.jpg': b''}
+    files = {
+        'b/x.jpg': contents[2],
+        'a/z.JPG': contents[1],
+        'a/b/c.jpeg': contents[0],
+        'readme.md': b'',
+        '__MACOSX/a/._z.jpg': b'',
+        'a/.thumb.jpg': b'',
+    }
     dataset = ImageFolderDataset(write(dest, files))
     assert [dataset.get_details(i).file_name for i in range(3)] == ['a/b/c.jpeg', 'a/z.JPG', 'b/x.jpg']
     for (image, _label), content in zip(dataset, contents):
@@ -169,8 +177,9 @@ def test_cache_keeps_images_only_within_its_budget(dest: Path):
     np.testing.assert_array_equal(uncached[2][0], 255 - images[2])
 
 
-#----------------------------------------------------------------------------
+# ----------------------------------------------------------------------------
 # Labels
+
 
 def test_class_labels_become_one_hot(dest: Path):
     write(dest, files_of(random_images(3), [2, 0, 1], class_names=['ant', 'bee', 'cow', 'dog']))
@@ -201,17 +210,21 @@ def label_file(labels: object) -> bytes:
     return json.dumps({'labels': labels}).encode()
 
 
-@pytest.mark.parametrize('content, words', [
-    (None, ['has no labels', 'no dataset.json', '--cond']),
-    (label_file(None), ['has no labels', 'lists none']),
-    (label_file([]), ['has no labels', 'lists none']),
-    (label_file([[name_of(0), 1]]), ['2 of 3 images', name_of(1)]),
-    (label_file([[name_of(i), 1] for i in range(5)]), ['2 labels that match no image', name_of(3), name_of(4)]),
-    (label_file([[name_of(0), 1], [name_of(1), [1, 0]], [name_of(2), 1]]), ['different kinds', name_of(1)]),
-    (label_file([[name_of(i), -1] for i in range(3)]), ['-1']),
-    (b'{"labels": [', ['not valid JSON']),
-    (b'{"classes": []}', ['no "labels"']),
-], ids=['no-file', 'null', 'none', 'unlabelled', 'unmatched', 'mixed', 'negative', 'damaged', 'no-key'])
+@pytest.mark.parametrize(
+    'content, words',
+    [
+        (None, ['has no labels', 'no dataset.json', '--cond']),
+        (label_file(None), ['has no labels', 'lists none']),
+        (label_file([]), ['has no labels', 'lists none']),
+        (label_file([[name_of(0), 1]]), ['2 of 3 images', name_of(1)]),
+        (label_file([[name_of(i), 1] for i in range(5)]), ['2 labels that match no image', name_of(3), name_of(4)]),
+        (label_file([[name_of(0), 1], [name_of(1), [1, 0]], [name_of(2), 1]]), ['different kinds', name_of(1)]),
+        (label_file([[name_of(i), -1] for i in range(3)]), ['-1']),
+        (b'{"labels": [', ['not valid JSON']),
+        (b'{"classes": []}', ['no "labels"']),
+    ],
+    ids=['no-file', 'null', 'none', 'unlabelled', 'unmatched', 'mixed', 'negative', 'damaged', 'no-key'],
+)
 def test_labels_that_do_not_fit(dest: Path, content: bytes | None, words: list[str]):
     files = files_of(random_images(3))
     del files['dataset.json']
@@ -222,8 +235,9 @@ def test_labels_that_do_not_fit(dest: Path, content: bytes | None, words: list[s
         assert word in str(error.value)
 
 
-#----------------------------------------------------------------------------
+# ----------------------------------------------------------------------------
 # Damage and misuse
+
 
 def test_image_of_another_shape_is_named(dest: Path, decoder: str):
     files = files_of(random_images(4))
@@ -240,13 +254,17 @@ def test_image_of_another_shape_is_named(dest: Path, decoder: str):
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-@pytest.mark.parametrize('content, word', [
-    (palette_png(), '8-bit palette'),
-    (png(np.zeros([16, 16], np.uint16)), '16-bit grayscale'),
-    (png(random_images(1)[0].transpose(1, 2, 0))[:400], 'cannot be read as an image'),
-    (b'hello', 'cannot be read as an image'),
-    (b'', 'cannot be read as an image'),
-], ids=['palette', '16-bit', 'cut', 'text', 'empty'])
+@pytest.mark.parametrize(
+    'content, word',
+    [
+        (palette_png(), '8-bit palette'),
+        (png(np.zeros([16, 16], np.uint16)), '16-bit grayscale'),
+        (png(random_images(1)[0].transpose(1, 2, 0))[:400], 'cannot be read as an image'),
+        (b'hello', 'cannot be read as an image'),
+        (b'', 'cannot be read as an image'),
+    ],
+    ids=['palette', '16-bit', 'cut', 'text', 'empty'],
+)
 @pytest.mark.parametrize('position', [0, 1])
 def test_unusable_image_is_named(dest: Path, decoder: str, content: bytes, word: str, position: int):
     write(dest, {**files_of(random_images(2)), name_of(position): content})
@@ -287,8 +305,13 @@ def test_path_that_is_no_dataset(tmp_path: Path):
     (tmp_path / 'data.tar').write_bytes(b'')
     (tmp_path / 'cut.zip').write_bytes(write(tmp_path / 'whole.zip', files_of(random_images(9))).read_bytes()[:-100])
     write(tmp_path / 'none.zip', {'dataset.json': b'{"labels": null}'})
-    for name, word in [('gone.zip', 'does not exist'), ('empty', 'no images'), ('none.zip', 'no images'),
-                       ('data.tar', 'neither a folder nor a .zip'), ('cut.zip', 'not a complete zip archive')]:
+    for name, word in [
+        ('gone.zip', 'does not exist'),
+        ('empty', 'no images'),
+        ('none.zip', 'no images'),
+        ('data.tar', 'neither a folder nor a .zip'),
+        ('cut.zip', 'not a complete zip archive'),
+    ]:
         with pytest.raises(ValueError, match=word) as error:
             ImageFolderDataset(tmp_path / name)
         assert name in str(error.value)
@@ -299,7 +322,7 @@ def test_damage_inside_an_archive_is_named(tmp_path: Path):
     with zipfile.ZipFile(path) as archive:
         start = archive.getinfo(name_of(1)).header_offset
     content = bytearray(path.read_bytes())
-    content[start + 200:start + 220] = bytes(20)
+    content[start + 200 : start + 220] = bytes(20)
     path.write_bytes(content)
     dataset = ImageFolderDataset(path)
     _ = dataset[0], dataset[2]
@@ -307,8 +330,9 @@ def test_damage_inside_an_archive_is_named(tmp_path: Path):
         _ = dataset[1]
 
 
-#----------------------------------------------------------------------------
+# ----------------------------------------------------------------------------
 # Processes
+
 
 @pytest.mark.parametrize('start_method', ['fork', 'spawn'])
 def test_worker_processes_agree_and_share_what_they_decoded(dest: Path, start_method: str):
@@ -336,8 +360,9 @@ def test_pickled_copy_reads_the_same(dest: Path):
         np.testing.assert_array_equal(label, other_label)
 
 
-#----------------------------------------------------------------------------
+# ----------------------------------------------------------------------------
 # Sampler
+
 
 def take(count: int, size: int, **options: object) -> list[int]:
     return list(itertools.islice(InfiniteSampler(range(size), **options), count))
@@ -394,8 +419,15 @@ def test_sampler_feeds_a_loader(dest: Path):
     np.testing.assert_array_equal(batches, images[take(24, 10, seed=1)])
 
 
-@pytest.mark.parametrize('options, word', [(dict(rank=2, num_replicas=2), 'rank'), (dict(rank=-1), 'rank'),
-                                           (dict(window_size=1.5), 'window_size'), (dict(start=-1), 'start')])
+@pytest.mark.parametrize(
+    'options, word',
+    [
+        (dict(rank=2, num_replicas=2), 'rank'),
+        (dict(rank=-1), 'rank'),
+        (dict(window_size=1.5), 'window_size'),
+        (dict(start=-1), 'start'),
+    ],
+)
 def test_sampler_refuses(options: dict, word: str):
     with pytest.raises(ValueError, match=word):
         InfiniteSampler(range(5), **options)

@@ -24,14 +24,21 @@ def golden_networks(data, case):
     """G and D of a golden case with their state."""
     sizes = dict(channel_base=256, channel_max=16)
     G = Generator(
-        z_dim=16, c_dim=case['c_dim'], w_dim=16, img_resolution=16, img_channels=3,
-        mapping_kwargs=dict(num_layers=2), synthesis_kwargs=dict(use_noise=False, **sizes))
+        z_dim=16,
+        c_dim=case['c_dim'],
+        w_dim=16,
+        img_resolution=16,
+        img_channels=3,
+        mapping_kwargs=dict(num_layers=2),
+        synthesis_kwargs=dict(use_noise=False, **sizes),
+    )
     D = Discriminator(
-        c_dim=case['c_dim'], img_resolution=16, img_channels=3, epilogue_kwargs=dict(mbstd_group_size=4), **sizes)
+        c_dim=case['c_dim'], img_resolution=16, img_channels=3, epilogue_kwargs=dict(mbstd_group_size=4), **sizes
+    )
     with torch.no_grad():
         for prefix, module in (('G', G), ('D', D)):
             for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-                tensor.copy_(torch.from_numpy(np.asarray(data[f"{case['name']}/state/{prefix}.{name}"])))
+                tensor.copy_(torch.from_numpy(np.asarray(data[f'{case["name"]}/state/{prefix}.{name}'])))
     return G.train().requires_grad_(False), D.train().requires_grad_(False)
 
 
@@ -44,8 +51,12 @@ def test_gradients_of_all_phases_golden(golden, monkeypatch, case_name):
     def value(name):
         return torch.from_numpy(np.asarray(data[f'{case_name}/{name}']))
 
-    loss = losses.StyleGAN2Loss('cpu', G, D, **{k: case[k] for k in (
-        'style_mixing_prob', 'r1_gamma', 'pl_weight', 'pl_batch_shrink', 'pl_decay')})
+    loss = losses.StyleGAN2Loss(
+        'cpu',
+        G,
+        D,
+        **{k: case[k] for k in ('style_mixing_prob', 'r1_gamma', 'pl_weight', 'pl_batch_shrink', 'pl_decay')},
+    )
     monkeypatch.setattr(torch, 'randn_like', lambda images: value('pl_noise'))
     for phase, gain in GAINS.items():
         module = G if phase[0] == 'G' else D
@@ -97,10 +108,10 @@ def test_both_equals_main_plus_reg(golden):
 
 def test_r1_penalty_of_a_quadratic_and_its_gradient():
     images = torch.randn(3, 2, 4, 4, dtype=torch.float64, requires_grad=True)
-    logits = images.square().sum(dim=[1, 2, 3]).unsqueeze(1)            # gradient 2x
+    logits = images.square().sum(dim=[1, 2, 3]).unsqueeze(1)  # gradient 2x
     penalty = losses.r1_penalty(logits, images)
     assert torch.allclose(penalty, 4 * images.square().sum(dim=[1, 2, 3]))
-    second, = torch.autograd.grad(penalty.sum(), images)
+    (second,) = torch.autograd.grad(penalty.sum(), images)
     assert torch.allclose(second, 8 * images)
 
 
@@ -144,7 +155,7 @@ def test_second_gradients_of_r1_in_float64(architecture):
 
     for name in ('b16.conv0.weight', 'b8.conv1.weight', 'b4.conv.weight', 'mapping.fc0.weight'):
         parameter = D.get_parameter(name)
-        gradient, = torch.autograd.grad(penalty(), parameter)
+        (gradient,) = torch.autograd.grad(penalty(), parameter)
         direction = torch.randn_like(parameter)
         expected = finite_difference(penalty, parameter, direction)
         assert float((gradient * direction).sum()) == pytest.approx(expected, rel=1e-4), name
@@ -154,8 +165,14 @@ def test_second_gradients_of_r1_in_float64(architecture):
 def test_second_gradients_of_path_lengths_in_float64(architecture):
     torch.manual_seed(0)
     G = Generator(
-        z_dim=4, c_dim=0, w_dim=4, img_resolution=16, img_channels=1, mapping_kwargs=dict(num_layers=2),
-        synthesis_kwargs=dict(architecture=architecture, **SMALL)).double()
+        z_dim=4,
+        c_dim=0,
+        w_dim=4,
+        img_resolution=16,
+        img_channels=1,
+        mapping_kwargs=dict(num_layers=2),
+        synthesis_kwargs=dict(architecture=architecture, **SMALL),
+    ).double()
     ws = torch.randn(2, G.num_ws, 4, dtype=torch.float64, requires_grad=True)
 
     def total_length():
@@ -164,7 +181,7 @@ def test_second_gradients_of_path_lengths_in_float64(architecture):
 
     for name in ('synthesis.b4.const', 'synthesis.b8.conv0.weight', 'synthesis.b16.conv1.affine.weight'):
         parameter = G.get_parameter(name)
-        gradient, = torch.autograd.grad(total_length(), parameter)
+        (gradient,) = torch.autograd.grad(total_length(), parameter)
         direction = torch.randn_like(parameter)
         expected = finite_difference(total_length, parameter, direction)
         assert float((gradient * direction).sum()) == pytest.approx(expected, rel=1e-4), name

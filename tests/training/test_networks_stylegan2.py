@@ -28,15 +28,18 @@ def build(golden, net, name):
     case = next(c for c in cases if c['net'] == net and c['name'] == name)
     module = (networks.Generator if net == 'G' else networks.Discriminator)(**case['kwargs'])
     prefix = f'{net}/{name}/state/'
-    golden_state = {key[len(prefix):]: data[key] for key in data if key.startswith(prefix)}
+    golden_state = {key[len(prefix) :]: data[key] for key in data if key.startswith(prefix)}
     ours = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     assert list(ours) == list(golden_state)
     with torch.no_grad():
         for key, tensor in ours.items():
             assert tuple(tensor.shape) == golden_state[key].shape, key
             tensor.copy_(torch.from_numpy(golden_state[key]))
-    values = {key[len(f'{net}/{name}/'):]: torch.from_numpy(np.asarray(data[key]))
-              for key in data if key.startswith(f'{net}/{name}/') and '/state/' not in key}
+    values = {
+        key[len(f'{net}/{name}/') :]: torch.from_numpy(np.asarray(data[key]))
+        for key in data
+        if key.startswith(f'{net}/{name}/') and '/state/' not in key
+    }
     return module, case, values
 
 
@@ -83,7 +86,7 @@ def test_discriminator_golden(golden, name):
     img = v['img'].clone().requires_grad_(True)
     logits = D(img, v['c'])
     assert_close(logits.detach(), v['logits'])
-    gradient, = torch.autograd.grad(logits.sum(), img)
+    (gradient,) = torch.autograd.grad(logits.sum(), img)
     assert_close(gradient, v['dimg'])
 
 
@@ -105,8 +108,14 @@ def build_pair(resolution, architecture='skip', num_fp16_res=0):
     torch.manual_seed(0)
     common = dict(img_resolution=resolution, img_channels=2)
     channels = dict(channel_base=256, channel_max=8, num_fp16_res=num_fp16_res)
-    G = networks.Generator(z_dim=8, c_dim=3, w_dim=8, mapping_kwargs=dict(num_layers=2), **common,
-                           synthesis_kwargs=dict(channels, architecture=architecture))
+    G = networks.Generator(
+        z_dim=8,
+        c_dim=3,
+        w_dim=8,
+        mapping_kwargs=dict(num_layers=2),
+        **common,
+        synthesis_kwargs=dict(channels, architecture=architecture),
+    )
     return G, networks.Discriminator(c_dim=3, architecture=architecture, **common, **channels)
 
 
@@ -126,15 +135,20 @@ def test_images_of_any_usable_size(size, architecture):
     logits = D(images, c)
     assert logits.shape == (2, 1)
     logits.sum().backward()
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all()
-               for network in (G, D) for name, parameter in network.named_parameters() if 'noise_strength' not in name)
+    assert all(
+        parameter.grad is not None and parameter.grad.isfinite().all()
+        for network in (G, D)
+        for name, parameter in network.named_parameters()
+        if 'noise_strength' not in name
+    )
 
 
 def test_a_tuple_or_a_pair_of_equal_sides_is_the_same_network():
     by_number, by_pair = build_pair(32)[0], build_pair((32, 32))[0]
     assert by_pair.img_resolution == 32
     assert [(name, tensor.shape) for name, tensor in by_number.named_parameters()] == [
-        (name, tensor.shape) for name, tensor in by_pair.named_parameters()]
+        (name, tensor.shape) for name, tensor in by_pair.named_parameters()
+    ]
     assert build_pair((16, 24))[0].img_resolution == [16, 24]
 
 
@@ -143,8 +157,10 @@ def test_other_sizes_fit_a_square_network_by_name_and_shape():
     for square, other in zip(build_pair(64, 'resnet'), build_pair([64, 96], 'resnet')):
         ours, theirs = (dict(network.named_parameters()) for network in (other, square))
         assert list(ours) == list(theirs)
-        assert [name for name in ours if ours[name].shape != theirs[name].shape] in (['synthesis.b4.const'],
-                                                                                   ['b4.fc.weight'])
+        assert [name for name in ours if ours[name].shape != theirs[name].shape] in (
+            ['synthesis.b4.const'],
+            ['b4.fc.weight'],
+        )
 
 
 def test_the_rule_of_sizes_is_that_of_the_datasets():
@@ -186,7 +202,9 @@ def test_half_precision_of_other_sizes_is_asked_for_by_level():
     G, D = build_pair([64, 96], num_fp16_res=2)
     for network in (G.synthesis, D):
         assert [level for level in network.block_resolutions if getattr(network, f'b{level}').use_fp16] in (
-            [32, 64], [64, 32])
+            [32, 64],
+            [64, 32],
+        )
 
 
 def test_a_block_is_exported_for_any_number_of_images():
@@ -205,7 +223,7 @@ def test_second_derivatives_of_a_single_image_with_a_dead_channel(size):
     found = []
     for fused in (True, False):
         y = networks.modulated_conv2d(x, weight, styles, padding=1, fused_modconv=fused)
-        gradient, = torch.autograd.grad(y.square().sum(), styles, create_graph=True)
+        (gradient,) = torch.autograd.grad(y.square().sum(), styles, create_graph=True)
         found.append(torch.autograd.grad(gradient.square().sum(), styles)[0])
     assert found[0].isfinite().all()
     assert_close(*found)

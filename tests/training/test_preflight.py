@@ -18,7 +18,7 @@ from torch_utils import distributed, free_memory
 from training import preflight
 from training.config import Options, build_config, open_training_set
 
-NUM_IMAGES = 120    # more than --verify-data=sample decodes
+NUM_IMAGES = 120  # more than --verify-data=sample decodes
 MIB, GIB = 2**20, 2**30
 SMALL = ('--cfg=tiny', '--cbase=64', '--cmax=8', '--metrics=none', '--device=cpu')
 
@@ -75,6 +75,7 @@ def error_of(result):
 # ------------------------------------------------------------------------------------------------
 # All together
 
+
 def test_every_check_has_its_line(dry_run):
     findings = findings_of(dry_run(*SMALL, '--gpus=2'))
     assert list(findings) == ['processes', 'memory', 'disk', 'data']
@@ -89,34 +90,37 @@ def test_a_run_prints_what_the_dry_run_prints_and_keeps_to_the_expected_output(i
     run = run_script('train.py', *options)
     assert run.returncode == 0, run.stderr
     checks = re.search(r'Checks:\n.*?\n(?=Dry run)', dry.stderr, re.S)[0]
-    for line in checks.splitlines():    # what is free changes
+    for line in checks.splitlines():  # what is free changes
         assert line.split(';')[0] in run.stdout
     assert not (tmp_path / 'images').exists()
 
-    run_dir, = (tmp_path / 'runs').iterdir()
+    (run_dir,) = (tmp_path / 'runs').iterdir()
     pickles, grids = list(run_dir.glob('network-*.pkl')), list(run_dir.glob('fakes0*.png'))
-    parsed = Options(outdir='runs', data=str(images), cfg='tiny', cbase=64, cmax=8, kimg=0.1, tick=0.03, snap=2,
-                     keep_states=1)
+    parsed = Options(
+        outdir='runs', data=str(images), cfg='tiny', cbase=64, cmax=8, kimg=0.1, tick=0.03, snap=2, keep_states=1
+    )
     dataset = open_training_set(parsed)
     output = preflight.expected_output(build_config(parsed, dataset, 'cpu', 1), dataset)
-    state, = run_dir.glob('training-state-*.pt')
+    (state,) = run_dir.glob('training-state-*.pt')
     assert output.num_states == 2 and output.states_bytes == 2 * output.state_bytes
     assert 0.5 * state.stat().st_size < output.state_bytes < 1.5 * state.stat().st_size
     # Names have whole kimg, so later snapshots of this short run take the place of the earlier ones.
     written = re.findall(r'^tick (\d+)', run.stdout, re.M)
     assert len([tick for tick in written if int(tick) % 2 == 0 or tick == written[-1]]) == output.num_snapshots
     actual = pickles[0].stat().st_size + grids[0].stat().st_size
-    assert 0.5 * actual < output.snapshot_bytes < 1.5 * actual + 400_000    # a pickle also holds its source code
+    assert 0.5 * actual < output.snapshot_bytes < 1.5 * actual + 400_000  # a pickle also holds its source code
 
 
-@pytest.mark.parametrize('kimg, tick, snap, batch', [
-    (0.1, 0.03, 2, 16), (0.1, 0.05, 1, 16), (0.016, 4, 50, 16), (1, 0.1, 3, 32), (0.5, 0.1, 4, 32)])
+@pytest.mark.parametrize(
+    'kimg, tick, snap, batch',
+    [(0.1, 0.03, 2, 16), (0.1, 0.05, 1, 16), (0.016, 4, 50, 16), (1, 0.1, 3, 32), (0.5, 0.1, 4, 32)],
+)
 def test_number_of_snapshots(images, kimg, tick, snap, batch):
     options = Options(outdir='runs', data=str(images), cfg='tiny', kimg=kimg, tick=tick, snap=snap, batch=batch)
     dataset = open_training_set(options)
     output = preflight.expected_output(build_config(options, dataset, 'cpu', 1), dataset)
 
-    number = index = shown = start = 0      # as the training loop counts
+    number = index = shown = start = 0  # as the training loop counts
     while shown < kimg * 1000:
         shown += batch
         done = shown >= kimg * 1000
@@ -128,6 +132,7 @@ def test_number_of_snapshots(images, kimg, tick, snap, batch):
 
 # ------------------------------------------------------------------------------------------------
 # Data
+
 
 @pytest.fixture(scope='module')
 def damaged(images, tmp_path_factory):
@@ -154,8 +159,7 @@ def test_a_single_damaged_image_is_the_sentence(dry_run, images, tmp_path):
     assert not any('img00000119' in line for line in before)
 
 
-@pytest.mark.parametrize('verify, text', [
-    ('headers', '24 images: headers read'), ('none', 'images not verified')])
+@pytest.mark.parametrize('verify, text', [('headers', '24 images: headers read'), ('none', 'images not verified')])
 def test_less_can_be_verified(dry_run, damaged, verify, text):
     assert findings_of(dry_run(*SMALL, f'--verify-data={verify}', data=damaged))['data'] == (text, '')
 
@@ -182,6 +186,7 @@ def test_another_shape_is_found_without_decoding_all(dry_run, images, tmp_path):
 
 # ------------------------------------------------------------------------------------------------
 # Memory
+
 
 @pytest.mark.parametrize('free, processes', [(700 * MIB, 1), (1400 * MIB, 2)])
 def test_too_little_memory_names_what_fits(dry_run, monkeypatch, free, processes):
@@ -259,9 +264,11 @@ def test_disk_for_none_is_an_error(dry_run, monkeypatch):
 # ------------------------------------------------------------------------------------------------
 # Processes
 
+
 def under_torchrun(monkeypatch, **variables):
-    defaults = dict(WORLD_SIZE=4, RANK=0, LOCAL_RANK=0, LOCAL_WORLD_SIZE=2, GROUP_WORLD_SIZE=2, MASTER_ADDR='a',
-                    MASTER_PORT=1)
+    defaults = dict(
+        WORLD_SIZE=4, RANK=0, LOCAL_RANK=0, LOCAL_WORLD_SIZE=2, GROUP_WORLD_SIZE=2, MASTER_ADDR='a', MASTER_PORT=1
+    )
     for name, value in (defaults | variables).items():
         monkeypatch.setenv(name, str(value)) if value is not None else monkeypatch.delenv(name, raising=False)
 
@@ -273,13 +280,16 @@ def test_machines(dry_run, monkeypatch):
     assert '--nproc-per-node' in findings_of(dry_run())['processes'][1]
 
 
-@pytest.mark.parametrize('variables, words', [
-    (dict(RANK='x'), ["RANK='x'", 'no number']),
-    (dict(WORLD_SIZE='-1'), ["WORLD_SIZE='-1'"]),
-    (dict(LOCAL_RANK=2), ['LOCAL_RANK=2', 'below LOCAL_WORLD_SIZE=2']),
-    (dict(RANK=4), ['RANK=4', 'below WORLD_SIZE=4']),
-    (dict(MASTER_PORT=None), ['WORLD_SIZE=4', 'no MASTER_PORT', 'torchrun']),
-])
+@pytest.mark.parametrize(
+    'variables, words',
+    [
+        (dict(RANK='x'), ["RANK='x'", 'no number']),
+        (dict(WORLD_SIZE='-1'), ["WORLD_SIZE='-1'"]),
+        (dict(LOCAL_RANK=2), ['LOCAL_RANK=2', 'below LOCAL_WORLD_SIZE=2']),
+        (dict(RANK=4), ['RANK=4', 'below WORLD_SIZE=4']),
+        (dict(MASTER_PORT=None), ['WORLD_SIZE=4', 'no MASTER_PORT', 'torchrun']),
+    ],
+)
 def test_a_launchers_variables_must_fit_together(dry_run, monkeypatch, variables, words):
     under_torchrun(monkeypatch, **variables)
     error, _ = error_of(dry_run())
@@ -319,7 +329,7 @@ def test_ranks_compare_options_and_data(images, tmp_path, case):
     distributed.launch(_compare, 2, 'cpu', [str(images), str(copy)], str(tmp_path), int(case == 'options'))
     texts = {(tmp_path / rank).read_text() for rank in '01'}
     assert len(texts) == 1
-    text, = texts
+    (text,) = texts
     if case == 'copies':
         assert text == 'equal'
     else:

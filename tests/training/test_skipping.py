@@ -39,7 +39,7 @@ def test_a_damaged_one_always_has_the_same_sound_substitute():
         image, label, sentence = first[idx]
         assert image % 2 == 1 and label == -image and sentence == f'image {idx} cannot be read.'
         assert first[idx] == again[idx]
-    assert len({first[idx][0] for idx in damaged}) > 10       # Not one for all.
+    assert len({first[idx][0] for idx in damaged}) > 10  # Not one for all.
 
 
 def test_a_strict_run_gets_the_error():
@@ -65,6 +65,8 @@ def test_each_is_counted_every_time_and_named_once(capsys):
     for expected in (['a.', 'b.'], []):
         skipped.print_new(WORLD)
         lines = capsys.readouterr().out.splitlines()
-        assert lines == [f'Warning: {name} Another image is shown in its place (--strict-data=1 would stop here).'
-                         for name in expected]
+        assert lines == [
+            f'Warning: {name} Another image is shown in its place (--strict-data=1 would stop here).'
+            for name in expected
+        ]
     training_stats.reset()

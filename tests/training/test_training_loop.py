@@ -50,18 +50,39 @@ def small_config(data, run_dir, **changes):
     adam = dict(class_name='torch.optim.Adam', lr=0.0025, betas=[0, 0.99], eps=1e-8)
     sizes = dict(channel_base=128, channel_max=8)
     config = dict(
-        run_dir=str(run_dir), num_gpus=1, device='cpu', random_seed=0,
+        run_dir=str(run_dir),
+        num_gpus=1,
+        device='cpu',
+        random_seed=0,
         training_set_kwargs=dict(class_name='training.dataset.ImageFolderDataset', path=str(data), use_labels=True),
         data_loader_kwargs=dict(num_workers=0),
-        G_kwargs=dict(class_name='training.networks_stylegan2.Generator', z_dim=8, w_dim=8,
-                      mapping_kwargs=dict(num_layers=2), synthesis_kwargs=sizes),
-        D_kwargs=dict(class_name='training.networks_stylegan2.Discriminator',
-                      mapping_kwargs=dict(num_layers=1), **sizes),
-        G_opt_kwargs=adam, D_opt_kwargs=adam,
+        G_kwargs=dict(
+            class_name='training.networks_stylegan2.Generator',
+            z_dim=8,
+            w_dim=8,
+            mapping_kwargs=dict(num_layers=2),
+            synthesis_kwargs=sizes,
+        ),
+        D_kwargs=dict(
+            class_name='training.networks_stylegan2.Discriminator', mapping_kwargs=dict(num_layers=1), **sizes
+        ),
+        G_opt_kwargs=adam,
+        D_opt_kwargs=adam,
         loss_kwargs=dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=0.1, style_mixing_prob=0.9, pl_weight=2),
         augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1, brightness=1),
-        augment_p=0.0, ada_target=0.6, ada_kimg=1, batch_size=8, batch_gpu=4, total_kimg=0.08, ema_kimg=0.05,
-        ema_rampup=None, kimg_per_tick=0.032, image_snapshot_ticks=1, network_snapshot_ticks=1, cudnn_benchmark=False)
+        augment_p=0.0,
+        ada_target=0.6,
+        ada_kimg=1,
+        batch_size=8,
+        batch_gpu=4,
+        total_kimg=0.08,
+        ema_kimg=0.05,
+        ema_rampup=None,
+        kimg_per_tick=0.032,
+        image_snapshot_ticks=1,
+        network_snapshot_ticks=1,
+        cudnn_benchmark=False,
+    )
     return TrainingConfig(**(config | changes))
 
 
@@ -71,8 +92,11 @@ def final_pickle(run_dir):
 
 def state_of(path):
     content = legacy.open_network(str(path))
-    return {f'{name}.{key}': tensor for name in ('G', 'D', 'G_ema')
-            for key, tensor in misc.named_params_and_buffers(content[name])}
+    return {
+        f'{name}.{key}': tensor
+        for name in ('G', 'D', 'G_ema')
+        for key, tensor in misc.named_params_and_buffers(content[name])
+    }
 
 
 @pytest.fixture(scope='module')
@@ -86,19 +110,28 @@ def run(data, tmp_path_factory):
 # ------------------------------------------------------------------------------------------------
 # Files of a run
 
+
 def test_every_file_is_there(run):
     names = {path.name for path in run.iterdir()}
-    assert {'log.txt', 'stats.jsonl', 'reals.png', 'fakes_init.png', 'fakes000000.png',
-            'network-snapshot-000000.pkl'} <= names
+    assert {
+        'log.txt',
+        'stats.jsonl',
+        'reals.png',
+        'fakes_init.png',
+        'fakes000000.png',
+        'network-snapshot-000000.pkl',
+    } <= names
     assert any(name.startswith('events.out.tfevents') for name in names)
     assert not [name for name in names if name.endswith(('.tmp', '.partial'))]
 
 
 def test_status_lines(run):
     lines = [line for line in (run / 'log.txt').read_text().splitlines() if line.startswith('tick ')]
-    pattern = (r'tick \d+ +kimg [\d.]+ +time .+ sec/tick [\d.]+ +sec/kimg [\d.]+ +maintenance [\d.]+ +'
-               r'cpumem [\d.]+ +gpumem [\d.]+ +augment [\d.]+')
-    assert len(lines) == 4                              # 8, 40, 72 and 80 images
+    pattern = (
+        r'tick \d+ +kimg [\d.]+ +time .+ sec/tick [\d.]+ +sec/kimg [\d.]+ +maintenance [\d.]+ +'
+        r'cpumem [\d.]+ +gpumem [\d.]+ +augment [\d.]+'
+    )
+    assert len(lines) == 4  # 8, 40, 72 and 80 images
     for number, line in enumerate(lines):
         assert re.match(pattern, line), line
         assert line.split()[:2] == ['tick', str(number)]
@@ -108,8 +141,17 @@ def test_statistics(run):
     rows = [json.loads(line) for line in (run / 'stats.jsonl').read_text().splitlines()]
     assert [row['Progress/kimg']['mean'] for row in rows] == pytest.approx([0.008, 0.040, 0.072, 0.080])
     last = rows[-2]
-    for name in ('Loss/G/loss', 'Loss/D/loss', 'Loss/scores/real', 'Loss/signs/real', 'Loss/scores/fake',
-                 'Loss/r1_penalty', 'Loss/pl_penalty', 'Loss/G/reg', 'Loss/D/reg'):
+    for name in (
+        'Loss/G/loss',
+        'Loss/D/loss',
+        'Loss/scores/real',
+        'Loss/signs/real',
+        'Loss/scores/fake',
+        'Loss/r1_penalty',
+        'Loss/pl_penalty',
+        'Loss/G/reg',
+        'Loss/D/reg',
+    ):
         assert last[name]['num'] > 0 and np.isfinite(last[name]['mean']), name
     assert last['Loss/D/loss']['num'] == 32
     assert all('timestamp' in row for row in rows)
@@ -130,11 +172,12 @@ def test_the_pickle_opens_elsewhere_with_the_two_low_packages_alone(run, tmp_pat
     for package in ('dnnlib', 'torch_utils'):
         (tmp_path / package).symlink_to(ROOT / package)
     program = (
-        "import pickle, sys, torch\n"
+        'import pickle, sys, torch\n'
         f"with open({str(final_pickle(run))!r}, 'rb') as f: G = pickle.load(f)['G_ema']\n"
-        "image = G(torch.randn([2, G.z_dim]), torch.eye(G.c_dim)[:2])\n"
+        'image = G(torch.randn([2, G.z_dim]), torch.eye(G.c_dim)[:2])\n'
         "assert not any(name == 'training' or name.startswith('training.') for name in sys.modules)\n"
-        "print(list(image.shape), G.__class__.__module__)\n")
+        'print(list(image.shape), G.__class__.__module__)\n'
+    )
     result = subprocess.run([sys.executable, '-c', program], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith('[2, 3, 16, 16]')
@@ -181,6 +224,7 @@ def test_training_changes_the_networks_and_the_average_lags(run, data):
 # ------------------------------------------------------------------------------------------------
 # The same again
 
+
 def test_the_same_seed_gives_the_same_networks(run, data, tmp_path):
     launch(small_config(data, tmp_path / 'again'))
     launch(small_config(data, tmp_path / 'other', random_seed=1))
@@ -199,23 +243,43 @@ def test_worker_processes_change_nothing(run, data, tmp_path):
 # ------------------------------------------------------------------------------------------------
 # Ranks and accumulation
 
+
 def test_two_processes_train_with_equal_parameters(data, tmp_path):
     # A snapshot compares all ranks with rank 0, and raises where they differ.
     launch(small_config(data, tmp_path / 'two', num_gpus=2, batch_gpu=4))
     rows = [json.loads(line) for line in (tmp_path / 'two' / 'stats.jsonl').read_text().splitlines()]
-    assert rows[1]['Loss/D/loss']['num'] == 32          # of both ranks together
-    assert rows[1]['Progress/tick']['num'] == 1         # of rank 0 alone
+    assert rows[1]['Loss/D/loss']['num'] == 32  # of both ranks together
+    assert rows[1]['Progress/tick']['num'] == 1  # of rank 0 alone
 
 
 def test_torchrun(data, tmp_path):
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2',
-               ROOT / 'train.py', '--outdir', tmp_path / 'runs', '--data', data, '--cfg=tiny', '--kimg=1',
-               '--cbase=128', '--cmax=8', '--batch=16', '--mbstd-group=4', '--cond=1', '--device=cpu', '--workers=0',
-               '--metrics=none',
-               '--tick=1', '--snap=1']
+    command = [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--standalone',
+        '--nproc-per-node=2',
+        ROOT / 'train.py',
+        '--outdir',
+        tmp_path / 'runs',
+        '--data',
+        data,
+        '--cfg=tiny',
+        '--kimg=1',
+        '--cbase=128',
+        '--cmax=8',
+        '--batch=16',
+        '--mbstd-group=4',
+        '--cond=1',
+        '--device=cpu',
+        '--workers=0',
+        '--metrics=none',
+        '--tick=1',
+        '--snap=1',
+    ]
     result = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=250)
     assert result.returncode == 0, result.stdout + result.stderr
-    run_dir, = (tmp_path / 'runs').iterdir()
+    (run_dir,) = (tmp_path / 'runs').iterdir()
     assert run_dir.name.startswith('00000-patches-cond-tiny')
     assert (run_dir / 'network-snapshot-000001.pkl').is_file()
     options = json.loads((run_dir / 'training_options.json').read_text())
@@ -226,8 +290,15 @@ def test_torchrun(data, tmp_path):
 def networks_that_mix_no_samples():
     torch.manual_seed(0)
     sizes = dict(channel_base=128, channel_max=8)
-    G = Generator(z_dim=8, c_dim=0, w_dim=8, img_resolution=16, img_channels=1, mapping_kwargs=dict(num_layers=2),
-                  synthesis_kwargs=dict(use_noise=False, **sizes))
+    G = Generator(
+        z_dim=8,
+        c_dim=0,
+        w_dim=8,
+        img_resolution=16,
+        img_channels=1,
+        mapping_kwargs=dict(num_layers=2),
+        synthesis_kwargs=dict(use_noise=False, **sizes),
+    )
     D = Discriminator(c_dim=0, img_resolution=16, img_channels=1, epilogue_kwargs=dict(mbstd_num_channels=0), **sizes)
     return G.train().requires_grad_(False), D.train().requires_grad_(False)
 
@@ -239,8 +310,10 @@ def gradients_of_phases(world, num_rounds):
     z, real, c = torch.randn(8, 8), torch.randn(8, 1, 16, 16), torch.zeros(8, 0)
     share = slice(world.rank * 8 // world.size, (world.rank + 1) * 8 // world.size)
     size = 8 // world.size // num_rounds
-    rounds = [dict(gen_z=zs, gen_c=cs, real_img=xs, real_c=cs)
-              for zs, xs, cs in zip(z[share].split(size), real[share].split(size), c[share].split(size))]
+    rounds = [
+        dict(gen_z=zs, gen_c=cs, real_img=xs, real_c=cs)
+        for zs, xs, cs in zip(z[share].split(size), real[share].split(size), c[share].split(size))
+    ]
     loss = StyleGAN2Loss('cpu', G, D, style_mixing_prob=0, r1_gamma=1)
     gradients = {}
     for name, module in (('Gmain', G), ('Dmain', D), ('Dreg', D)):
@@ -268,7 +341,7 @@ def test_gradients_of_ranks_are_those_of_the_whole_batch(tmp_path, size):
     distributed.launch(save_gradients, size, 'cpu', str(tmp_path))
     of_ranks = [torch.load(tmp_path / f'{rank}.pt') for rank in range(size)]
     for gradients in of_ranks:
-        for phase in gradients:     # to the bit, or the ranks would drift apart
+        for phase in gradients:  # to the bit, or the ranks would drift apart
             assert all(a is b is None or torch.equal(a, b) for a, b in zip(gradients[phase], of_ranks[0][phase]))
         assert_same_gradients(gradients, alone)
 
@@ -286,11 +359,12 @@ def test_lazy_regularisation_corrects_rates_and_betas(data, tmp_path):
     assert phases[0].optimizer is phases[1].optimizer
     group_G, group_D = phases[0].optimizer.param_groups[0], phases[2].optimizer.param_groups[0]
     assert group_G['lr'] == pytest.approx(0.0025 * 4 / 5) and group_D['lr'] == 0.0025
-    assert group_G['betas'] == pytest.approx((0, 0.99 ** 0.8)) and group_D['betas'] == (0, 0.99)
+    assert group_G['betas'] == pytest.approx((0, 0.99**0.8)) and group_D['betas'] == (0, 0.99)
 
 
 # ------------------------------------------------------------------------------------------------
 # Augmentation and resume
+
 
 @pytest.mark.parametrize('target, moves', [(-2, True), (2, False)])
 def test_ada_moves_towards_its_target(data, tmp_path, target, moves):
@@ -308,8 +382,15 @@ def test_fixed_strength_and_none(data, tmp_path):
 
 
 def test_resume_takes_the_weights(run, data, tmp_path):
-    launch(small_config(data, tmp_path / 'resumed', resume_pkl=str(final_pickle(run)), total_kimg=0.008,
-                        G_opt_kwargs=dict(class_name='torch.optim.Adam', lr=0.0, betas=[0, 0.99], eps=1e-8)))
+    launch(
+        small_config(
+            data,
+            tmp_path / 'resumed',
+            resume_pkl=str(final_pickle(run)),
+            total_kimg=0.008,
+            G_opt_kwargs=dict(class_name='torch.optim.Adam', lr=0.0, betas=[0, 0.99], eps=1e-8),
+        )
+    )
     source, resumed = state_of(final_pickle(run)), state_of(final_pickle(tmp_path / 'resumed'))
     assert all(torch.equal(source[key], resumed[key]) for key in source if key.startswith('G.') and 'w_avg' not in key)
     assert not torch.equal(source['D.b16.conv0.weight'], resumed['D.b16.conv0.weight'])
@@ -326,18 +407,25 @@ def test_resume_from_a_network_of_which_nothing_fits_is_one_sentence(run, data, 
 
 
 def test_resume_takes_what_fits_and_lists_the_rest(run, data, tmp_path, capfd):
-    config = small_config(data, tmp_path / 'run', resume_pkl=str(final_pickle(run)), total_kimg=0.008,
-                          G_opt_kwargs=dict(class_name='torch.optim.Adam', lr=0.0, betas=[0, 0.99], eps=1e-8))
+    config = small_config(
+        data,
+        tmp_path / 'run',
+        resume_pkl=str(final_pickle(run)),
+        total_kimg=0.008,
+        G_opt_kwargs=dict(class_name='torch.optim.Adam', lr=0.0, betas=[0, 0.99], eps=1e-8),
+    )
     config.training_set_kwargs = dict(config.training_set_kwargs, use_labels=False)
     launch(config)
     source, resumed = state_of(final_pickle(run)), state_of(final_pickle(tmp_path / 'run'))
     assert torch.equal(resumed['G.synthesis.b16.conv1.weight'], source['G.synthesis.b16.conv1.weight'])
     assert resumed['G.mapping.fc0.weight'].shape != source['G.mapping.fc0.weight'].shape
     log = (tmp_path / 'run' / 'log.txt').read_text()
-    assert re.search(r'^G: 1 of \d+ parameters start fresh, as that network has none like them: mapping.fc0.weight$',
-                     log, re.M)
-    assert re.search(r'^G: 3 of the \d+ parameters of that network find no place here: .*mapping\.embed\.weight', log,
-                     re.M)
+    assert re.search(
+        r'^G: 1 of \d+ parameters start fresh, as that network has none like them: mapping.fc0.weight$', log, re.M
+    )
+    assert re.search(
+        r'^G: 3 of the \d+ parameters of that network find no place here: .*mapping\.embed\.weight', log, re.M
+    )
     assert re.search(r'^D: \d+ of the \d+ parameters of that network find no place here: .*mapping\.', log, re.M)
 
 
@@ -346,8 +434,13 @@ def test_resume_at_another_resolution_takes_the_lower_blocks(run, data, tmp_path
     doubled.mkdir()
     for path in data.rglob('*.png'):
         PIL.Image.open(path).resize((2 * RESOLUTION, 2 * RESOLUTION)).save(doubled / path.name)
-    config = small_config(doubled, tmp_path / 'run', resume_pkl=str(final_pickle(run)), total_kimg=0.008,
-                          G_opt_kwargs=dict(class_name='torch.optim.Adam', lr=0.0, betas=[0, 0.99], eps=1e-8))
+    config = small_config(
+        doubled,
+        tmp_path / 'run',
+        resume_pkl=str(final_pickle(run)),
+        total_kimg=0.008,
+        G_opt_kwargs=dict(class_name='torch.optim.Adam', lr=0.0, betas=[0, 0.99], eps=1e-8),
+    )
     config.training_set_kwargs = dict(config.training_set_kwargs, use_labels=False)
     launch(config)
     source, resumed = state_of(final_pickle(run)), state_of(final_pickle(tmp_path / 'run'))
@@ -358,14 +451,15 @@ def test_resume_at_another_resolution_takes_the_lower_blocks(run, data, tmp_path
 # ------------------------------------------------------------------------------------------------
 # Grids and pickles
 
+
 def test_grid_has_a_row_per_label(data):
     dataset = ImageFolderDataset(str(data), use_labels=True)
     pixels, labels = snapshots.pick_grid_images(dataset, grid_size=(4, 5), seed=0)
     assert pixels.shape == (20, 3, 16, 16) and pixels.dtype == np.uint8
     assert labels.argmax(axis=1).reshape(5, 4).tolist() == [[row % 3] * 4 for row in range(5)]
-    for row in range(5):                                # No image twice, even where a label has a second row.
+    for row in range(5):  # No image twice, even where a label has a second row.
         for other in range(row % 3, row, 3):
-            cells = np.concatenate([pixels[row * 4:row * 4 + 4], pixels[other * 4:other * 4 + 4]])
+            cells = np.concatenate([pixels[row * 4 : row * 4 + 4], pixels[other * 4 : other * 4 + 4]])
             assert len(np.unique(cells.reshape(8, -1), axis=0)) == 8
 
 
@@ -408,35 +502,63 @@ def fresh_statistics():
 # ------------------------------------------------------------------------------------------------
 # What goes wrong on the way
 
+
 def small_command(*args):
     """train.py on 16x16 images with small networks, as a list of words."""
-    return [sys.executable, ROOT / 'train.py', '--cfg=tiny', '--cbase=128', '--cmax=8', '--batch=16', '--tick=1',
-            '--device=cpu', '--metrics=none', *args]
+    return [
+        sys.executable,
+        ROOT / 'train.py',
+        '--cfg=tiny',
+        '--cbase=128',
+        '--cmax=8',
+        '--batch=16',
+        '--tick=1',
+        '--device=cpu',
+        '--metrics=none',
+        *args,
+    ]
 
 
 @pytest.mark.parametrize('workers, num_gpus', [(0, 1), (2, 1), (1, 2)])
 def test_an_image_that_is_found_damaged_late_is_one_sentence(data, tmp_path, workers, num_gpus):
     damaged = shutil.copytree(data, tmp_path / 'damaged')
     path = sorted(damaged.rglob('*.png'))[-1]
-    path.write_bytes(path.read_bytes()[:60])        # With a sound header: only decoding fails.
-    command = small_command(f'--outdir={tmp_path / "runs"}', f'--data={damaged}', '--kimg=1', '--snap=100',
-                            f'--workers={workers}', f'--gpus={num_gpus}', '--strict-data=1', '--verify-data=headers')
+    path.write_bytes(path.read_bytes()[:60])  # With a sound header: only decoding fails.
+    command = small_command(
+        f'--outdir={tmp_path / "runs"}',
+        f'--data={damaged}',
+        '--kimg=1',
+        '--snap=100',
+        f'--workers={workers}',
+        f'--gpus={num_gpus}',
+        '--strict-data=1',
+        '--verify-data=headers',
+    )
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=250)
     assert result.returncode == 1
     assert result.stderr.startswith('Error: ') and result.stderr.count('\n') == 1, result.stderr
     assert path.name in result.stderr and '--skip-bad' in result.stderr
 
 
-@pytest.mark.parametrize('error, words', [
-    (torch.cuda.OutOfMemoryError('CUDA out of memory.'), 'the GPU is too small for 4 .*: add --batch-gpu=2 or 1'),
-    (MemoryError(), 'this machine is too small for 4 .*: add --batch-gpu=2 or 1'),
-    (RuntimeError('DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that'),
-     r'A process that reads images has ended \(process 7 is killed by signal: Bus error\), .*--workers'),
-    (RuntimeError('DataLoader worker (pid(s) 7, 8) exited unexpectedly'),
-     r'has ended \(process 7, 8 exited unexpectedly\), .*--workers'),
-    (RuntimeError('DataLoader worker (pid 7) exited unexpectedly with exit code 3. Details are lost.'),
-     r'has ended \(process 7 exited unexpectedly with exit code 3\), .*--workers'),
-])
+@pytest.mark.parametrize(
+    'error, words',
+    [
+        (torch.cuda.OutOfMemoryError('CUDA out of memory.'), 'the GPU is too small for 4 .*: add --batch-gpu=2 or 1'),
+        (MemoryError(), 'this machine is too small for 4 .*: add --batch-gpu=2 or 1'),
+        (
+            RuntimeError('DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that'),
+            r'A process that reads images has ended \(process 7 is killed by signal: Bus error\), .*--workers',
+        ),
+        (
+            RuntimeError('DataLoader worker (pid(s) 7, 8) exited unexpectedly'),
+            r'has ended \(process 7, 8 exited unexpectedly\), .*--workers',
+        ),
+        (
+            RuntimeError('DataLoader worker (pid 7) exited unexpectedly with exit code 3. Details are lost.'),
+            r'has ended \(process 7 exited unexpectedly with exit code 3\), .*--workers',
+        ),
+    ],
+)
 def test_want_of_memory_is_one_sentence(data, tmp_path, monkeypatch, error, words):
     def fail(*_args):
         raise error

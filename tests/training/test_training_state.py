@@ -30,16 +30,22 @@ CPU = World(0, 1, torch.device('cpu'))
 
 def rows_of(run_dir):
     """The repeatable numbers of each tick."""
-    return [{name: value for name, value in json.loads(line).items() if not name.startswith(NOT_REPEATABLE)}
-            for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
+    return [
+        {name: value for name, value in json.loads(line).items() if not name.startswith(NOT_REPEATABLE)}
+        for line in (run_dir / 'stats.jsonl').read_text().splitlines()
+    ]
 
 
 def scalars_of(run_dir):
     """What TensorBoard shows, sorted: (name, step, value)."""
     loader = pytest.importorskip('tensorboard.backend.event_processing.event_file_loader')
-    return sorted((value.tag, event.step, str(value.tensor.float_val[0]))
-                  for path in run_dir.glob('events.*') for event in loader.EventFileLoader(str(path)).Load()
-                  for value in event.summary.value if not value.tag.startswith(NOT_REPEATABLE))
+    return sorted(
+        (value.tag, event.step, str(value.tensor.float_val[0]))
+        for path in run_dir.glob('events.*')
+        for event in loader.EventFileLoader(str(path)).Load()
+        for value in event.summary.value
+        if not value.tag.startswith(NOT_REPEATABLE)
+    )
 
 
 def ticks_in_log(run_dir):
@@ -56,7 +62,7 @@ def assert_same_run(actual, expected):
 
 
 @pytest.fixture(scope='module')
-def whole(data, tmp_path_factory):     # noqa: F811
+def whole(data, tmp_path_factory):  # noqa: F811
     """A run that nothing has interrupted, with all its states: after 8, 40, 72 and 80 images."""
     run_dir = tmp_path_factory.mktemp('whole') / 'run'
     launch(small_config(data, run_dir, keep_states=10))
@@ -71,19 +77,20 @@ def interrupted(whole, run_dir, states):
     return run_dir
 
 
-def resume(data, run_dir, **changes):      # noqa: F811
+def resume(data, run_dir, **changes):  # noqa: F811
     launch(small_config(data, run_dir, **(dict(keep_states=10) | changes)), resume=True)
 
 
 # ------------------------------------------------------------------------------------------------
 # To the bit
 
-def test_the_same_run_again_gives_the_same_files(whole, data, tmp_path):   # noqa: F811
+
+def test_the_same_run_again_gives_the_same_files(whole, data, tmp_path):  # noqa: F811
     launch(small_config(data, tmp_path / 'again', keep_states=10))
     assert_same_run(tmp_path / 'again', whole)
 
 
-def test_deterministic_algorithms_change_nothing_on_a_cpu(whole, data, tmp_path):      # noqa: F811
+def test_deterministic_algorithms_change_nothing_on_a_cpu(whole, data, tmp_path):  # noqa: F811
     try:
         launch(small_config(data, tmp_path / 'run', keep_states=10, deterministic=True))
         assert torch.are_deterministic_algorithms_enabled()
@@ -93,31 +100,31 @@ def test_deterministic_algorithms_change_nothing_on_a_cpu(whole, data, tmp_path)
 
 
 @pytest.mark.parametrize('states', [1, 2, 3])
-def test_a_resumed_run_equals_an_uninterrupted_one(whole, data, tmp_path, states):     # noqa: F811
+def test_a_resumed_run_equals_an_uninterrupted_one(whole, data, tmp_path, states):  # noqa: F811
     run_dir = interrupted(whole, tmp_path / 'run', states)
     resume(data, run_dir)
     assert_same_run(run_dir, whole)
 
 
-def test_worker_processes_keep_the_order(whole, data, tmp_path):   # noqa: F811
+def test_worker_processes_keep_the_order(whole, data, tmp_path):  # noqa: F811
     run_dir = interrupted(whole, tmp_path / 'run', 2)
     resume(data, run_dir, data_loader_kwargs=dict(num_workers=2, prefetch_factor=2))
     assert_same_run(run_dir, whole)
 
 
-def test_two_processes(data, tmp_path):    # noqa: F811
+def test_two_processes(data, tmp_path):  # noqa: F811
     launch(small_config(data, tmp_path / 'whole', num_gpus=2, keep_states=10))
     run_dir = interrupted(tmp_path / 'whole', tmp_path / 'run', 2)
     resume(data, run_dir, num_gpus=2)
     assert_same_run(run_dir, tmp_path / 'whole')
     states = [training_state.read(training_state.list_states(path)[0]) for path in (run_dir, tmp_path / 'whole')]
-    for rank in range(2):       # W's running mean is each rank's own.
+    for rank in range(2):  # W's running mean is each rank's own.
         means = [state['ranks'][rank]['means']['G/mapping.w_avg'] for state in states]
         assert torch.equal(*means)
     assert not torch.equal(*(states[0]['ranks'][rank]['means']['G/mapping.w_avg'] for rank in range(2)))
 
 
-def test_a_longer_run_is_a_shorter_one_that_went_on(data, tmp_path):   # noqa: F811
+def test_a_longer_run_is_a_shorter_one_that_went_on(data, tmp_path):  # noqa: F811
     """All of ADA, path lengths and Adam is behind the state: the last tick of the short run ends early, no more."""
     launch(small_config(data, tmp_path / 'long', total_kimg=0.104))
     launch(small_config(data, tmp_path / 'short', total_kimg=0.072))
@@ -125,7 +132,7 @@ def test_a_longer_run_is_a_shorter_one_that_went_on(data, tmp_path):   # noqa: F
     assert_same_run(tmp_path / 'short', tmp_path / 'long')
 
 
-def test_a_finished_run_stays_as_it_is(whole, data, tmp_path, capfd):      # noqa: F811
+def test_a_finished_run_stays_as_it_is(whole, data, tmp_path, capfd):  # noqa: F811
     run_dir = interrupted(whole, tmp_path / 'run', 4)
     resume(data, run_dir)
     assert_same_run(run_dir, whole)
@@ -134,6 +141,7 @@ def test_a_finished_run_stays_as_it_is(whole, data, tmp_path, capfd):      # noq
 
 # ------------------------------------------------------------------------------------------------
 # Any moment
+
 
 class Killed(BaseException):
     """The end of a process, as far as one process can play it."""
@@ -170,13 +178,14 @@ MOMENTS = {
 
 
 dying_closes_no_file = pytest.mark.filterwarnings(
-    'ignore::ResourceWarning', 'ignore::pytest.PytestUnraisableExceptionWarning')
+    'ignore::ResourceWarning', 'ignore::pytest.PytestUnraisableExceptionWarning'
+)
 
 
 @dying_closes_no_file
 @pytest.mark.parametrize('moment', ['before', 'after'])
 @pytest.mark.parametrize('place', MOMENTS)
-def test_any_moment_is_good_to_die(whole, data, tmp_path, monkeypatch, place, moment):     # noqa: F811
+def test_any_moment_is_good_to_die(whole, data, tmp_path, monkeypatch, place, moment):  # noqa: F811
     owner, name, call = MOMENTS[place]
     run_dir = tmp_path / 'run'
     with monkeypatch.context() as patch:
@@ -186,11 +195,13 @@ def test_any_moment_is_good_to_die(whole, data, tmp_path, monkeypatch, place, mo
     resume(data, run_dir, keep_states=2)
     assert_same_run(run_dir, whole)
     assert [path.name for path in training_state.list_states(run_dir)] == [
-        'training-state-000000.080.pt', 'training-state-000000.072.pt']
+        'training-state-000000.080.pt',
+        'training-state-000000.072.pt',
+    ]
 
 
 @dying_closes_no_file
-def test_a_state_in_the_middle_of_a_tick(whole, data, tmp_path, monkeypatch):      # noqa: F811
+def test_a_state_in_the_middle_of_a_tick(whole, data, tmp_path, monkeypatch):  # noqa: F811
     """As a signal asks for one: ADA's and the tick's statistics are under way."""
     made = []
     config = small_config(data, tmp_path / 'run', keep_states=10)
@@ -213,7 +224,7 @@ def test_a_state_in_the_middle_of_a_tick(whole, data, tmp_path, monkeypatch):   
 
 
 @dying_closes_no_file
-def test_dying_in_the_metrics_repeats_them_alone(data, tmp_path, monkeypatch):     # noqa: F811
+def test_dying_in_the_metrics_repeats_them_alone(data, tmp_path, monkeypatch):  # noqa: F811
     def metrics(_world, G, _run_dir, network_pkl):
         calls.append(os.path.basename(network_pkl))
         torch.randn(3)
@@ -228,10 +239,11 @@ def test_dying_in_the_metrics_repeats_them_alone(data, tmp_path, monkeypatch):  
         launch(small_config(data, tmp_path / 'run'), metrics)
     run_phase, phases = training_loop.run_phase, []
     monkeypatch.setattr(
-        training_loop, 'run_phase', lambda phase, *args: phases.append(phase) or run_phase(phase, *args))
+        training_loop, 'run_phase', lambda phase, *args: phases.append(phase) or run_phase(phase, *args)
+    )
     launch(small_config(data, tmp_path / 'run'), metrics, resume=True)
     assert len(calls) == 2 + 3
-    assert len([phase for phase in phases if phase.name == 'Gmain']) == 5     # The last 40 of 80 images.
+    assert len([phase for phase in phases if phase.name == 'Gmain']) == 5  # The last 40 of 80 images.
     assert_same_run(tmp_path / 'run', tmp_path / 'whole')
     assert [row['Metrics/weight']['num'] for row in rows_of(tmp_path / 'run')] == [1] * 4
 
@@ -239,14 +251,19 @@ def test_dying_in_the_metrics_repeats_them_alone(data, tmp_path, monkeypatch):  
 # ------------------------------------------------------------------------------------------------
 # Damaged files
 
-@pytest.mark.parametrize('damage', [
-    lambda path: path.write_bytes(b''),
-    lambda path: path.write_bytes(path.read_bytes()[:path.stat().st_size // 2]),
-    lambda path: path.write_bytes(bytes(path.stat().st_size)),
-    lambda path: path.write_bytes(flipped(path.read_bytes())),
-    lambda path: path.write_bytes(b'no state'),
-], ids=['empty', 'half', 'zeros', 'one bit', 'text'])
-def test_a_damaged_state_falls_back_to_the_one_before(whole, data, tmp_path, capfd, damage):   # noqa: F811
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        lambda path: path.write_bytes(b''),
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        lambda path: path.write_bytes(bytes(path.stat().st_size)),
+        lambda path: path.write_bytes(flipped(path.read_bytes())),
+        lambda path: path.write_bytes(b'no state'),
+    ],
+    ids=['empty', 'half', 'zeros', 'one bit', 'text'],
+)
+def test_a_damaged_state_falls_back_to_the_one_before(whole, data, tmp_path, capfd, damage):  # noqa: F811
     run_dir = interrupted(whole, tmp_path / 'run', 3)
     newest = training_state.list_states(run_dir)[0]
     damage(newest)
@@ -261,11 +278,11 @@ def flipped(content):
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         largest = archive.read(max(archive.infolist(), key=lambda info: info.file_size))
     middle = content.index(largest) + len(largest) // 2
-    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1:]
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
 @dying_closes_no_file
-def test_all_states_damaged(whole, data, tmp_path):    # noqa: F811
+def test_all_states_damaged(whole, data, tmp_path):  # noqa: F811
     run_dir = interrupted(whole, tmp_path / 'run', 2)
     for path in training_state.list_states(run_dir):
         path.write_bytes(b'')
@@ -276,7 +293,7 @@ def test_all_states_damaged(whole, data, tmp_path):    # noqa: F811
     assert {name for name in before if before[name] != after[name]} <= {'log.txt'}
 
 
-def test_a_torn_line_is_mended(whole, data, tmp_path):     # noqa: F811
+def test_a_torn_line_is_mended(whole, data, tmp_path):  # noqa: F811
     run_dir = interrupted(whole, tmp_path / 'run', 3)
     for name in ('stats.jsonl', 'log.txt'):
         path = run_dir / name
@@ -285,7 +302,7 @@ def test_a_torn_line_is_mended(whole, data, tmp_path):     # noqa: F811
     assert_same_run(run_dir, whole)
 
 
-def test_a_state_of_another_version_is_one_sentence(whole, data, tmp_path, monkeypatch):    # noqa: F811
+def test_a_state_of_another_version_is_one_sentence(whole, data, tmp_path, monkeypatch):  # noqa: F811
     run_dir = interrupted(whole, tmp_path / 'run', 2)
     monkeypatch.setattr(training_state, 'FORMAT', 99)
     with pytest.raises(ValueError, match=r'training-state-.* another version .*format 1, here 99'):
@@ -294,8 +311,10 @@ def test_a_state_of_another_version_is_one_sentence(whole, data, tmp_path, monke
 
 def test_lines_that_stay(tmp_path):
     (tmp_path / 'log.txt').write_text('tick 0\ntick 1\nMetric failed\ntick 2\ntorn')
-    lines = [json.dumps(dict(snapshot_pkl='network-snapshot-000001.pkl', in_training=mark)) + '\n'
-             for mark in (True, True, False)]
+    lines = [
+        json.dumps(dict(snapshot_pkl='network-snapshot-000001.pkl', in_training=mark)) + '\n'
+        for mark in (True, True, False)
+    ]
     (tmp_path / 'metric-fid50k_full.jsonl').write_text(''.join(lines) + '{"torn')
     (tmp_path / 'metric-is50k.jsonl').write_text(lines[0])
     (tmp_path / '.network-snapshot-000001.pkl.0.partial').write_bytes(b'half')
@@ -307,6 +326,7 @@ def test_lines_that_stay(tmp_path):
 
 # ------------------------------------------------------------------------------------------------
 # What is in a state
+
 
 def test_a_state_is_plain_data(whole):
     path = training_state.list_states(whole)[1]
@@ -320,15 +340,16 @@ def test_a_state_is_plain_data(whole):
 
 
 @pytest.mark.parametrize('keep', [1, 3])
-def test_as_many_states_as_asked_for_are_kept(data, tmp_path, keep):   # noqa: F811
+def test_as_many_states_as_asked_for_are_kept(data, tmp_path, keep):  # noqa: F811
     launch(small_config(data, tmp_path, keep_states=keep))
     numbers = [80, 72, 40, 8][:keep]
     assert [path.name for path in training_state.list_states(tmp_path)] == [
-        f'training-state-000000.{number:03d}.pt' for number in numbers]
+        f'training-state-000000.{number:03d}.pt' for number in numbers
+    ]
 
 
 @dying_closes_no_file
-def test_older_states_are_there_until_the_new_one_is(whole, data, tmp_path, monkeypatch):      # noqa: F811
+def test_older_states_are_there_until_the_new_one_is(whole, data, tmp_path, monkeypatch):  # noqa: F811
     def fail_for_states(content, *args, **kwargs):
         if isinstance(content, dict):
             raise OSError(28, 'No space left on device')
@@ -399,9 +420,11 @@ def test_statistics_under_way_come_back():
 # ------------------------------------------------------------------------------------------------
 # Other circumstances
 
-@pytest.mark.parametrize('before, after, words', [
-    (1, 2, ['processes 1 -> 2', 'number 1 on start with fresh']), (2, 1, ['processes 2 -> 1'])])
-def test_another_number_of_processes(data, tmp_path, capfd, before, after, words):      # noqa: F811
+
+@pytest.mark.parametrize(
+    'before, after, words', [(1, 2, ['processes 1 -> 2', 'number 1 on start with fresh']), (2, 1, ['processes 2 -> 1'])]
+)
+def test_another_number_of_processes(data, tmp_path, capfd, before, after, words):  # noqa: F811
     launch(small_config(data, tmp_path, num_gpus=before, total_kimg=0.04))
     resume(data, tmp_path, num_gpus=after)
     output = capfd.readouterr().out
@@ -412,7 +435,7 @@ def test_another_number_of_processes(data, tmp_path, capfd, before, after, words
     assert all(torch.isfinite(tensor).all() for tensor in state_of(final_pickle(tmp_path)).values())
 
 
-def test_a_run_in_use_is_left_alone(whole, data, tmp_path, monkeypatch):   # noqa: F811
+def test_a_run_in_use_is_left_alone(whole, data, tmp_path, monkeypatch):  # noqa: F811
     run_dir = interrupted(whole, tmp_path / 'run', 2)
     locked = files.locked_folder
     monkeypatch.setattr(training_loop, 'locked_folder', lambda path: locked(path, wait_sec=0))

@@ -51,8 +51,10 @@ def check_device(device):
         error = largest_error(op, tensors, device)
         right &= error <= TOLERANCE
         verdict = 'right' if error <= TOLERANCE else 'WRONG'
-        print(f'  {what:<42} {implementation(what, backend.kernels, device):<7} {verdict}, error {error:.1e} '
-              f'in {(time.perf_counter() - start) * 1e3:.0f} ms')
+        print(
+            f'  {what:<42} {implementation(what, backend.kernels, device):<7} {verdict}, error {error:.1e} '
+            f'in {(time.perf_counter() - start) * 1e3:.0f} ms'
+        )
     return right
 
 
@@ -90,11 +92,17 @@ def self_tests():
         yield f'bias_act {act}', lambda x, b, act=act: bias_act(x, b, act=act, clamp=3.0), (x, b)
     for taps, f in (('4 x 4', short), ('12', long)):
         for up, down in ((1, 1), (2, 1), (1, 2)):
-            options = dict(up=up, down=down, padding=[6, 5, 5, 6], gain=up ** 2)
-            yield (f'upfirdn2d {taps} taps, up {up}, down {down}',
-                   lambda x, f=f, options=options: upfirdn2d(x, f.to(x.device), **options), (x,))
-    yield ('filtered_lrelu 12 taps, up 2, down 2', lambda x, b: filtered_lrelu(
-        x, long.to(x.device), long.to(x.device), b, up=2, down=2, padding=10, clamp=3.0), (x, b))
+            options = dict(up=up, down=down, padding=[6, 5, 5, 6], gain=up**2)
+            yield (
+                f'upfirdn2d {taps} taps, up {up}, down {down}',
+                lambda x, f=f, options=options: upfirdn2d(x, f.to(x.device), **options),
+                (x,),
+            )
+    yield (
+        'filtered_lrelu 12 taps, up 2, down 2',
+        lambda x, b: filtered_lrelu(x, long.to(x.device), long.to(x.device), b, up=2, down=2, padding=10, clamp=3.0),
+        (x, b),
+    )
     w = randn(32, 32, 3, 3)
     yield '3 x 3 convolution', lambda x, w: conv2d(x, w, padding=1), (randn(2, 32, 17, 19), w)
     yield '3 x 3 convolution, stride 2', lambda x, w: conv2d(x, w, stride=2), (randn(1, 32, 131, 133), w)
@@ -120,7 +128,7 @@ def derivatives(op, tensors, device, dtype, layout):
     y = op(*leaves)
     dy = torch.linspace(-1, 1, y.numel(), dtype=dtype, device=device).reshape(y.shape).requires_grad_()
     first = torch.autograd.grad(y, leaves, dy, create_graph=True)
-    second, = torch.autograd.grad(first[0].sum(), dy)
+    (second,) = torch.autograd.grad(first[0].sum(), dy)
     return [y.detach(), *(gradient.detach() for gradient in first), second]
 
 

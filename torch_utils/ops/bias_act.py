@@ -88,8 +88,10 @@ def _check_bias(b, x, dim):
     if not -x.ndim <= dim < x.ndim:
         raise ValueError(f'bias_act: dim={dim} is outside of x, whose shape is {list(x.shape)}')
     if b.ndim != 1 or b.shape[0] != x.shape[dim]:
-        raise ValueError(f'bias_act: b must have the shape [{x.shape[dim]}], the size of x {list(x.shape)} in '
-                         f'dimension {dim}, but has the shape {list(b.shape)}')
+        raise ValueError(
+            f'bias_act: b must have the shape [{x.shape[dim]}], the size of x {list(x.shape)} in '
+            f'dimension {dim}, but has the shape {list(b.shape)}'
+        )
     return dim % x.ndim
 
 
@@ -159,7 +161,7 @@ class _LeakyBiasAct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        y, = ctx.saved_tensors
+        (y,) = ctx.saved_tensors
         dx = _LeakySlope.apply(dy, y, *ctx.constants)
         db = dx.sum_to_size(ctx.bias_shape) if ctx.needs_input_grad[1] else None
         return dx, db, None, None, None
@@ -184,7 +186,7 @@ class _LeakySlope(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, d_dx):
-        y, = ctx.saved_tensors
+        (y,) = ctx.saved_tensors
         return _LeakySlope.apply(d_dx, y, *ctx.constants), None, None, None, None
 
 
@@ -253,7 +255,7 @@ def _curvature(dy, d_dx, x, b, y, dim, act, alpha, gain, clamp):
     if torch.is_grad_enabled():  # A third derivative is wanted, so the textbook is differentiated twice.
         z = x if x.requires_grad else x.detach().requires_grad_()
         out = _textbook(z, _in_shape(b, x, dim), activation_funcs[act].func, alpha, gain, clamp)
-        dx, = torch.autograd.grad(out, z, dy, create_graph=True)
+        (dx,) = torch.autograd.grad(out, z, dy, create_graph=True)
         return torch.autograd.grad(dx, z, d_dx, create_graph=True)[0]
     if native.route(dy) == 'eager' and native.kernels(dy) is not None:
         return native.kernels(dy).bias_act_grad2(dy, d_dx, x, b, y, dim, act, alpha, gain, clamp)
@@ -295,8 +297,11 @@ def _bias_act_op(x, b, dim, act, alpha, gain, clamp):
     return y.clone() if y is x else y
 
 
-@library.custom_op('ada_gan::bias_act_grad', mutates_args=(),
-                   schema=f'(Tensor dy, Tensor? x, Tensor? b, Tensor? y, {_CONSTANTS}) -> Tensor')
+@library.custom_op(
+    'ada_gan::bias_act_grad',
+    mutates_args=(),
+    schema=f'(Tensor dy, Tensor? x, Tensor? b, Tensor? y, {_CONSTANTS}) -> Tensor',
+)
 def _bias_act_grad_op(dy, x, b, y, dim, act, alpha, gain, clamp):
     kernels = _kernels(dy, act, alpha, gain, 0.0)
     if kernels is not None:
@@ -304,8 +309,11 @@ def _bias_act_grad_op(dy, x, b, y, dim, act, alpha, gain, clamp):
     return _plain_gradient(dy, x, b, y, dim, act, alpha, gain, clamp)
 
 
-@library.custom_op('ada_gan::bias_act_grad2', mutates_args=(),
-                   schema=f'(Tensor dy, Tensor d_dx, Tensor x, Tensor? b, Tensor? y, {_CONSTANTS}) -> Tensor')
+@library.custom_op(
+    'ada_gan::bias_act_grad2',
+    mutates_args=(),
+    schema=f'(Tensor dy, Tensor d_dx, Tensor x, Tensor? b, Tensor? y, {_CONSTANTS}) -> Tensor',
+)
 def _bias_act_grad2_op(dy, d_dx, x, b, y, dim, act, alpha, gain, clamp):
     kernels = _kernels(dy, act, alpha, gain, 0.0)
     if kernels is not None:
@@ -331,19 +339,28 @@ def _plain_derivatives(x, b, y, dim, act, alpha, gain):
         y = activation_funcs[act].func(z, alpha) * gain
     u = y / gain if gain != 0 else y
     scale, at_minus_infinity = 1.0507009873554805, 1.7580993408473766  # of selu
-    return z, u, y, *{
-        'linear': (lambda z, u: torch.ones_like(u), None),
-        'relu': (lambda z, u: (u > 0).to(u.dtype), None),
-        'lrelu': (lambda z, u: torch.where(u > 0, 1.0, alpha).to(u.dtype), None),
-        'tanh': (lambda z, u: 1 - u * u, lambda z, u: -2 * u * (1 - u * u)),
-        'sigmoid': (lambda z, u: u * (1 - u), lambda z, u: u * (1 - u) * (1 - 2 * u)),
-        'elu': (lambda z, u: torch.where(u <= 0, u + 1, 1), lambda z, u: torch.where(u <= 0, u + 1, 0)),
-        'selu': (lambda z, u: torch.where(u <= 0, u + at_minus_infinity, scale),
-                 lambda z, u: torch.where(u <= 0, u + at_minus_infinity, 0)),
-        'softplus': (lambda z, u: -torch.expm1(-u), lambda z, u: -torch.exp(-u) * torch.expm1(-u)),
-        'swish': (lambda z, u: torch.sigmoid(z) * (1 + z - u), lambda z, u: torch.sigmoid(z) * torch.sigmoid(-z) * (
-            2 + z * (1 - 2 * torch.sigmoid(z)))),
-    }[act]
+    return (
+        z,
+        u,
+        y,
+        *{
+            'linear': (lambda z, u: torch.ones_like(u), None),
+            'relu': (lambda z, u: (u > 0).to(u.dtype), None),
+            'lrelu': (lambda z, u: torch.where(u > 0, 1.0, alpha).to(u.dtype), None),
+            'tanh': (lambda z, u: 1 - u * u, lambda z, u: -2 * u * (1 - u * u)),
+            'sigmoid': (lambda z, u: u * (1 - u), lambda z, u: u * (1 - u) * (1 - 2 * u)),
+            'elu': (lambda z, u: torch.where(u <= 0, u + 1, 1), lambda z, u: torch.where(u <= 0, u + 1, 0)),
+            'selu': (
+                lambda z, u: torch.where(u <= 0, u + at_minus_infinity, scale),
+                lambda z, u: torch.where(u <= 0, u + at_minus_infinity, 0),
+            ),
+            'softplus': (lambda z, u: -torch.expm1(-u), lambda z, u: -torch.exp(-u) * torch.expm1(-u)),
+            'swish': (
+                lambda z, u: torch.sigmoid(z) * (1 + z - u),
+                lambda z, u: torch.sigmoid(z) * torch.sigmoid(-z) * (2 + z * (1 - 2 * torch.sigmoid(z))),
+            ),
+        }[act],
+    )
 
 
 _bias_act_op.register_fake(lambda x, b, *constants: torch.empty_like(x))

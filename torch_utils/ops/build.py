@@ -25,7 +25,7 @@ FLAGS = ('-std=c++17', '-O3', '-fno-math-errno', '-fno-trapping-math', '-fPIC', 
 # The first that a compiler knows: its own processor's instructions and threads, then less.
 VARIANTS = (('-march=native', '-fopenmp'), ('-march=native', '-fopenmp-simd'), ('-fopenmp-simd',), ())
 COMPILE_LIMIT_SEC = 120
-LOCK_LIMIT_SEC = 60   # Then whoever holds it has stopped, and two builds at once do no harm.
+LOCK_LIMIT_SEC = 60  # Then whoever holds it has stopped, and two builds at once do no harm.
 PARTIAL_LIMIT_SEC = 3600  # A partial file of this age belongs to a build that was killed.
 
 
@@ -57,8 +57,9 @@ def writable_folder(name):
     with contextlib.suppress(OSError):
         other.parent.mkdir(mode=0o700, exist_ok=True)
     if not _is_private(other.parent) or _why_not_writable(other) is not None:
-        raise BuildError(f'neither {wanted} ({reason}) nor {other} can be written; '
-                         'set TORCH_EXTENSIONS_DIR to a folder of yours')
+        raise BuildError(
+            f'neither {wanted} ({reason}) nor {other} can be written; set TORCH_EXTENSIONS_DIR to a folder of yours'
+        )
     return other, f'{wanted} cannot be written ({reason})'
 
 
@@ -90,8 +91,12 @@ def shared_library(name, sources, main):
     """
     compiler, version = find_compiler()
     key = hashlib.sha256()
-    for part in (*(Path(source).read_bytes() for source in sorted(sources)), version.encode(),
-                 repr((compiler, FLAGS, VARIANTS)).encode(), processor().encode()):
+    for part in (
+        *(Path(source).read_bytes() for source in sorted(sources)),
+        version.encode(),
+        repr((compiler, FLAGS, VARIANTS)).encode(),
+        processor().encode(),
+    ):
         key.update(hashlib.sha256(part).digest())
     folder, reason = writable_folder(f'ada_gan_{name}')
     library = folder / f'{name}-{key.hexdigest()[:20]}.so'
@@ -121,8 +126,14 @@ def find_compiler():
         if not command or shutil.which(command[0]) is None:
             continue
         try:
-            done = subprocess.run([*command, '--version'], capture_output=True, text=True, timeout=COMPILE_LIMIT_SEC,
-                                  stdin=subprocess.DEVNULL, errors='replace')
+            done = subprocess.run(
+                [*command, '--version'],
+                capture_output=True,
+                text=True,
+                timeout=COMPILE_LIMIT_SEC,
+                stdin=subprocess.DEVNULL,
+                errors='replace',
+            )
         except (OSError, subprocess.TimeoutExpired):
             continue
         if done.returncode == 0:
@@ -149,8 +160,14 @@ def _compile(compiler, main, library):
         for variant in VARIANTS:
             command = [*compiler, *FLAGS, *variant, str(main), '-o', str(partial)]
             try:
-                done = subprocess.run(command, capture_output=True, text=True, errors='replace',
-                                      timeout=COMPILE_LIMIT_SEC, stdin=subprocess.DEVNULL)
+                done = subprocess.run(
+                    command,
+                    capture_output=True,
+                    text=True,
+                    errors='replace',
+                    timeout=COMPILE_LIMIT_SEC,
+                    stdin=subprocess.DEVNULL,
+                )
             except (OSError, subprocess.TimeoutExpired) as error:
                 raise BuildError(f'{shlex.join(compiler)} did not finish ({error})') from error
             if done.returncode == 0 and partial.exists():
@@ -162,8 +179,10 @@ def _compile(compiler, main, library):
         raise BuildError(f'{library.parent} cannot be written ({error.strerror})') from error
     finally:
         partial.unlink(missing_ok=True)
-    raise BuildError(f'{shlex.join(compiler)} cannot compile {main.name} ({errors[-1]}); '
-                     'install another compiler, or name one in CXX')
+    raise BuildError(
+        f'{shlex.join(compiler)} cannot compile {main.name} ({errors[-1]}); '
+        'install another compiler, or name one in CXX'
+    )
 
 
 def _first_error(text):

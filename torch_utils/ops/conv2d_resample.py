@@ -29,8 +29,10 @@ def conv2d_resample(x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight
     """
     check_image_batch('conv2d_resample', x)
     if w.ndim != 4 or w.shape[1] * groups != x.shape[1] or w.shape[0] % groups != 0:
-        raise ValueError(f'conv2d_resample: weights of shape {list(w.shape)} with groups={groups} do not fit x of '
-                         f'shape {list(x.shape)}; they must be [O, I / groups, kh, kw] for x [N, I, H, W]')
+        raise ValueError(
+            f'conv2d_resample: weights of shape {list(w.shape)} with groups={groups} do not fit x of '
+            f'shape {list(x.shape)}; they must be [O, I / groups, kh, kw] for x [N, I, H, W]'
+        )
     up, down = factor('conv2d_resample', 'up', up), factor('conv2d_resample', 'down', down)
     sides = _with_filter_margins(padding_xxyy('conv2d_resample', padding), f, up, down)
     pointwise = w.shape[2:] == (1, 1)
@@ -39,7 +41,7 @@ def conv2d_resample(x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight
         return _convolve(x, w, groups=groups)
     if pointwise and up > 1 and down == 1:
         x = _convolve(x, w, groups=groups)
-        return upfirdn2d(x, f, up=up, padding=sides, gain=up ** 2, flip_filter=flip_filter)
+        return upfirdn2d(x, f, up=up, padding=sides, gain=up**2, flip_filter=flip_filter)
     if up == 1 and down > 1:
         x = upfirdn2d(x, f, padding=sides, flip_filter=flip_filter)
         return _convolve(x, w, stride=down, groups=groups, flip_weight=flip_weight)
@@ -54,7 +56,7 @@ def conv2d_resample(x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight
 
 def _general(x, w, f, up, down, sides, groups, flip_weight, flip_filter):
     """The definition: everything at the upsampled resolution. `sides` includes what the filters need."""
-    x = upfirdn2d(x, f if up > 1 else None, up=up, padding=sides, gain=up ** 2, flip_filter=flip_filter)
+    x = upfirdn2d(x, f if up > 1 else None, up=up, padding=sides, gain=up**2, flip_filter=flip_filter)
     x = _convolve(x, w, groups=groups, flip_weight=flip_weight)
     return upfirdn2d(x, f, down=down, flip_filter=flip_filter) if down > 1 else x
 
@@ -88,14 +90,15 @@ def _upsampling_convolution(x, w, f, up, sides, groups, flip_weight, flip_filter
     if flip_weight:
         w = w.flip([2, 3])  # A transposed convolution is a convolution.
     if groups == 1:
-        w = w.transpose(0, 1)                                                           # I O kh kw
+        w = w.transpose(0, 1)  # I O kh kw
     else:
-        w = w.reshape(groups, out_channels // groups, group_in, kh, kw).transpose(1, 2) # groups I/g O/g kh kw
+        w = w.reshape(groups, out_channels // groups, group_in, kh, kw).transpose(1, 2)  # groups I/g O/g kh kw
         w = w.reshape(groups * group_in, out_channels // groups, kh, kw)
 
     x0, x1, y0, y1 = sides
     x0, x1, y0, y1 = x0 - (kw - 1), x1 - (kw - up), y0 - (kh - 1), y1 - (kh - up)
     skip_x, skip_y = max(0, min(-x0, -x1)), max(0, min(-y0, -y1))
     x = conv2d_gradfix.conv_transpose2d(x, w, stride=up, padding=(skip_y, skip_x), groups=groups)
-    return upfirdn2d(x, f, padding=[x0 + skip_x, x1 + skip_x, y0 + skip_y, y1 + skip_y], gain=up ** 2,
-                     flip_filter=flip_filter)
+    return upfirdn2d(
+        x, f, padding=[x0 + skip_x, x1 + skip_x, y0 + skip_y, y1 + skip_y], gain=up**2, flip_filter=flip_filter
+    )

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch_utils.ops import native
 
 _ADJOINT = {'keep': 'keep', 'halve': 'twice', 'twice': 'halve'}
-_OF_CONV2D = {((1, 1), (1, 1)): 'keep', ((2, 2), (0, 0)): 'halve'}              # By stride and padding.
+_OF_CONV2D = {((1, 1), (1, 1)): 'keep', ((2, 2), (0, 0)): 'halve'}  # By stride and padding.
 
 # Pixels, of the smaller of x and y, from which on the kernels beat PyTorch; below, the transformation of the weights,
 # which PyTorch does not need, takes longer than it saves.
@@ -49,8 +49,7 @@ def _is_served(x, w, axis_in):
     if x.shape[0] * x.shape[2] * x.shape[3] < min(_FEWEST_PIXELS.values()) or min(x.shape[2:]) < 3:
         return False
     kernels = native.kernels(x)
-    return (kernels is not None and x.is_contiguous(memory_format=torch.channels_last)
-            and kernels.supports_conv3x3(x, w))
+    return kernels is not None and x.is_contiguous(memory_format=torch.channels_last) and kernels.supports_conv3x3(x, w)
 
 
 def _are_plain(*tensors):
@@ -63,8 +62,11 @@ def convolve(x, w, kind):
     Only for what `kind_of_conv2d` or `kind_of_conv_transpose2d` has named. Differentiable any number of times.
     """
     height, width = x.shape[2:]
-    size = {'keep': (height, width), 'halve': ((height - 1) // 2, (width - 1) // 2),
-            'twice': (2 * height + 1, 2 * width + 1)}[kind]
+    size = {
+        'keep': (height, width),
+        'halve': ((height - 1) // 2, (width - 1) // 2),
+        'twice': (2 * height + 1, 2 * width + 1),
+    }[kind]
     if torch.is_grad_enabled() and (x.requires_grad or w.requires_grad):
         return _apply(_Convolve, x, w, kind, size, False)
     return _convolution(x, w, kind, size, False)
@@ -121,8 +123,10 @@ def _apply(function, first, second, *options):
     """
     if not _are_plain(first, second):
         return function.by_pytorch(first, second, *options)
-    return function.apply(*(tensor.view_as(tensor) if tensor.is_leaf and tensor.requires_grad else tensor
-                            for tensor in (first, second)), *options)
+    return function.apply(
+        *(tensor.view_as(tensor) if tensor.is_leaf and tensor.requires_grad else tensor for tensor in (first, second)),
+        *options,
+    )
 
 
 def _is_wanted(ctx, index):
@@ -172,5 +176,6 @@ def _weight_gradient_by_pytorch(x, dy, kind, rotated):
     stride, padding = (1, 1) if kind == 'keep' else (2, 0)
     w = x.new_empty([dy.shape[1], x.shape[1], 3, 3])  # Only its shape counts.
     dw = torch.ops.aten.convolution_backward(
-        dy, x, w, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, [False, True, False])[1]
+        dy, x, w, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, [False, True, False]
+    )[1]
     return dw.flip([2, 3]) if rotated else dw

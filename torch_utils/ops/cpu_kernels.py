@@ -16,12 +16,22 @@ from torch_utils.ops import build
 
 FOLDER = Path(__file__).parent
 MAIN = 'cpu_kernels.cpp'
-SOURCES = (MAIN, 'cpu_bias_act.h', 'cpu_memory.h', 'cpu_resample.h', 'cpu_threads.h', 'cpu_vectors.h',
-           'cpu_winograd.h', 'elementwise.h')
+SOURCES = (
+    MAIN,
+    'cpu_bias_act.h',
+    'cpu_memory.h',
+    'cpu_resample.h',
+    'cpu_threads.h',
+    'cpu_vectors.h',
+    'cpu_winograd.h',
+    'elementwise.h',
+)
 
 FUSED_BIAS_GRADIENT = True  # bias_act_grad gives the bias's gradient too
-ACTIVATIONS = {name: code for code, name in enumerate(
-    ['linear', 'relu', 'lrelu', 'tanh', 'sigmoid', 'elu', 'selu', 'softplus', 'swish'])}  # as in elementwise.h
+ACTIVATIONS = {
+    name: code
+    for code, name in enumerate(['linear', 'relu', 'lrelu', 'tanh', 'sigmoid', 'elu', 'selu', 'softplus', 'swish'])
+}  # as in elementwise.h
 _TYPES = {torch.float32: 0, torch.float64: 1}
 _VALUE, _GRADIENT, _CURVATURE = range(3)
 _FEWEST_CHANNELS = 8  # for which vectors along the channels pay
@@ -140,9 +150,22 @@ def _run_bias_act(order, out, tensor, reference, direction, b, dim, act, alpha, 
     has_channels = b is not None or bias_gradient is not None
     # In a dense tensor the elements of a channel come in runs as long as its stride.
     size, stride = (out.shape[dim], max(strides[dim], 1)) if has_channels else (1, out.numel())
-    _check(_library().ada_bias_act(
-        _TYPES[out.dtype], out.data_ptr(), *pointers, out.numel(), stride, size, ACTIVATIONS[act], order, alpha, gain,
-        math.inf if clamp is None else clamp, torch.get_num_threads()))
+    _check(
+        _library().ada_bias_act(
+            _TYPES[out.dtype],
+            out.data_ptr(),
+            *pointers,
+            out.numel(),
+            stride,
+            size,
+            ACTIVATIONS[act],
+            order,
+            alpha,
+            gain,
+            math.inf if clamp is None else clamp,
+            torch.get_num_threads(),
+        )
+    )
 
 
 def _like(tensor, out, strides):
@@ -176,11 +199,21 @@ def upfirdn2d(x, f, up, down, padding, flip_filter, gain):
     layout = torch.channels_last if kernel_last else torch.contiguous_format
     y = torch.empty([n, c, out_h, out_w], dtype=x.dtype, device=x.device, memory_format=layout)
     strides, out_strides = x.stride(), y.stride()
-    _check(_library().ada_upfirdn2d(
-        _TYPES[x.dtype], x.data_ptr(), y.data_ptr(),
-        (ctypes.c_int64 * 7)(kernel_last, *strides[:3], *out_strides[:3]),
-        (ctypes.c_int64 * 14)(n, c, up_x, down_x, x0, kw, w, out_w, up_y, down_y, y0, kh, h, out_h),
-        f.data_ptr(), _TYPES[f.dtype], f.ndim == 1, not flip_filter, gain, torch.get_num_threads()))
+    _check(
+        _library().ada_upfirdn2d(
+            _TYPES[x.dtype],
+            x.data_ptr(),
+            y.data_ptr(),
+            (ctypes.c_int64 * 7)(kernel_last, *strides[:3], *out_strides[:3]),
+            (ctypes.c_int64 * 14)(n, c, up_x, down_x, x0, kw, w, out_w, up_y, down_y, y0, kh, h, out_h),
+            f.data_ptr(),
+            _TYPES[f.dtype],
+            f.ndim == 1,
+            not flip_filter,
+            gain,
+            torch.get_num_threads(),
+        )
+    )
     return y if wanted == layout else y.contiguous(memory_format=wanted)
 
 
@@ -198,20 +231,30 @@ def supports_filtered_lrelu(x, fu, fd, up, down):
 
 def supports_conv3x3(x, w):
     """Whether the functions below take images [N, I, H, W] and weights [O, I, 3, 3]."""
-    return (x.dtype == w.dtype == torch.float32 and min(*x.shape, *w.shape) > 0
-            and all(channels % _CHANNEL_MULTIPLE == 0 for channels in w.shape[:2])
-            and _library().ada_lanes() >= _FEWEST_LANES
-            and (_library().ada_has_threads() or torch.get_num_threads() == 1))  # PyTorch's have threads.
+    return (
+        x.dtype == w.dtype == torch.float32
+        and min(*x.shape, *w.shape) > 0
+        and all(channels % _CHANNEL_MULTIPLE == 0 for channels in w.shape[:2])
+        and _library().ada_lanes() >= _FEWEST_LANES
+        and (_library().ada_has_threads() or torch.get_num_threads() == 1)
+    )  # PyTorch's have threads.
 
 
 def conv3x3(x, w, kind, size, rotated):
     """See `conv3x3.convolve`; `size` is (H', W'). Channels last."""
     x = x.contiguous(memory_format=torch.channels_last)
-    y = torch.empty(
-        [x.shape[0], w.shape[0], *size], dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    _check(_library().ada_conv3x3(
-        _SCHEMES[kind], x.data_ptr(), w.data_ptr(), y.data_ptr(), _shape(x, y, kind),
-        (ctypes.c_int64 * 5)(*w.stride(), rotated), torch.get_num_threads()))
+    y = torch.empty([x.shape[0], w.shape[0], *size], dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    _check(
+        _library().ada_conv3x3(
+            _SCHEMES[kind],
+            x.data_ptr(),
+            w.data_ptr(),
+            y.data_ptr(),
+            _shape(x, y, kind),
+            (ctypes.c_int64 * 5)(*w.stride(), rotated),
+            torch.get_num_threads(),
+        )
+    )
     return y
 
 
@@ -219,9 +262,17 @@ def conv3x3_weight_gradient(x, dy, kind, rotated):
     """[O, I, 3, 3] from images [N, I, H, W] and the gradient [N, O, H', W'] in what `kind`, but not 'twice', makes."""
     x, dy = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, dy))
     dw = torch.empty([dy.shape[1], x.shape[1], 3, 3], dtype=x.dtype, device=x.device)
-    _check(_library().ada_conv3x3_weight_gradient(
-        _SCHEMES[kind], x.data_ptr(), dy.data_ptr(), dw.data_ptr(), _shape(x, dy, kind),
-        (ctypes.c_int64 * 5)(*dw.stride(), rotated), torch.get_num_threads()))
+    _check(
+        _library().ada_conv3x3_weight_gradient(
+            _SCHEMES[kind],
+            x.data_ptr(),
+            dy.data_ptr(),
+            dw.data_ptr(),
+            _shape(x, dy, kind),
+            (ctypes.c_int64 * 5)(*dw.stride(), rotated),
+            torch.get_num_threads(),
+        )
+    )
     return dw
 
 

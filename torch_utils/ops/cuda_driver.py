@@ -43,14 +43,27 @@ class Device:
                     function = self._functions[key] = self._load(name, build(), shared_bytes)
         return function
 
-    def launch(self, function: ctypes.c_void_p, blocks: int, threads: int, shared_bytes: int, argument: bytes,
-               stream: int) -> None:
+    def launch(
+        self, function: ctypes.c_void_p, blocks: int, threads: int, shared_bytes: int, argument: bytes, stream: int
+    ) -> None:
         """Put a kernel with one argument, a struct, on a stream."""
         values = ctypes.create_string_buffer(argument, len(argument))
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(values))  # The driver copies what these point to.
         with self._current():
-            self._call('cuLaunchKernel', function, blocks, 1, 1, threads, 1, 1, shared_bytes,
-                       ctypes.c_void_p(stream), pointers, None)
+            self._call(
+                'cuLaunchKernel',
+                function,
+                blocks,
+                1,
+                1,
+                threads,
+                1,
+                1,
+                shared_bytes,
+                ctypes.c_void_p(stream),
+                pointers,
+                None,
+            )
 
     def _load(self, name, image, shared_bytes):
         module, function = ctypes.c_void_p(), ctypes.c_void_p()

@@ -28,8 +28,8 @@ VECTOR_BYTES = 16  # the longest load or store
 THREADS = 256
 SHARED_BYTES = 40 * 1024  # of a block that declares its size; 48 KiB is the limit everywhere
 DYNAMIC_SHARED_BYTES = 63 * 1024  # of a block that asks for more; 64 KiB, taps included, is Turing's limit
-INT_LIMIT = 2 ** 31 - 2 ** 20  # offsets beyond need 64 bits; the rest is for the end of the last block
-MAX_BLOCKS = 2 ** 31 - 1
+INT_LIMIT = 2**31 - 2**20  # offsets beyond need 64 bits; the rest is for the end of the last block
+MAX_BLOCKS = 2**31 - 1
 
 # Beyond these, unrolled loops take long to compile and leave no registers.
 MAX_SEPARABLE_TAPS = 32
@@ -101,8 +101,12 @@ def available(device):
 
 def compile_kernel(kernel, target):
     """The kernel's `nvrtc.Binary` for a target such as sm_90."""
-    options = (f'--gpu-architecture={target}', '--std=c++17', '--device-as-default-execution-space',
-               '--ptxas-options=-v')
+    options = (
+        f'--gpu-architecture={target}',
+        '--std=c++17',
+        '--device-as-default-execution-space',
+        '--ptxas-options=-v',
+    )
     return nvrtc.build(kernel.name, kernel.source, _sources(), options)
 
 
@@ -264,11 +268,23 @@ def plan_bias_act(order, model, bias, dim, act, alpha, gain, clamp):
     count = model.numel
     vector = _vector([model], [])
     stride, size = (count, 1) if not bias or bias.numel == 1 else (model.strides[dim], model.shape[dim])
-    unroll = 1 if count < 2 ** 20 else 4 if order == 0 else 2  # two or three tensors are read where order is not 0
-    kernel = Kernel('bias_act.cu', 'bias_act', _constants(
-        SCALAR=SCALARS[model.dtype], INDEX='unsigned' if count < INT_LIMIT else 'unsigned long long', THREADS=THREADS,
-        UNROLL=unroll, VECTOR=vector, ACTIVATION=ACTIVATIONS.index(act), ORDER=order, FROM_INPUT=act == 'swish',
-        CLAMPED=clamp < math.inf, BIAS=_bias_access(bias, stride, size, vector)))
+    unroll = 1 if count < 2**20 else 4 if order == 0 else 2  # two or three tensors are read where order is not 0
+    kernel = Kernel(
+        'bias_act.cu',
+        'bias_act',
+        _constants(
+            SCALAR=SCALARS[model.dtype],
+            INDEX='unsigned' if count < INT_LIMIT else 'unsigned long long',
+            THREADS=THREADS,
+            UNROLL=unroll,
+            VECTOR=vector,
+            ACTIVATION=ACTIVATIONS.index(act),
+            ORDER=order,
+            FROM_INPUT=act == 'swish',
+            CLAMPED=clamp < math.inf,
+            BIAS=_bias_access(bias, stride, size, vector),
+        ),
+    )
     blocks = -(-count // (THREADS * unroll * vector))
     return Launch(kernel, _check_blocks(blocks), THREADS, 0, _pack(count, stride, size, alpha, gain, clamp))
 
@@ -296,11 +312,15 @@ def upfirdn2d(x, f, up, down, padding, flip_filter, gain):
     """Resample x [N, C, H, W] as `upfirdn2d.upfirdn2d` says; pairs are (x, y), padding is (x0, x1, y0, y1)."""
     x0, x1, y0, y1 = padding
     taps_x, taps_y = f.shape[-1], f.shape[0]
-    y = _empty_images(x, (x.shape[2] * up[1] + y0 + y1 - taps_y) // down[1] + 1,
-                      (x.shape[3] * up[0] + x0 + x1 - taps_x) // down[0] + 1)
+    y = _empty_images(
+        x,
+        (x.shape[2] * up[1] + y0 + y1 - taps_y) // down[1] + 1,
+        (x.shape[3] * up[0] + x0 + x1 - taps_x) // down[0] + 1,
+    )
     f = _filter(f)
-    launch = plan_upfirdn2d(view(y), view(x), tuple(f.shape), f.dtype, tuple(up), tuple(down), (x0, y0),
-                            bool(flip_filter), float(gain))
+    launch = plan_upfirdn2d(
+        view(y), view(x), tuple(f.shape), f.dtype, tuple(up), tuple(down), (x0, y0), bool(flip_filter), float(gain)
+    )
     _run(launch, [y, x, f])
     return y
 
@@ -312,9 +332,18 @@ def plan_upfirdn2d(y, x, filter_shape, filter_dtype, up, down, pad, flip_filter,
     phase = tuple(p % u for p, u in zip(pad, up))
     origin = tuple(-(p // u) for p, u in zip(pad, up))
     constants = dict(
-        SCALAR=SCALARS[x.dtype], FILTER=SCALARS[filter_dtype], INDEX=_index_type(x, y),
-        UP_X=up[0], UP_Y=up[1], DOWN_X=down[0], DOWN_Y=down[1], TAPS_X=taps[0], TAPS_Y=taps[1], PHASE_X=phase[0],
-        PHASE_Y=phase[1])
+        SCALAR=SCALARS[x.dtype],
+        FILTER=SCALARS[filter_dtype],
+        INDEX=_index_type(x, y),
+        UP_X=up[0],
+        UP_Y=up[1],
+        DOWN_X=down[0],
+        DOWN_Y=down[1],
+        TAPS_X=taps[0],
+        TAPS_Y=taps[1],
+        PHASE_X=phase[0],
+        PHASE_Y=phase[1],
+    )
     axes = tuple(zip(up, down, taps, phase))
     channels_last = x.strides[1] == y.strides[1] == 1 and x.shape[1] > 1
     if len(filter_shape) == 1:
@@ -435,13 +464,31 @@ def filtered_lrelu(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_fil
         mask = torch.empty([n, c, mid_h, -(-mid_w // PIXELS_PER_WORD)], dtype=torch.int32, device=x.device)
     clamp = math.inf if clamp is None else float(clamp)
     mode = ACTIVATE_AND_WRITE if want_mask else ACTIVATE
-    _start_filtered_lrelu(mode, y, x, b, fu, fd, mask, up, down, (x0, y0), (0, 0), (mid_w, mid_h), float(up),
-                          float(gain), float(slope), clamp, bool(flip_filter))
+    _start_filtered_lrelu(
+        mode,
+        y,
+        x,
+        b,
+        fu,
+        fd,
+        mask,
+        up,
+        down,
+        (x0, y0),
+        (0, 0),
+        (mid_w, mid_h),
+        float(up),
+        float(gain),
+        float(slope),
+        clamp,
+        bool(flip_filter),
+    )
     return y, mask
 
 
-def filtered_lrelu_masked(x, mask, fu, fd, up, down, padding, mask_offset, mask_size, out_size, gain, slope,
-                          flip_filter):
+def filtered_lrelu_masked(
+    x, mask, fu, fd, up, down, padding, mask_offset, mask_size, out_size, gain, slope, flip_filter
+):
     """Upsampling, the derivative of the activation from the mask, downsampling: every derivative of `filtered_lrelu`.
 
     At the raised sampling rate, u[p] = sum over i of x[i] * fu[i * up + pad0 - p]; v[p] is u[p] * gain times 1, slope
@@ -451,9 +498,25 @@ def filtered_lrelu_masked(x, mask, fu, fd, up, down, padding, mask_offset, mask_
     Pairs are (x, y).
     """
     y = _empty_images(x, out_size[1], out_size[0])
-    _start_filtered_lrelu(APPLY, y, x, None, fu, fd, mask.contiguous(), up, down, (padding[0], padding[2]),
-                          tuple(mask_offset), tuple(mask_size), 1.0, float(gain), float(slope), math.inf,
-                          bool(flip_filter))
+    _start_filtered_lrelu(
+        APPLY,
+        y,
+        x,
+        None,
+        fu,
+        fd,
+        mask.contiguous(),
+        up,
+        down,
+        (padding[0], padding[2]),
+        tuple(mask_offset),
+        tuple(mask_size),
+        1.0,
+        float(gain),
+        float(slope),
+        math.inf,
+        bool(flip_filter),
+    )
     return y
 
 
@@ -462,27 +525,82 @@ def _start_filtered_lrelu(mode, y, x, b, fu, fd, mask, up, down, *scalars):
     kinds = {f.dtype for f in (fu, fd) if f is not None}
     if len(kinds) == 2:
         fu, fd = fu.double(), fd.double()
-    launch = plan_filtered_lrelu(mode, view(y), view(x), torch.float64 if torch.float64 in kinds else torch.float32,
-                                 _taps(fu), _taps(fd), up, down, *scalars)
+    launch = plan_filtered_lrelu(
+        mode,
+        view(y),
+        view(x),
+        torch.float64 if torch.float64 in kinds else torch.float32,
+        _taps(fu),
+        _taps(fd),
+        up,
+        down,
+        *scalars,
+    )
     _run(launch, [y, x, None if b is None else b.contiguous(), fu, fd, mask])
 
 
 @functools.lru_cache(maxsize=4096)
-def plan_filtered_lrelu(mode, y, x, filter_dtype, taps_up, taps_down, up, down, pad, mask_offset, mask_size, gain_up,
-                        gain, slope, clamp, flip_filter):
+def plan_filtered_lrelu(
+    mode,
+    y,
+    x,
+    filter_dtype,
+    taps_up,
+    taps_down,
+    up,
+    down,
+    pad,
+    mask_offset,
+    mask_size,
+    gain_up,
+    gain,
+    slope,
+    clamp,
+    flip_filter,
+):
     """For the views y and x; pad: (x0, y0) with respect to the mask's first pixel."""
     pad = tuple(p + q for p, q in zip(pad, mask_offset))  # with respect to the first pixel that the output needs
     phase, origin = tuple(p % up for p in pad), tuple(-(p // up) for p in pad)
     tile = lrelu_tile(x.dtype, up, down, taps_up, taps_down, phase, *y.shape[:1:-1])
     words = -(-mask_size[0] // PIXELS_PER_WORD)
     index = 'long long' if words * mask_size[1] >= INT_LIMIT else _index_type(x, y)
-    kernel = Kernel('filtered_lrelu.cu', 'filtered_lrelu', _constants(
-        SCALAR=SCALARS[x.dtype], FILTER=SCALARS[filter_dtype], INDEX=index, THREADS=THREADS, UP_BY=up, TAPS_UP=taps_up,
-        PHASE_X=phase[0], PHASE_Y=phase[1], DOWN_BY=down, TAPS_DOWN=taps_down, TILE_X=tile.width, TILE_Y=tile.height,
-        RUN_UP=tile.run_up, RUN_DOWN=tile.run_down, MODE=mode))
+    kernel = Kernel(
+        'filtered_lrelu.cu',
+        'filtered_lrelu',
+        _constants(
+            SCALAR=SCALARS[x.dtype],
+            FILTER=SCALARS[filter_dtype],
+            INDEX=index,
+            THREADS=THREADS,
+            UP_BY=up,
+            TAPS_UP=taps_up,
+            PHASE_X=phase[0],
+            PHASE_Y=phase[1],
+            DOWN_BY=down,
+            TAPS_DOWN=taps_down,
+            TILE_X=tile.width,
+            TILE_Y=tile.height,
+            RUN_UP=tile.run_up,
+            RUN_DOWN=tile.run_down,
+            MODE=mode,
+        ),
+    )
     tiles, per_plane = _tiles(x, y, tile.width, tile.height, *origin)
-    packed = _pack(y.strides, x.strides, tiles, mask_size, words, -mask_offset[0], -mask_offset[1], gain_up, 1.0, gain,
-                   slope, clamp, int(flip_filter))
+    packed = _pack(
+        y.strides,
+        x.strides,
+        tiles,
+        mask_size,
+        words,
+        -mask_offset[0],
+        -mask_offset[1],
+        gain_up,
+        1.0,
+        gain,
+        slope,
+        clamp,
+        int(flip_filter),
+    )
     blocks = _check_blocks(x.shape[0] * x.shape[1] * per_plane)
     return Launch(kernel, blocks, THREADS, tile.shared_bytes, packed)
 
@@ -520,8 +638,12 @@ def _lrelu_buffers(width, height, run_up, run_down, dtype, up, down, taps_up, ta
     even = max(in_h * (in_w | 1), mid_h * (mid_w | 1))
     odd = max(in_h * (mid_w | 1), mid_h * (width | 1))
     wide = 8 if dtype == torch.float64 else 4
-    work = (mid_w * (in_h + mid_h) * -(-taps_up // up) + width * (mid_h + height) * taps_down + 2 * in_h * in_w
-            + 2 * mid_w * mid_h)
+    work = (
+        mid_w * (in_h + mid_h) * -(-taps_up // up)
+        + width * (mid_h + height) * taps_down
+        + 2 * in_h * in_w
+        + 2 * mid_w * mid_h
+    )
     return LreluTile(width, height, run_up, run_down, wide * (even + odd)), work
 
 

@@ -20,8 +20,20 @@ from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.upfirdn2d import upfirdn2d
 
 
-def filtered_lrelu(x, fu=None, fd=None, b=None, up=1, down=1, padding=0, gain=math.sqrt(2), slope=0.2, clamp=None,
-                   flip_filter=False, impl='cuda'):
+def filtered_lrelu(
+    x,
+    fu=None,
+    fd=None,
+    b=None,
+    up=1,
+    down=1,
+    padding=0,
+    gain=math.sqrt(2),
+    slope=0.2,
+    clamp=None,
+    flip_filter=False,
+    impl='cuda',
+):
     """Add a bias, upsample, apply a leaky ReLU, downsample.
 
     Args:
@@ -53,7 +65,7 @@ def filtered_lrelu(x, fu=None, fd=None, b=None, up=1, down=1, padding=0, gain=ma
 
 def _in_parts(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter, impl):
     x = bias_act(x, b, impl=impl)
-    x = upfirdn2d(x, fu, up=up, padding=padding, gain=up ** 2, flip_filter=flip_filter, impl=impl)
+    x = upfirdn2d(x, fu, up=up, padding=padding, gain=up**2, flip_filter=flip_filter, impl=impl)
     x = bias_act(x, act='lrelu', alpha=slope, gain=gain, clamp=clamp, impl=impl)
     return upfirdn2d(x, fd, down=down, flip_filter=flip_filter, impl=impl)
 
@@ -96,15 +108,36 @@ class Masked(NamedTuple):
 
     def transposed(self, fu, fd):
         taps_up, taps_down = _taps(fu), _taps(fd)
-        return Masked(self.down, self.up, tuple(taps_down - 1 - q for q in self.offset),
-                      tuple(taps_up - 1 - p for p in self.pad), self.mask_size, self.out_size, self.in_size, self.gain,
-                      self.slope, not self.flip_filter)
+        return Masked(
+            self.down,
+            self.up,
+            tuple(taps_down - 1 - q for q in self.offset),
+            tuple(taps_up - 1 - p for p in self.pad),
+            self.mask_size,
+            self.out_size,
+            self.in_size,
+            self.gain,
+            self.slope,
+            not self.flip_filter,
+        )
 
     def __call__(self, x, mask, fu, fd):
         padding = (self.pad[0], 0, self.pad[1], 0)
         return native.kernels(x).filtered_lrelu_masked(
-            x, mask, fu, fd, self.up, self.down, padding, self.offset, self.mask_size, self.out_size, self.gain,
-            self.slope, self.flip_filter)
+            x,
+            mask,
+            fu,
+            fd,
+            self.up,
+            self.down,
+            padding,
+            self.offset,
+            self.mask_size,
+            self.out_size,
+            self.gain,
+            self.slope,
+            self.flip_filter,
+        )
 
 
 def _taps(f):
@@ -115,12 +148,14 @@ class _FilteredLrelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, b, fu, fd, up, down, sides, gain, slope, clamp, flip_filter):
         y, mask = native.kernels(x).filtered_lrelu(
-            x, fu, fd, b, up, down, sides, gain, slope, clamp, flip_filter, want_mask=True)
+            x, fu, fd, b, up, down, sides, gain, slope, clamp, flip_filter, want_mask=True
+        )
         h, w = x.shape[2:]
         x0, x1, y0, y1 = sides
         mask_size = (w * up + x0 + x1 - _taps(fu) + 1, h * up + y0 + y1 - _taps(fu) + 1)
-        masked = Masked(up, down, (x0, y0), (0, 0), mask_size, (w, h), (y.shape[3], y.shape[2]), gain * up ** 2, slope,
-                        flip_filter)
+        masked = Masked(
+            up, down, (x0, y0), (0, 0), mask_size, (w, h), (y.shape[3], y.shape[2]), gain * up**2, slope, flip_filter
+        )
         ctx.save_for_backward(mask, fd, fu)  # in the order that they act on the way back
         ctx.masked = masked.transposed(fu, fd)
         return y

@@ -24,8 +24,10 @@ def grid_sample(input, grid):
     gradient of `grid` once more raises NotImplementedError.
     """
     if input.ndim != 4 or grid.ndim != 4 or grid.shape[3] != 2 or input.shape[0] != grid.shape[0]:
-        raise ValueError(f'grid_sample: input of shape {list(input.shape)} and grid of shape {list(grid.shape)} do not '
-                         f"fit; they must be [N, C, H, W] and [N, H', W', 2]")
+        raise ValueError(
+            f'grid_sample: input of shape {list(input.shape)} and grid of shape {list(grid.shape)} do not '
+            f"fit; they must be [N, C, H, W] and [N, H', W', 2]"
+        )
     return _Sample.apply(input, grid)
 
 
@@ -52,14 +54,17 @@ class _SampleGradient(torch.autograd.Function):
         if d_output.is_cuda and torch.are_deterministic_algorithms_enabled() and not wanted[1]:
             return repeatable_input_gradient(d_output, grid, input.shape), None
         d_input, d_grid = torch.ops.aten.grid_sampler_2d_backward(
-            d_output, input, grid, BILINEAR, ZEROS, False, output_mask=list(wanted))
+            d_output, input, grid, BILINEAR, ZEROS, False, output_mask=list(wanted)
+        )
         return d_input if wanted[0] else None, d_grid if wanted[1] else None
 
     @staticmethod
     def backward(ctx, d2_input, d2_grid):
         if d2_grid is not None:
-            raise NotImplementedError('grid_sample: the gradient of the grid cannot be differentiated once more; '
-                                      'detach the grid, or take first derivatives only')
+            raise NotImplementedError(
+                'grid_sample: the gradient of the grid cannot be differentiated once more; '
+                'detach the grid, or take first derivatives only'
+            )
         d_output, grid = ctx.saved_tensors
         if d2_input is None:
             return None, None, None, None
@@ -78,12 +83,12 @@ def repeatable_input_gradient(d_output, grid, shape):
     algorithms are asked for. Slower, and larger in memory.
     """
     n, c, height, width = shape
-    x = (grid[..., 0] + 1) * (width / 2) - 0.5                                  # [N, H', W'], in pixels
+    x = (grid[..., 0] + 1) * (width / 2) - 0.5  # [N, H', W'], in pixels
     y = (grid[..., 1] + 1) * (height / 2) - 0.5
     left, top = x.floor(), y.floor()
     first = (torch.arange(n, device=grid.device) * (height * width)).reshape(n, 1, 1)
     d_pixels = d_output.new_zeros([n * height * width, c])
-    values = d_output.permute(0, 2, 3, 1)                                       # [N, H', W', C]
+    values = d_output.permute(0, 2, 3, 1)  # [N, H', W', C]
     for column, x_weight in ((left, left + 1 - x), (left + 1, x - left)):
         for row, y_weight in ((top, top + 1 - y), (top + 1, y - top)):
             inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)

@@ -13,8 +13,11 @@ import torch
 
 NAMESPACE = 'ada_gan'  # of the operators in torch.ops
 
-_PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer) if hasattr(torch.nn, 'Buffer') else (
-    torch.Tensor, torch.nn.Parameter)
+_PLAIN_TENSORS = (
+    (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+    if hasattr(torch.nn, 'Buffer')
+    else (torch.Tensor, torch.nn.Parameter)
+)
 _textbook_only = False
 
 
@@ -43,8 +46,11 @@ def route(x):
         return 'textbook'
     if torch.compiler.is_compiling():
         return 'library'
-    if (torch._C._are_functorch_transforms_active() or _gradients_are_batched()
-            or torch.autograd.forward_ad._current_level >= 0):
+    if (
+        torch._C._are_functorch_transforms_active()
+        or _gradients_are_batched()
+        or torch.autograd.forward_ad._current_level >= 0
+    ):
         return 'textbook'
     if torch._C._is_tracing():
         return 'plain'

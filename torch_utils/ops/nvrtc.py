@@ -66,8 +66,11 @@ class Compiler:
         texts = [text.encode() for text in headers.values()]
         names = [header.encode() for header in headers]
         flags = [option.encode() for option in options]
-        self._check(self._library.nvrtcCreateProgram(
-            ctypes.byref(program), source.encode(), name.encode(), len(headers), _strings(texts), _strings(names)))
+        self._check(
+            self._library.nvrtcCreateProgram(
+                ctypes.byref(program), source.encode(), name.encode(), len(headers), _strings(texts), _strings(names)
+            )
+        )
         try:
             status = self._library.nvrtcCompileProgram(program, len(flags), _strings(flags))
             log = self._read(program, 'ProgramLog').rstrip(b'\0').decode(errors='replace').strip()
@@ -124,8 +127,13 @@ def compiler() -> Compiler:
 def candidates() -> Iterator[str]:
     """Paths where NVRTC may be, best first: wheels, those of PyTorch's own CUDA version before others; the toolkit."""
     major = (torch.version.cuda or '').split('.')[0]
-    found = [str(file) for folder in _library_folders() for pattern in ('libnvrtc[.-]*', 'nvrtc64_*.dll')
-             for file in sorted(folder.glob(pattern)) if 'builtins' not in file.name and '.alt.' not in file.name]
+    found = [
+        str(file)
+        for folder in _library_folders()
+        for pattern in ('libnvrtc[.-]*', 'nvrtc64_*.dll')
+        for file in sorted(folder.glob(pattern))
+        if 'builtins' not in file.name and '.alt.' not in file.name
+    ]
     # A newer compiler's code needs a newer driver than the one that PyTorch is content with.
     yield from sorted(found, key=lambda path: not major or major_version(path) != int(major))
     if sys.platform == 'win32':
@@ -163,8 +171,10 @@ def target(capability: tuple[int, int], architectures: Sequence[int]) -> str:
     wanted = capability[0] * 10 + capability[1]
     older = [architecture for architecture in architectures if architecture <= wanted]
     if not older:
-        raise CompilerMissing('this NVRTC has no support any more for GPUs of compute capability '
-                              f'{capability[0]}.{capability[1]}; install the nvidia-cuda-nvrtc of an older CUDA')
+        raise CompilerMissing(
+            'this NVRTC has no support any more for GPUs of compute capability '
+            f'{capability[0]}.{capability[1]}; install the nvidia-cuda-nvrtc of an older CUDA'
+        )
     best = max(older)
     return f'sm_{best}' if best // 10 == capability[0] else f'compute_{best}'
 
@@ -202,7 +212,7 @@ def _read_binary(path: Path) -> bytes | None:
         content = path.read_bytes()
     except OSError:
         return None
-    header, image = content[:len(CACHE_FORMAT) + 32], content[len(CACHE_FORMAT) + 32:]
+    header, image = content[: len(CACHE_FORMAT) + 32], content[len(CACHE_FORMAT) + 32 :]
     return image if header == CACHE_FORMAT + hashlib.sha256(image).digest() else None
 
 
@@ -241,5 +251,6 @@ def usage(log: str) -> Usage:
     def total(pattern):
         return sum(int(number) for number in re.findall(pattern, log))
 
-    return Usage(int(registers[1]), total(r'(\d+) bytes spill'), total(r'(\d+) bytes stack frame'),
-                 total(r'(\d+) bytes smem'))
+    return Usage(
+        int(registers[1]), total(r'(\d+) bytes spill'), total(r'(\d+) bytes stack frame'), total(r'(\d+) bytes smem')
+    )

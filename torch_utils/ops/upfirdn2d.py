@@ -45,8 +45,10 @@ def setup_filter(f, device=torch.device('cpu'), normalize=True, flip_filter=Fals
     """
     f = torch.as_tensor(1.0 if f is None else f, dtype=torch.float32, device='cpu')  # also under a default device
     if f.ndim > 2 or f.numel() == 0:
-        raise ValueError(f'setup_filter: f must be a number, a vector or a matrix with at least one tap, '
-                         f'but has the shape {list(f.shape)}')
+        raise ValueError(
+            f'setup_filter: f must be a number, a vector or a matrix with at least one tap, '
+            f'but has the shape {list(f.shape)}'
+        )
     if f.ndim == 0:
         f = f[None]
     if separable is None:
@@ -84,12 +86,19 @@ def upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1, impl='cu
         f = torch.ones([1, 1], device=x.device)
     if f.ndim not in (1, 2):
         raise ValueError(f'upfirdn2d: the filter must have the shape [kh, kw] or [k], but has {list(f.shape)}')
-    geometry = Resampling(factor_xy('upfirdn2d', 'up', up), factor_xy('upfirdn2d', 'down', down),
-                          padding_xxyy('upfirdn2d', padding), bool(flip_filter), float(gain))
+    geometry = Resampling(
+        factor_xy('upfirdn2d', 'up', up),
+        factor_xy('upfirdn2d', 'down', down),
+        padding_xxyy('upfirdn2d', padding),
+        bool(flip_filter),
+        float(gain),
+    )
     out_h, out_w = geometry.output_size(x.shape, f)
     if out_h < 1 or out_w < 1:
-        raise ValueError(f'upfirdn2d: an image of {x.shape[2]}x{x.shape[3]} pixels with up={up}, down={down} and '
-                         f'padding={padding} is smaller than the filter, whose shape is {list(f.shape)}; pad it more')
+        raise ValueError(
+            f'upfirdn2d: an image of {x.shape[2]}x{x.shape[3]} pixels with up={up}, down={down} and '
+            f'padding={padding} is smaller than the filter, whose shape is {list(f.shape)}; pad it more'
+        )
     route = 'textbook' if impl == 'ref' or f.requires_grad else native.route(x)
     if route == 'textbook':
         return _textbook(x, f, geometry)
@@ -125,8 +134,7 @@ def downsample2d(x, f, down=2, padding=0, flip_filter=False, gain=1, impl='cuda'
     kw, kh = filter_size(f)
     down_x, down_y = factor_xy('downsample2d', 'down', down)
     x0, x1, y0, y1 = padding_xxyy('downsample2d', padding)
-    sides = [x0 + (kw - down_x + 1) // 2, x1 + (kw - down_x) // 2,
-             y0 + (kh - down_y + 1) // 2, y1 + (kh - down_y) // 2]
+    sides = [x0 + (kw - down_x + 1) // 2, x1 + (kw - down_x) // 2, y0 + (kh - down_y + 1) // 2, y1 + (kh - down_y) // 2]
     return upfirdn2d(x, f, down=down, padding=sides, flip_filter=flip_filter, gain=gain, impl=impl)
 
 
@@ -149,8 +157,10 @@ class Resampling(NamedTuple):
     def output_size(self, x_shape, f):
         (kw, kh), (x0, x1, y0, y1) = filter_size(f), self.padding
         h, w = x_shape[2:]
-        return ((h * self.up[1] + y0 + y1 - kh) // self.down[1] + 1,
-                (w * self.up[0] + x0 + x1 - kw) // self.down[0] + 1)
+        return (
+            (h * self.up[1] + y0 + y1 - kh) // self.down[1] + 1,
+            (w * self.up[0] + x0 + x1 - kw) // self.down[0] + 1,
+        )
 
     def transposed(self, x_shape, f):
         """The resampling whose matrix is the transpose of this one's for images of this shape.
@@ -162,8 +172,10 @@ class Resampling(NamedTuple):
         (kw, kh), (x0, _, y0, _) = filter_size(f), self.padding
         out_h, out_w = self.output_size(x_shape, f)
         sides = []
-        for size, out, k, pad0, up, down in ((x_shape[3], out_w, kw, x0, self.up[0], self.down[0]),
-                                             (x_shape[2], out_h, kh, y0, self.up[1], self.down[1])):
+        for size, out, k, pad0, up, down in (
+            (x_shape[3], out_w, kw, x0, self.up[0], self.down[0]),
+            (x_shape[2], out_h, kh, y0, self.up[1], self.down[1]),
+        ):
             new_pad0 = k - 1 - pad0
             sides += [new_pad0, (size - 1) * up + k - new_pad0 - out * down]
         return Resampling(self.down, self.up, tuple(sides), not self.flip_filter, self.gain)
@@ -208,7 +220,7 @@ class _Resample(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        f, = ctx.saved_tensors
+        (f,) = ctx.saved_tensors
         if native.route(dy) == 'library':
             return torch.ops.ada_gan.upfirdn2d(dy, f, *ctx.way_back), None, None
         return _Resample.apply(dy, f, ctx.way_back), None, None
@@ -259,7 +271,7 @@ def _strided_convolutions(x, f, geometry):
             # The full convolution reaches k - 1 pixels beyond the image at the front, k - up at the back.
             x = F.conv_transpose2d(x, kernel.flip([0, 1]).expand(c, 1, -1, -1), stride=up, groups=c)
             x = F.pad(x, [sides[0] - kw + 1, sides[1] - kw + up[1], sides[2] - kh + 1, sides[3] - kh + up[0]])
-            x = x[:, :, ::down[0], ::down[1]]
+            x = x[:, :, :: down[0], :: down[1]]
     return x.contiguous(memory_format=memory_format)
 
 
@@ -319,8 +331,10 @@ def _banded_matrix(taps, size, up, down, pad0, pad1, flip_filter, gain, dtype):
 
 
 @library.custom_op(
-    'ada_gan::upfirdn2d', mutates_args=(),
-    schema='(Tensor x, Tensor f, SymInt[] up, SymInt[] down, SymInt[] padding, bool flip_filter, float gain) -> Tensor')
+    'ada_gan::upfirdn2d',
+    mutates_args=(),
+    schema='(Tensor x, Tensor f, SymInt[] up, SymInt[] down, SymInt[] padding, bool flip_filter, float gain) -> Tensor',
+)
 def _upfirdn2d_op(x, f, up, down, padding, flip_filter, gain):
     y = _compute(x, f, Resampling(tuple(up), tuple(down), tuple(padding), flip_filter, gain))
     return y.clone() if y is x else y
@@ -340,7 +354,7 @@ def _keep(ctx, inputs, output):
 
 
 def _way_back(ctx, dy):
-    f, = ctx.saved_tensors
+    (f,) = ctx.saved_tensors
     return torch.ops.ada_gan.upfirdn2d(dy, f, *ctx.way_back), None, None, None, None, None, None
 
 

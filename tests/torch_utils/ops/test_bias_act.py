@@ -15,8 +15,17 @@ all_activations = pytest.mark.parametrize('act', bias_act.activation_funcs)
 def test_defaults_are_the_published_ones():
     found = {name: (spec.def_alpha, spec.def_gain) for name, spec in bias_act.activation_funcs.items()}
     root = math.sqrt(2)
-    assert found == {'linear': (0, 1), 'relu': (0, root), 'lrelu': (0.2, root), 'tanh': (0, 1), 'sigmoid': (0, 1),
-                     'elu': (0, 1), 'selu': (0, 1), 'softplus': (0, 1), 'swish': (0, root)}
+    assert found == {
+        'linear': (0, 1),
+        'relu': (0, root),
+        'lrelu': (0.2, root),
+        'tanh': (0, 1),
+        'sigmoid': (0, 1),
+        'elu': (0, 1),
+        'selu': (0, 1),
+        'softplus': (0, 1),
+        'swish': (0, root),
+    }
 
 
 @all_impls
@@ -53,7 +62,7 @@ def test_memory_format_stays(act, impl):
     x = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
     y = bias_act.bias_act(x, torch.randn(3), act=act, impl=impl)
     assert y.is_contiguous(memory_format=torch.channels_last)
-    dx, = torch.autograd.grad(y.square().sum(), x)
+    (dx,) = torch.autograd.grad(y.square().sum(), x)
     assert dx.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -98,14 +107,17 @@ def test_one_tensor_is_kept_for_the_backward_pass(way):
     assert kept == [x.numel()]
 
 
-@pytest.mark.parametrize('options, words', [
-    ({'impl': 'native'}, "impl='native'"),
-    ({'act': 'gelu'}, "act='gelu'.*lrelu"),
-    ({'clamp': -1}, 'clamp=-1'),
-    ({'b': torch.zeros(2)}, r'b must have the shape \[3\]'),
-    ({'b': torch.zeros(3, 1)}, r'b must have the shape \[3\]'),
-    ({'b': torch.zeros(3), 'dim': 4}, 'dim=4'),
-])
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        ({'impl': 'native'}, "impl='native'"),
+        ({'act': 'gelu'}, "act='gelu'.*lrelu"),
+        ({'clamp': -1}, 'clamp=-1'),
+        ({'b': torch.zeros(2)}, r'b must have the shape \[3\]'),
+        ({'b': torch.zeros(3, 1)}, r'b must have the shape \[3\]'),
+        ({'b': torch.zeros(3), 'dim': 4}, 'dim=4'),
+    ],
+)
 def test_wrong_calls(options, words):
     with pytest.raises(ValueError, match=words):
         bias_act.bias_act(torch.zeros(2, 3, 4, 5), **options)

@@ -53,10 +53,18 @@ def compilations(place):
 
 def process(place, **kwargs):
     """Another Python that builds the same; it prints the path."""
-    code = (f'from torch_utils.ops import build; '
-            f'print(build.shared_library("tiny", [{str(place / "kernels.cpp")!r}], {str(place / "kernels.cpp")!r}))')
-    return subprocess.Popen([sys.executable, '-c', code], env={**os.environ, 'PYTHONPATH': str(ROOT)}, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
+    code = (
+        f'from torch_utils.ops import build; '
+        f'print(build.shared_library("tiny", [{str(place / "kernels.cpp")!r}], {str(place / "kernels.cpp")!r}))'
+    )
+    return subprocess.Popen(
+        [sys.executable, '-c', code],
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **kwargs,
+    )
 
 
 def test_built_once(place):
@@ -172,7 +180,7 @@ def test_cache_that_cannot_be_written(place, monkeypatch, capsys):
     path = library_of(place)
     assert path.is_relative_to(place / 'temporary')
     assert stat.S_IMODE(path.parents[1].stat().st_mode) & 0o022 == 0
-    line, = capsys.readouterr().err.splitlines()
+    (line,) = capsys.readouterr().err.splitlines()
     assert str(place / 'cache') in line and str(path.parent) in line
     assert library_of(place) == path
     assert len(compilations(place)) == 1
@@ -212,8 +220,13 @@ def test_operators_work_without_a_compiler(place, monkeypatch, compiler):
         monkeypatch.setenv('PATH', str(place))
     else:
         use_compiler(place, monkeypatch, before='exit 1')
-    done = subprocess.run([sys.executable, '-c', CALLS], env={**os.environ, 'PYTHONPATH': str(ROOT)}, text=True,
-                          capture_output=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, '-c', CALLS],
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        text=True,
+        capture_output=True,
+        timeout=100,
+    )
     assert (done.returncode, done.stdout) == (0, '1.4142\n'), done.stderr
-    line, = done.stderr.splitlines()
+    (line,) = done.stderr.splitlines()
     assert line.startswith('No native CPU kernels, so plain PyTorch is used: ')

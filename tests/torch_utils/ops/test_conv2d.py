@@ -9,8 +9,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from torch_utils.ops import conv2d_gradfix, conv2d_resample, upfirdn2d
 
-FILTERS = {'1331': upfirdn2d.setup_filter([1, 3, 3, 1]), 'odd': upfirdn2d.setup_filter([1, 2, 1]),
-           'long': upfirdn2d.setup_filter(range(1, 10)), 'none': None}
+FILTERS = {
+    '1331': upfirdn2d.setup_filter([1, 3, 3, 1]),
+    'odd': upfirdn2d.setup_filter([1, 2, 1]),
+    'long': upfirdn2d.setup_filter(range(1, 10)),
+    'none': None,
+}
 
 
 def definition(x, w, f, up, down, padding, groups, flip_weight, flip_filter):
@@ -24,8 +28,9 @@ def definition(x, w, f, up, down, padding, groups, flip_weight, flip_filter):
         if down > 1:
             sides[2 * axis] += (k - down + 1) // 2
             sides[2 * axis + 1] += (k - down) // 2
-    x = upfirdn2d.upfirdn2d(x, f if up > 1 else None, up=up, padding=sides, gain=up ** 2, flip_filter=flip_filter,
-                            impl='ref')
+    x = upfirdn2d.upfirdn2d(
+        x, f if up > 1 else None, up=up, padding=sides, gain=up**2, flip_filter=flip_filter, impl='ref'
+    )
     x = F.conv2d(x, w if flip_weight else w.flip([2, 3]), groups=groups)
     return upfirdn2d.upfirdn2d(x, f if down > 1 else None, down=down, flip_filter=flip_filter, impl='ref')
 
@@ -44,15 +49,18 @@ def test_agrees_with_the_definition(name, up, down, kernel):
         torch.testing.assert_close(conv2d_resample.conv2d_resample(*arguments), definition(*arguments))
 
 
-@pytest.mark.parametrize('up, down, kernel, padding', [
-    (1, 1, 3, 1), (2, 1, 3, 1), (1, 2, 3, 1), (2, 1, 1, 0), (1, 2, 1, 0), (2, 2, 3, 1), (1, 1, 3, [1, 0, 2, 1])])
+@pytest.mark.parametrize(
+    'up, down, kernel, padding',
+    [(1, 1, 3, 1), (2, 1, 3, 1), (1, 2, 3, 1), (2, 1, 1, 0), (1, 2, 1, 0), (2, 2, 3, 1), (1, 1, 3, [1, 0, 2, 1])],
+)
 def test_derivatives(up, down, kernel, padding):
     x = torch.randn(2, 2, 6, 6, dtype=torch.float64, requires_grad=True)
     w = torch.randn(2, 2, kernel, kernel, dtype=torch.float64, requires_grad=True)
 
     def op(x, w):
-        return conv2d_resample.conv2d_resample(x, w, FILTERS['1331'], up=up, down=down, padding=padding,
-                                               flip_weight=False)
+        return conv2d_resample.conv2d_resample(
+            x, w, FILTERS['1331'], up=up, down=down, padding=padding, flip_weight=False
+        )
 
     assert torch.autograd.gradcheck(op, (x, w), fast_mode=True)
     assert torch.autograd.gradgradcheck(op, (x, w), fast_mode=True)
@@ -66,20 +74,25 @@ def test_empty_batch_and_channels_last(up, down, kernel):
     y = conv2d_resample.conv2d_resample(torch.zeros(0, 2, 8, 8), w, FILTERS['1331'], **options)
     assert y.shape == (0, 3, 8 * up // down, 8 * up // down)
     x = torch.randn(2, 2, 8, 8)
-    y, y_last = (conv2d_resample.conv2d_resample(x.contiguous(memory_format=layout), w, FILTERS['1331'], **options)
-                 for layout in (torch.contiguous_format, torch.channels_last))
+    y, y_last = (
+        conv2d_resample.conv2d_resample(x.contiguous(memory_format=layout), w, FILTERS['1331'], **options)
+        for layout in (torch.contiguous_format, torch.channels_last)
+    )
     torch.testing.assert_close(y, y_last, rtol=1e-4, atol=1e-5, check_stride=False)
 
 
-@pytest.mark.parametrize('options, words', [
-    ({'w': torch.zeros(3, 3, 1, 1)}, 'do not fit'),
-    ({'w': torch.zeros(3, 2, 1)}, 'do not fit'),
-    ({'groups': 2}, 'do not fit'),
-    ({'up': 0}, 'up=0'),
-    ({'down': 1.5}, 'down=1.5'),
-    ({'padding': 'same'}, 'padding'),
-    ({'x': torch.zeros(2, 8, 8)}, r'\[N, C, H, W\]'),
-])
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        ({'w': torch.zeros(3, 3, 1, 1)}, 'do not fit'),
+        ({'w': torch.zeros(3, 2, 1)}, 'do not fit'),
+        ({'groups': 2}, 'do not fit'),
+        ({'up': 0}, 'up=0'),
+        ({'down': 1.5}, 'down=1.5'),
+        ({'padding': 'same'}, 'padding'),
+        ({'x': torch.zeros(2, 8, 8)}, r'\[N, C, H, W\]'),
+    ],
+)
 def test_wrong_calls(options, words):
     arguments = {'x': torch.zeros(1, 2, 8, 8), 'w': torch.zeros(3, 2, 3, 3)} | options
     with pytest.raises(ValueError, match=words):
@@ -90,8 +103,9 @@ def test_gradfix_has_the_signatures_of_torch():
     x, w, b = torch.randn(2, 4, 9, 9), torch.randn(6, 2, 3, 3), torch.randn(6)
     torch.testing.assert_close(conv2d_gradfix.conv2d(x, w, b, 2, 1, 2, 2), F.conv2d(x, w, b, 2, 1, 2, 2))
     w = torch.randn(4, 3, 3, 3)
-    torch.testing.assert_close(conv2d_gradfix.conv_transpose2d(x, w, b, 2, 1, 1, 2, 2),
-                               F.conv_transpose2d(x, w, b, 2, 1, 1, 2, 2))
+    torch.testing.assert_close(
+        conv2d_gradfix.conv_transpose2d(x, w, b, 2, 1, 1, 2, 2), F.conv_transpose2d(x, w, b, 2, 1, 1, 2, 2)
+    )
 
 
 @pytest.mark.parametrize('conv', [conv2d_gradfix.conv2d, conv2d_gradfix.conv_transpose2d])

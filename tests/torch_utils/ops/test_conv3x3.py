@@ -24,7 +24,8 @@ SIZES = {
 KERNELS = native.backend(torch.device('cpu')).kernels
 pytestmark = pytest.mark.skipif(
     KERNELS is None or not KERNELS.supports_conv3x3(torch.ones(1, 32, 3, 3), torch.ones(32, 32, 3, 3)),
-    reason='no kernels for this processor')
+    reason='no kernels for this processor',
+)
 
 
 @pytest.fixture
@@ -46,8 +47,11 @@ def derivatives(op, x, w):
     first = torch.autograd.grad(y, [x, w], dy, create_graph=True)
     found = [y, *first]
     for gradient in first:
-        found += [tensor for tensor in torch.autograd.grad(
-            gradient.square().sum(), [x, w, dy], retain_graph=True, allow_unused=True) if tensor is not None]
+        found += [
+            tensor
+            for tensor in torch.autograd.grad(gradient.square().sum(), [x, w, dy], retain_graph=True, allow_unused=True)
+            if tensor is not None
+        ]
     return found
 
 
@@ -106,15 +110,21 @@ def test_weights_and_gradients_of_any_strides(always):
     expected = KINDS['keep'](x, w)
     wide = torch.randn(64, 32, 7, 9)
     wide[:, :, 2:5, 1:8:3] = w
-    for same in (last(w), w.permute(3, 2, 0, 1).contiguous().permute(2, 3, 1, 0), wide[:, :, 2:5, 1:8:3],
-                 torch.nn.Parameter(w)):
+    for same in (
+        last(w),
+        w.permute(3, 2, 0, 1).contiguous().permute(2, 3, 1, 0),
+        wide[:, :, 2:5, 1:8:3],
+        torch.nn.Parameter(w),
+    ):
         torch.testing.assert_close(KINDS['keep'](x, same), expected, rtol=0, atol=0)
     one = torch.randn(1, 1, 3, 3)
     torch.testing.assert_close(KINDS['keep'](x, one.expand(64, 32, 3, 3)), KINDS['keep'](x, one.repeat(64, 32, 1, 1)))
 
     x.requires_grad_()
-    gradients = [torch.autograd.grad(KINDS['keep'](x, w), x, dy)[0] for dy in (
-        torch.ones(()).expand(2, 64, 16, 18), torch.ones(2, 64, 16, 18), last(torch.ones(2, 64, 16, 18)))]
+    gradients = [
+        torch.autograd.grad(KINDS['keep'](x, w), x, dy)[0]
+        for dy in (torch.ones(()).expand(2, 64, 16, 18), torch.ones(2, 64, 16, 18), last(torch.ones(2, 64, 16, 18)))
+    ]
     assert torch.equal(gradients[0], gradients[1]) and torch.equal(gradients[0], gradients[2])
 
 
@@ -152,19 +162,43 @@ def test_what_is_not_finite_stays_where_it_is(always, kind, value):
             assert torch.equal(y.isfinite(), KINDS[kind](x, w).isfinite())
 
 
-SERVED = dict(x=[2, 32, 16, 16], w=[32, 32, 3, 3], stride=1, padding=1, dilation=1, groups=1, bias=False,
-              dtype=torch.float32, layout=torch.channels_last)
+SERVED = dict(
+    x=[2, 32, 16, 16],
+    w=[32, 32, 3, 3],
+    stride=1,
+    padding=1,
+    dilation=1,
+    groups=1,
+    bias=False,
+    dtype=torch.float32,
+    layout=torch.channels_last,
+)
 
 
-@pytest.mark.parametrize('change, served', [
-    ({}, True), ({'x': [1, 32, 16, 16]}, True), ({'x': [1, 32, 16, 15]}, False),
-    ({'stride': (1, 1), 'padding': [1]}, True),
-    ({'x': [2, 32, 129, 129], 'stride': 2, 'padding': 0}, True), ({'stride': 2}, False), ({'padding': 0}, False),
-    ({'padding': (1, 2)}, False), ({'padding': 'same'}, False), ({'dilation': 2}, False), ({'bias': True}, False),
-    ({'w': [32, 16, 3, 3], 'groups': 2}, False), ({'w': [32, 32, 1, 1], 'padding': 0}, False),
-    ({'w': [24, 32, 3, 3]}, False), ({'x': [2, 24, 16, 16], 'w': [32, 24, 3, 3]}, False),
-    ({'x': [0, 32, 16, 16]}, False), ({'dtype': torch.float64}, False), ({'dtype': torch.bfloat16}, False),
-    ({'layout': torch.contiguous_format}, False)])
+@pytest.mark.parametrize(
+    'change, served',
+    [
+        ({}, True),
+        ({'x': [1, 32, 16, 16]}, True),
+        ({'x': [1, 32, 16, 15]}, False),
+        ({'stride': (1, 1), 'padding': [1]}, True),
+        ({'x': [2, 32, 129, 129], 'stride': 2, 'padding': 0}, True),
+        ({'stride': 2}, False),
+        ({'padding': 0}, False),
+        ({'padding': (1, 2)}, False),
+        ({'padding': 'same'}, False),
+        ({'dilation': 2}, False),
+        ({'bias': True}, False),
+        ({'w': [32, 16, 3, 3], 'groups': 2}, False),
+        ({'w': [32, 32, 1, 1], 'padding': 0}, False),
+        ({'w': [24, 32, 3, 3]}, False),
+        ({'x': [2, 24, 16, 16], 'w': [32, 24, 3, 3]}, False),
+        ({'x': [0, 32, 16, 16]}, False),
+        ({'dtype': torch.float64}, False),
+        ({'dtype': torch.bfloat16}, False),
+        ({'layout': torch.contiguous_format}, False),
+    ],
+)
 def test_what_is_served(change, served, monkeypatch):
     calls = []
     original = conv3x3.convolve
@@ -224,14 +258,15 @@ def test_negative_views(always):
     x, w = last(torch.randn(1, 32, 16, 16)).requires_grad_(), torch.randn(32, 32, 3, 3, requires_grad=True)
     dy = last(torch.randn(1, 32, 16, 16))
     y = KINDS['keep'](x, w)
-    for of_minus, minus in zip(torch.autograd.grad(y, [x, w], torch._neg_view(dy), retain_graph=True),
-                               torch.autograd.grad(y, [x, w], -dy)):
+    for of_minus, minus in zip(
+        torch.autograd.grad(y, [x, w], torch._neg_view(dy), retain_graph=True), torch.autograd.grad(y, [x, w], -dy)
+    ):
         torch.testing.assert_close(of_minus, minus, rtol=0, atol=0)
     with torch.no_grad():
         assert torch.equal(KINDS['keep'](x, torch._neg_view(w)), KINDS['keep'](x, -w))
 
 
-@pytest.mark.filterwarnings('ignore:`torch.jit.script` is deprecated')   # Used by PyTorch's forward mode.
+@pytest.mark.filterwarnings('ignore:`torch.jit.script` is deprecated')  # Used by PyTorch's forward mode.
 def test_forward_mode_and_batched_gradients(always):
     x, w = last(torch.randn(2, 32, 16, 16)).requires_grad_(), torch.randn(32, 32, 3, 3, requires_grad=True)
     tangent = torch.randn(2, 32, 16, 16)
@@ -255,8 +290,9 @@ def test_exported_for_any_number_of_images():
         def forward(self, x):
             return KINDS['keep'](x, w)
 
-    exported = torch.export.export(Layer(), (last(torch.randn(2, 32, 8, 8)),),
-                                   dynamic_shapes=({0: torch.export.Dim('images', max=100)},)).module()
+    exported = torch.export.export(
+        Layer(), (last(torch.randn(2, 32, 8, 8)),), dynamic_shapes=({0: torch.export.Dim('images', max=100)},)
+    ).module()
     x = last(torch.randn(20, 32, 8, 8))
     torch.testing.assert_close(exported(x), F.conv2d(x, w, padding=1))
 

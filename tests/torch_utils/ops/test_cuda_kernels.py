@@ -52,8 +52,23 @@ def emulation(monkeypatch, tmp_path_factory):
         if not library.exists():
             main = library.with_suffix('.h')
             main.write_text(source)
-            subprocess.run(['g++', '-std=c++17', '-O1', '-w', '-shared', '-fPIC', f'-DKERNEL_SOURCE="{main}"',
-                            f'-DKERNEL={launch.kernel.name}', f'-I{OPS}', HARNESS, '-o', library], check=True)
+            subprocess.run(
+                [
+                    'g++',
+                    '-std=c++17',
+                    '-O1',
+                    '-w',
+                    '-shared',
+                    '-fPIC',
+                    f'-DKERNEL_SOURCE="{main}"',
+                    f'-DKERNEL={launch.kernel.name}',
+                    f'-I{OPS}',
+                    HARNESS,
+                    '-o',
+                    library,
+                ],
+                check=True,
+            )
         run = ctypes.CDLL(str(library)).run
         run.argtypes = [ctypes.c_longlong, ctypes.c_longlong, ctypes.c_char_p]
         argument = launch.argument([0 if tensor is None else tensor.data_ptr() for tensor in tensors])
@@ -63,15 +78,18 @@ def emulation(monkeypatch, tmp_path_factory):
 
 
 @pytest.mark.usefixtures('emulation')
-@pytest.mark.parametrize('act, dtype, layout, shape, clamp', [
-    ('lrelu', torch.float32, 'contiguous', (2, 8, 9, 7), 0.7),  # vectors that reach into the next channel
-    ('lrelu', torch.float16, 'channels-last', (2, 8, 9, 7), None),
-    ('linear', torch.bfloat16, 'contiguous', (3, 4, 8, 8), 0.7),
-    ('swish', torch.float32, 'channels-last', (2, 5, 3, 3), 0.7),
-    ('softplus', torch.float64, 'strided', (2, 3, 5, 4), None),
-    ('elu', torch.float32, 'shifted', (2, 3, 5, 5), None),
-    ('tanh', torch.float32, 'expanded', (3, 1, 2, 2), None),
-])
+@pytest.mark.parametrize(
+    'act, dtype, layout, shape, clamp',
+    [
+        ('lrelu', torch.float32, 'contiguous', (2, 8, 9, 7), 0.7),  # vectors that reach into the next channel
+        ('lrelu', torch.float16, 'channels-last', (2, 8, 9, 7), None),
+        ('linear', torch.bfloat16, 'contiguous', (3, 4, 8, 8), 0.7),
+        ('swish', torch.float32, 'channels-last', (2, 5, 3, 3), 0.7),
+        ('softplus', torch.float64, 'strided', (2, 3, 5, 4), None),
+        ('elu', torch.float32, 'shifted', (2, 3, 5, 5), None),
+        ('tanh', torch.float32, 'expanded', (3, 1, 2, 2), None),
+    ],
+)
 def test_bias_act(act, dtype, layout, shape, clamp):
     x, dy, v = (LAYOUTS[layout](torch.randn(shape)).to(dtype) for _ in range(3))
     b = torch.randn(shape[1]).to(dtype)
@@ -84,34 +102,41 @@ def test_bias_act(act, dtype, layout, shape, clamp):
     leaf, dy_leaf = x.double().requires_grad_(), dy.double().requires_grad_()
     expected = bias_act.bias_act(leaf, b.double(), act=act, alpha=0.2, gain=1.4, clamp=clamp, impl='ref')
     assert_close(y, expected.detach())
-    gradient, = torch.autograd.grad(expected, leaf, dy_leaf, create_graph=True)
+    (gradient,) = torch.autograd.grad(expected, leaf, dy_leaf, create_graph=True)
     assert_close(dx, gradient.detach())
-    second, = torch.autograd.grad(gradient, leaf, v.double(), allow_unused=True)
+    (second,) = torch.autograd.grad(gradient, leaf, v.double(), allow_unused=True)
     if dtype.itemsize > 2:  # From a rounded y the second derivative is rough.
         assert_close(d_x, torch.zeros_like(leaf) if second is None else second)
 
 
-FILTERS = {'1331': upfirdn2d.setup_filter([1, 3, 3, 1]), 'oblong': torch.linspace(-1, 2, 15).reshape(5, 3),
-           'sym12': torch.linspace(-0.2, 1, 12), 'one': torch.ones(1, 1),
-           'large': torch.linspace(-1, 2, 81).reshape(9, 9)}
+FILTERS = {
+    '1331': upfirdn2d.setup_filter([1, 3, 3, 1]),
+    'oblong': torch.linspace(-1, 2, 15).reshape(5, 3),
+    'sym12': torch.linspace(-0.2, 1, 12),
+    'one': torch.ones(1, 1),
+    'large': torch.linspace(-1, 2, 81).reshape(9, 9),
+}
 
 
 @pytest.mark.usefixtures('emulation')
-@pytest.mark.parametrize('name, up, down, padding, shape, dtype, layout', [
-    ('1331', (2, 2), (1, 1), (2, 1, 2, 1), (2, 8, 16, 16), torch.float32, 'contiguous'),
-    ('1331', (2, 2), (1, 1), (3, 1, 2, 1), (2, 8, 9, 33), torch.float16, 'channels-last'),
-    ('1331', (1, 1), (2, 2), (1, 1, 1, 1), (1, 9, 17, 20), torch.float16, 'contiguous'),
-    ('1331', (1, 1), (2, 2), (1, 1, 1, 1), (2, 40, 17, 20), torch.float32, 'channels-last'),
-    ('1331', (1, 1), (1, 1), (-1, 3, 2, -2), (1, 3, 20, 40), torch.bfloat16, 'strided'),
-    ('1331', (1, 1), (1, 1), (2, 2, 2, 2), (2, 2, 70, 66), torch.float32, 'shifted'),
-    ('oblong', (3, 2), (2, 3), (5, 1, -1, 7), (1, 4, 9, 11), torch.float64, 'contiguous'),
-    ('oblong', (3, 4), (1, 3), (4, 2, 1, 7), (2, 6, 9, 11), torch.float32, 'channels-last'),
-    ('large', (1, 1), (4, 4), (4, 4, 4, 4), (1, 2, 40, 37), torch.float32, 'expanded'),
-    ('one', (4, 4), (1, 1), (1, 1, 1, 1), (1, 8, 3, 3), torch.float32, 'contiguous'),
-    ('sym12', (2, 2), (1, 1), (7, 3, 4, 6), (1, 2, 33, 70), torch.float32, 'contiguous'),
-    ('sym12', (1, 1), (2, 2), (5, 5, 6, 5), (1, 5, 33, 75), torch.float16, 'channels-last'),
-    ('sym12', (2, 1), (1, 2), (4, 5, 3, 3), (2, 4, 40, 35), torch.float64, 'strided'),
-])
+@pytest.mark.parametrize(
+    'name, up, down, padding, shape, dtype, layout',
+    [
+        ('1331', (2, 2), (1, 1), (2, 1, 2, 1), (2, 8, 16, 16), torch.float32, 'contiguous'),
+        ('1331', (2, 2), (1, 1), (3, 1, 2, 1), (2, 8, 9, 33), torch.float16, 'channels-last'),
+        ('1331', (1, 1), (2, 2), (1, 1, 1, 1), (1, 9, 17, 20), torch.float16, 'contiguous'),
+        ('1331', (1, 1), (2, 2), (1, 1, 1, 1), (2, 40, 17, 20), torch.float32, 'channels-last'),
+        ('1331', (1, 1), (1, 1), (-1, 3, 2, -2), (1, 3, 20, 40), torch.bfloat16, 'strided'),
+        ('1331', (1, 1), (1, 1), (2, 2, 2, 2), (2, 2, 70, 66), torch.float32, 'shifted'),
+        ('oblong', (3, 2), (2, 3), (5, 1, -1, 7), (1, 4, 9, 11), torch.float64, 'contiguous'),
+        ('oblong', (3, 4), (1, 3), (4, 2, 1, 7), (2, 6, 9, 11), torch.float32, 'channels-last'),
+        ('large', (1, 1), (4, 4), (4, 4, 4, 4), (1, 2, 40, 37), torch.float32, 'expanded'),
+        ('one', (4, 4), (1, 1), (1, 1, 1, 1), (1, 8, 3, 3), torch.float32, 'contiguous'),
+        ('sym12', (2, 2), (1, 1), (7, 3, 4, 6), (1, 2, 33, 70), torch.float32, 'contiguous'),
+        ('sym12', (1, 1), (2, 2), (5, 5, 6, 5), (1, 5, 33, 75), torch.float16, 'channels-last'),
+        ('sym12', (2, 1), (1, 2), (4, 5, 3, 3), (2, 4, 40, 35), torch.float64, 'strided'),
+    ],
+)
 def test_upfirdn2d(name, up, down, padding, shape, dtype, layout):
     f, x = FILTERS[name], LAYOUTS[layout](torch.randn(shape)).to(dtype)
     for flip_filter in (False, True):
@@ -123,13 +148,16 @@ def test_upfirdn2d(name, up, down, padding, shape, dtype, layout):
 
 
 @pytest.mark.usefixtures('emulation')
-@pytest.mark.parametrize('up, down, padding, shape, taps_up, taps_down, dtype, layout', [
-    (2, 2, (10, 9, 11, 8), (2, 3, 20, 39), 12, 12, torch.float32, 'contiguous'),  # several tiles
-    (4, 2, (5, 8, -3, 9), (1, 8, 12, 14), 24, 12, torch.float16, 'channels-last'),
-    (1, 2, (3, 2, 1, 5), (1, 2, 40, 36), None, 8, torch.float64, 'strided'),
-    (2, 1, (2, 2, 2, 2), (1, 2, 24, 33), 8, None, torch.float32, 'shifted'),
-    (3, 2, (7, 6, 9, 10), (2, 2, 15, 17), 9, 7, torch.float32, 'expanded'),
-])
+@pytest.mark.parametrize(
+    'up, down, padding, shape, taps_up, taps_down, dtype, layout',
+    [
+        (2, 2, (10, 9, 11, 8), (2, 3, 20, 39), 12, 12, torch.float32, 'contiguous'),  # several tiles
+        (4, 2, (5, 8, -3, 9), (1, 8, 12, 14), 24, 12, torch.float16, 'channels-last'),
+        (1, 2, (3, 2, 1, 5), (1, 2, 40, 36), None, 8, torch.float64, 'strided'),
+        (2, 1, (2, 2, 2, 2), (1, 2, 24, 33), 8, None, torch.float32, 'shifted'),
+        (3, 2, (7, 6, 9, 10), (2, 2, 15, 17), 9, 7, torch.float32, 'expanded'),
+    ],
+)
 @pytest.mark.parametrize('clamp', [None, 0.6])
 def test_filtered_lrelu(up, down, padding, shape, taps_up, taps_down, dtype, layout, clamp):
     x = LAYOUTS[layout](torch.randn(shape)).to(dtype)
@@ -141,20 +169,34 @@ def test_filtered_lrelu(up, down, padding, shape, taps_up, taps_down, dtype, lay
     assert torch.equal(y, alone) and nothing is None
 
     leaf = x.double().requires_grad_()
-    expected = filtered_lrelu.filtered_lrelu(leaf, fu, fd, b.double(), up, down, padding, gain, slope, clamp, flip,
-                                             impl='ref')
+    expected = filtered_lrelu.filtered_lrelu(
+        leaf, fu, fd, b.double(), up, down, padding, gain, slope, clamp, flip, impl='ref'
+    )
     assert_close(y, expected.detach())
     dy, v = LAYOUTS[layout](torch.randn(y.shape)).to(dtype), torch.randn(shape).to(dtype)
     dy_leaf = dy.double().requires_grad_()
-    gradient, = torch.autograd.grad(expected, leaf, dy_leaf, create_graph=True)
+    (gradient,) = torch.autograd.grad(expected, leaf, dy_leaf, create_graph=True)
     ku, kd = taps_up or 1, taps_down or 1
     size = shape[3] * up + padding[0] + padding[1] - ku + 1, shape[2] * up + padding[2] + padding[3] - ku + 1
     dx = cuda_kernels.filtered_lrelu_masked(
-        dy, mask, fd, fu, down, up, [kd - 1] * 4, (ku - 1 - padding[0], ku - 1 - padding[2]), size,
-        (shape[3], shape[2]), gain * up ** 2, slope, not flip)
+        dy,
+        mask,
+        fd,
+        fu,
+        down,
+        up,
+        [kd - 1] * 4,
+        (ku - 1 - padding[0], ku - 1 - padding[2]),
+        size,
+        (shape[3], shape[2]),
+        gain * up**2,
+        slope,
+        not flip,
+    )
     assert_close(dx, gradient.detach())
-    second = cuda_kernels.filtered_lrelu_masked(v, mask, fu, fd, up, down, padding, (0, 0), size,
-                                                (y.shape[3], y.shape[2]), gain * up ** 2, slope, flip)
+    second = cuda_kernels.filtered_lrelu_masked(
+        v, mask, fu, fd, up, down, padding, (0, 0), size, (y.shape[3], y.shape[2]), gain * up**2, slope, flip
+    )
     assert_close(second, torch.autograd.grad(gradient, dy_leaf, v.double())[0])
 
 
@@ -163,12 +205,14 @@ def test_non_finite_numbers():
     x = torch.tensor([float('nan'), float('inf'), -float('inf'), 1.0]).reshape(1, 4, 1, 1).repeat(1, 1, 5, 5)
     for clamp in (None, 2.0):
         y = cuda_kernels.bias_act(x, None, 1, 'lrelu', 0.2, 1.4, clamp)
-        torch.testing.assert_close(y, bias_act.bias_act(x, act='lrelu', gain=1.4, clamp=clamp, impl='ref'),
-                                   equal_nan=True)
+        torch.testing.assert_close(
+            y, bias_act.bias_act(x, act='lrelu', gain=1.4, clamp=clamp, impl='ref'), equal_nan=True
+        )
     f = FILTERS['1331']
     y = cuda_kernels.upfirdn2d(x, f, (2, 2), (1, 1), (2, 1, 2, 1), False, 4.0)
-    torch.testing.assert_close(y, upfirdn2d.upfirdn2d(x, f, up=2, padding=(2, 1, 2, 1), gain=4, impl='ref'),
-                               equal_nan=True)
+    torch.testing.assert_close(
+        y, upfirdn2d.upfirdn2d(x, f, up=2, padding=(2, 1, 2, 1), gain=4, impl='ref'), equal_nan=True
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -191,8 +235,23 @@ def plan_lrelu(mode, dtype=torch.float32, up=2, down=2, taps=12, size=64):
     mid = size * up
     out = (mid - taps) // down + 1
     return cuda_kernels.plan_filtered_lrelu(
-        mode, image_view((2, 4, out, out), dtype), image_view((2, 4, size, size), dtype), torch.float32, taps, taps, up,
-        down, (taps // 2, taps // 2), (0, 0), (mid, mid), float(up), 1.4, 0.2, math.inf, False)
+        mode,
+        image_view((2, 4, out, out), dtype),
+        image_view((2, 4, size, size), dtype),
+        torch.float32,
+        taps,
+        taps,
+        up,
+        down,
+        (taps // 2, taps // 2),
+        (0, 0),
+        (mid, mid),
+        float(up),
+        1.4,
+        0.2,
+        math.inf,
+        False,
+    )
 
 
 def plan_activation(order, act='lrelu', dtype=torch.float32, shape=(8, 64, 256, 256), clamp=256.0):
@@ -213,12 +272,12 @@ def test_wide_indices_where_offsets_need_them():
     assert constants(plan_activation(0, shape=(8, 64, 1024, 1024)))['INDEX'] == 'unsigned'
     assert constants(plan_activation(0, shape=(32, 64, 1024, 1024)))['INDEX'] == 'unsigned long long'
     # A large batch of small planes needs none: each block begins at its plane.
-    assert constants(plan_upsampling((2 ** 20, 512, 4, 4)))['INDEX'] == 'int'
+    assert constants(plan_upsampling((2**20, 512, 4, 4)))['INDEX'] == 'int'
 
 
 def test_what_is_too_large_to_start_is_an_error():
     with pytest.raises(ValueError, match='smaller batch'):
-        plan_activation(0, shape=(2 ** 20, 2 ** 10, 2 ** 10, 2 ** 10))
+        plan_activation(0, shape=(2**20, 2**10, 2**10, 2**10))
 
 
 @pytest.mark.parametrize('shape', [(1, 3, 1, 1), (4, 512, 4, 4), (4, 64, 17, 33), (1, 1, 8, 4096), (2, 32, 1024, 1024)])
@@ -258,9 +317,14 @@ def test_tiles_of_filtered_lrelu_fit_in_shared_memory(dtype, up, down, taps):
 
 def test_vectors_follow_the_alignment():
     x = torch.zeros(2 * 4 * 8 * 8 + 8)
-    widths = [constants(cuda_kernels.plan_bias_act(
-        0, cuda_kernels.view(x[offset:offset + 512].view(2, 4, 8, 8)), False, 1, 'relu', 0.0, 1.0, math.inf))['VECTOR']
-        for offset in (0, 1, 2, 4)]
+    widths = [
+        constants(
+            cuda_kernels.plan_bias_act(
+                0, cuda_kernels.view(x[offset : offset + 512].view(2, 4, 8, 8)), False, 1, 'relu', 0.0, 1.0, math.inf
+            )
+        )['VECTOR']
+        for offset in (0, 1, 2, 4)
+    ]
     assert widths == [4, 1, 2, 4]
 
 
@@ -301,7 +365,9 @@ KERNELS = {
     'upfirdn2d channels 16 bit': (plan_upsampling((8, 64, 128, 128), HALF, channels_last=True), 128),
     'upfirdn2d separable': (plan_upsampling((8, 64, 128, 128), taps=(12,)), 64),
     'upfirdn2d separable float64, 64-bit offsets': (
-        plan_upsampling((1, 1, 2 ** 16, 2 ** 16), torch.float64, taps=(12,)), 128),
+        plan_upsampling((1, 1, 2**16, 2**16), torch.float64, taps=(12,)),
+        128,
+    ),
     'filtered_lrelu': (plan_lrelu(cuda_kernels.ACTIVATE), 80),
     'filtered_lrelu with mask': (plan_lrelu(cuda_kernels.ACTIVATE_AND_WRITE, HALF), 80),
     'filtered_lrelu backward': (plan_lrelu(cuda_kernels.APPLY), 80),

@@ -29,8 +29,13 @@ def test_all_is_right():
 def run_compiled_by(compiler, folder, **environment):
     """The lines of the self-test in a process whose kernels `compiler` makes."""
     environment = {**os.environ, 'CXX': compiler, 'TORCH_EXTENSIONS_DIR': str(folder), **environment}
-    result = subprocess.run([sys.executable, '-m', 'torch_utils.ops'], cwd=Path(__file__).resolve().parents[3],
-                            capture_output=True, text=True, env=environment)
+    result = subprocess.run(
+        [sys.executable, '-m', 'torch_utils.ops'],
+        cwd=Path(__file__).resolve().parents[3],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     assert result.returncode == 0 and result.stderr == '', result.stdout + result.stderr
     lines = [line for line in result.stdout.splitlines() if 'error' in line]
     assert len(lines) == 19
@@ -39,8 +44,11 @@ def run_compiled_by(compiler, folder, **environment):
 
 
 on_x86 = pytest.mark.skipif(
-    native.backend(torch.device('cpu')).kernels is None or platform.machine() not in ('x86_64', 'AMD64')
-    or 'avx2' not in build.processor(), reason='about kernels for AVX2')
+    native.backend(torch.device('cpu')).kernels is None
+    or platform.machine() not in ('x86_64', 'AMD64')
+    or 'avx2' not in build.processor(),
+    reason='about kernels for AVX2',
+)
 COMPILER = os.environ.get('CXX', 'c++')
 
 
@@ -55,8 +63,9 @@ def test_all_is_right_with_shorter_vectors(without, convolutions, tmp_path):
 @pytest.mark.parametrize('threads, convolutions', [('1', 'native'), ('2', 'plain')])
 def test_a_compiler_without_openmp_leaves_convolutions_to_pytorch_s_threads(threads, convolutions, tmp_path):
     compiler = tmp_path / 'compiler'
-    compiler.write_text('#!/bin/sh\ncase " $* " in *" -fopenmp "*) echo error >&2; exit 1;; esac\n'
-                        f'exec {COMPILER} "$@"\n')
+    compiler.write_text(
+        f'#!/bin/sh\ncase " $* " in *" -fopenmp "*) echo error >&2; exit 1;; esac\nexec {COMPILER} "$@"\n'
+    )
     compiler.chmod(0o755)
     lines = run_compiled_by(str(compiler), tmp_path, OMP_NUM_THREADS=threads)
     assert all(f' {convolutions} ' in line for line in lines if '3 x 3' in line)

@@ -22,14 +22,14 @@ FILTERS = {
 def cases(*ops):
     chosen = [case for case in CASES if case['op'] in ops]
     assert chosen
-    return pytest.mark.parametrize('case', chosen, ids=[f"{case['op']}-{case['id']}" for case in chosen])
+    return pytest.mark.parametrize('case', chosen, ids=[f'{case["op"]}-{case["id"]}' for case in chosen])
 
 
 all_impls = pytest.mark.parametrize('impl', ['ref', 'native', 'plain'], indirect=True)
 
 
 def golden(case, name, leaf=False):
-    key = f"{case['op']}/{case['id']}/{name}"
+    key = f'{case["op"]}/{case["id"]}/{name}'
     return torch.from_numpy(GOLDEN[key]).requires_grad_(leaf) if key in GOLDEN.files else None
 
 
@@ -42,7 +42,14 @@ def assert_close(actual, expected, rtol=1e-4):
 
 def test_every_case_is_covered():
     assert {case['op'] for case in CASES} == {
-        'upfirdn2d', 'filter2d', 'upsample2d', 'downsample2d', 'bias_act', 'conv2d_resample', 'filtered_lrelu'}
+        'upfirdn2d',
+        'filter2d',
+        'upsample2d',
+        'downsample2d',
+        'bias_act',
+        'conv2d_resample',
+        'filtered_lrelu',
+    }
 
 
 @pytest.mark.parametrize('name', FILTERS)
@@ -108,5 +115,5 @@ def test_filtered_lrelu(case, impl):
     dx, db = torch.autograd.grad(y, [x, b], dy, create_graph=True)
     assert_close(dx, golden(case, 'dx'))
     assert_close(db, golden(case, 'db'))
-    d2_dy, = torch.autograd.grad((dx * golden(case, 'v')).sum(), dy)
+    (d2_dy,) = torch.autograd.grad((dx * golden(case, 'v')).sum(), dy)
     assert_close(d2_dy, golden(case, 'd2_dy'))

@@ -20,7 +20,8 @@ LAYOUTS = {
     'strided': lambda x: x.repeat_interleave(3, dim=3)[:, :, :, ::3],
     'cropped': lambda x: torch.nn.functional.pad(x, [1, 2, 3, 4])[:, :, 3:-4, 1:-2],
     'cropped channels-last': lambda x: torch.nn.functional.pad(x, [1, 2, 3, 4]).contiguous(
-        memory_format=torch.channels_last)[:, :, 3:-4, 1:-2],
+        memory_format=torch.channels_last
+    )[:, :, 3:-4, 1:-2],
     'expanded images': lambda x: x[:1].expand(x.shape),
     'expanded rows': lambda x: x[:, :, :1].expand(x.shape),
     'expanded columns': lambda x: x[:, :, :, :1].expand(x.shape),
@@ -65,8 +66,9 @@ def assert_same(results, tolerance=2e-5):
 @pytest.mark.parametrize('dim', [0, 1, 3])
 def test_bias_act_takes_any_layout(layout, act, dim):
     x = LAYOUTS[layout](torch.randn(3, 5, 7, 4))
-    assert_same(both(lambda impl, x, b: bias_act.bias_act(x, b, dim=dim, act=act, impl=impl), x,
-                     torch.randn(x.shape[dim])))
+    assert_same(
+        both(lambda impl, x, b: bias_act.bias_act(x, b, dim=dim, act=act, impl=impl), x, torch.randn(x.shape[dim]))
+    )
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (3, 1), (5, 700), (2, 3, 5), (2, 3, 1500), (4, 70, 3, 5), (1, 9, 50, 50)])
@@ -75,8 +77,9 @@ def test_bias_act_of_many_shapes(shape, layout):
     x = torch.randn(shape)
     if x.ndim == 4:
         x = LAYOUTS[layout](x)
-    assert_same(both(lambda impl, x, b: bias_act.bias_act(x, b, act='lrelu', clamp=1.5, impl=impl), x,
-                     torch.randn(shape[1])))
+    assert_same(
+        both(lambda impl, x, b: bias_act.bias_act(x, b, act='lrelu', clamp=1.5, impl=impl), x, torch.randn(shape[1]))
+    )
 
 
 def test_gradient_of_the_bias_is_summed_the_same_on_any_number_of_threads():
@@ -92,14 +95,14 @@ def test_gradient_of_the_bias_is_summed_the_same_on_any_number_of_threads():
         finally:
             torch.set_num_threads(before)
     y = bias_act.bias_act(x.double(), b.double(), act='lrelu', impl='ref')
-    expected, = torch.autograd.grad(y.square().sum(), b)
+    (expected,) = torch.autograd.grad(y.square().sum(), b)
     for gradient in found:
         torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-3)
 
 
 def test_sums_of_many_numbers_keep_their_precision():
     y = bias_act.bias_act(torch.ones(1, 2, 3000, 1000), b := torch.zeros(2, requires_grad=True), act='lrelu', gain=1)
-    gradient, = torch.autograd.grad(y.sum(), b)
+    (gradient,) = torch.autograd.grad(y.sum(), b)
     assert gradient.tolist() == [3e6, 3e6]
 
 
@@ -121,7 +124,7 @@ def test_third_derivatives(act):
     for impl in ('cuda', 'ref'):
         gradient = bias_act.bias_act(x, act=act, impl=impl)
         for _ in range(3):
-            gradient, = torch.autograd.grad(gradient.sum(), x, create_graph=True)
+            (gradient,) = torch.autograd.grad(gradient.sum(), x, create_graph=True)
         found.append(gradient)
     torch.testing.assert_close(*found, rtol=1e-6, atol=1e-8)
 
@@ -131,8 +134,15 @@ def test_third_derivatives(act):
 
 
 @all_layouts
-@pytest.mark.parametrize('options', [{'padding': [2, 1, 1, 2]}, {'up': 2, 'padding': [2, 1, 3, 0], 'gain': 4},
-                                     {'down': 2, 'padding': [1, 1, -1, 2]}, {'up': 4, 'down': 3, 'padding': -3}])
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'padding': [2, 1, 1, 2]},
+        {'up': 2, 'padding': [2, 1, 3, 0], 'gain': 4},
+        {'down': 2, 'padding': [1, 1, -1, 2]},
+        {'up': 4, 'down': 3, 'padding': -3},
+    ],
+)
 @pytest.mark.parametrize('channels', [3, 17])
 def test_upfirdn2d_takes_any_layout(layout, options, channels):
     x = LAYOUTS[layout](torch.randn(2, channels, 9, 11))
@@ -153,8 +163,13 @@ def test_upfirdn2d_at_random(case):
     if case % 2:
         x = x.contiguous(memory_format=torch.channels_last)
     kh, kw = f.shape[0], f.shape[-1]
-    options = dict(up=[pick(1, 5), pick(1, 4)], down=[pick(1, 5), pick(1, 4)], gain=0.7, flip_filter=bool(case % 5),
-                   padding=[pick(-1, kw), kw + pick(0, 9), pick(0, kh), kh + pick(-1, 3)])
+    options = dict(
+        up=[pick(1, 5), pick(1, 4)],
+        down=[pick(1, 5), pick(1, 4)],
+        gain=0.7,
+        flip_filter=bool(case % 5),
+        padding=[pick(-1, kw), kw + pick(0, 9), pick(0, kh), kh + pick(-1, 3)],
+    )
     assert_same(both(lambda impl, x: upfirdn2d.upfirdn2d(x, f, **options, impl=impl), x), tolerance=1e-4)
 
 
@@ -173,7 +188,7 @@ def test_many_threads_give_the_same():
 
 def test_strides_beyond_32_bits():
     x = torch.randn(1, 1, 8, 8)
-    far = x.as_strided(x.shape, (2 ** 45, 2 ** 44, 8, 1))
+    far = x.as_strided(x.shape, (2**45, 2**44, 8, 1))
     assert torch.equal(upfirdn2d.upsample2d(far, F1331), upfirdn2d.upsample2d(x, F1331))
     b = torch.randn(1)
     assert torch.equal(bias_act.bias_act(far, b, act='lrelu'), bias_act.bias_act(x, b, act='lrelu'))
@@ -215,12 +230,15 @@ def test_the_kernels_are_what_runs(kernels, monkeypatch):
 OPERATORS = {
     'bias_act': (torch.ops.ada_gan.bias_act, lambda x, b: (x, b, 1, 'lrelu', 0.2, 1.4, 1.0)),
     'bias_act swish': (torch.ops.ada_gan.bias_act, lambda x, b: (x, b, 1, 'swish', 0.0, 1.4, None)),
-    'bias_act_grad': (torch.ops.ada_gan.bias_act_grad,
-                      lambda x, b: (x, x.detach() + 1, None, torch.tanh(x.detach()), 1, 'tanh', 0.0, 1.0, None)),
-    'bias_act_grad2': (torch.ops.ada_gan.bias_act_grad2,
-                       lambda x, b: (x.detach(), x.detach() + 1, x.detach() - 1, None, None, 1, 'swish', 0., 1., None)),
-    'upfirdn2d': (torch.ops.ada_gan.upfirdn2d,
-                  lambda x, b: (x, F1331, (2, 1), (1, 3), (1, 2, 3, 4), False, 1.0)),
+    'bias_act_grad': (
+        torch.ops.ada_gan.bias_act_grad,
+        lambda x, b: (x, x.detach() + 1, None, torch.tanh(x.detach()), 1, 'tanh', 0.0, 1.0, None),
+    ),
+    'bias_act_grad2': (
+        torch.ops.ada_gan.bias_act_grad2,
+        lambda x, b: (x.detach(), x.detach() + 1, x.detach() - 1, None, None, 1, 'swish', 0.0, 1.0, None),
+    ),
+    'upfirdn2d': (torch.ops.ada_gan.upfirdn2d, lambda x, b: (x, F1331, (2, 1), (1, 3), (1, 2, 3, 4), False, 1.0)),
 }
 
 
@@ -278,7 +296,7 @@ def test_transforms_of_functions():
     torch.testing.assert_close(y, chain(x, b), rtol=1e-5, atol=1e-5)
     gradient = torch.func.grad(lambda x: chain(x, b).square().sum())(x)
     leaf = x.clone().requires_grad_()
-    expected, = torch.autograd.grad(chain(leaf, b).square().sum(), leaf)
+    (expected,) = torch.autograd.grad(chain(leaf, b).square().sum(), leaf)
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -46,7 +46,7 @@ def test_portable_code_for_a_virtual_architecture(cache):
 @pytest.mark.parametrize('damage', [lambda content: content[:-1], lambda content: b'', lambda content: content[::-1]])
 def test_a_damaged_file_is_compiled_again(cache, damage):
     image = build().image
-    file, = cache.glob('*.bin')
+    (file,) = cache.glob('*.bin')
     file.write_bytes(damage(file.read_bytes()))
     again = build()
     assert again.image == image and again.log
@@ -55,7 +55,7 @@ def test_a_damaged_file_is_compiled_again(cache, damage):
 
 def test_a_file_that_cannot_be_written_costs_a_line(cache, capsys):
     build()
-    file, = cache.glob('*.bin')
+    (file,) = cache.glob('*.bin')
     file.unlink()
     file.mkdir()  # in the way
     assert build().log and build().log
@@ -64,11 +64,14 @@ def test_a_file_that_cannot_be_written_costs_a_line(cache, capsys):
 
 
 def test_two_processes_at_once(cache):
-    code = ('from torch_utils.ops import nvrtc\n'
-            f'print(len(nvrtc.build("scale", {SOURCE!r}, {HEADERS!r}, {OPTIONS!r}).image))')
+    code = (
+        'from torch_utils.ops import nvrtc\n'
+        f'print(len(nvrtc.build("scale", {SOURCE!r}, {HEADERS!r}, {OPTIONS!r}).image))'
+    )
     root = Path(nvrtc.__file__).parents[2]
-    both = [subprocess.Popen([sys.executable, '-c', code], cwd=root, stdout=subprocess.PIPE, text=True)
-            for _ in range(2)]
+    both = [
+        subprocess.Popen([sys.executable, '-c', code], cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     sizes = {process.communicate(timeout=120)[0] for process in both}
     assert sizes == {f'{len(build().image)}\n'}
     assert [file.suffix for file in cache.iterdir()] == ['.bin']
@@ -79,9 +82,18 @@ def test_errors_in_a_source_are_reported(cache):
         nvrtc.build('wrong', '__global__ void wrong(float* x) { *x = undefined_name; }', {}, OPTIONS)
 
 
-@pytest.mark.parametrize('capability, target', [
-    ((8, 0), 'sm_80'), ((8, 6), 'sm_80'), ((9, 0), 'sm_90'), ((10, 0), 'sm_100'), ((10, 3), 'sm_100'),
-    ((12, 0), 'compute_100'), ((9, 5), 'sm_90')])
+@pytest.mark.parametrize(
+    'capability, target',
+    [
+        ((8, 0), 'sm_80'),
+        ((8, 6), 'sm_80'),
+        ((9, 0), 'sm_90'),
+        ((10, 0), 'sm_100'),
+        ((10, 3), 'sm_100'),
+        ((12, 0), 'compute_100'),
+        ((9, 5), 'sm_90'),
+    ],
+)
 def test_target(capability, target):
     assert nvrtc.target(capability, (75, 80, 90, 100)) == target
 
@@ -91,9 +103,16 @@ def test_a_gpu_that_is_too_old():
         nvrtc.target((7, 0), (75, 80, 90))
 
 
-@pytest.mark.parametrize('name, major', [
-    ('libnvrtc.so.12', 12), ('/x/libnvrtc.so.13', 13), ('libnvrtc-672ee683.so.11.2', 11), ('nvrtc64_120_0.dll', 12),
-    ('libnvrtc.so', None)])
+@pytest.mark.parametrize(
+    'name, major',
+    [
+        ('libnvrtc.so.12', 12),
+        ('/x/libnvrtc.so.13', 13),
+        ('libnvrtc-672ee683.so.11.2', 11),
+        ('nvrtc64_120_0.dll', 12),
+        ('libnvrtc.so', None),
+    ],
+)
 def test_version_of_a_library(name, major):
     assert nvrtc.major_version(name) == major
 
@@ -123,9 +142,11 @@ def test_missing_library_names_what_to_install(monkeypatch):
 
 
 def test_usage():
-    log = ("ptxas info    : Compiling entry function 'k' for 'sm_90'\n"
-           '    16 bytes stack frame, 24 bytes spill stores, 32 bytes spill loads\n'
-           'ptxas info    : Used 46 registers, used 1 barriers, 2944 bytes smem\n')
+    log = (
+        "ptxas info    : Compiling entry function 'k' for 'sm_90'\n"
+        '    16 bytes stack frame, 24 bytes spill stores, 32 bytes spill loads\n'
+        'ptxas info    : Used 46 registers, used 1 barriers, 2944 bytes smem\n'
+    )
     assert nvrtc.usage(log) == nvrtc.Usage(registers=46, spilled_bytes=56, stack_bytes=16, shared_bytes=2944)
     with pytest.raises(ValueError, match='no register count'):
         nvrtc.usage('')

@@ -36,18 +36,22 @@ def naive(x, f, up=(1, 1), down=(1, 1), padding=(0, 0, 0, 0), flip_filter=False,
     kh, kw = f.shape
     taps = f if flip_filter else f.flip([0, 1])
     y = torch.zeros((height - kh) // down[1] + 1, (width - kw) // down[0] + 1, dtype=x.dtype)
-    for (o, p), (k, l) in itertools.product(itertools.product(range(y.shape[0]), range(y.shape[1])),
-                                            itertools.product(range(kh), range(kw))):
+    for (o, p), (k, l) in itertools.product(
+        itertools.product(range(y.shape[0]), range(y.shape[1])), itertools.product(range(kh), range(kw))
+    ):
         y[o, p] += taps[k, l].item() * plane.get((o * down[1] + k, p * down[0] + l), 0) * gain
     return y
 
 
 @all_impls
 @pytest.mark.parametrize('f', [TAPS_UNEVEN, TAPS_1331, TAPS_LONG[:3]])
-@pytest.mark.parametrize('options', [
-    {'up': (2, 1), 'down': (1, 2), 'padding': (2, 1, 3, 1), 'gain': 2.0},
-    {'up': (3, 2), 'down': (2, 3), 'padding': (1, -2, -1, 4), 'flip_filter': True},
-])
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'up': (2, 1), 'down': (1, 2), 'padding': (2, 1, 3, 1), 'gain': 2.0},
+        {'up': (3, 2), 'down': (2, 3), 'padding': (1, -2, -1, 4), 'flip_filter': True},
+    ],
+)
 def test_agrees_with_the_definition(f, options, impl):
     x = torch.randn(5, 6, dtype=torch.float64)
     y = upfirdn2d.upfirdn2d(x[None, None], f, **options, impl=impl)[0, 0]
@@ -81,8 +85,13 @@ def test_both_ways_agree(name, options, dtype, channels_last, shape, way):
     assert y.dtype == dtype
     if y.numel() > 0:
         assert y.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    torch.testing.assert_close(y, y_ref, rtol=0.02 if dtype.itemsize == 2 else 1e-5,
-                               atol=0.05 if dtype.itemsize == 2 else 1e-5, check_stride=False)
+    torch.testing.assert_close(
+        y,
+        y_ref,
+        rtol=0.02 if dtype.itemsize == 2 else 1e-5,
+        atol=0.05 if dtype.itemsize == 2 else 1e-5,
+        check_stride=False,
+    )
 
 
 @all_filters
@@ -107,8 +116,8 @@ def test_derivatives_agree_for_non_contiguous_images(name, options, way):
     results = []
     for impl in ('cuda', 'ref'):
         y = upfirdn2d.upfirdn2d(x, FILTERS[name], **options, impl=impl)
-        dx, = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-        d2x, = torch.autograd.grad(dx.square().sum(), x)
+        (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        (d2x,) = torch.autograd.grad(dx.square().sum(), x)
         results.append((y, dx, d2x))
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-6)
 
@@ -161,8 +170,10 @@ def test_brightness_is_kept():
 def test_sizes_of_the_results(taps, padding):
     f = upfirdn2d.setup_filter(taps)
     x = torch.zeros(1, 1, 12, 18)
-    px, py = {int: lambda p: (2 * p, 2 * p), list: lambda p: (2 * p[0], 2 * p[1]) if len(p) == 2
-              else (p[0] + p[1], p[2] + p[3])}[type(padding)](padding)
+    px, py = {
+        int: lambda p: (2 * p, 2 * p),
+        list: lambda p: (2 * p[0], 2 * p[1]) if len(p) == 2 else (p[0] + p[1], p[2] + p[3]),
+    }[type(padding)](padding)
     assert upfirdn2d.filter2d(x, f, padding=padding).shape[2:] == (12 + py, 18 + px)
     assert upfirdn2d.upsample2d(x, f, up=3, padding=padding).shape[2:] == (36 + py, 54 + px)
     assert upfirdn2d.downsample2d(x, f, down=2, padding=padding).shape[2:] == ((12 + py) // 2, (18 + px) // 2)
@@ -185,22 +196,25 @@ def test_setup_filter():
     assert upfirdn2d.setup_filter([[1, 2], [3, 4]], gain=10, flip_filter=True).tolist() == [[4, 3], [2, 1]]
 
 
-@pytest.mark.parametrize('call, words', [
-    (lambda x, f: upfirdn2d.upfirdn2d(x, f, impl='native'), "impl='native'"),
-    (lambda x, f: upfirdn2d.upfirdn2d(x[0], f), r'\[N, C, H, W\]'),
-    (lambda x, f: upfirdn2d.upfirdn2d(x.int(), f), 'floating-point'),
-    (lambda x, f: upfirdn2d.upfirdn2d(x, f[None]), r'\[kh, kw\] or \[k\]'),
-    (lambda x, f: upfirdn2d.upfirdn2d(x, f, up=0), 'up=0'),
-    (lambda x, f: upfirdn2d.upfirdn2d(x, f, down=1.5 * torch.ones(3)), 'down='),
-    (lambda x, f: upfirdn2d.upfirdn2d(x, f, up=[1, 2, 3]), 'up='),
-    (lambda x, f: upfirdn2d.upfirdn2d(x, f, up=2.0), 'up=2.0'),
-    (lambda x, f: upfirdn2d.upfirdn2d(x, f, up=True), 'up=True'),
-    (lambda x, f: upfirdn2d.upfirdn2d(x, f, padding=[1, 2, 3]), 'padding='),
-    (lambda x, f: upfirdn2d.upfirdn2d(x, f, padding=-4), 'smaller than the filter'),
-    (lambda x, f: upfirdn2d.setup_filter(torch.ones(2, 2, 2)), 'vector or a matrix'),
-    (lambda x, f: upfirdn2d.setup_filter([]), 'at least one tap'),
-    (lambda x, f: upfirdn2d.setup_filter(f, separable=True), 'separable=True'),
-])
+@pytest.mark.parametrize(
+    'call, words',
+    [
+        (lambda x, f: upfirdn2d.upfirdn2d(x, f, impl='native'), "impl='native'"),
+        (lambda x, f: upfirdn2d.upfirdn2d(x[0], f), r'\[N, C, H, W\]'),
+        (lambda x, f: upfirdn2d.upfirdn2d(x.int(), f), 'floating-point'),
+        (lambda x, f: upfirdn2d.upfirdn2d(x, f[None]), r'\[kh, kw\] or \[k\]'),
+        (lambda x, f: upfirdn2d.upfirdn2d(x, f, up=0), 'up=0'),
+        (lambda x, f: upfirdn2d.upfirdn2d(x, f, down=1.5 * torch.ones(3)), 'down='),
+        (lambda x, f: upfirdn2d.upfirdn2d(x, f, up=[1, 2, 3]), 'up='),
+        (lambda x, f: upfirdn2d.upfirdn2d(x, f, up=2.0), 'up=2.0'),
+        (lambda x, f: upfirdn2d.upfirdn2d(x, f, up=True), 'up=True'),
+        (lambda x, f: upfirdn2d.upfirdn2d(x, f, padding=[1, 2, 3]), 'padding='),
+        (lambda x, f: upfirdn2d.upfirdn2d(x, f, padding=-4), 'smaller than the filter'),
+        (lambda x, f: upfirdn2d.setup_filter(torch.ones(2, 2, 2)), 'vector or a matrix'),
+        (lambda x, f: upfirdn2d.setup_filter([]), 'at least one tap'),
+        (lambda x, f: upfirdn2d.setup_filter(f, separable=True), 'separable=True'),
+    ],
+)
 def test_wrong_calls(call, words):
     with pytest.raises(ValueError, match=words):
         call(torch.zeros(1, 1, 8, 8), TAPS_1331)
