@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dataset_conversion.sizes import sides
-from dnnlib.cli import BOOL, PATH, Command, device_option, resolve_device
+from dataset_format.sizes import sides
+from dnnlib.cli import BOOL, PATH, Command, device_option, resolve_device, usage_errors
 from dnnlib.util import is_url
 from metrics import names
 from metrics.names import MetricNames
-from metrics.settings import Settings
+from metrics.options import Settings
 
 if TYPE_CHECKING:
     import torch
@@ -201,7 +201,7 @@ def require_matplotlib() -> None:
 def check_detectors(jobs: list[Job], metrics: tuple[str, ...]) -> None:
     """Load the detectors once before anything else, for all that the jobs name."""
     from metrics import evaluation
-    from metrics.detectors import DetectorError
+    from metrics.features.detectors import DetectorError
 
     for folder, size in {(job.settings.detectors, job.size) for job in jobs}:
         try:
@@ -212,8 +212,8 @@ def check_detectors(jobs: list[Job], metrics: tuple[str, ...]) -> None:
 
 def fetch(verbose: bool) -> None:
     """Put the published detectors into the cache and ask each of them something."""
-    from metrics import detectors
-    from metrics.detectors import DetectorError
+    from metrics.features import detectors
+    from metrics.features.detectors import DetectorError
 
     failures = []
     for name in detectors.URLS:
@@ -260,10 +260,11 @@ def make_job(
     choices: dict[str, Any],
 ) -> Job:
     """Complete the options for one network, and check that its dataset is there and fits."""
-    import legacy
     from metrics.jobs import Job
+    from network_files.reading import open_network
 
-    content = legacy.open_network(network, trust=trust_pickle)
+    with usage_errors('--network'):
+        content = open_network(network, trust=trust_pickle)
     run_dir, run_options = run_of(network)
     trained_on = content['training_set_kwargs'] or run_options.get('training_set_kwargs')
     dataset_kwargs = choose_dataset(network, data, mirror, trained_on)
@@ -311,7 +312,7 @@ def choose_dataset(
 
 
 def check_dataset(dataset_kwargs: dict[str, Any], G: torch.nn.Module) -> None:
-    from metrics.image_sources import open_dataset
+    from metrics.features.image_sources import open_dataset
 
     try:
         open_dataset(dataset_kwargs, xflip=False, G=G).close()

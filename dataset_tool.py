@@ -1,6 +1,5 @@
 """Make a dataset for training from a folder of images or one of the well-known collections."""
 
-import os
 import re
 import signal
 import sys
@@ -11,12 +10,13 @@ from pathlib import Path
 import click
 
 from dataset_conversion.convert import Summary, UnusableImages, convert, describe_shape
-from dataset_conversion.images import ALPHA_RULES, CONVERSION_RULES
-from dataset_conversion.sizes import SIZE_RULE
 from dataset_conversion.sources import DIGITS, open_source
 from dataset_conversion.transforms import RESIZE_FILTERS, Transform
 from dataset_conversion.writer import check_destination, is_archive, leftovers
+from dataset_format.images import ALPHA_RULES, CONVERSION_RULES
+from dataset_format.sizes import SIZE_RULE
 from dnnlib.cli import BOOL, PATH, Command
+from dnnlib.machine import available_cores
 
 HELP = f"""\
 Make a dataset for training: images of one size, as uncompressed PNGs in a zip archive or folder, with labels.
@@ -67,11 +67,6 @@ class Resolution(click.ParamType):
         if match is None:
             self.fail(f'{value!r} is not of the form WIDTHxHEIGHT, such as 256x256.', param, ctx)
         return int(match[1]), int(match[2])
-
-
-def available_cpus() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 @click.command(cls=Command, help=HELP)
@@ -132,7 +127,7 @@ def main(
 
     try:
         with signals_as_exceptions():
-            summary = convert(images, Path(dest), transform, max_images, skip_bad, workers or available_cpus())
+            summary = convert(images, Path(dest), transform, max_images, skip_bad, workers or available_cores())
     except UnusableImages as error:
         list_images('cannot be used', error.bad)
         raise click.ClickException(str(error)) from error

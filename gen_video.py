@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 import dnnlib.cli
-import legacy
-from dataset_conversion.sizes import Resolution, sides
-from generation import cli, interpolation, latents, projections, video
+from dataset_format.sizes import Resolution, sides
+from dnnlib.cli import usage_errors
+from generation import interpolation, latents, options, projected_latents, video
+from network_files.reading import open_network
 
 _LARGEST_SIDE = 16384  # pixels, of H.264 as players know it
 
@@ -31,7 +32,7 @@ _LARGEST_SIDE = 16384  # pixels, of H.264 as players know it
 @click.option(
     '--grid',
     'grid_size',
-    type=cli.GridSize(),
+    type=options.GridSize(),
     default='1x1',
     show_default=True,
     metavar='WxH',
@@ -69,18 +70,18 @@ _LARGEST_SIDE = 16384  # pixels, of H.264 as players know it
 @click.option(
     '--shuffle-seed', type=click.IntRange(0, latents.LARGEST_SEED), metavar='INT', help='Shuffle the order of the keys'
 )
-@cli.trunc_option()
+@options.trunc_option()
 @click.option(
     '--class',
     'class_text',
     metavar='INDEX|NAME[,…]',
     help='Class to show, for conditional networks; or a class for each key, to move between them',
 )
-@cli.label_option(
+@options.label_option(
     multiple=True, help='Label to show, for networks whose labels are no classes, e.g. 0.2,1,0; several times: one for '
     'each key'
 )  # fmt: skip
-@cli.noise_mode_option()
+@options.noise_mode_option()
 @click.option(
     '--enlarge',
     type=click.IntRange(1, 64),
@@ -88,8 +89,8 @@ _LARGEST_SIDE = 16384  # pixels, of H.264 as players know it
     show_default=True,
     help='Draw each pixel this many pixels wide and high, for small networks',
 )
-@cli.batch_option()
-@cli.trust_pickle_option()
+@options.batch_option()
+@options.trust_pickle_option()
 @dnnlib.cli.device_option()
 def main(
     network: str,
@@ -124,7 +125,7 @@ def main(
     num_cells = grid_size[0] * grid_size[1]
     if projected_w:
         for path in projected_w:
-            projections.check_readable(path)
+            projected_latents.check_readable(path)
     elif seeds is None:
         raise click.UsageError('Nothing to show: give --seeds (e.g. --seeds=0-9) or --projected-w.')
     else:
@@ -134,21 +135,22 @@ def main(
     torch_device = dnnlib.cli.resolve_device(device)
     video.require_encoder()
 
-    data = legacy.open_network(network, trust=trust_pickle)
+    with usage_errors('--network'):
+        data = open_network(network, trust=trust_pickle)
     G = data['G_ema'].to(torch_device)
     check_frame_size(grid_size, G.img_resolution, enlarge)
     if projected_w:
-        cli.warn_of_ignored(
+        options.warn_of_ignored(
             '--projected-w', seeds=seeds, class_text=class_text, label=label or None, truncation_psi=truncation_psi
         )
-        found = projections.join([projections.read(path, G) for path in projected_w], G)
+        found = projected_latents.join([projected_latents.read(path, G) for path in projected_w], G)
         check_shares(len(found), 'latents', num_cells, num_keyframes)
-        keys = projections.pick(found, order_of_keys(len(found), num_cells, num_keyframes, shuffle_seed))
+        keys = projected_latents.pick(found, order_of_keys(len(found), num_cells, num_keyframes, shuffle_seed))
     else:
         order = order_of_keys(len(seeds), num_cells, num_keyframes, shuffle_seed)
         labels = labels_of_keys(data, class_text, label, len(order), num_cells, torch_device)
         ws = latents.ws_of_seeds(G, [seeds[index] for index in order], labels, truncation_psi)
-        keys = projections.Projections(ws.cpu().numpy())
+        keys = projected_latents.Projections(ws.cpu().numpy())
     way = interpolation.Interpolation(keys, num_cells, frames_per_key, kind, loop)
     interpolation.write(output, fps, G, way, grid_size, torch_device, noise_mode, batch_size, enlarge)
     click.echo(f'Wrote {output}: {way.num_frames} frames, {way.num_frames / fps:.1f} s')

@@ -8,17 +8,18 @@ from pathlib import Path
 import click
 
 import dnnlib.cli
-import legacy
-from generation import cli, latents, projections, rendering
+from dnnlib.cli import usage_errors
+from generation import latents, options, projected_latents, rendering
+from network_files.reading import open_network
 
 
 @click.command(cls=dnnlib.cli.Command)
 @click.option('--network', type=dnnlib.cli.PATH, required=True, metavar='PKL', help='Network pickle: file or URL')
 @click.option('--seeds', type=dnnlib.cli.SeedRange(), help='One image for each, e.g. 0,1,4-6')
-@cli.trunc_option()
+@options.trunc_option()
 @click.option('--class', 'class_text', metavar='INDEX|NAME', help='Class to show, for conditional networks')
-@cli.label_option()
-@cli.noise_mode_option()
+@options.label_option()
+@options.noise_mode_option()
 @click.option(
     '--projected-w',
     type=dnnlib.cli.PATH,
@@ -30,12 +31,12 @@ from generation import cli, latents, projections, rendering
 @click.option(
     '--grid',
     'grid_size',
-    type=cli.GridSize(),
+    type=options.GridSize(),
     metavar='WxH',
     help='Write one picture grid.png, W images wide and H high, in place of single files',
 )
-@cli.batch_option()
-@cli.trust_pickle_option()
+@options.batch_option()
+@options.trust_pickle_option()
 @dnnlib.cli.device_option()
 def main(
     network: str,
@@ -62,7 +63,7 @@ def main(
       python generate.py --network=network.pkl --projected-w=projected_w.npz --outdir=out
     """  # fmt: skip
     if projected_w is not None:
-        projections.check_readable(projected_w)
+        projected_latents.check_readable(projected_w)
     elif seeds is None:
         raise click.UsageError('Nothing to make: give --seeds (e.g. --seeds=0-9) or --projected-w.')
     else:
@@ -71,19 +72,20 @@ def main(
     dnnlib.cli.check_outdir(outdir)
     torch_device = dnnlib.cli.resolve_device(device)
 
-    data = legacy.open_network(network, trust=trust_pickle)
+    with usage_errors('--network'):
+        data = open_network(network, trust=trust_pickle)
     G = data['G_ema'].to(torch_device)
     if grid_size is not None:
-        cli.check_picture_size(grid_size, G.img_resolution)
+        options.check_picture_size(grid_size, G.img_resolution)
     if projected_w is None:
         c = latents.label_of(data, class_text, label, torch_device)
         file_names = [f'seed{seed:04d}.png' for seed in seeds]
         pictures = rendering.of_seeds(G, seeds, c, truncation_psi, noise_mode, batch_size)
     else:
-        cli.warn_of_ignored(
+        options.warn_of_ignored(
             '--projected-w', seeds=seeds, class_text=class_text, label=label, truncation_psi=truncation_psi
         )
-        found = projections.read(projected_w, G)
+        found = projected_latents.read(projected_w, G)
         check_room(len(found), 'latents', grid_size)
         file_names = [f'proj{index:02d}.png' for index in range(len(found))]
         pictures = rendering.of_projections(G, found, torch_device, noise_mode, batch_size)

@@ -1,179 +1,27 @@
-"""Opens network pickles, old and new; as a script, rewrites them in today's format.
+"""Rewrite network files in the current format; also the module that users import to open network pickles.
 
-`load_network_pkl` reads what `train.py` and the published PyTorch code write (a dict of `G`, `D`, `G_ema`,
-`augment_pipe` and `training_set_kwargs`), the TensorFlow pickles of StyleGAN2 and StyleGAN2-ADA, and safetensors files
-that this script has written. Nothing in the file is executed. The networks are rebuilt from the arguments of their
-constructors with the classes of this project, then filled with the stored values, each of which must find its place by
-name and shape. Only `trust=True` runs the source that a pickle carries, as `pickle.load` does.
+`legacy.load_network_pkl(f)` is the published name of `network_files.reading.load_network_pkl`.
 """
 
+from __future__ import annotations
+
 import os
-import pickle
-from typing import Any, BinaryIO
 
 import click
-import torch
 
-import dnnlib
-import dnnlib.cli
-from network_files import modules, persistent, tensorflow, tensors
-from network_files.errors import WAY_OUT, NetworkPickleError, excerpt
-from torch_utils import safe_pickle
-from torch_utils.files import atomic_file
-from torch_utils.safe_pickle import PersistentObject
+from dnnlib.cli import BOOL, PATH, Command, check_outdir, usage_error, usage_errors
+from dnnlib.util import is_url
+from network_files import safetensors_files
+from network_files.reading import NetworkPickleError, load_network_pkl, open_network
+from network_files.writing import save_network_pkl
 
 __all__ = ['NetworkPickleError', 'load_network_pkl', 'open_network', 'save_network_pkl']
 
-NETWORK_KEYS = modules.NETWORK_KEYS
-_CLASS_OF = {'G': 'Generator', 'D': 'Discriminator', 'G_ema': 'Generator', 'augment_pipe': 'AugmentPipe'}
-_EXPECTED_KEYS = (*_CLASS_OF, 'training_set_kwargs')
-_MOST_FURTHER_VALUES, _DEEPEST_FURTHER_VALUE = 1_000_000, 50
-_READERS = {**tensorflow.READERS, **persistent.READERS}
 
-
-def load_network_pkl(f: BinaryIO, force_fp16: bool = False, trust: bool = False) -> dict[str, Any]:
-    """Read a network pickle, or a safetensors file of this project.
-
-    Memory stays within 8 times the size of the file and 400 MB, whatever is in it.
-
-    Args:
-        f: Binary file, read from its current position to the end.
-        force_fp16: Let the 4 highest resolutions compute in half precision (activations clamped at 256),
-            whatever the file says.
-        trust: Unpickle the ordinary way, which runs code in the file.
-
-    Returns:
-        Dict with `G`, `D`, `G_ema` (modules on the CPU, eval mode, without gradients; `G` and `D` are None where the
-        file lacks them), `augment_pipe` (module or None), `training_set_kwargs` (dict or None), and the file's further
-        keys as they are.
-
-    Raises:
-        NetworkPickleError: Not a network pickle, or it holds something that is not known. One sentence.
-    """
-    name = str(getattr(f, 'name', None) or 'the pickle')
-    content = f.read()
-    trust = trust and not tensors.is_safetensors(content)
-    data = (_load_trusted if trust else _load_safely)(content, name, force_fp16)
-    if data.get('G_ema') is None:
-        there = ', '.join(excerpt(key, 30) for key in list(data)[:10])
-        raise NetworkPickleError(f"{name} has no network 'G_ema' (it has {there})")
-    data = {**dict.fromkeys(_EXPECTED_KEYS), **data}
-    for key, value in data.items():
-        if isinstance(value, torch.nn.Module):
-            value.eval().requires_grad_(False)
-        if value is not None and key in _CLASS_OF:
-            fits = isinstance(value, torch.nn.Module) and (trust or type(value).__name__ == _CLASS_OF[key])
-            if not fits:
-                raise NetworkPickleError(f'{name}: {key} is a {type(value).__name__}, not a {_CLASS_OF[key]}')
-    return data
-
-
-def open_network(
-    path_or_url: str, force_fp16: bool = False, trust: bool = False, option: str = '--network'
-) -> dict[str, Any]:
-    """`load_network_pkl` for an option of a script: what goes wrong becomes a usage error that names the option."""
-    try:
-        with dnnlib.util.open_url(path_or_url) as f:
-            return load_network_pkl(f, force_fp16=force_fp16, trust=trust)
-    except OSError as error:
-        sentence = str(error) if error.errno is None else f'{path_or_url}: {error.strerror}'
-        raise click.BadParameter(sentence, param_hint=f"'{option}'") from error
-    except NetworkPickleError as error:
-        source = f' It was downloaded from {path_or_url}; delete it to do so again.'
-        hint = source if dnnlib.util.is_url(path_or_url) else ''
-        raise click.BadParameter(f'{error}{hint and "."}{hint}', param_hint=f"'{option}'") from error
-
-
-# ---------------------------------------------------------------------------------------- reading the file
-
-
-def _load_safely(content: bytes, name: str, force_fp16: bool) -> dict[str, Any]:
-    allowance = modules.Allowance(len(content))
-    if tensors.is_safetensors(content):
-        return tensors.read(content, name, allowance, force_fp16)
-    try:
-        data = safe_pickle.loads(content, _READERS)
-    except safe_pickle.RefusedGlobal as error:
-        raise NetworkPickleError(f'{name} was not opened: {error}. Nothing in it was run. {WAY_OUT}') from error
-    except pickle.UnpicklingError as error:
-        raise NetworkPickleError(f'{name} is not a network pickle: {error}') from error
-    if tensorflow.is_tensorflow(data):
-        return tensorflow.convert(data, name, force_fp16)
-
-    rebuilt: dict[int, torch.nn.Module] = {}  # of objects that several keys share
-    result = _require_dict(data, name)
-    for key, value in result.items():
-        if isinstance(value, PersistentObject):
-            if id(value) not in rebuilt:
-                fp16 = force_fp16 and key in NETWORK_KEYS
-                rebuilt[id(value)] = persistent.rebuild(value, f'{name}: {excerpt(key)}', allowance, fp16)
-            result[key] = rebuilt[id(value)]
-        else:
-            _require_finite_extent(value, f'{name}: {excerpt(key)}')
-    return result
-
-
-def _require_finite_extent(value: Any, where: str) -> None:
-    """Refuse plain data that is small in the file, but endless for whoever walks through it: lists of themselves."""
-    pending, visited = [(value, 0)], 0
-    while pending:
-        item, depth = pending.pop()
-        visited += 1
-        if visited > _MOST_FURTHER_VALUES or depth > _DEEPEST_FURTHER_VALUE:
-            raise NetworkPickleError(f'{where} is not usable: it is too large or too deeply nested')
-        if isinstance(item, PersistentObject):
-            raise NetworkPickleError(f'{where} has an object of class {excerpt(item.class_name)!r} in it')
-        if isinstance(item, dict):
-            pending += [(part, depth + 1) for pair in item.items() for part in pair]
-        elif isinstance(item, (list, tuple, set, frozenset)):
-            pending += [(part, depth + 1) for part in item]
-
-
-def _load_trusted(content: bytes, name: str, force_fp16: bool) -> dict[str, Any]:
-    try:
-        data = pickle.loads(content)
-    except Exception as error:  # code from the file can raise anything
-        if isinstance(error, ImportError) and 'tflib' in (error.name or ''):
-            return _load_safely(content, name, force_fp16)  # TensorFlow's classes are not here to be run
-        raise NetworkPickleError(
-            f'{name} cannot be unpickled, even trusting it ({type(error).__name__}: {excerpt(error)})'
-        ) from error
-    result = _require_dict(data, name)
-    if force_fp16:
-        for key in NETWORK_KEYS:
-            if isinstance(result.get(key), torch.nn.Module):
-                result[key] = _remake_with_fp16(result[key])
-    return result
-
-
-def _require_dict(data: Any, name: str) -> dict[str, Any]:
-    if not isinstance(data, dict) or not any(key in data for key in NETWORK_KEYS):
-        raise NetworkPickleError(
-            f'{name} is not a network pickle: it holds a {type(data).__name__} without G, D or G_ema'
-        )
-    return dict(data)
-
-
-def _remake_with_fp16(old: torch.nn.Module) -> torch.nn.Module:
-    """For trusted pickles, whose modules are of the class in the file."""
-    new = type(old)(*old.init_args, **modules.with_fp16(type(old).__name__, dict(old.init_kwargs)))
-    new.load_state_dict(old.state_dict())
-    return new
-
-
-# --------------------------------------------------------------------------------------------- the script
-
-
-def save_network_pkl(data: dict[str, Any], path: str | os.PathLike) -> None:
-    """Write a network pickle; under its final name there is either the whole file or what was there before."""
-    with atomic_file(path) as f:
-        pickle.dump(data, f)
-
-
-@click.command(cls=dnnlib.cli.Command)
-@click.option('--source', required=True, type=dnnlib.cli.PATH, help='Networks to read: file or URL')
-@click.option('--dest', required=True, type=dnnlib.cli.PATH, help='File to write: *.pkl, or *.safetensors')
-@click.option('--force-fp16', type=dnnlib.cli.BOOL, default=False, show_default=True,
+@click.command(cls=Command)
+@click.option('--source', required=True, type=PATH, help='Networks to read: file or URL')
+@click.option('--dest', required=True, type=PATH, help='File to write: *.pkl, or *.safetensors')
+@click.option('--force-fp16', type=BOOL, default=False, show_default=True,
               help='Compute the 4 highest resolutions in half precision')  # fmt: skip
 @click.option('--trust-pickle', is_flag=True, help='Run the code inside the source (only if you trust its maker)')
 def main(source: str, dest: str, force_fp16: bool, trust_pickle: bool) -> None:
@@ -185,17 +33,18 @@ def main(source: str, dest: str, force_fp16: bool, trust_pickle: bool) -> None:
       python legacy.py --source=stylegan2-ffhq-config-f.pkl --dest=ffhq.pkl
       python legacy.py --source=network-snapshot-025000.pkl --dest=network.safetensors
     """
-    if dnnlib.util.is_url(dest):
-        raise click.BadParameter(f'{dest} is a URL: give a file to write.', param_hint="'--dest'")
+    if is_url(dest):
+        raise usage_error('--dest', f'{dest} is a URL: give a file to write.')
     if os.path.isdir(dest):
-        raise click.BadParameter(f'{dest} is a folder: give a file name.', param_hint="'--dest'")
-    dnnlib.cli.check_outdir(os.path.dirname(dest) or os.curdir, '--dest')
+        raise usage_error('--dest', f'{dest} is a folder: give a file name.')
+    check_outdir(os.path.dirname(dest) or os.curdir, '--dest')
     to_tensors = dest.lower().endswith('.safetensors')
     if to_tensors:
-        tensors.require_library()
-    data = open_network(source, force_fp16=force_fp16, trust=trust_pickle, option='--source')
+        safetensors_files.require_library()
+    with usage_errors('--source'):
+        data = open_network(source, force_fp16=force_fp16, trust=trust_pickle)
     if to_tensors:
-        tensors.write(data, dest)
+        safetensors_files.write(data, dest)
     else:
         save_network_pkl(data, dest)
     print(f'Wrote {dest}')

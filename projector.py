@@ -7,15 +7,16 @@ import torch
 from click.core import ParameterSource
 
 import dnnlib.cli
-import legacy
-from dataset_conversion.sizes import Resolution
+from dataset_format.sizes import Resolution
+from dnnlib.cli import usage_errors
 from generation import latents
-from generation.cli import label_option, trust_pickle_option
-from generation.projection import Features, Settings, feature_input_size, measure_w
-from generation.projection_run import ALL_FILES, Projector, write_overview
-from generation.targets import TARGET_RULES, Target, check_channels, find_targets
+from generation.options import label_option, trust_pickle_option
+from generation.projection.optimization import Features, Settings, feature_input_size, measure_w
+from generation.projection.projector import ALL_FILES, Projector, write_overview
+from generation.projection.targets import TARGET_RULES, Target, check_channels, find_targets
 from generation.video import NoEncoder, require_encoder
-from metrics import detectors
+from metrics.features import detectors
+from network_files.reading import open_network
 
 _DEFAULTS = Settings()
 
@@ -132,7 +133,8 @@ def main(
 
     if detector_dir is not None:
         check_detector_file(detector_dir)
-    data = legacy.open_network(network, trust=trust_pickle)
+    with usage_errors('--network'):
+        data = open_network(network, trust=trust_pickle)
     G = data['G_ema'].to(torch_device)
     check_network(G, targets, network)
     c = latents.label_of(data, class_text, label, torch_device)

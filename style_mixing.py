@@ -6,8 +6,9 @@ import click
 import torch
 
 import dnnlib.cli
-import legacy
-from generation import cli, latents, mixing
+from dnnlib.cli import usage_errors
+from generation import latents, mixing, options
+from network_files.reading import open_network
 
 _DEFAULT_LAYERS = range(7)
 
@@ -22,12 +23,12 @@ _DEFAULT_LAYERS = range(7)
     show_default='0-6, as far as the network has them',
     help="Layers that take the column's style; 0 is the coarsest",
 )
-@cli.trunc_option()
+@options.trunc_option()
 @click.option('--class', 'class_text', metavar='INDEX|NAME', help='Class to show, for conditional networks')
 @click.option('--col-class', 'col_class_text', metavar='INDEX|NAME', help='Another class for the columns')
-@cli.label_option()
-@cli.label_option('--col-label', help='Another label for the columns')
-@cli.noise_mode_option()
+@options.label_option()
+@options.label_option('--col-label', help='Another label for the columns')
+@options.noise_mode_option()
 @click.option(
     '--labels',
     type=dnnlib.cli.BOOL,
@@ -36,8 +37,8 @@ _DEFAULT_LAYERS = range(7)
     help='Write the seeds beside grid.png, with images enlarged to 64 pixels or more; 0: nothing but images',
 )
 @click.option('--outdir', type=dnnlib.cli.PATH, required=True, metavar='DIR', help='Folder for the images')
-@cli.batch_option()
-@cli.trust_pickle_option()
+@options.batch_option()
+@options.trust_pickle_option()
 @dnnlib.cli.device_option()
 def main(
     network: str,
@@ -73,9 +74,10 @@ def main(
     dnnlib.cli.check_outdir(outdir)
     torch_device = dnnlib.cli.resolve_device(device)
 
-    data = legacy.open_network(network, trust=trust_pickle)
+    with usage_errors('--network'):
+        data = open_network(network, trust=trust_pickle)
     G = data['G_ema'].to(torch_device)
-    cli.check_picture_size((len(cols) + 1, len(rows) + 1), G.img_resolution, '--rows')
+    options.check_picture_size((len(cols) + 1, len(rows) + 1), G.img_resolution, '--rows')
     layers = choose_layers(styles, G.num_ws)
     row_c = col_c = latents.label_of(data, class_text, label, torch_device)
     if two_labels:

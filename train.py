@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from dnnlib.cli import BOOL, PATH, Command, FiniteFloat, check_outdir, device_option, resolve_device
+from dnnlib.cli import BOOL, PATH, Command, FiniteFloat, check_outdir, device_option, resolve_device, usage_errors
+from dnnlib.signals import STOPPED_STATUS
 from dnnlib.util import is_url
 from metrics.names import MetricNames
-from torch_utils.signals import STOPPED_STATUS
 from training import config as cfg
 from training.config import Options, wrong
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from metrics.evaluation import SnapshotMetrics
     from training.dataset import ImageFolderDataset
-    from training.preflight import Finding
-    from training.resuming import KeptRun
+    from training.run.preflight import Finding
+    from training.run.resuming import KeptRun
 
 BY_PRESET = 'by --cfg'
 POSITIVE_INT = click.IntRange(min=1)
@@ -270,7 +270,8 @@ def main(**values: Any) -> None:
       python train.py --outdir=runs --data=cats.zip --gpus=2 --dry-run
     """
     from torch_utils import distributed
-    from training import preflight, resuming, training_loop
+    from training import training_loop
+    from training.run import preflight, resuming
 
     context = click.get_current_context()
     given = {name for name in values if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
@@ -344,8 +345,8 @@ def require_places(options: Options) -> None:
 
 def check_moved_dataset(run: KeptRun, dataset: ImageFolderDataset) -> None:
     """A run goes on with a dataset from another place only where that is the same one."""
-    from metrics.statistics_cache import content_sha256
-    from training import provenance
+    from metrics.features.cache import content_sha256
+    from training.run import provenance
 
     known = provenance.dataset_sha256(run.run_dir)
     if known is None or content_sha256(dataset) != known:
@@ -358,8 +359,8 @@ def check_moved_dataset(run: KeptRun, dataset: ImageFolderDataset) -> None:
 
 
 def record_provenance(config: cfg.TrainingConfig, dataset: ImageFolderDataset, device: torch.device) -> None:
-    from metrics.statistics_cache import content_sha256
-    from training import provenance
+    from metrics.features.cache import content_sha256
+    from training.run import provenance
 
     def digest() -> str:
         try:
@@ -376,7 +377,7 @@ def snapshot_metrics(config: cfg.TrainingConfig) -> SnapshotMetrics | None:
     if not config.metrics:
         return None
     from metrics.evaluation import SnapshotMetrics
-    from metrics.settings import Settings
+    from metrics.options import Settings
 
     workers = config.data_loader_kwargs['num_workers']
     settings = Settings(
@@ -388,8 +389,8 @@ def snapshot_metrics(config: cfg.TrainingConfig) -> SnapshotMetrics | None:
 def check_detectors(config: cfg.TrainingConfig, dataset: ImageFolderDataset, download: bool) -> Finding:
     """Metrics that lack their detectors would fail at every snapshot; `download` brings those that are not here."""
     from metrics import evaluation
-    from metrics.detectors import DetectorError
-    from training.preflight import Finding
+    from metrics.features.detectors import DetectorError
+    from training.run.preflight import Finding
 
     try:
         evaluation.check_detectors(config.metrics, config.detectors, dataset.resolution, download)
@@ -401,12 +402,10 @@ def check_detectors(config: cfg.TrainingConfig, dataset: ImageFolderDataset, dow
 
 
 def check_resume(config: cfg.TrainingConfig, dataset: ImageFolderDataset) -> None:
-    from training import training_loop
+    from training import setup
 
-    try:
-        training_loop.check_resume(config, dataset)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    with usage_errors('--resume'):
+        setup.check_resume(config, dataset)
 
 
 if __name__ == '__main__':

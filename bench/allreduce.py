@@ -34,9 +34,9 @@ from bench.common import (
 )
 from bench.steps import TrainingStep, training_setup
 from dnnlib.cli import PATH, Command, device_option, parse_int_list, resolve_device
+from dnnlib.files import atomic_file
 from torch_utils import distributed
 from torch_utils.distributed import World
-from torch_utils.files import atomic_file
 from training.phases import Phase
 
 TIMED_PHASES = ('Gmain', 'Dmain')  # they run in every step; the regularisers once in 4 and in 16

@@ -17,7 +17,8 @@ from pathlib import Path
 import click
 import torch
 
-from torch_utils.files import atomic_file
+from dnnlib.files import atomic_file
+from dnnlib.machine import available_cores, processor_name
 
 HEADINGS = ('what', 'time', 'rate', 'floor', 'share', 'runs')
 
@@ -166,29 +167,9 @@ class Machine:
 
 
 def this_machine(device: torch.device) -> Machine:
-    cpu = _cpu_model()
+    cpu = processor_name()
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else cpu if device.type == 'cpu' else device.type
     return Machine(cpu, available_cores(), name, torch.get_num_threads(), f'{platform.system()} {platform.machine()}')
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path('/proc/cpuinfo').read_text().splitlines():
-            key, _, value = line.partition(':')
-            if key.strip() == 'model name':
-                return value.strip()
-    except OSError:
-        pass  # no Linux
-    return platform.processor() or platform.machine()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Files
 
 
 def json_text(machine: Machine, rows: Sequence[Row]) -> str:

@@ -7,7 +7,7 @@ from statistics import median
 import torch
 
 from bench.common import format_seconds, format_share, measure
-from bench.textbook import in_textbook
+from bench.reference import in_textbook
 
 HEADINGS = ('what', 'time', 'textbook', 'ratio', 'floor', 'share', 'runs')
 TEXTBOOK = ', textbook'
@@ -57,7 +57,7 @@ class Comparison:
 def compare(
     cases: Mapping[str, tuple[Callable, Callable, float | None]], device: torch.device, **options
 ) -> list[Comparison]:
-    """Of cases {what: (here, textbook, floor in seconds)}; `textbook` is run in the context of `bench.textbook`.
+    """Of cases {what: (here, textbook, floor in seconds)}; `textbook` is run in the context of `bench.reference`.
 
     Other arguments as for `bench.common.measure`.
     """

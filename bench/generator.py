@@ -4,7 +4,7 @@
     python bench/generator.py --training          and training iterations, about 4 minutes
     python bench/generator.py --allocator=default with glibc's allocator as it is, for both sides
 
-Both sides of a ratio run in the same process. Programs of this project keep freed memory (`dnnlib.memory`); what that
+Both sides of a ratio run in the same process. Programs of this project keep freed memory (`dnnlib.machine`); what that
 alone gains shows between two runs, with and without `--allocator=default`.
 """
 
@@ -17,14 +17,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import click
 import torch
 
-from bench.common import MarkedSection, available_cores, check_writable, format_number, this_machine
+from bench.common import MarkedSection, check_writable, format_number, this_machine
 from bench.compare import Comparison, compare, markdown_table, text_table
 from bench.overview import _generator, _training_cases, _training_config
 from bench.peaks import Peaks, measure_peaks
 from bench.work import layer_work
 from dnnlib.cli import PATH, Command
-from dnnlib.memory import keep_freed_memory
-from torch_utils.files import atomic_file
+from dnnlib.files import atomic_file
+from dnnlib.machine import available_cores, keep_freed_memory
 
 CPU = torch.device('cpu')
 

@@ -20,7 +20,7 @@ import torch
 from bench.common import Row, check_writable, json_text, measure, text_table, this_machine
 from bench.peaks import COPY_MIB
 from dnnlib.cli import PATH, Command
-from torch_utils.files import atomic_file
+from dnnlib.files import atomic_file
 from torch_utils.ops import native
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.filtered_lrelu import filtered_lrelu

@@ -1,7 +1,7 @@
 """How good is the estimate of memory that train.py makes before it starts?
 
 Runs one training step with all phases for several sizes, each in a process of its own, and prints the peak of that
-process beside the estimate of `training.memory_estimate`.
+process beside the estimate of `training.run.memory_estimate`.
 
     python bench/memory.py                                            about 3 minutes on 2 cores
     python bench/memory.py --sizes=256:16,1024:4 --device=cuda        resolution:images at once
@@ -23,9 +23,9 @@ import torch
 from bench.common import this_machine
 from bench.steps import TrainingStep, training_setup
 from dnnlib.cli import Command, device_option, resolve_device
-from dnnlib.memory import keep_freed_memory
+from dnnlib.machine import keep_freed_memory
 from torch_utils.distributed import World
-from training import memory_estimate
+from training.run import memory_estimate
 
 AUGMENT_P = 0.5
 

@@ -26,7 +26,6 @@ import torch
 
 from bench.common import (
     MarkedSection,
-    available_cores,
     check_writable,
     format_number,
     format_seconds,
@@ -34,10 +33,11 @@ from bench.common import (
     this_machine,
 )
 from dnnlib.cli import PATH, Command
+from dnnlib.files import atomic_file
+from dnnlib.machine import available_cores
 from metrics.frechet_inception_distance import frechet_distance
 from metrics.kernel_inception_distance import kid
 from metrics.precision_recall import manifold_metrics
-from torch_utils.files import atomic_file
 
 CPU = torch.device('cpu')
 SEED = 5

@@ -14,11 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import click
 import torch
 
-from bench.common import MarkedSection, available_cores, check_writable, format_number, this_machine
+from bench.common import MarkedSection, check_writable, format_number, this_machine
 from bench.compare import Comparison, compare, markdown_table, text_table
 from bench.peaks import Peaks, measure_peaks
 from dnnlib.cli import PATH, Command
-from torch_utils.files import atomic_file
+from dnnlib.files import atomic_file
+from dnnlib.machine import available_cores
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.conv2d_gradfix import conv2d, conv_transpose2d
 from torch_utils.ops.filtered_lrelu import filtered_lrelu

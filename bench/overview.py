@@ -26,7 +26,6 @@ import torch
 from bench.common import (
     MarkedSection,
     Row,
-    available_cores,
     check_writable,
     format_number,
     json_text,
@@ -38,11 +37,12 @@ from bench.common import (
 )
 from bench.peaks import Peaks, measure_peaks
 from bench.work import NetworkWork, layer_work, phase_flop
-from dataset_conversion.images import encode_png
+from dataset_format.images import encode_png
 from dnnlib.cli import PATH, Command, device_option, resolve_device
+from dnnlib.files import atomic_file
+from dnnlib.machine import available_cores
 from dnnlib.util import construct_class_by_name
 from torch_utils.distributed import World
-from torch_utils.files import atomic_file
 from training import dataset as training_dataset
 from training.augment import AugmentPipe
 from training.config import Options, TrainingConfig, augpipe_flags, build_config, get_preset, open_training_set

@@ -23,10 +23,11 @@ import click
 import numpy as np
 import torch
 
-from bench.common import MarkedSection, available_cores, format_seconds, synchronize, this_machine
+from bench.common import MarkedSection, format_seconds, synchronize, this_machine
 from bench.steps import TrainingStep, training_setup
-from dataset_conversion.images import encode_png
+from dataset_format.images import encode_png
 from dnnlib.cli import PATH, Command
+from dnnlib.machine import available_cores
 from torch_utils import distributed
 from torch_utils.distributed import World
 from training.config import auto_preset

@@ -18,9 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import click
 import torch
 
-from bench.common import MarkedSection, available_cores, check_writable, format_seconds, this_machine
+from bench.common import MarkedSection, check_writable, format_seconds, this_machine
 from bench.overview import _generator
 from dnnlib.cli import PATH, Command
+from dnnlib.machine import available_cores
 from torch_utils.ops import bias_act, conv2d_gradfix, conv2d_resample, upfirdn2d
 from training import networks_stylegan2
 

@@ -18,9 +18,9 @@ from dnnlib.cli import Command
 from dnnlib.util import construct_class_by_name
 from torch_utils.distributed import World
 from training import config as cfg
-from training import snapshots, training_state
 from training.phases import build_phases
-from training.statistics import RunStatistics
+from training.run import checkpoint, snapshots
+from training.run.stats_writer import RunStatistics
 
 CPU = torch.device('cpu')
 
@@ -41,7 +41,7 @@ def parts_of(config, dataset, run_dir):
         optimizer.zero_grad(set_to_none=True)
     loss = construct_class_by_name(device=CPU, G=G, D=D, **config.loss_kwargs)
     run_statistics = RunStatistics(run_dir, World(0, 1, CPU), config.total_kimg)
-    return training_state.Parts(dict(G=G, D=D, G_ema=G_ema), optimizers, loss, None, None, run_statistics)
+    return checkpoint.Parts(dict(G=G, D=D, G_ema=G_ema), optimizers, loss, None, None, run_statistics)
 
 
 def median_seconds(function, rounds):
@@ -65,8 +65,8 @@ def main(resolution, preset, rounds):
         dataset = cfg.open_training_set(options)
         config = cfg.build_config(options, dataset, 'cpu', num_gpus=1)
         parts = parts_of(config, dataset, folder)
-        world, progress = World(0, 1, CPU), training_state.Progress(cur_nimg=1000)
-        state_path = Path(folder, training_state.state_name(progress.cur_nimg))
+        world, progress = World(0, 1, CPU), checkpoint.Progress(cur_nimg=1000)
+        state_path = Path(folder, checkpoint.state_name(progress.cur_nimg))
         pickle_path = Path(folder, 'network-snapshot-000001.pkl')
         modules = dict(parts.networks, augment_pipe=None)
         rows = [
@@ -80,12 +80,12 @@ def main(resolution, preset, rounds):
             (
                 'training state, written',
                 state_path,
-                median_seconds(lambda: training_state.save(world, folder, config, parts, progress), rounds),
+                median_seconds(lambda: checkpoint.save(world, folder, config, parts, progress), rounds),
             ),
             (
                 'training state, read and checked',
                 state_path,
-                median_seconds(lambda: training_state.read(state_path), rounds),
+                median_seconds(lambda: checkpoint.read(state_path), rounds),
             ),
         ]
         print(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dataset_conversion.images import encode_png
+from dataset_format.images import encode_png
 from dnnlib.util import construct_class_by_name
 from torch_utils.distributed import World
 from training.config import Options, TrainingConfig, build_config, open_training_set

@@ -17,13 +17,12 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import tqdm
-
-from dataset_conversion.images import CHANNEL_KINDS, BadImage, encode_png, load_image, to_pixels
-from dataset_conversion.labels import LABEL_FILE, Label, format_label_file
 from dataset_conversion.sources import Reader, Source
 from dataset_conversion.transforms import SkippedImage, Transform, check_output_size
 from dataset_conversion.writer import open_destination
+from dataset_format.images import CHANNEL_KINDS, BadImage, encode_png, load_image, to_pixels
+from dataset_format.labels import LABEL_FILE, Label, format_label_file
+from dnnlib.progress import progress_bar
 
 CHUNK_BYTES = 4 * 2**20
 MAX_CHUNK_IMAGES = 128
@@ -91,9 +90,7 @@ def convert(
     with (
         closing(results),
         open_destination(dest) as writer,
-        tqdm.tqdm(
-            total=len(names), unit='img', disable=None if show_progress is None else not show_progress
-        ) as progress,
+        progress_bar(len(names), 'img', disable=None if show_progress is None else not show_progress) as progress,
     ):
         for index, result in enumerate(results):
             progress.update()

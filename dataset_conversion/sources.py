@@ -19,8 +19,8 @@ from typing import Protocol
 
 import numpy as np
 
-from dataset_conversion.images import BadImage, is_image_name
-from dataset_conversion.labels import LABEL_FILE, Label, match_labels, name_some, parse_label_file
+from dataset_format.images import BadImage, is_image_name
+from dataset_format.labels import LABEL_FILE, Label, match_labels, name_some, parse_label_file
 
 CIFAR10_ARCHIVE = 'cifar-10-python.tar.gz'
 CIFAR10_FILES = ('batches.meta', *(f'data_batch_{number}' for number in range(1, 6)))

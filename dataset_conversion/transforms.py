@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import PIL.Image
 
-from dataset_conversion.images import ALPHA_RULES, BadImage
-from dataset_conversion.sizes import is_usable_size, size_mistake
+from dataset_format.images import ALPHA_RULES, BadImage
+from dataset_format.sizes import is_usable_size, size_mistake
 
 RESIZE_FILTERS = {'lanczos': PIL.Image.Resampling.LANCZOS, 'box': PIL.Image.Resampling.BOX}
 

@@ -2,24 +2,27 @@
 
 * `@click.command(cls=Command)`: every option is understood with `-` and with `_` in its name, and a ValueError or an
   OSError that carries a sentence ends as that sentence (status 1; usage errors of click: status 2), not as a traceback.
-* Option types: `BOOL`, `PATH`, `FiniteFloat(min=…)`, `SeedRange()`; `check_outdir(path)` for a folder to write.
+* Option types: `BOOL`, `PATH`, `FiniteFloat(min=…)`, `SeedRange()`, `Size()`; `check_outdir(path)` for output folders.
+* `usage_error(option, message)`, and `usage_errors(option)` for errors of libraries: exit status 2, naming the option.
 * `@device_option()` and `resolve_device(name)`: `--device auto|cuda|cuda:N|mps|cpu`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dnnlib.memory import keep_freed_memory
+from dnnlib.errors import InvalidArgument
+from dnnlib.machine import keep_freed_memory
 from dnnlib.util import is_url
 
 if TYPE_CHECKING:
@@ -80,6 +83,40 @@ def error_sentence(error: ValueError | OSError) -> str | None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Usage errors
+
+
+def usage_error(option: str, message: str) -> click.BadParameter:
+    """Return the error for an unusable value of `option`, such as '--batch' (exit status 2)."""
+    return click.BadParameter(message, param_hint=f"'{option}'")
+
+
+@contextlib.contextmanager
+def usage_errors(option: str | None = None, **options: str) -> Iterator[None]:
+    """Within this context, errors of libraries become usage errors that name the option at fault (exit status 2).
+
+    Args:
+        option: Option to name for a ValueError or OSError. None: only `InvalidArgument` is converted.
+        **options: Options for arguments of `InvalidArgument` that are called something else: `w='--projected-w'`.
+            Any other argument 'batch_gpu' becomes '--batch-gpu'.
+    """
+    try:
+        yield
+    except InvalidArgument as error:
+        raise usage_error(options.get(error.argument, option_name(error.argument)), str(error)) from error
+    except (ValueError, OSError) as error:
+        message = None if option is None else error_sentence(error)
+        if message is None:
+            raise
+        raise usage_error(option, message) from error
+
+
+def option_name(argument: str) -> str:
+    """Return the option of an argument: '--batch-gpu' for 'batch_gpu'."""
+    return '--' + argument.replace('_', '-')
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Option types
 
 
@@ -124,6 +161,32 @@ class FiniteFloat(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f'{value!r} is not a finite number.', param, ctx)
         return super().convert(number, param, ctx)
+
+
+class Size(click.ParamType):
+    """Two positive integers, written WxH: (width, height), or (columns, rows).
+
+    Args:
+        example: A value to show in error messages.
+        max_side: The largest number allowed.
+    """
+
+    name = 'WxH'
+
+    def __init__(self, example: str = '8x4', max_side: int = 9999):
+        self._example, self._max_side = example, max_side
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r'([1-9]\d{0,8})[xX×]([1-9]\d{0,8})', str(value).strip())
+        if match is None or max(int(match[1]), int(match[2])) > self._max_side:
+            self.fail(
+                f'expected WxH, two numbers from 1 to {self._max_side} such as {self._example}, got {value!r}.',
+                param,
+                ctx,
+            )
+        return int(match[1]), int(match[2])
 
 
 def parse_int_list(text: str) -> list[int]:
@@ -171,7 +234,7 @@ def check_outdir(outdir: str, option: str = '--outdir') -> None:
         reason = f'cannot be written, as {existing!r} is read-only to you'
     else:
         return
-    raise click.BadParameter(f'{outdir!r} {reason}: give another place.', param_hint=f"'{option}'")
+    raise usage_error(option, f'{outdir!r} {reason}: choose another folder.')
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -208,14 +271,10 @@ def resolve_device(name: str) -> torch.device:
 
     wanted = name.strip().lower()
     if re.fullmatch(r'auto|cpu|mps|cuda(:\d+)?', wanted) is None:
-        raise click.BadParameter(
-            f'{name!r} is no device: give auto, cuda, cuda:N, mps or cpu.', param_hint="'--device'"
-        )
+        raise usage_error('--device', f'unknown device {name!r}: choose auto, cuda, cuda:N, mps or cpu.')
     available = available_devices()
     if wanted == 'auto':
         return torch.device('cuda' if available[0].startswith('cuda') else available[0])
     if wanted in available or (wanted == 'cuda' and 'cuda:0' in available):
         return torch.device(wanted)
-    raise click.BadParameter(
-        f'{name!r} is not available on this machine: it has {", ".join(available)}.', param_hint="'--device'"
-    )
+    raise usage_error('--device', f'{name!r} is not available on this machine, which has {", ".join(available)}.')

@@ -545,17 +545,9 @@ def _receive(response: requests.Response, partial: _Partial, size: int | None, v
 
 
 def _progress_bar(size: int | None, arrived: int, verbose: bool) -> tqdm.tqdm:
-    import tqdm
+    from dnnlib.progress import progress_bar
 
-    return tqdm.tqdm(
-        total=size,
-        initial=arrived,
-        unit='B',
-        unit_scale=True,
-        leave=False,
-        file=getattr(sys.stderr, 'terminal', None),  # not the log file of dnnlib.util.Logger
-        disable=None if verbose else True,
-    )
+    return progress_bar(size, 'B', initial=arrived, unit_scale=True, disable=None if verbose else True)
 
 
 def _extent(partial: _Partial, size: int | None) -> str:

@@ -9,8 +9,9 @@ import numpy as np
 import scipy.interpolate
 import torch
 
+from dnnlib.progress import track
 from generation import rendering
-from generation.projections import Projections
+from generation.projected_latents import Projections
 from generation.video import VideoWriter
 from torch_utils import images
 
@@ -94,7 +95,7 @@ def write(
     """`frames(G, interpolation, …)` as a video, whole or not at all. Raises generation.video.VideoError."""
     pictures = frames(G, interpolation, *arguments, **options)
     with VideoWriter(path, fps) as writer:
-        for frame in rendering.with_progress(pictures, interpolation.num_frames, 'frame'):
+        for frame in track(pictures, interpolation.num_frames, 'frame'):
             writer.add(frame)
 
 

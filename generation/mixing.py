@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dataset_conversion.sizes import sides
+from dataset_format.sizes import sides
+from dnnlib.progress import track
 from generation import rendering
 from torch_utils import images
 
@@ -69,7 +70,7 @@ def write(
             cells[pair].append(index)
     canvas = np.zeros([len(shown), G.img_channels, *sides(G.img_resolution)], dtype=np.uint8)
     pictures = _pictures(G, mixing, pairs, noise_mode, batch_size)
-    for pair, picture in zip(pairs, rendering.with_progress(pictures, len(pairs), 'image')):
+    for pair, picture in zip(pairs, track(pictures, len(pairs), 'image')):
         images.save_png(picture, outdir / f'{pair[0]}-{pair[1]}.png')
         canvas[cells[pair]] = picture
     _write_grid(canvas, mixing, outdir / 'grid.png', labels)

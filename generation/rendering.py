@@ -10,13 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tqdm
 
+from dnnlib.progress import track
 from generation import latents
-from generation.projections import Projections, noise_of
+from generation.projected_latents import Projections, noise_of
 from torch_utils import images, misc
-
-_SHORTEST_RUN_WITH_PROGRESS_BAR = 10
 
 
 @torch.no_grad()
@@ -98,7 +96,7 @@ def of_projections(
 
 def write_images(pictures: Iterable[np.ndarray], file_names: Sequence[str], outdir: Path) -> str:
     """Each picture [C, H, W] into its own PNG file. Returns what was written, in words."""
-    for picture, file_name in zip(with_progress(pictures, len(file_names), 'image'), file_names):
+    for picture, file_name in zip(track(pictures, len(file_names), 'image'), file_names):
         images.save_png(picture, outdir / file_name)
     return str(outdir / file_names[0]) if len(file_names) == 1 else f'{len(file_names)} images to {outdir}'
 
@@ -106,11 +104,5 @@ def write_images(pictures: Iterable[np.ndarray], file_names: Sequence[str], outd
 def write_grid(pictures: Iterable[np.ndarray], count: int, outdir: Path, grid_size: tuple[int, int]) -> str:
     """All `count` pictures [C, H, W] into grid.png, which is `grid_size` = (columns, rows) of them. Returns words."""
     path = outdir / 'grid.png'
-    images.save_image_grid(np.stack(list(with_progress(pictures, count, 'image'))), path, grid_size)
+    images.save_image_grid(np.stack(list(track(pictures, count, 'image'))), path, grid_size)
     return f'{count} images as {path}'
-
-
-def with_progress(things: Iterable, total: int, unit: str) -> Iterator:
-    """The things, with a progress bar on terminals where there are many."""
-    quiet = None if total >= _SHORTEST_RUN_WITH_PROGRESS_BAR else True  # None: a bar on terminals only
-    return iter(tqdm.tqdm(things, total=total, unit=unit, disable=quiet))

@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 import torch
 
-from torch_utils.files import atomic_file
+from dnnlib.files import atomic_file
 from torch_utils.images import on_white
 
 _INSTALL = 'pip install imageio-ffmpeg'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from torch_utils.files import atomic_file
+from dnnlib.files import atomic_file
 
 _SIZE_INCHES = (6, 4)
 _DOTS_PER_INCH = 150

@@ -19,15 +19,17 @@ import numpy as np
 import scipy
 import torch
 
-from dataset_conversion.sizes import Resolution
+from dataset_format.sizes import Resolution
 from dnnlib.cli import error_sentence
-from dnnlib.util import format_time, os_errors_named
-from metrics import detectors, metric_main, names
-from metrics.gathering import Call
-from metrics.image_sources import transparency_of
-from metrics.metric_utils import Samples, network_sha256
-from metrics.settings import Settings
-from metrics.statistics_cache import StatisticsCache
+from dnnlib.files import os_errors_named
+from dnnlib.text import format_time
+from metrics import metric_main, names
+from metrics.features import detectors
+from metrics.features.cache import StatisticsCache
+from metrics.features.extraction import Call
+from metrics.features.image_sources import transparency_of
+from metrics.features.samples import Samples, network_sha256
+from metrics.options import Settings
 from torch_utils.distributed import World, failing_together
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from metrics.feature_sets import Features, Progress, feature_pair, full_precision, spans
-from metrics.resampling import Rng, bootstrap_interval
+from metrics.bootstrap import Rng, bootstrap_interval
+from metrics.feature_matrix import Features, Progress, feature_pair, full_precision, spans
 
 Matrix = np.ndarray | torch.Tensor
 

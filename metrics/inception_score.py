@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.special import xlogy
 
-from metrics.feature_sets import Features, as_matrix, spans
+from metrics.feature_matrix import Features, as_matrix, spans
 
 _ROWS_AT_ONCE = 4096
 _SUM_TOLERANCE = 1e-2  # half-precision softmax

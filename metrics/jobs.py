@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-import legacy
 from metrics.curves import save_curves
 from metrics.evaluation import Evaluation, report
-from metrics.settings import Settings
-from metrics.statistics_cache import StatisticsCache
+from metrics.features.cache import StatisticsCache
+from metrics.options import Settings
+from network_files.reading import open_network
 from torch_utils.distributed import World, failing_together
 
 
@@ -59,7 +59,7 @@ def _run_job(world: World, job: Job, metrics: Sequence[str], cache: StatisticsCa
     """The results, on the main rank, each reported as soon as it is known."""
     results = []
     with failing_together(world):
-        G = legacy.open_network(job.network, trust=job.trust_pickle)['G_ema'].to(world.device)
+        G = open_network(job.network, trust=job.trust_pickle)['G_ema'].to(world.device)
     evaluation = Evaluation(metrics, world, G, job.settings, cache)
     for name in metrics:
         result = evaluation.compute(name)

@@ -15,8 +15,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from metrics.feature_sets import Features, Progress, compute_dtype, feature_pair, full_precision, spans
-from metrics.resampling import Rng, bootstrap_interval
+from metrics.bootstrap import Rng, bootstrap_interval
+from metrics.feature_matrix import Features, Progress, compute_dtype, feature_pair, full_precision, spans
 
 # Rows of a block of kernel values: products run at full speed, and those of a CPU stay in its cache.
 _BLOCK_ROWS_CPU, _BLOCK_ROWS_ACCELERATOR = 1024, 4096

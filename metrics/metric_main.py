@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from metrics import draws, inception_score, perceptual_path_length, precision_recall
 from metrics import frechet_inception_distance as fid
+from metrics import inception_score, perceptual_path_length, precision_recall
 from metrics import kernel_inception_distance as kid
-from metrics.feature_statistics import Moments
-from metrics.gathering import INCEPTION_FEATURES, INCEPTION_PROBABILITIES, VGG_FEATURES, VGG_LPIPS, Need
-from metrics.image_sources import MetricError
-from metrics.metric_utils import Samples
+from metrics.features import randomness
+from metrics.features.collectors import Moments
+from metrics.features.extraction import INCEPTION_FEATURES, INCEPTION_PROBABILITIES, VGG_FEATURES, VGG_LPIPS, Need
+from metrics.features.image_sources import MetricError
+from metrics.features.path_pairs import PathKind, gather_distances
+from metrics.features.samples import Samples
 from metrics.names import Metric
-from metrics.path_pairs import PathKind, gather_distances
-from metrics.settings import Settings
+from metrics.options import Settings
 
 CALLS = {
     'fid': INCEPTION_FEATURES,
@@ -105,7 +106,7 @@ class Inputs:
         return (kept.mean, kept.cov) if isinstance(kept, Moments) else fid.moments(self.features(part))
 
     def rng(self, purpose: int) -> np.random.Generator:
-        return draws.generator(self.samples.settings.seed, purpose)
+        return randomness.generator(self.samples.settings.seed, purpose)
 
 
 def compute_values(inputs: Inputs) -> dict[str, float]:
@@ -133,7 +134,7 @@ def _kernel(inputs: Inputs) -> dict[str, float]:
             inputs.features('fake'),
             num_subsets=_KID_SUBSETS,
             max_subset_size=_KID_SUBSET_SIZE,
-            rng=inputs.rng(draws.SUBSETS),
+            rng=inputs.rng(randomness.SUBSETS),
             progress=progress.show,
         )
     return {'': value}
@@ -176,7 +177,7 @@ def interval(inputs: Inputs) -> dict[str, Any]:
     """Where 95 % of the values lie if the images had been others of the same kind; resampled with replacement."""
     num_resamples = inputs.samples.settings.bootstrap
     # For KID from where its subsets were drawn: the interval is about the value of these very subsets.
-    purpose = draws.SUBSETS if inputs.metric.family == 'kid' else draws.RESAMPLING
+    purpose = randomness.SUBSETS if inputs.metric.family == 'kid' else randomness.RESAMPLING
     with inputs.samples.progress('Resamples', unit='resample') as progress:
         low, high = _BOOTSTRAP[inputs.metric.family](
             inputs.features('real'),

@@ -16,7 +16,7 @@ from functools import cache
 
 import torch
 
-from metrics.feature_sets import Features, Progress, compute_dtype, feature_pair, full_precision, spans
+from metrics.feature_matrix import Features, Progress, compute_dtype, feature_pair, full_precision, spans
 
 _BATCH_SIZE = 2048
 _RESOLUTION = 16  # roundings, relative to a squared length, that a squared distance may suffer

@@ -1,6 +1,6 @@
 """What all readers of network files raise."""
 
-from dnnlib.util import excerpt
+from dnnlib.text import excerpt
 
 __all__ = ['WAY_OUT', 'NetworkPickleError', 'excerpt']
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from network_files import modules
+from network_files import construction
 from network_files.errors import WAY_OUT, NetworkPickleError, excerpt
-from torch_utils.safe_pickle import PersistentObject
+from network_files.safe_pickle import PersistentObject
 
 _MAX_DEPTH = 32
 
@@ -26,25 +26,25 @@ def _named_class(class_name: str) -> Callable:
 READERS = {
     f'{module}.{class_name}': _named_class(class_name)
     for module in _MODULE_NAMES
-    for class_name in modules.KNOWN_CLASSES
+    for class_name in construction.KNOWN_CLASSES
 }
 """For `safe_pickle.loads`: objects that a pickle names by module and class, in place of carrying the source."""
 
 
 def rebuild(
-    stored: PersistentObject, where: str, allowance: modules.Allowance, force_fp16: bool = False
+    stored: PersistentObject, where: str, allowance: construction.Allowance, force_fp16: bool = False
 ) -> torch.nn.Module:
     """A module of our own class that equals the stored one. `where` names it in errors: 'FILE: G_ema'."""
     tensors = {}
     for path, part in _walk(stored, where):
-        if part.class_name not in modules.KNOWN_CLASSES:
+        if part.class_name not in construction.KNOWN_CLASSES:
             raise NetworkPickleError(
                 f'{where} was not opened: its part {_name(where, path)} is of class {excerpt(part.class_name)!r} '
                 f'({_origin(part)}), which this version does not know. {WAY_OUT}'
             )
         tensors.update(_tensors_of(part, path, where))
     args, kwargs = stored.state.get('_init_args', ()), stored.state.get('_init_kwargs', {})
-    return modules.build(stored.class_name, args, kwargs, tensors, where, allowance, force_fp16)
+    return construction.build(stored.class_name, args, kwargs, tensors, where, allowance, force_fp16)
 
 
 def _origin(part: PersistentObject) -> str:

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 import dnnlib
-from network_files import modules
+from network_files import construction
 from network_files.errors import NetworkPickleError, excerpt
+from network_files.safe_pickle import PersistentObject
 from torch_utils.ops import bias_act
-from torch_utils.safe_pickle import PersistentObject
 
 _OLDEST_VERSION = 4  # of the pickled object's layout: that of StyleGAN2
 _MAX_DEPTH = 4  # of networks inside networks
@@ -76,8 +76,8 @@ def convert(data: Any, where: str, force_fp16: bool = False) -> dict[str, Any]:
     by_key = _assign(sources, where)
 
     arrays = {id(array): array for source in sources for array in source.variables.values()}
-    allowance = modules.Allowance(sum(array.nbytes for array in arrays.values()) + _FILTER_VALUES)
-    data = dict.fromkeys((*modules.NETWORK_KEYS, 'augment_pipe', 'training_set_kwargs'))
+    allowance = construction.Allowance(sum(array.nbytes for array in arrays.values()) + _FILTER_VALUES)
+    data = dict.fromkeys((*construction.NETWORK_KEYS, 'augment_pipe', 'training_set_kwargs'))
     for key, source in by_key.items():
         data[key] = _convert(source, f'{where}: {key}', allowance, force_fp16)
     return data
@@ -476,13 +476,13 @@ def _assign(sources: list[_Source], where: str) -> dict[str, _Source]:
 # ------------------------------------------------------------------------------------------------- converting
 
 
-def _convert(source: _Source, where: str, allowance: modules.Allowance, force_fp16: bool) -> torch.nn.Module:
+def _convert(source: _Source, where: str, allowance: construction.Allowance, force_fp16: bool) -> torch.nn.Module:
     class_name = 'Generator' if source.is_generator else 'Discriminator'
     _require_grown(source, where)
     kwargs = _arguments(source, where)
     _settle_open_sizes(kwargs, source)
     tensors = _tensors(class_name, kwargs, source, where, allowance)
-    module = modules.build(class_name, (), kwargs, tensors, where, allowance, force_fp16=force_fp16)
+    module = construction.build(class_name, (), kwargs, tensors, where, allowance, force_fp16=force_fp16)
     return module.eval().requires_grad_(False)
 
 
@@ -553,10 +553,10 @@ def _settle_open_sizes(kwargs: dict, source: _Source) -> None:
 
 
 def _tensors(
-    class_name: str, kwargs: dict, source: _Source, where: str, allowance: modules.Allowance
+    class_name: str, kwargs: dict, source: _Source, where: str, allowance: construction.Allowance
 ) -> dict[str, torch.Tensor]:
     """Our parameters and buffers by name; names and shapes are compared before any array is copied."""
-    ours = modules.named_tensors(_on_meta(class_name, kwargs, where))
+    ours = construction.named_tensors(_on_meta(class_name, kwargs, where))
     filters = {name: tensor for name, tensor in ours.items() if name.endswith('resample_filter')}
     rules = {rule.ours: rule for rule in _expanded(class_name, kwargs) if rule.ours in ours}
     arrays = _found(rules, source, kwargs, where)
@@ -590,7 +590,7 @@ def _found(rules: dict[str, Rule], source: _Source, kwargs: dict, where: str) ->
 
 def _on_meta(class_name: str, kwargs: dict, where: str) -> torch.nn.Module:
     """The network without memory for its values."""
-    cls = dnnlib.util.get_obj_by_name(f'{modules.KNOWN_CLASSES[class_name]}.{class_name}')
+    cls = dnnlib.util.get_obj_by_name(f'{construction.KNOWN_CLASSES[class_name]}.{class_name}')
     try:
         with torch.device('meta'):
             return cls(**kwargs)

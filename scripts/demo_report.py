@@ -23,10 +23,10 @@ import PIL.ImageOps
 import torch
 
 import dnnlib
-import legacy
 from dnnlib.cli import PATH, Command
+from dnnlib.files import atomic_file
+from network_files.reading import load_network_pkl
 from torch_utils import images
-from torch_utils.files import atomic_file
 from training.dataset import ImageFolderDataset
 
 NUM_GENERATED = 1000
@@ -165,7 +165,7 @@ def main(run_dir, data, outdir, seed):
     if not pickles:
         raise click.ClickException(f'{run_dir} has no network-snapshot-*.pkl: train first')
     with dnnlib.util.open_url(str(pickles[-1])) as file:
-        G = legacy.load_network_pkl(file)['G_ema']
+        G = load_network_pkl(file)['G_ema']
     real, real_classes, names = real_images(data)
 
     shown = generate(G, np.repeat(np.arange(len(names)), GRID_COLUMNS), seed)

@@ -3,7 +3,7 @@
     python scripts/fuzz_pickles.py                  12,000 mutations; a few minutes on one core
     python scripts/fuzz_pickles.py --count=500
 
-Each file goes through `legacy.load_network_pkl`, which must return networks or raise NetworkPickleError. Python's audit
+Each file goes through `load_network_pkl`, which must return networks or raise NetworkPickleError. Python's audit
 hooks watch that nothing is imported, compiled, executed, started, opened or deleted meanwhile; a timer, that nothing
 hangs; the system, how much memory the process has taken at its worst. What breaks a rule is written to a folder.
 """
@@ -33,14 +33,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dnnlib.cli
-import legacy
-from network_files import tensors
+from network_files import reading, safetensors_files
 from training.augment import AugmentPipe
 from training.networks_stylegan2 import Discriminator, Generator
 
 GOLDEN = Path(__file__).resolve().parents[1] / 'tests' / 'golden'
 MEMORY_MIB = 400
-"""What `legacy.load_network_pkl` may take besides 8 times the file."""
+"""What `network_files.reading.load_network_pkl` may take besides 8 times the file."""
 
 FORBIDDEN_EVENTS = re.compile(
     r'import|exec|compile|open|marshal\.|pickle\.find_class|code\.__new__|function\.__new__|os\.|subprocess\.|shutil\.'
@@ -87,9 +86,9 @@ def try_to_load(content: bytes, watch: Watch, seconds: float) -> str:
         with time_limit(seconds):
             watch.active = True
             try:
-                legacy.load_network_pkl(io.BytesIO(content))
+                reading.load_network_pkl(io.BytesIO(content))
                 outcome = 'opened'
-            except legacy.NetworkPickleError as error:
+            except reading.NetworkPickleError as error:
                 outcome = 'refused' if 0 < len(str(error)) < 3000 else f'FAULT a message of {len(str(error))} letters'
             finally:
                 watch.active = False
@@ -157,7 +156,7 @@ def originals(folder: Path) -> dict[str, bytes]:
     tiny = {'G_ema': Generator(2, 0, 2, 4, 1, {'num_layers': 1}, {'channel_base': 8}), 'training_set_kwargs': {'a': 1}}
     files |= {f'own, protocol {protocol}': pickle.dumps(tiny, protocol=protocol) for protocol in (0, 2, 4, 5)}
     files |= {path.name: path.read_bytes() for path in sorted(GOLDEN.glob('*.pkl')) if 'stylegan3' not in path.name}
-    tensors.write(networks, folder / 'own.safetensors')
+    safetensors_files.write(networks, folder / 'own.safetensors')
     files['own safetensors'] = (folder / 'own.safetensors').read_bytes()
     return files
 
@@ -512,7 +511,7 @@ def fuzz(attack: bool, count: int, seed: int, seconds: float, failures: Path, fo
     watch = Watch()
     files = originals(folder)
     for name, content in files.items():  # which also does what is done once in a process, such as late imports
-        legacy.load_network_pkl(io.BytesIO(content))
+        reading.load_network_pkl(io.BytesIO(content))
         if (outcome := try_to_load(content, watch, seconds)) != 'opened':
             raise ValueError(f'the original {name!r} does not open: {outcome}')
     before_mib, attack_mib = _peak_mib(), 0.0

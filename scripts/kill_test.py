@@ -24,9 +24,9 @@ import click
 import numpy as np
 import PIL.Image
 
-import legacy
 from dnnlib.cli import PATH, Command
-from training import training_state
+from network_files.reading import open_network
+from training.run import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_IMAGES, RESOLUTION = 24, 16
@@ -115,9 +115,9 @@ def read_every_file(run_dir):
         if path.name.startswith('.'):
             raise ValueError(f'{path} was left behind')
         if path.suffix == '.pkl':
-            legacy.open_network(str(path))
+            open_network(str(path))
         elif path.suffix == '.pt':
-            training_state.read(path)
+            checkpoint.read(path)
         elif path.suffix == '.png':
             PIL.Image.open(path).load()
         elif path.suffix == '.json':

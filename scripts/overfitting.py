@@ -20,9 +20,9 @@ import click
 import numpy as np
 import torch
 
-import legacy
 from dnnlib.cli import PATH, Command
-from torch_utils.files import atomic_file
+from dnnlib.files import atomic_file
+from network_files.reading import open_network
 from training.dataset import ImageFolderDataset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,7 +81,7 @@ def probes(data, subset, seed):
 @torch.no_grad()
 def overfitting_of(pickle_path, training, validation):
     """r_v of the discriminator in a network pickle."""
-    content = legacy.open_network(str(pickle_path))
+    content = open_network(str(pickle_path))
     G, D = content['G'], content['D']
     z = torch.randn([NUM_PROBES, G.z_dim], generator=torch.Generator().manual_seed(0))
     fakes = torch.cat([G(batch, None, noise_mode='const') for batch in z.split(BATCH_SIZE)])

@@ -20,10 +20,10 @@ import click
 import numpy as np
 import torch
 
-from dataset_conversion.sizes import sides
+from dataset_format.sizes import sides
 from dnnlib.cli import PATH, Command, check_outdir
-from metrics.detectors import MANIFEST, check_label, deprecated_torchscript
-from torch_utils.files import atomic_file
+from dnnlib.files import atomic_file
+from metrics.features.detectors import MANIFEST, check_label, deprecated_torchscript
 from torch_utils.images import on_white
 from training.dataset import ImageFolderDataset
 

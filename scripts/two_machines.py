@@ -24,7 +24,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-import legacy
+from network_files.reading import open_network
 from torch_utils import misc
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -165,7 +165,7 @@ def train_on_two_machines(folders: list[Path], rendezvous: str) -> None:
 
 
 def _final_parameters(folder: Path) -> dict[str, torch.Tensor]:
-    content = legacy.open_network(str(sorted(folder.glob('runs/*/network-snapshot-*.pkl'))[-1]))
+    content = open_network(str(sorted(folder.glob('runs/*/network-snapshot-*.pkl'))[-1]))
     return {
         f'{name}.{key}': tensor
         for name in ('G', 'D', 'G_ema')

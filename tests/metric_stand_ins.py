@@ -12,9 +12,9 @@ import numpy as np
 import PIL.Image
 import torch
 
-from metrics.detectors import deprecated_torchscript
-from training import snapshots
+from metrics.features.detectors import deprecated_torchscript
 from training.networks_stylegan2 import Discriminator, Generator
+from training.run import snapshots
 
 RESOLUTION = 16
 NUM_FEATURES, NUM_CLASSES, NUM_LPIPS = 24, 5, 32

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from bench.common import MarkedSection
-from bench.textbook import textbook
+from bench.reference import textbook
 from bench.work import NetworkWork, phase_flop
 from training.loss import StyleGAN2Loss
 from training.networks_stylegan2 import Discriminator, Generator

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from bench.scaling import PHASES, Compute, Link, fit_compute, fit_link, gpu_step, ring_sec, step_sec
-from training.memory_estimate import ACCURACY
+from training.run.memory_estimate import ACCURACY
 
 SMALL = ['--resolution=8', '--cbase=64', '--rounds=1']
 

@@ -234,7 +234,7 @@ def test_fetching_detectors(call, place, tmp_path, monkeypatch):
     monkeypatch.setenv('HTTPS_PROXY', 'http://127.0.0.1:9')
     result = call('--fetch-detectors')
     assert result.exit_code == 1 and 'Traceback' not in result.output
-    from metrics.detectors import URLS
+    from metrics.features.detectors import URLS
 
     places = {}
     for name, url in URLS.items():

@@ -27,7 +27,7 @@ def watch():
 def files(tmp_path_factory):
     files = fuzz_pickles.originals(tmp_path_factory.mktemp('files'))
     for content in files.values():
-        fuzz_pickles.legacy.load_network_pkl(io.BytesIO(content))  # whatever is imported late, is imported now
+        fuzz_pickles.reading.load_network_pkl(io.BytesIO(content))  # whatever is imported late, is imported now
     return files
 
 
@@ -73,18 +73,18 @@ def test_the_watch_sees_what_is_forbidden(watch):
 def test_the_watch_sees_memory_and_ends(monkeypatch, watch):
     def take_memory(f):
         bytearray(b'x') * (600 * 2**20)
-        raise fuzz_pickles.legacy.NetworkPickleError('refused, but too late')
+        raise fuzz_pickles.reading.NetworkPickleError('refused, but too late')
 
-    monkeypatch.setattr(fuzz_pickles.legacy, 'load_network_pkl', take_memory)
+    monkeypatch.setattr(fuzz_pickles.reading, 'load_network_pkl', take_memory)
     outcome, taken_mib = fuzz_pickles.try_alone(b'', watch, 20)
     # The system may take back some pages of what was there before.
     assert outcome == f'FAULT {taken_mib:.0f} MiB of memory, more than 400' and 500 < taken_mib < 700
-    monkeypatch.setattr(fuzz_pickles.legacy, 'load_network_pkl', lambda f: os._exit(3))
+    monkeypatch.setattr(fuzz_pickles.reading, 'load_network_pkl', lambda f: os._exit(3))
     assert fuzz_pickles.try_alone(b'', watch, 20)[0] == 'FAULT its process ended'
 
 
 def test_the_timer_sees_what_hangs(monkeypatch, watch):
-    monkeypatch.setattr(fuzz_pickles.legacy, 'load_network_pkl', lambda f: [None for _ in iter(int, 1)])
+    monkeypatch.setattr(fuzz_pickles.reading, 'load_network_pkl', lambda f: [None for _ in iter(int, 1)])
     assert fuzz_pickles.try_to_load(b'', watch, 0.2) == 'FAULT more than 0.2 s'
 
 

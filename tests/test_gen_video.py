@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import gen_video
-from generation import latents, projections
+from generation import latents, projected_latents
 from torch_utils import images
 from training.networks_stylegan2 import Generator
 
@@ -175,7 +175,7 @@ def random_projection(seed, with_noise):
     random = np.random.RandomState(seed)
     noise = {f'b{size}.conv1.noise_const': 2 * random.randn(1, size, size).astype(np.float32) for size in (8, 16)}
     ws = latents.ws_of_seeds(make_generator(), [seed], torch.zeros(1, 0)).numpy()
-    return projections.Projections(ws, noise if with_noise else {})
+    return projected_latents.Projections(ws, noise if with_noise else {})
 
 
 def picture_of(projection):
@@ -189,7 +189,7 @@ def picture_of(projection):
 def test_projections_are_keys_with_their_noise(make, networks, tmp_path, with_noise):
     parts = [random_projection(seed, own_noise) for seed, own_noise in enumerate(with_noise)]
     for index, part in enumerate(parts):
-        projections.write(tmp_path / f'{index}.npz', part)
+        projected_latents.write(tmp_path / f'{index}.npz', part)
     files = [f'--projected-w={tmp_path / f"{index}.npz"}' for index in range(2)]
     frames = make(networks.plain, *files, '--frames=3')
     assert len(frames) == 6
@@ -202,7 +202,9 @@ def test_projections_are_keys_with_their_noise(make, networks, tmp_path, with_no
 
 
 def test_options_without_effect_beside_projections_are_mentioned(run, networks, tmp_path):
-    projections.write(tmp_path / 'w.npz', projections.join([random_projection(0, True)] * 2, make_generator()))
+    projected_latents.write(
+        tmp_path / 'w.npz', projected_latents.join([random_projection(0, True)] * 2, make_generator())
+    )
     arguments = ['--seeds=0', '--trunc=0.5', '--frames=1', f'--projected-w={tmp_path / "w.npz"}']
     result, output = run(networks.plain, *arguments)
     assert result.exit_code == 0 and output.is_file()

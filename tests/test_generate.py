@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import generate
-from generation import latents, projections, rendering
+from generation import latents, projected_latents, rendering
 from torch_utils import images
 from training.networks_stylegan2 import Generator
 
@@ -156,7 +156,7 @@ def random_projections(count, layers=()):
     sizes = {layer: int(layer[1:].split('.')[0]) for layer in layers}
     noise = {f'{layer}.noise_const': random.randn(count, size, size).astype(np.float32)
              for layer, size in sizes.items()}  # fmt: skip
-    return projections.Projections(ws, noise)
+    return projected_latents.Projections(ws, noise)
 
 
 def picture_with(w, noise, noise_mode='const'):
@@ -171,7 +171,7 @@ def picture_with(w, noise, noise_mode='const'):
 @pytest.mark.parametrize('layers', [NOISE_LAYERS, NOISE_LAYERS[2:3]], ids=['all layers', 'one layer'])
 def test_projected_noise_is_rendered_to_the_byte(make, networks, tmp_path, layers):
     found = random_projections(3, layers)
-    projections.write(tmp_path / 'w.npz', found)
+    projected_latents.write(tmp_path / 'w.npz', found)
     files = make('out', networks.plain, f'--projected-w={tmp_path / "w.npz"}')
     assert list(files) == ['proj00.png', 'proj01.png', 'proj02.png']
     for index, picture in enumerate(files.values()):
@@ -183,14 +183,14 @@ def test_projected_noise_is_rendered_to_the_byte(make, networks, tmp_path, layer
 @pytest.mark.parametrize('noise_mode', ['none', 'random'])
 def test_a_noise_mode_that_is_asked_for_wins_over_projected_noise(make, networks, tmp_path, noise_mode):
     for name, layers in (('with', NOISE_LAYERS), ('without', ())):
-        projections.write(tmp_path / f'{name}.npz', random_projections(2, layers))
+        projected_latents.write(tmp_path / f'{name}.npz', random_projections(2, layers))
     made = [make(name, networks.plain, f'--projected-w={tmp_path / f"{name}.npz"}', f'--noise-mode={noise_mode}')
             for name in ('with', 'without')]  # fmt: skip
     assert_same_pictures(*made)
 
 
 def test_projections_fill_a_grid(make, networks, tmp_path):
-    projections.write(tmp_path / 'w.npz', random_projections(3, NOISE_LAYERS))
+    projected_latents.write(tmp_path / 'w.npz', random_projections(3, NOISE_LAYERS))
     single = make('single', networks.plain, f'--projected-w={tmp_path / "w.npz"}')
     grid = make('grid', networks.plain, f'--projected-w={tmp_path / "w.npz"}', '--grid=2x2')['grid.png']
     assert (grid[16:, :16] == single['proj02.png']).all() and not grid[16:, 16:].any()

@@ -17,10 +17,10 @@ import pytest
 import torch
 
 import generate
-import generation.projection_run
+import generation.projection.projector
 import projector
 from generation.video import NoEncoder
-from metrics.detectors import deprecated_torchscript
+from metrics.features.detectors import deprecated_torchscript
 from training.networks_stylegan2 import Generator
 
 NAMES = ['airplane', 'dog', 'red fox']
@@ -288,14 +288,14 @@ def test_what_ends_early_leaves_nothing(run, files, tmp_path, monkeypatch, error
     pytest.importorskip('imageio_ffmpeg')
     (tmp_path / 'scratch').mkdir()
     monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'scratch'))
-    show = generation.projection_run._Progress.show
+    show = generation.projection.projector._Progress.show
 
     def show_and_end(self, step, distance):
         show(self, step, distance)
         if step == 2:
             raise error
 
-    monkeypatch.setattr(generation.projection_run._Progress, 'show', show_and_end)
+    monkeypatch.setattr(generation.projection.projector._Progress, 'show', show_and_end)
     result, out = run('out', files.plain, f'--target={files.photo}', '--save-video=1')
     assert result.exit_code == 1 and 'Traceback' not in result.output and 'step 1' in result.output
     assert not out.exists() and list((tmp_path / 'scratch').iterdir()) == []

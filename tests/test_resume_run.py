@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from scripts import kill_test
-from training import training_state
+from training.run import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -63,7 +63,7 @@ def run_dir(place, tmp_path):
     for name in ('data', 'runs'):
         shutil.copytree(place / name, tmp_path / name)
     (run_dir,) = (tmp_path / 'runs').iterdir()
-    training_state.list_states(run_dir)[0].unlink()
+    checkpoint.list_states(run_dir)[0].unlink()
     options = run_dir / 'training_options.json'
     options.write_text(options.read_text().replace(str(place), str(tmp_path)))
     return run_dir
@@ -157,7 +157,7 @@ def test_options_that_do_not_may_be_given_anew(run_dir, tmp_path):
     kept = json.loads((run_dir / 'training_options.json').read_text())
     assert (kept['total_kimg'], kept['num_gpus'], kept['batch_size'], kept['batch_gpu']) == (0.112, 2, 8, 4)
     assert (kept['options']['kimg'], kept['options']['gpus'], kept['options']['snap']) == (0.112, 2, 2)
-    assert [path.name for path in training_state.list_states(run_dir)] == ['training-state-000000.112.pt']
+    assert [path.name for path in checkpoint.list_states(run_dir)] == ['training-state-000000.112.pt']
     assert [row['Progress/tick']['mean'] for row in kill_test.statistics_of(run_dir / 'stats.jsonl')] == [0, 1, 2, 3, 4]
 
 
@@ -184,7 +184,7 @@ def test_torchrun_goes_on(run_dir, tmp_path):
     'change, words',
     [
         (
-            lambda run_dir: [path.unlink() for path in training_state.list_states(run_dir)],
+            lambda run_dir: [path.unlink() for path in checkpoint.list_states(run_dir)],
             ['no training state', 'any more', '--resume=PKL'],
         ),
         (lambda run_dir: (run_dir / 'training_options.json').unlink(), ['has no training_options.json']),

@@ -18,9 +18,9 @@ import torch
 import dnnlib.cli
 import train
 from tests import metric_stand_ins as stand_ins
-from training import snapshots
 from training.config import PRESET_NAMES, TrainingConfig
 from training.networks_stylegan2 import Discriminator, Generator
+from training.run import snapshots
 
 REPOSITORY = Path(train.__file__).parent
 NUM_IMAGES = 12
@@ -145,7 +145,7 @@ class TestDryRun:
         assert options_of(call('-n', dashed)) == options_of(call('-n', underscored)) != plain
 
     def test_every_option(self, call, tmp_path, monkeypatch):
-        monkeypatch.setattr('training.training_loop.check_resume', lambda *_args: None)
+        monkeypatch.setattr('training.setup.check_resume', lambda *_args: None)
         (tmp_path / 'net.pkl').write_bytes(b'.')
         config = options_of(
             call(

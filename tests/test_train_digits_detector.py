@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from metrics import detectors
+from metrics.features import detectors
 from tests import metric_stand_ins as stand_ins
 from training.dataset import ImageFolderDataset
 
@@ -27,7 +27,7 @@ def digits(tmp_path_factory):
 
 @pytest.fixture
 def script():
-    path = Path(detectors.__file__).parents[1] / 'scripts' / 'train_digits_detector.py'
+    path = Path(__file__).resolve().parents[1] / 'scripts' / 'train_digits_detector.py'
     spec = importlib.util.spec_from_file_location('train_digits_detector', path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

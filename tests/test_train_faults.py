@@ -11,7 +11,7 @@ import pytest
 
 from tests import small_runs
 from tests.small_runs import Running, finish, only
-from training import training_state
+from training.run import checkpoint
 
 on_linux = pytest.mark.skipif(not Path('/proc/self/task').is_dir(), reason='looks for processes in /proc')
 OFTEN = ['--tick=0.04', '--snap=1']
@@ -27,7 +27,7 @@ def rows(run_dir):
 
 
 def states(run_dir):
-    return training_state.list_states(run_dir)
+    return checkpoint.list_states(run_dir)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def test_a_full_disk_is_a_warning_and_the_third_snapshot_in_a_row_the_end(data, 
         re.MULTILINE,
     )
     assert 'Traceback' not in run.err
-    state = training_state.read(newest)
+    state = checkpoint.read(newest)
     ticks = [row['Progress/tick']['mean'] for row in rows(run_dir)[: state['progress']['tick']]]
     assert ticks == list(range(state['progress']['tick']))  # Those that had to wait are there too.
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import click
 import torch
 
+from dnnlib import signals
 from dnnlib.cli import error_sentence
-from dnnlib.memory import keep_freed_memory
-from torch_utils import signals
+from dnnlib.machine import keep_freed_memory
 
 GRACE_SEC = 10  # For the other processes to end by themselves after an interrupt, or after one of them has failed.
 SETTLING_SEC = 0.2  # For threads of a process that is about to end.

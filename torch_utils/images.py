@@ -12,7 +12,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 import torch
 
-from torch_utils.files import atomic_file
+from dnnlib.files import atomic_file
 
 _CHANNELS = (1, 2, 3, 4)
 _INK, _PAPER = 0, 255

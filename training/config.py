@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dataset_conversion.images import CHANNEL_KINDS
-from dataset_conversion.sizes import Resolution, describe_size, is_usable_size, level_of, sides, size_mistake
+from dataset_format.images import CHANNEL_KINDS
+from dataset_format.sizes import Resolution, describe_size, is_usable_size, level_of, sides, size_mistake
+from dnnlib.files import atomic_file
 from dnnlib.util import construct_class_by_name, is_url
-from torch_utils.files import atomic_file
 
 if TYPE_CHECKING:
     from training.dataset import ImageFolderDataset

@@ -20,7 +20,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from dataset_conversion.images import (
+from dataset_format.images import (
     CHANNEL_KINDS,
     PNG_CHANNELS,
     PNG_COLOR_KINDS,
@@ -28,8 +28,8 @@ from dataset_conversion.images import (
     PNG_SIGNATURE,
     is_image_name,
 )
-from dataset_conversion.labels import LABEL_FILE, match_labels, name_some, parse_label_file
-from dataset_conversion.sizes import Resolution, as_resolution, describe_size, sides
+from dataset_format.labels import LABEL_FILE, match_labels, name_some, parse_label_file
+from dataset_format.sizes import Resolution, as_resolution, describe_size, sides
 from dnnlib import EasyDict
 
 try:

@@ -14,20 +14,22 @@ import numpy as np
 import torch
 
 import dnnlib
-from torch_utils import distributed, images, misc, signals, training_stats
-from torch_utils.files import locked_folder
-from torch_utils.signals import Request
-from training import preflight, snapshots, training_state, transfer
-from training.ada import AdaController
+from dnnlib import signals
+from dnnlib.files import locked_folder
+from dnnlib.log import Logger
+from dnnlib.signals import Request
+from torch_utils import distributed, images, misc, training_stats
+from training import setup
 from training.config import OPTIONS_FILE, TrainingConfig
+from training.data.unreadable import ReadableImages, SkippedImages
 from training.dataset import InfiniteSampler
 from training.ema import ema_decay, update_ema
 from training.phases import build_phases, run_phase
-from training.saving import Saver
-from training.sentences import errors_as_sentences
-from training.skipping import ReadableImages, SkippedImages
-from training.statistics import RunStatistics
-from training.training_state import Parts, Progress
+from training.run import checkpoint, snapshots
+from training.run.checkpoint import Parts, Progress
+from training.run.errors import errors_as_sentences
+from training.run.saver import Saver
+from training.run.stats_writer import RunStatistics
 
 
 def launch(config, snapshot_metrics=None, resume=False):
@@ -40,7 +42,7 @@ def launch(config, snapshot_metrics=None, resume=False):
         resume: Go on from the newest training state in `run_dir`; from the beginning where there is none.
 
     Returns:
-        True: the training is complete. False: a signal (`torch_utils.signals`) has stopped it, with everything saved.
+        True: the training is complete. False: a signal (`dnnlib.signals`) has stopped it, with everything saved.
 
     Raises:
         RuntimeError: where training itself fails.
@@ -70,7 +72,7 @@ def _train_process(world, config, snapshot_metrics, resume):
         with distributed.failing_together(world):
             if world.is_main:
                 stack.enter_context(locked_folder(run_dir))
-                log = stack.enter_context(dnnlib.util.Logger(os.path.join(run_dir, 'log.txt'), 'a'))
+                log = stack.enter_context(Logger(os.path.join(run_dir, 'log.txt'), 'a'))
                 stack.enter_context(_last_error_in(log))
         with errors_as_sentences(config):
             state = _take_up(world, config, run_dir) if resume else None
@@ -92,15 +94,15 @@ def _take_up(world, config, run_dir):
     found = None
     with distributed.failing_together(world):
         if world.is_main:
-            found = training_state.load_newest(run_dir)
-            training_state.rewind(run_dir, {} if found is None else found[1]['files'])
+            found = checkpoint.load_newest(run_dir)
+            checkpoint.rewind(run_dir, {} if found is None else found[1]['files'])
             config.save(os.path.join(run_dir, OPTIONS_FILE))
             if found is None:
                 print(f'{run_dir} has no training state yet: its training starts from the beginning.')
             else:
                 path, state = found
                 print(f'Resuming from {path}, after {state["progress"]["cur_nimg"] / 1000:g} kimg')
-                training_state.print_differences(world, state)
+                checkpoint.print_differences(world, state)
     return distributed.broadcast_object(world, None if found is None else found[1])
 
 
@@ -137,52 +139,6 @@ def _load_dataset(world, config, cur_nimg, helpers):
             **config.data_loader_kwargs,
         )
         return dataset, readable, iter(loader)
-
-
-def construct_networks(config, dataset):
-    """G and D as `config` has them, for the images and labels of `dataset`."""
-    common = dict(c_dim=dataset.label_dim, img_resolution=dataset.resolution, img_channels=dataset.num_channels)
-    G = dnnlib.util.construct_class_by_name(**config.G_kwargs, **common)
-    D = dnnlib.util.construct_class_by_name(**config.D_kwargs, **common)
-    return G, D
-
-
-def _build_networks(world, config, dataset, resume_pkl):
-    """G, D and G_ema on the device, with the same weights on all ranks; from a pickle where there is one."""
-    G, D = construct_networks(config, dataset)
-    for module in (G, D):
-        module.train().requires_grad_(False).to(world.device)
-    G_ema = copy.deepcopy(G).eval()
-    if resume_pkl is not None and world.is_main:
-        print(f'Starting from "{resume_pkl}"')
-        networks = dict(G=G, D=D, G_ema=G_ema)
-        transfer.take_over(transfer.open_source(resume_pkl, networks), networks)
-    for module in (G, D, G_ema):
-        distributed.broadcast_tensors(world, misc.params_and_buffers(module))
-    return G, D, G_ema
-
-
-def check_resume(config, dataset):
-    """Refuse a network to start from that is none, or does not fit, before anything is written.
-
-    Raises click.BadParameter where the file cannot be opened, ValueError where it does not fit.
-    """
-    G, D = construct_networks(config, dataset)
-    transfer.open_source(config.resume_pkl, dict(G=G, D=D, G_ema=G))
-
-
-def _build_augmentation(config, device):
-    """The augmentation pipe and the controller of its strength; None for what the run goes without."""
-    if config.augment_kwargs is None or (config.augment_p == 0 and config.ada_target is None):
-        return None, None
-    augment_pipe = dnnlib.util.construct_class_by_name(**config.augment_kwargs)
-    augment_pipe.train().requires_grad_(False).to(device)
-    augment_pipe.p.copy_(torch.as_tensor(config.augment_p))
-    if config.ada_target is None:
-        return augment_pipe, None
-    return augment_pipe, AdaController(
-        augment_pipe, config.ada_target, config.ada_interval, config.ada_kimg, config.batch_size
-    )
 
 
 def _fakes_grid(config, run_dir, dataset, readable, G_ema, device, is_new):
@@ -249,9 +205,9 @@ def training_loop(world, config, run_dir, watch, snapshot_metrics=None, state=No
         world: `torch_utils.distributed.World` of this process.
         config: `training.config.TrainingConfig`.
         run_dir: Existing directory.
-        watch: `torch_utils.signals.SignalWatch` that knows what this process is asked for.
+        watch: `dnnlib.signals.SignalWatch` that knows what this process is asked for.
         snapshot_metrics: As in `launch`.
-        state: Training state to go on from, as `training_state.read` gives it; None: from the beginning.
+        state: Training state to go on from, as `checkpoint.read` gives it; None: from the beginning.
 
     Returns:
         As `launch`.
@@ -265,12 +221,12 @@ def training_loop(world, config, run_dir, watch, snapshot_metrics=None, state=No
         return True
     _seed_everything(world, config, progress.cur_nimg)
     dataset, readable, loader = _load_dataset(world, config, progress.cur_nimg, watch.helpers)
-    preflight.check_same_on_all_ranks(world, config, dataset)
-    G, D, G_ema = _build_networks(world, config, dataset, config.resume_pkl if state is None else None)
+    setup.check_same_on_all_ranks(world, config, dataset)
+    G, D, G_ema = setup.build_networks(world, config, dataset, config.resume_pkl if state is None else None)
     if world.is_main and state is None:
         _print_summary(world, config, dataset, G, D)
 
-    augment_pipe, ada = _build_augmentation(config, device)
+    augment_pipe, ada = setup.build_augmentation(config, device)
     loss = dnnlib.util.construct_class_by_name(device=device, G=G, D=D, augment_pipe=augment_pipe, **config.loss_kwargs)
     phases = build_phases(G, D, config)
 
@@ -289,7 +245,7 @@ def training_loop(world, config, run_dir, watch, snapshot_metrics=None, state=No
     saver = Saver(world, config, run_dir, parts, phases, dataset, fakes_grid)
     skipped = SkippedImages()
     if state is not None:
-        training_state.restore(world, parts, state)
+        checkpoint.restore(world, parts, state)
     if progress.cur_nimg == progress.tick_start_nimg:
         statistics.start_tick()
     while True:

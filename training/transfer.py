@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-import legacy
+from network_files.reading import open_network
 from torch_utils import misc
 
 
@@ -19,11 +19,11 @@ def open_source(url: str, networks: dict[str, torch.nn.Module]) -> dict[str, tor
         click.BadParameter: it cannot be opened.
         ValueError: it lacks one of the networks, or none of their weights fits.
     """
-    source = legacy.open_network(url, option='--resume')
+    source = open_network(url)
     for name in networks:
         if source[name] is None:
             raise ValueError(
-                f'--resume={url}: it has no {name}, but training goes on with G, D and G_ema; use a '
+                f'{url} has no {name}, but training continues with G, D and G_ema; use a '
                 'snapshot of a training run'
             )
     # Filters, biases and the like are alike in all networks: weights are what was learned.
@@ -35,7 +35,7 @@ def open_source(url: str, networks: dict[str, torch.nn.Module]) -> dict[str, tor
     ]
     if not taken:
         raise ValueError(
-            f'--resume={url}: no weight of it fits this run by name and shape; choose --cfg, --cbase, '
+            f'{url} has no weight that fits this run by name and shape; choose --cfg, --cbase, '
             '--cmax, --cond and the resolution of the dataset as that network has them'
         )
     return {name: source[name] for name in networks}

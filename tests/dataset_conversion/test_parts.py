@@ -13,11 +13,11 @@ import PIL.Image
 import pytest
 
 from dataset_conversion.convert import archive_name, convert_all
-from dataset_conversion.images import BadImage, encode_png, is_image_name, load_image
-from dataset_conversion.labels import format_label_file, parse_label_file
 from dataset_conversion.sources import load_plain_pickle
 from dataset_conversion.transforms import Transform
 from dataset_conversion.writer import open_destination
+from dataset_format.images import BadImage, encode_png, is_image_name, load_image
+from dataset_format.labels import format_label_file, parse_label_file
 
 ROOT = Path(__file__).resolve().parents[2]
 

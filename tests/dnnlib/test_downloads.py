@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from dnnlib import downloads, util
+from dnnlib import downloads, log
 
 CONTENT = random.Random(0).randbytes(300_000)
 NEW_CONTENT = random.Random(1).randbytes(300_000)
@@ -797,7 +797,7 @@ class TestProgressBar:
         monkeypatch.setattr(sys, 'stderr', terminal)
         url = server.serve(breaks_once(**ETAG))
         failure(url, num_attempts=1)
-        with util.Logger(tmp_path / 'log.txt'):
+        with log.Logger(tmp_path / 'log.txt'):
             download(url, verbose=True)
         assert re.search(r'50%\|.*150k/300k', terminal.getvalue())
         assert '%|' not in (tmp_path / 'log.txt').read_text(encoding='utf-8')

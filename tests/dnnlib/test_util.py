@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import dnnlib
-from dnnlib import downloads, util
+from dnnlib import downloads, files, log, util
 
 
 class TestEasyDict:
@@ -82,10 +82,10 @@ def test_format_time(seconds, text):
 class TestLogger:
     def test_copies_both_streams_and_restores_them(self, tmp_path, capsys):
         before = sys.stdout, sys.stderr
-        with util.Logger(tmp_path / 'log.txt', 'w') as log:
+        with log.Logger(tmp_path / 'log.txt', 'w') as logger:
             print('to stdout: Grüße')
             print('to stderr', file=sys.stderr)
-            print('progress', file=log.terminal)
+            print('progress', file=logger.terminal)
             assert (tmp_path / 'log.txt').read_text(encoding='utf-8').endswith('to stderr\n')  # flushed at once
         assert (sys.stdout, sys.stderr) == before
         print('after')
@@ -96,16 +96,16 @@ class TestLogger:
 
     def test_appends_and_survives_an_error(self, tmp_path):
         for text in ('first', 'second'):
-            with pytest.raises(RuntimeError), util.Logger(tmp_path / 'log.txt', 'a'):
+            with pytest.raises(RuntimeError), log.Logger(tmp_path / 'log.txt', 'a'):
                 print(text)
                 raise RuntimeError
         assert (tmp_path / 'log.txt').read_text() == 'first\nsecond\n'
 
     def test_text_after_close_goes_to_the_screen_only(self, tmp_path, capsys):
-        log = util.Logger(tmp_path / 'log.txt', 'w')
+        logger = log.Logger(tmp_path / 'log.txt', 'w')
         kept = sys.stdout
-        log.close()
-        log.close()
+        logger.close()
+        logger.close()
         kept.write('late')
         assert (tmp_path / 'log.txt').read_text() == ''
         assert capsys.readouterr().out == 'late'
@@ -118,7 +118,7 @@ def test_downloads_are_here_too():
 
 def test_errors_of_the_system_name_the_file(tmp_path):
     def raise_in_context(error):
-        with pytest.raises(OSError) as caught, util.os_errors_named(tmp_path / 'a.png'):
+        with pytest.raises(OSError) as caught, files.os_errors_named(tmp_path / 'a.png'):
             raise error
         return caught.value
 
@@ -128,7 +128,7 @@ def test_errors_of_the_system_name_the_file(tmp_path):
     assert str(raise_in_context(util.DownloadError('a sentence'))) == 'a sentence'
 
 
-class TestPatientFile:
+class TestRetryingFile:
     @pytest.fixture
     def full_disk(self, monkeypatch):
         """Function: whether the disk is full from now on; of what is written then, some bytes still get through."""
@@ -145,7 +145,7 @@ class TestPatientFile:
         return lambda is_full: full.append(1) if is_full else full.clear()
 
     def test_text_waits_for_room_and_no_line_is_ever_torn(self, tmp_path, full_disk):
-        file = util.PatientFile(tmp_path / 'lines')
+        file = files.RetryingFile(tmp_path / 'lines')
         file.write('one\n')
         assert file.error is None
         full_disk(True)
@@ -163,13 +163,13 @@ class TestPatientFile:
 
     def test_appends_or_starts_anew(self, tmp_path):
         for start_anew, expected in ((False, 'a'), (False, 'aa'), (True, 'a')):
-            file = util.PatientFile(tmp_path / 'file', start_anew=start_anew)
+            file = files.RetryingFile(tmp_path / 'file', start_anew=start_anew)
             file.write('a')
             file.close()
             assert (tmp_path / 'file').read_text() == expected
 
     def test_the_log_of_a_full_disk_says_so_once_and_goes_on(self, tmp_path, full_disk, capsys):
-        with util.Logger(tmp_path / 'log.txt'):
+        with log.Logger(tmp_path / 'log.txt'):
             print('before')
             full_disk(True)
             print('a long line in between')
@@ -189,7 +189,7 @@ class TestPatientFile:
                 raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(sys, 'stdout', Lost())
-        with util.Logger(tmp_path / 'log.txt'):
+        with log.Logger(tmp_path / 'log.txt'):
             if survives:
                 print('kept')
             else:

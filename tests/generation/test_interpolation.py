@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from generation.interpolation import Interpolation
-from generation.projections import Projections
+from generation.projected_latents import Projections
 
 NOISE = 'b4.conv1.noise_const'
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from torch_utils import free_memory
+from torch_utils import cuda_memory
 from training.networks_stylegan2 import Discriminator, Generator
 
 pytestmark = [
@@ -26,7 +26,7 @@ def full_precision():
 
 def test_free_memory_is_asked_by_another_process():
     total = torch.cuda.get_device_properties(0).total_memory
-    assert 0 < free_memory.free_cuda_bytes([0]) <= total
+    assert 0 < cuda_memory.free_cuda_bytes([0]) <= total
 
 
 def assert_close(actual, expected, tolerance):

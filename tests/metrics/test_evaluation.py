@@ -11,11 +11,12 @@ import pytest
 import scipy.linalg
 import torch
 
-from metrics import detectors, metric_main, path_pairs
+from metrics import metric_main
 from metrics.evaluation import Evaluation, SnapshotMetrics, check_detectors, report
-from metrics.image_sources import RealImages
-from metrics.settings import Settings
-from metrics.statistics_cache import StatisticsCache
+from metrics.features import detectors, path_pairs
+from metrics.features.cache import StatisticsCache
+from metrics.features.image_sources import RealImages
+from metrics.options import Settings
 from tests import metric_stand_ins as stand_ins
 from torch_utils import distributed
 from torch_utils.distributed import World
@@ -427,7 +428,7 @@ def test_another_detector_is_not_served(settings, tmp_path, detector_folder):
 
 def test_a_changed_zip_is_not_served(settings, tmp_path, monkeypatch):
     """Same path, same size, same time."""
-    monkeypatch.setattr('metrics.statistics_cache._CLOCK_TICK_SEC', -1)
+    monkeypatch.setattr('metrics.features.cache._CLOCK_TICK_SEC', -1)
     path = stand_ins.write_zip(tmp_path / 'data.zip', stand_ins.random_images(50, seed=1))
     os.utime(path, (1e9, 1e9))
     here = dataclasses.replace(settings, dataset_kwargs=dataset_kwargs(path))

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from metrics import frechet_inception_distance, inception_score, kernel_inception_distance, perceptual_path_length
+from metrics.bootstrap import bootstrap_interval
 from metrics.frechet_inception_distance import frechet_distance
 from metrics.kernel_inception_distance import kid, kid_unbiased
 from metrics.precision_recall import manifold_metrics, precision_recall
-from metrics.resampling import bootstrap_interval
 
 
 @pytest.fixture(scope='module')

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from metrics import draws
-from metrics.feature_statistics import FeatureCollector, MomentsCollector
-from metrics.progress import Progress
-from metrics.statistics_cache import StatisticsCache, content_sha256
+from dnnlib.progress import Progress
+from metrics.features import randomness
+from metrics.features.cache import StatisticsCache, content_sha256
+from metrics.features.collectors import FeatureCollector, MomentsCollector
 from tests import metric_stand_ins as stand_ins
 from torch_utils.distributed import World
 from training.dataset import ImageFolderDataset
@@ -25,17 +25,17 @@ KEY = {'dataset': 'abc', 'images': 3}
 
 
 def test_latents_belong_to_their_images():
-    whole = draws.latents(7, range(20), 8)
-    parts = torch.cat([draws.latents(7, range(13), 8), draws.latents(7, range(13, 20), 8)])
+    whole = randomness.latents(7, range(20), 8)
+    parts = torch.cat([randomness.latents(7, range(13), 8), randomness.latents(7, range(13, 20), 8)])
     assert torch.equal(whole, parts)
-    assert not torch.equal(whole, draws.latents(8, range(20), 8))
+    assert not torch.equal(whole, randomness.latents(8, range(20), 8))
     assert len(np.unique(whole.numpy())) == whole.numel()
-    expected = np.random.Generator(np.random.Philox(key=7, counter=[0, 0, draws.LATENT, 5])).standard_normal(8)
+    expected = np.random.Generator(np.random.Philox(key=7, counter=[0, 0, randomness.LATENT, 5])).standard_normal(8)
     np.testing.assert_array_equal(whole[5], expected.astype(np.float32))
 
 
 def test_latents_are_normal():
-    z = draws.latents(0, range(2000), 16)
+    z = randomness.latents(0, range(2000), 16)
     assert abs(float(z.mean())) < 0.03 and abs(float(z.std()) - 1) < 0.02
     assert float((z.T @ z / len(z) - torch.eye(16)).abs().max()) < 0.12
 
@@ -44,9 +44,9 @@ def test_the_training_goes_on_as_if_nothing_had_been_drawn():
     torch.manual_seed(3)
     expected = torch.randn(4)
     torch.manual_seed(3)
-    with draws.own_noise(torch.device('cpu'), 0, 64):
+    with randomness.own_noise(torch.device('cpu'), 0, 64):
         noise = torch.randn(4)
-    with draws.own_noise(torch.device('cpu'), 0, 64):
+    with randomness.own_noise(torch.device('cpu'), 0, 64):
         assert torch.equal(torch.randn(4), noise)
     assert torch.equal(torch.randn(4), expected)
 
@@ -188,7 +188,7 @@ def test_the_same_content_anywhere(tmp_path, rgb_zip, rgb_images):
 @pytest.fixture
 def no_clock_tick(monkeypatch):
     """Datasets that a test has just written count as old, so that their digests are kept."""
-    monkeypatch.setattr('metrics.statistics_cache._CLOCK_TICK_SEC', -1)
+    monkeypatch.setattr('metrics.features.cache._CLOCK_TICK_SEC', -1)
 
 
 def test_a_digest_is_kept_and_not_trusted_after_a_change(tmp_path, rgb_images, no_clock_tick, monkeypatch):
@@ -240,7 +240,7 @@ def test_a_damaged_memo(tmp_path, cache_dir, rgb_images, no_clock_tick, capsys):
 
 def test_lines_from_time_to_time(monkeypatch, capsys):
     clock = iter([0, 10, 40, 40, 40, 50])
-    monkeypatch.setattr('metrics.progress.time.monotonic', lambda: next(clock))
+    monkeypatch.setattr('dnnlib.progress.time.monotonic', lambda: next(clock))
     with Progress('Features of real images', 400) as progress:
         progress.update(50)  # After 10 seconds: too soon to tell.
         progress.update(100)  # After 40 seconds.
@@ -249,7 +249,7 @@ def test_lines_from_time_to_time(monkeypatch, capsys):
 
 
 def test_nothing_is_shown_where_nothing_is_wanted(monkeypatch, capsys):
-    monkeypatch.setattr('metrics.progress.SECONDS_BETWEEN_LINES', 0)
+    monkeypatch.setattr('dnnlib.progress.SECONDS_BETWEEN_LINES', 0)
     with Progress('Features', shown=False) as progress:
         progress.show(3, 4)
     assert capsys.readouterr().err == ''

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from network_files import tensorflow
+from network_files import safe_pickle, tensorflow
 from network_files.errors import NetworkPickleError
 from network_files.tensorflow import TensorFlowNetwork
-from torch_utils import safe_pickle
 from training.networks_stylegan2 import Discriminator, Generator
 
 GOLDEN_NAMES = ['tf-stylegan2-ada-cond-16', 'tf-stylegan2-ada-uncond-32', 'tf-stylegan2-uncond-16']

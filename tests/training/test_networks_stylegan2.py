@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataset_conversion import sizes
+from dataset_format import sizes
 from training import networks_stylegan2 as networks
 
 

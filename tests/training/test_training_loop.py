@@ -16,12 +16,12 @@ import torch
 import legacy
 from tests import metric_stand_ins as stand_ins
 from torch_utils import distributed, misc, training_stats
-from training import snapshots
 from training.config import TrainingConfig
 from training.dataset import ImageFolderDataset
 from training.loss import StyleGAN2Loss
 from training.networks_stylegan2 import Discriminator, Generator
 from training.phases import Phase, build_phases, run_phase
+from training.run import snapshots
 from training.training_loop import launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -573,6 +573,6 @@ def test_a_connection_that_breaks_by_itself_stays_what_it_is(data, tmp_path, mon
         raise ConnectionResetError('by the peer')
 
     monkeypatch.setattr('training.training_loop.run_phase', fail)
-    monkeypatch.setattr('training.sentences._PATIENCE_SEC', 0.1)
+    monkeypatch.setattr('training.run.errors._PATIENCE_SEC', 0.1)
     with pytest.raises(ConnectionResetError, match='by the peer'):
         launch(small_config(data, tmp_path))

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import torch
 
-from torch_utils.files import atomic_file
+from dnnlib.files import atomic_file
 from torch_utils.ops.build import BuildError, writable_folder
 
 INSTALL = 'pip install nvidia-cuda-nvrtc'

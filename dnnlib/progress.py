@@ -1,0 +1,90 @@
+"""Progress of long steps: a bar on a terminal; elsewhere nothing, or a line from time to time.
+
+This is the only module that creates tqdm bars, so that all of them go to the terminal and none to the log of a run.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, TextIO, TypeVar
+
+import tqdm
+
+from dnnlib.text import format_time
+
+T = TypeVar('T')
+
+SECONDS_BETWEEN_LINES = 30
+_SHORTEST_TRACKED = 10
+
+
+def terminal() -> TextIO:
+    """Return the standard error stream, past the log file of a run (`dnnlib.log.Logger`)."""
+    return getattr(sys.stderr, 'terminal', sys.stderr)
+
+
+def progress_bar(total: float | None, unit: str, title: str | None = None, **options: Any) -> tqdm.tqdm:
+    """Create a tqdm bar that is shown on terminals only and vanishes when it is closed.
+
+    Args:
+        total: Number of units, or None if it is not known yet.
+        unit: What is counted.
+        title: What the step is called.
+        **options: Further arguments of `tqdm.tqdm`; `disable=False` forces the bar, `disable=True` suppresses it.
+    """
+    defaults = {'file': terminal(), 'leave': False, 'dynamic_ncols': True, 'disable': None}
+    return tqdm.tqdm(total=total, unit=unit, desc=title, **{**defaults, **options})
+
+
+def track(items: Iterable[T], total: int, unit: str) -> Iterator[T]:
+    """Yield the items, with a progress bar if there are many."""
+    with progress_bar(total, unit, disable=None if total >= _SHORTEST_TRACKED else True) as bar:
+        for item in items:
+            yield item
+            bar.update()
+
+
+class Progress:
+    """Context manager that shows how far a long step is: a bar on a terminal, elsewhere a line every 30 seconds.
+
+    Args:
+        title: What the step is called.
+        total: Number of units. It may be unknown at first: `show(done, total)` sets it.
+        unit: What is counted.
+        shown: False shows nothing.
+    """
+
+    def __init__(self, title: str, total: int = 0, unit: str = 'img', shown: bool = True):
+        self._title, self._total, self._unit, self._shown = title, total, unit, shown
+        self._start = self._last_line = time.monotonic()
+        self._bar = progress_bar(total, f' {unit}', title, disable=None if shown else True)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def update(self, done: int) -> None:
+        """Show that `done` units are complete."""
+        if not self._bar.disable:
+            self._bar.total = self._total
+            self._bar.update(done - self._bar.n)
+        elif self._shown and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            print(self._line(done), file=sys.stderr, flush=True)
+
+    def show(self, done: int, total: int) -> None:
+        """Show that `done` of `total` units are complete, for steps that know their length themselves."""
+        self._total = total
+        self.update(done)
+
+    def _line(self, done: int) -> str:
+        rate = done / max(time.monotonic() - self._start, 1e-9)
+        left = f'{format_time((self._total - done) / rate)} left' if done else 'just begun'
+        return f'{self._title}: {done:,} of {self._total:,} {self._unit}, {rate:,.1f} {self._unit}/s, {left}'

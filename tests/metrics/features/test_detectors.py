@@ -1,0 +1,147 @@
+"""Detectors: where they are found, and a sentence for each that is missing, damaged or of another kind."""
+
+import hashlib
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from metrics.features import detectors
+from metrics.features.detectors import DetectorError
+from tests import metric_stand_ins as stand_ins
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No name is looked up, no network is touched: what listens at port 9 of this machine refuses."""
+    monkeypatch.setenv('HTTPS_PROXY', 'http://127.0.0.1:9')
+    monkeypatch.delenv('NO_PROXY', raising=False)
+    monkeypatch.delenv('no_proxy', raising=False)
+
+
+def put(folder, name, content):
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content)
+    return folder
+
+
+def test_published_addresses():
+    place = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/'
+    assert detectors.URLS == {'inception': place + 'inception-2015-12-05.pt', 'vgg16': place + 'vgg16.pt'}
+
+
+def test_answers_are_those_of_the_file(detector_folder, rgb_images):
+    inception = detectors.load('inception', 'cpu', detector_folder)
+    images = torch.from_numpy(rgb_images)
+    features = detectors.ask(inception, images, detectors.FEATURES)
+    np.testing.assert_allclose(features, stand_ins.inception_features(rgb_images), rtol=1e-4, atol=1e-5)
+    probabilities = detectors.ask(inception, images, detectors.PROBABILITIES)
+    np.testing.assert_allclose(probabilities, stand_ins.class_probabilities(rgb_images), rtol=1e-4, atol=1e-5)
+    path = detector_folder / 'inception-2015-12-05.pt'
+    assert (inception.name, inception.label) == ('inception-2015-12-05', None)
+    assert inception.source == str(path)
+    assert inception.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert detectors.check(detectors.load('vgg16', 'cpu', detector_folder), detectors.LPIPS, 16, 'cpu') == 32
+
+
+def test_gradients_reach_the_images(detector_folder):
+    vgg = detectors.load('vgg16', 'cpu', detector_folder)
+    images = torch.full([1, 3, 16, 16], 128.0, requires_grad=True)
+    vgg.module(images, resize_images=False, return_lpips=True).square().sum().backward()
+    assert images.grad.abs().sum() > 0
+
+
+def test_a_file_put_into_the_cache_by_hand(detector_folder, cache_dir, offline):
+    assert detectors.locate('vgg16') is None
+    with pytest.raises(DetectorError, match=r'vgg16.*could not download https://nvlabs.*--detectors') as error:
+        detectors.load('vgg16')
+    place = str(cache_dir / 'downloads' / (hashlib.md5(detectors.URLS['vgg16'].encode()).hexdigest() + '_vgg16.pt'))
+    assert place in str(error.value)
+    assert not list(cache_dir.rglob('*vgg16.pt'))
+    shutil.copy(detector_folder / 'vgg16.pt', place)
+    vgg = detectors.load('vgg16')
+    assert (vgg.name, vgg.source, str(detectors.locate('vgg16'))) == ('vgg16', detectors.URLS['vgg16'], place)
+
+
+def test_stand_ins_by_a_manifest(detector_folder, tmp_path):
+    folder = tmp_path / 'named'
+    folder.mkdir()
+    shutil.copy(detector_folder / 'inception-2015-12-05.pt', folder / 'mine.pt')
+    (folder / 'detectors.json').write_text(json.dumps({'label': 'birds', 'inception': 'mine.pt'}))
+    inception = detectors.load('inception', 'cpu', folder)
+    assert (inception.name, inception.label) == ('mine', 'birds')
+    with pytest.raises(DetectorError, match=r"no detector 'vgg16'.*vgg16\.pt.*detectors\.json"):
+        detectors.load('vgg16', 'cpu', folder)
+
+
+@pytest.mark.parametrize(
+    'manifest, words',
+    [
+        ('{', 'cannot be read as JSON'),
+        ('[]', 'object of texts'),
+        ('{"label": "x", "inception": 3}', 'object of texts'),
+        ('{"inception": "mine.pt"}', 'label'),
+        ('{"label": "Birds/", "inception": "mine.pt"}', "'Birds/'.*lower-case"),
+        ('{"label": "set2"}', "'set2'.*letter at the end"),
+        ('{"label": "birds", "inception": "gone.pt"}', "'gone.pt', which is not in the folder"),
+    ],
+)
+def test_unusable_manifests(tmp_path, manifest, words):
+    put(tmp_path / 'named', 'detectors.json', manifest.encode())
+    with pytest.raises(DetectorError, match=words):
+        detectors.load('inception', 'cpu', tmp_path / 'named')
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(DetectorError, match="'nowhere' is not a folder"):
+        detectors.load('inception', 'cpu', 'nowhere')
+
+
+@pytest.mark.parametrize('ending', ['pt', 'pt2'])
+@pytest.mark.parametrize('kept', [0, 0.5, 0.99])
+def test_a_truncated_file(detector_folder, tmp_path, ending, kept, caplog):
+    content = (detector_folder / 'inception-2015-12-05.pt').read_bytes()
+    folder = put(tmp_path / 'cut', f'inception-2015-12-05.{ending}', content[: int(len(content) * kept)])
+    with caplog.at_level(logging.WARNING), pytest.raises(DetectorError, match=r'damaged or of another kind.*again\.$'):
+        detectors.load('inception', 'cpu', folder)
+    assert caplog.records == []
+
+
+def test_a_checkpoint_is_no_detector(tmp_path):
+    (tmp_path / 'other').mkdir()
+    torch.save({'weight': torch.zeros(3)}, tmp_path / 'other' / 'inception-2015-12-05.pt')
+    with pytest.raises(DetectorError, match='damaged or of another kind'):
+        detectors.load('inception', 'cpu', tmp_path / 'other')
+
+
+def test_a_detector_of_another_interface(detector_folder, tmp_path):
+    folder = put(tmp_path / 'swapped', 'inception-2015-12-05.pt', (detector_folder / 'vgg16.pt').read_bytes())
+    detector = detectors.load('inception', 'cpu', folder)
+    with pytest.raises(DetectorError, match=r'does not answer.*no_output_bias=True.*another interface'):
+        detectors.check(detector, detectors.PROBABILITIES, 16, 'cpu')
+    maps = detectors.Detector('maps', 'maps.pt', '', lambda images, return_features: images.float())
+    with pytest.raises(DetectorError, match=r'answers.*2 images with \[2, 3, 16, 16\].*another interface'):
+        detectors.check(maps, detectors.FEATURES, 16, 'cpu')
+
+
+class OneCall(torch.nn.Module):
+    def forward(self, x, return_features=True):
+        return x.to(torch.float32).mean(dim=[2, 3])
+
+
+def test_an_exported_program_answers_the_call_that_it_was_exported_for(tmp_path):
+    (tmp_path / 'new').mkdir()
+    program = torch.export.export(
+        OneCall(),
+        (torch.zeros([4, 3, 16, 16], dtype=torch.uint8),),
+        {'return_features': True},
+        dynamic_shapes={'x': {0: torch.export.Dim('n')}, 'return_features': None},
+    )
+    torch.export.save(program, tmp_path / 'new' / 'inception-2015-12-05.pt2')
+    detector = detectors.load('inception', 'cpu', tmp_path / 'new')
+    assert detectors.check(detector, detectors.FEATURES, 16, 'cpu') == 3
+    with pytest.raises(DetectorError, match='does not answer'):
+        detectors.check(detector, detectors.PROBABILITIES, 16, 'cpu')

@@ -1,0 +1,118 @@
+"""What a run's numbers come from: `provenance.json` in its folder, with an entry for each time it was started."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import scipy
+import torch
+
+from dnnlib.files import atomic_file
+from dnnlib.machine import processor_name
+
+FILE_NAME = 'provenance.json'
+_ROOT = Path(__file__).resolve().parents[2]
+_GIT_SEC = 10
+_DIGEST_WAIT_SEC = 1
+
+
+def record_start(run_dir: str, options: dict[str, Any] | None, device: torch.device) -> None:
+    """Add an entry for the start of a process that trains in `run_dir`."""
+    path = Path(run_dir, FILE_NAME)
+    entry = {
+        'time': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
+        'command': shlex.join(sys.argv),
+        'options': options,
+        'git': _git_state(),
+        'versions': {
+            'python': platform.python_version(),
+            'torch': str(torch.__version__),
+            'cuda': torch.version.cuda,
+            'numpy': np.__version__,
+            'scipy': scipy.__version__,
+            'pillow': PIL.__version__,
+        },
+        'platform': platform.platform(),
+        'processor': processor_name(),
+        'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type,
+        'threads': torch.get_num_threads(),
+        'dataset_sha256': None,
+    }
+    _write(path, [*read(run_dir), entry])
+
+
+def read(run_dir: str) -> list[dict[str, Any]]:
+    """The entries of a run's starts, oldest first; [] where there are none that can be read."""
+    try:
+        entries = json.loads(Path(run_dir, FILE_NAME).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return []
+    return entries if isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries) else []
+
+
+def dataset_sha256(run_dir: str) -> str | None:
+    """Digest of the dataset that a run started with, where it is known."""
+    return next((entry['dataset_sha256'] for entry in read(run_dir) if entry.get('dataset_sha256')), None)
+
+
+def _write(path: Path, entries: list[dict[str, Any]]) -> None:
+    with atomic_file(path) as file:
+        file.write(f'{json.dumps(entries, indent=2)}\n'.encode())
+
+
+def record_dataset(run_dir: str, content_sha256: Callable[[], str]) -> None:
+    """Complete the last entry with the digest of the dataset, and say where it is not the one of the first.
+
+    A large dataset takes minutes to read: the training does not wait for it.
+
+    Args:
+        run_dir: folder of the run.
+        content_sha256: computes the digest; an OSError or a ValueError leaves the entry without.
+    """
+    thread = threading.Thread(target=_record_dataset, args=(run_dir, content_sha256), daemon=True)
+    thread.start()
+    thread.join(_DIGEST_WAIT_SEC)
+
+
+def _record_dataset(run_dir: str, content_sha256: Callable[[], str]) -> None:
+    try:
+        digest = content_sha256()
+        entries = read(run_dir)
+        if dataset_sha256(run_dir) not in (None, digest):
+            print('The dataset is not the one that this run started with: its files have changed since.', flush=True)
+        entries[-1]['dataset_sha256'] = digest
+        _write(Path(run_dir, FILE_NAME), entries)
+    except (OSError, ValueError) as error:
+        print(f'{FILE_NAME} has no digest of the dataset: {error}', file=sys.stderr, flush=True)
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of this program and whether files differ from it; None where it is not in a repository of its own."""
+    top = _git('rev-parse', '--show-toplevel')
+    if top is None or Path(top).resolve() != _ROOT:
+        return None
+    changes = _git('status', '--porcelain', '--untracked-files=no')
+    return {'commit': _git('rev-parse', 'HEAD'), 'dirty': None if changes is None else changes != ''}
+
+
+def _git(*args: str) -> str | None:
+    """What git says; None where there is no git, or it fails."""
+    command = ['git', '-C', str(_ROOT), *args]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith('GIT_')}
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SEC, env=environment, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None

@@ -1,0 +1,166 @@
+"""The directory of a training run: the names of all files in it, and how a new one is created.
+
+Every other module asks here for a path, so that this is the only place where these names are written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_RUN_NAME = re.compile(r'(\d{5})(?:-|$)')
+_NETWORK_NAME = re.compile(r'network-snapshot-(\d+)\.pkl')
+_FAKES_NAME = re.compile(r'fakes(\d+)\.png')
+_STATE_NAME = re.compile(r'training-state-(\d{6,})(?:\.(\d{3}))?\.pt')
+_APPENDED_FILES = ('log.txt', 'stats.jsonl', 'metric-*.jsonl', 'events.out.tfevents.*')
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The directory of one run; every path begins with `path`. Nothing is created."""
+
+    path: str
+
+    # Files that exist once
+
+    @property
+    def options_json(self) -> str:
+        """The complete configuration: `training.config.TrainingConfig`."""
+        return self._file('training_options.json')
+
+    @property
+    def provenance_json(self) -> str:
+        """Versions, commit and command of each start: `training.run.provenance`."""
+        return self._file('provenance.json')
+
+    @property
+    def log_txt(self) -> str:
+        """What the terminal showed."""
+        return self._file('log.txt')
+
+    @property
+    def stats_jsonl(self) -> str:
+        """The statistics of each tick: `training.run.stats_writer`."""
+        return self._file('stats.jsonl')
+
+    @property
+    def reals_png(self) -> str:
+        """A grid of real images."""
+        return self._file('reals.png')
+
+    @property
+    def fakes_init_png(self) -> str:
+        """The grid of generated images before the training."""
+        return self._file('fakes_init.png')
+
+    # Files of one snapshot or metric
+
+    def fakes_png(self, cur_nimg: int) -> str:
+        """The grid of generated images after `cur_nimg` images."""
+        return self._file(f'fakes{cur_nimg // 1000:06d}.png')
+
+    def network_pkl(self, cur_nimg: int) -> str:
+        """The network pickle after `cur_nimg` images."""
+        return self._file(f'network-snapshot-{cur_nimg // 1000:06d}.pkl')
+
+    def training_state(self, cur_nimg: int) -> str:
+        """The training state after `cur_nimg` images. The number has decimals unless it is a whole number of kimg, so
+        that no two states share a name."""
+        kimg, rest = divmod(cur_nimg, 1000)
+        return self._file(f'training-state-{kimg:06d}' + (f'.{rest:03d}' if rest else '') + '.pt')
+
+    def metric_jsonl(self, name: str) -> str:
+        """The values of a metric, one line for each snapshot."""
+        return self._file(f'metric-{name}.jsonl')
+
+    def metric_png(self, name: str) -> str:
+        """The curve of a metric over the training."""
+        return self._file(f'metric-{name}.png')
+
+    # What is there
+
+    def network_pkls(self) -> list[Path]:
+        """All network pickles, oldest first."""
+        return self._matching(_NETWORK_NAME)
+
+    def fakes_pngs(self) -> list[Path]:
+        """All grids of generated images but the initial one, oldest first."""
+        return self._matching(_FAKES_NAME)
+
+    def training_states(self) -> list[Path]:
+        """All training states, newest first."""
+        return self._matching(_STATE_NAME)[::-1]
+
+    def appended_files(self) -> list[Path]:
+        """The files that grow while a run goes on, in the order of their names."""
+        return sorted(path for pattern in _APPENDED_FILES for path in Path(self.path).glob(pattern))
+
+    def partial_files(self) -> list[Path]:
+        """What is left of files that a process was writing when it was killed."""
+        return sorted(Path(self.path).glob('.*.partial'))
+
+    def _file(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
+    def _matching(self, pattern: re.Pattern[str]) -> list[Path]:
+        found = [(match, path) for path in Path(self.path).iterdir() if (match := pattern.fullmatch(path.name))]
+        found.sort(key=lambda item: [int(number or 0) for number in item[0].groups()])
+        return [path for _match, path in found]
+
+
+def kimg_of(network_pkl: str | os.PathLike) -> int | None:
+    """Return 200 for `network-snapshot-000200.pkl`, and None for a file of another name."""
+    match = _NETWORK_NAME.fullmatch(os.path.basename(network_pkl))
+    return int(match[1]) if match else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# All runs of a folder
+
+
+def list_run_dirs(outdir: str) -> list[str]:
+    """Return the run directories in `outdir`, newest first; [] if it does not exist."""
+    names = os.listdir(outdir) if os.path.isdir(outdir) else []
+    return [os.path.join(outdir, name) for name in sorted(names, reverse=True) if re.match(r'\d{5}-', name)]
+
+
+def next_run_dir(outdir: str, desc: str) -> str:
+    """Return the run directory that `create_run_dir` would create now."""
+    return os.path.join(outdir, f'{_next_run_id(outdir):05d}-{desc}')
+
+
+def create_run_dir(outdir: str, desc: str) -> str:
+    """Create `outdir/<ID>-<desc>` with an unused ID, even if several processes do so at once.
+
+    The bare `outdir/<ID>` is created first, because `mkdir` succeeds in one process only. A process that gets there
+    after the first one has renamed it finds a directory with that ID and tries the next one.
+
+    Raises:
+        OSError: The directory cannot be created.
+    """
+    os.makedirs(outdir, exist_ok=True)
+    while True:
+        run_id = f'{_next_run_id(outdir):05d}'
+        claim = os.path.join(outdir, run_id)
+        try:
+            os.mkdir(claim)
+        except FileExistsError:
+            continue
+        if any(name.startswith(f'{run_id}-') for name in os.listdir(outdir)):
+            os.rmdir(claim)
+            continue
+        run_dir = os.path.join(outdir, f'{run_id}-{desc}')
+        try:
+            os.rename(claim, run_dir)
+        except OSError:
+            os.rmdir(claim)
+            raise
+        return run_dir
+
+
+def _next_run_id(outdir: str) -> int:
+    names = os.listdir(outdir) if os.path.isdir(outdir) else []
+    used = [int(match[1]) for match in map(_RUN_NAME.match, names) if match]
+    return max(used, default=-1) + 1
