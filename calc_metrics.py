@@ -1,7 +1,7 @@
 """Quality metrics of trained networks.
 
-The command line: options are parsed and checked here, what is not given is looked up in the pickle and in the
-training run's directory, and `metrics.jobs.run` does the work.
+This is the command line. It checks the options, completes them from the network pickle and the directory of the
+training run, and calls `metrics.jobs.run`.
 """
 
 from __future__ import annotations
@@ -13,27 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dataset_format.sizes import sides
-from dnnlib.cli import BOOL, PATH, Command, device_option, resolve_device, usage_errors
+from dnnlib.cli import BOOL, PATH, Command, device_option, resolve_device, usage_error, usage_errors
 from dnnlib.util import is_url
-from metrics import names
-from metrics.names import MetricNames
-from metrics.options import Settings
+from metrics import metric_table
+from metrics.cli_types import MetricNames
+from metrics.metric_spec import PathPairs
+from metrics.options import MetricOptions
+from training.run.run_dir import RunDir
 
 if TYPE_CHECKING:
     import torch
 
-    from metrics.jobs import Job
+    from metrics.jobs import MetricJob
 
-DEFAULT_SEED = 0
-RUN_OPTIONS = 'training_options.json'
 DATASET_CLASS = 'training.dataset.ImageFolderDataset'
 WORKERS_ON_CUDA = 3
 VERIFY_RESOLUTION = 64
-
-
-def wrong(option: str, sentence: str) -> click.BadParameter:
-    return click.BadParameter(sentence, param_hint=f"'{option}'")
 
 
 @click.command(cls=Command)
@@ -43,83 +38,94 @@ def wrong(option: str, sentence: str) -> click.BadParameter:
     type=PATH,
     multiple=True,
     metavar='PKL|URL|DIR',
-    help='Network pickle, or a training run whose last snapshot counts; may be given several times',
+    help='Network pickle, or directory of a training run for its latest snapshot; can be given several times',
 )
 @click.option(
     '--every',
     type=click.IntRange(min=1),
     metavar='N',
-    help='Every Nth snapshot of training runs, with a curve beside the results',
+    help='Measure every Nth snapshot of training runs, and plot the results over the training',
 )
 @click.option(
     '--metrics',
+    'metric_names',
     type=MetricNames(),
     default='fid50k_full',
     show_default=True,
     metavar='NAME,...',
-    help=f'Any of {" ".join(names.PUBLISHED)}, prdc50k3_full (with density and coverage), and the same '
-    'with other counts, such as fid5k_full',
+    help=f'Any of {" ".join(metric_table.EXAMPLES)}, or the same with other numbers of images, such as fid5k_full',
 )
-@click.option('--data', type=PATH, metavar='ZIP|DIR', show_default="the training's", help='Data set to compare with')
+@click.option(
+    '--data',
+    type=PATH,
+    metavar='ZIP|DIR',
+    show_default='that of the training',
+    help='Dataset to compare with',
+)
 @click.option(
     '--mirror',
     type=BOOL,
-    show_default="the training's",
-    help='Count mirror images as real ones, for metrics whose names do not end in _full',
+    show_default='as in the training',
+    help='Add mirrored images to the real ones, for metrics whose names do not end in _full',
 )
 @click.option(
     '--seed',
     type=click.IntRange(min=0, max=2**31 - 1),
-    show_default="the training's, else 0",
-    help='Of all random draws',
+    show_default='that of the training, or 0',
+    help='Seed of all random draws',
 )
 @click.option(
     '--num-samples',
     type=click.IntRange(min=1),
     metavar='N',
-    show_default=f'{Settings.num_samples:,}',
-    help='Pairs of images for the path lengths (ppl…)',
+    show_default=f'{MetricOptions.num_samples:,}',
+    help='Pairs of images for path lengths (ppl…)',
 )
 @click.option(
-    '--bootstrap', type=click.IntRange(min=20), metavar='N', help='Add a 95 % interval to FID and KID, from N resamples'
+    '--bootstrap',
+    type=click.IntRange(min=20),
+    metavar='N',
+    help='Add a 95 % interval to FID and KID, from N resamples',
 )
 @click.option(
     '--detectors',
-    'detectors_dir',
+    'detector_dir',
     type=PATH,
     metavar='DIR',
     show_default='the published ones',
-    help='Folder with files that stand in for the detectors',
+    help='Folder with files that replace the detectors',
 )
 @click.option(
-    '--fetch-detectors', is_flag=True, help='Download the published detectors into the cache, verify them, and stop'
+    '--fetch-detectors',
+    is_flag=True,
+    help='Download the published detectors into the cache, verify them, and exit',
 )
 @click.option(
     '--gpus',
     type=click.IntRange(min=1),
-    show_default='1, or what torchrun started',
-    help='Processes, one a GPU (on a CPU, all share it)',
+    show_default='1, or as started by torchrun',
+    help='Number of processes, each with its own GPU (on a CPU, they share it)',
 )
 @click.option(
     '--batch',
     type=click.IntRange(min=1),
-    default=Settings.batch,
+    default=MetricOptions.batch,
     show_default=True,
-    help='Images at once; another number draws other noise in the networks',
+    help='Images at once; another number means other noise in the networks',
 )
-@click.option('--trust-pickle', is_flag=True, help='Run the code inside the pickles (only if you trust their makers)')
+@click.option('--trust-pickle', is_flag=True, help='Run the code inside the pickles (only if you trust their authors)')
 @click.option('--verbose', type=BOOL, default=True, show_default=True, help='Show progress')
 @device_option()
 def main(
     networks: tuple[str, ...],
     every: int | None,
-    metrics: tuple[str, ...],
+    metric_names: tuple[str, ...],
     data: str | None,
     mirror: bool | None,
     seed: int | None,
     num_samples: int | None,
     bootstrap: int | None,
-    detectors_dir: str | None,
+    detector_dir: str | None,
     fetch_detectors: bool,
     gpus: int | None,
     batch: int,
@@ -130,121 +136,121 @@ def main(
     """Compute quality metrics of trained networks.
 
     \b
-    The last snapshot of a training run:
+    The latest snapshot of a training run:
       python calc_metrics.py --network=runs/00000-photos-auto1
     Several metrics of one network, on two GPUs:
       python calc_metrics.py --network=network.pkl --metrics=fid50k_full,kid50k_full --gpus=2
-    Every fifth snapshot, with a curve:
+    Every fifth snapshot, with a plot:
       python calc_metrics.py --network=runs/00000-photos-auto1 --every=5
     """  # fmt: skip
     if fetch_detectors:
-        fetch(verbose)
+        verify_published_detectors(verbose)
         return
-    check_usage(networks, metrics, num_samples, bootstrap)
-    from torch_utils import distributed
+    check_usage(networks, metric_names, num_samples, bootstrap, every)
+    from torch_utils import launcher
 
     torch_device = resolve_device(device)
-    num_processes = distributed.number_of_processes(gpus, torch_device)
-    choices = {
+    with usage_errors():
+        num_processes = launcher.number_of_processes(gpus, torch_device)
+    options = {
         'batch': batch,
         'verbose': verbose,
         'bootstrap': bootstrap or 0,
-        'num_samples': num_samples or Settings.num_samples,
+        'num_samples': num_samples or MetricOptions.num_samples,
         'workers': WORKERS_ON_CUDA if torch_device.type == 'cuda' else 0,
     }
-    if every is not None:
-        require_matplotlib()
     jobs = [
-        make_job(pickle_path, data, mirror, seed, detectors_dir, trust_pickle, choices)
+        make_job(network_pkl, data, mirror, seed, detector_dir, trust_pickle, options)
         for network in networks
-        for pickle_path in snapshots_of(network, every)
+        for network_pkl in list_network_pkls(network, every)
     ]
-    if distributed.is_first_process():
-        check_detectors(jobs, metrics)
+    if launcher.is_first_process():
+        check_detectors(jobs, metric_names)
 
     from metrics import jobs as metric_jobs
 
-    distributed.launch(metric_jobs.run, num_processes, str(torch_device), jobs, metrics, every is not None)
+    launcher.launch(metric_jobs.run, num_processes, str(torch_device), jobs, metric_names, every is not None)
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Checks
 
 
 def check_usage(
-    networks: tuple[str, ...], metrics: tuple[str, ...], num_samples: int | None, bootstrap: int | None
+    networks: tuple[str, ...],
+    metric_names: tuple[str, ...],
+    num_samples: int | None,
+    bootstrap: int | None,
+    every: int | None,
 ) -> None:
+    """Check the options that do not depend on files."""
     if not networks:
-        raise click.UsageError('Nothing to measure: give --network, a network pickle or the folder of a training run.')
-    if not metrics:
-        raise wrong('--metrics', f'none leaves nothing to compute: take some of {", ".join(names.PUBLISHED)}.')
-    families = {names.parse(name).family for name in metrics}
-    if num_samples is not None and 'ppl' not in families:
-        raise wrong(
+        raise click.UsageError("Missing option '--network': use a network pickle or the directory of a training run.")
+    if not metric_names:
+        raise usage_error('--metrics', f'there is nothing to compute. Choose from {", ".join(metric_table.EXAMPLES)}.')
+    entries = [metric_table.find_metric(name)[0] for name in metric_names]
+    if num_samples is not None and not any(isinstance(entry.needs, PathPairs) for entry in entries):
+        raise usage_error(
             '--num-samples',
-            f'{num_samples} is for path lengths (ppl…) alone; the other metrics have their number of images in their '
-            'names, such as fid5k_full.',
+            f'{num_samples} applies to path lengths (ppl…) only. The names of other metrics contain their number of '
+            'images, for example fid5k_full.',
         )
-    if bootstrap is not None and not families & {'fid', 'kid'}:
-        raise wrong('--bootstrap', f'there are intervals for FID and KID, not for {", ".join(metrics)}: drop it.')
+    if bootstrap is not None and not any(entry.interval for entry in entries):
+        raise usage_error(
+            '--bootstrap', f'intervals are available for FID and KID, not for {", ".join(metric_names)}. Omit it.'
+        )
+    if every is not None:
+        from metrics.curves import require_matplotlib
+
+        with usage_errors('--every'):
+            require_matplotlib()
 
 
-def require_matplotlib() -> None:
-    from metrics import curves
-
-    try:
-        curves.require_matplotlib()
-    except ValueError as error:
-        raise wrong('--every', str(error)) from error
-
-
-def check_detectors(jobs: list[Job], metrics: tuple[str, ...]) -> None:
-    """Load the detectors once before anything else, for all that the jobs name."""
+def check_detectors(jobs: list[MetricJob], metric_names: tuple[str, ...]) -> None:
+    """Load and try the detectors of all jobs before anything else."""
+    from dataset_format.sizes import sides
     from metrics import evaluation
-    from metrics.features.detectors import DetectorError
 
-    for folder, size in {(job.settings.detectors, job.size) for job in jobs}:
-        try:
-            evaluation.check_detectors(metrics, folder, size)
-        except DetectorError as error:
-            raise wrong('--detectors', str(error).removeprefix('--detectors: ')) from error
+    for folder, size in {(job.options.detectors, sides(job.resolution)) for job in jobs}:
+        with usage_errors('--detectors'):
+            evaluation.check_detectors(metric_names, folder, list(size))
 
 
-def fetch(verbose: bool) -> None:
-    """Put the published detectors into the cache and ask each of them something."""
+def verify_published_detectors(verbose: bool) -> None:
+    """Download the published detectors into the cache unless they are there, and try each call of them."""
     from metrics.features import detectors
-    from metrics.features.detectors import DetectorError
+    from metrics.features.feature_requests import ALL_CALLS
 
-    failures = []
+    errors = []
     for name in detectors.URLS:
         try:
             detector = detectors.load(name, verbose=verbose)
-            for keywords in detectors.CALLS[name]:
-                detectors.check(detector, keywords, VERIFY_RESOLUTION, 'cpu')
-        except DetectorError as error:
-            failures.append(str(error))
+            for call in ALL_CALLS:
+                if call.detector == name:
+                    detectors.check(detector, call, VERIFY_RESOLUTION, 'cpu')
+        except detectors.DetectorError as error:
+            errors.append(str(error))
         else:
-            print(f'{name}: {detectors.locate(name)}\n  SHA-256 {detector.sha256}, answers as it should')
-    if failures:
-        raise click.ClickException('\n'.join(failures))
+            print(f'{name}: {detectors.locate(name)}\n  SHA-256 {detector.sha256}, works as expected')
+    if errors:
+        raise click.ClickException('\n'.join(errors))
 
 
-# ------------------------------------------------------------------------------------------------
-# Networks, and what their files say
+# ---------------------------------------------------------------------------------------------------------------------
+# Networks, and the options that their files provide
 
 
-def snapshots_of(network: str, every: int | None) -> list[str]:
-    """The pickles that `--network` means: itself, or snapshots of a run in the order of the training."""
+def list_network_pkls(network: str, every: int | None) -> list[str]:
+    """Return the network pickles that `--network` stands for: itself, or snapshots of a run, oldest first."""
     if is_url(network) or not os.path.isdir(network):
         if every is not None:
-            raise wrong('--every', f'{network!r} is no folder of a training run: give one with --network, or drop it.')
+            raise usage_error('--every', f'{network!r} is not the directory of a training run. Omit it.')
         return [network]
-    from metrics.jobs import kimg_of
-
-    snapshots = [str(path) for path in Path(network).glob('network-snapshot-*.pkl') if kimg_of(path.name) is not None]
-    snapshots.sort(key=kimg_of)
+    snapshots = [str(path) for path in RunDir(network).network_pkls()]
     if not snapshots:
-        raise wrong('--network', f'{network!r} has no network-snapshot-*.pkl: give the folder of a training run.')
+        raise usage_error(
+            '--network', f'{network!r} has no network-snapshot-*.pkl. Use the directory of a training run.'
+        )
     if every is None:
         return snapshots[-1:]
     return list(dict.fromkeys([*snapshots[::every], snapshots[-1]]))
@@ -255,69 +261,70 @@ def make_job(
     data: str | None,
     mirror: bool | None,
     seed: int | None,
-    detectors_dir: str | None,
+    detector_dir: str | None,
     trust_pickle: bool,
-    choices: dict[str, Any],
-) -> Job:
-    """Complete the options for one network, and check that its dataset is there and fits."""
-    from metrics.jobs import Job
+    options: dict[str, Any],
+) -> MetricJob:
+    """Complete the options for one network, and check that its dataset exists and matches the network."""
+    from metrics.jobs import MetricJob
     from network_files.reading import open_network
 
     with usage_errors('--network'):
         content = open_network(network, trust=trust_pickle)
-    run_dir, run_options = run_of(network)
+    run_dir, run_options = read_run_options(network)
     trained_on = content['training_set_kwargs'] or run_options.get('training_set_kwargs')
     dataset_kwargs = choose_dataset(network, data, mirror, trained_on)
     check_dataset(dataset_kwargs, content['G_ema'])
-    settings = Settings(
+    if seed is None:
+        seed = run_options.get('random_seed')
+    metric_options = MetricOptions(
         dataset_kwargs=dataset_kwargs,
-        seed=next(value for value in (seed, run_options.get('random_seed'), DEFAULT_SEED) if value is not None),
-        detectors=detectors_dir or run_options.get('detectors'),
-        **choices,
+        seed=MetricOptions.seed if seed is None else seed,
+        detectors=detector_dir or run_options.get('detectors'),
+        **options,
     )
-    return Job(network, sides(content['G_ema'].img_resolution), settings, run_dir, trust_pickle)
+    return MetricJob(network, content['G_ema'].img_resolution, metric_options, run_dir, trust_pickle)
 
 
-def run_of(network: str) -> tuple[str | None, dict[str, Any]]:
-    """Directory and options of the training run that the pickle lies in; (None, {}) where it lies in none."""
+def read_run_options(network: str) -> tuple[str | None, dict[str, Any]]:
+    """Return the directory and the options of the training run that contains the pickle; (None, {}) if none does."""
     folder = os.path.dirname(network)
-    path = os.path.join(folder, RUN_OPTIONS)
+    path = RunDir(folder).options_json
     if is_url(network) or not os.path.isfile(path):
         return None, {}
     try:
         options = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
-        raise wrong('--network', f'{path} beside it cannot be read as JSON ({error}).') from error
+        raise usage_error('--network', f'{path} next to it cannot be read as JSON ({error}).') from error
     return folder or os.curdir, options if isinstance(options, dict) else {}
 
 
 def choose_dataset(
     network: str, data: str | None, mirror: bool | None, trained_on: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Keywords of the dataset: `--data`, else what the network was trained on.
+    """Return the keywords of the dataset: that of `--data`, or else the one that the network was trained on.
 
-    Files decide on data only: a class of the dataset that a pickle names is not constructed, lest it name another.
+    A dataset class named in a pickle is never constructed, because the file could name any class.
     """
     trained_on = trained_on or {}
     if data is None:
         if not isinstance(trained_on.get('path'), str):
-            raise click.UsageError(f'Missing option --data: {network} does not say what it was trained on.')
+            raise click.UsageError(f"Missing option '--data': {network} does not record its training dataset.")
         class_name = trained_on.get('class_name', DATASET_CLASS)
         if class_name != DATASET_CLASS:
             raise click.UsageError(
-                f'Missing option --data: {network} was trained on a {class_name!r}, which is not known here.'
+                f"Missing option '--data': {network} was trained on a {class_name!r}, which is not supported here."
             )
     xflip = mirror if mirror is not None else data is None and bool(trained_on.get('xflip'))
     return {'class_name': DATASET_CLASS, 'path': data or os.path.expanduser(trained_on['path']), 'xflip': xflip}
 
 
 def check_dataset(dataset_kwargs: dict[str, Any], G: torch.nn.Module) -> None:
+    """Open the dataset once, to check that it matches the network."""
     from metrics.features.image_sources import open_dataset
 
-    try:
+    with usage_errors('--data'):
         open_dataset(dataset_kwargs, xflip=False, G=G).close()
-    except (ValueError, OSError) as error:
-        raise wrong('--data', str(error)) from error
 
 
 if __name__ == '__main__':

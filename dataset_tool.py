@@ -1,101 +1,88 @@
-"""Make a dataset for training from a folder of images or one of the well-known collections."""
+"""Create a dataset for training from a folder of images or a well-known collection."""
 
-import re
+from __future__ import annotations
+
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
+from dataset_conversion.array_datasets import DIGITS
 from dataset_conversion.convert import Summary, UnusableImages, convert, describe_shape
-from dataset_conversion.sources import DIGITS, open_source
+from dataset_conversion.loading import ALPHA_RULES, CONVERSION_RULES
+from dataset_conversion.sources import open_source
 from dataset_conversion.transforms import RESIZE_FILTERS, Transform
-from dataset_conversion.writer import check_destination, is_archive, leftovers
-from dataset_format.images import ALPHA_RULES, CONVERSION_RULES
+from dataset_conversion.writer import check_destination, is_archive, unfinished_files
 from dataset_format.sizes import SIZE_RULE
-from dnnlib.cli import BOOL, PATH, Command
+from dnnlib.cli import BOOL, PATH, Command, Size, usage_error, usage_errors
 from dnnlib.machine import available_cores
 
 HELP = f"""\
-Make a dataset for training: images of one size, as uncompressed PNGs in a zip archive or folder, with labels.
+Create a dataset for training: images of the same size, as uncompressed PNGs in a zip archive or folder, with labels.
 
 \b
 --source is one of
   FOLDER                       images in it and its subfolders, ordered by name
   FILE.zip                     likewise
-  NAME_lmdb                    a folder of LSUN (needs the package lmdb)
+  NAME_lmdb                    an LSUN folder (requires the package lmdb)
   cifar-10-python.tar.gz       CIFAR-10, training set, with labels
-  train-images-idx3-ubyte.gz   MNIST, padded to 32x32; its labels in
+  train-images-idx3-ubyte.gz   MNIST, padded to 32x32, with the labels in
                                train-labels-idx1-ubyte.gz beside it
   digits                       the 8x8 digits of scikit-learn, with labels,
                                scaled to 32x32 unless a size is given
 
---dest is written in full or not at all. An archive of that name is replaced; a folder must be new or empty. The same
+--dest is written completely or not at all. An existing archive is replaced; a folder must be new or empty. The same
 images give the same bytes.
 
-Images must come out in a size that the networks can have: {SIZE_RULE}, such as 256x256, 96x64
-(3x2 times 32) or 48x48 (3x3 times 16). They are such already, or --resolution (or --width and --height) scales them,
-after --transform has cropped them. center-crop takes the largest central part with the proportions of --resolution,
-for a square one the central square. center-crop-wide does so too, but leaves out images smaller than that, and centres
-the result on a black square as wide as it.
+Images must have a size that the networks support: {SIZE_RULE}, such as 256x256, 96x64
+(3x2 times 32) or 48x48 (3x3 times 16). --resolution (or --width and --height) scales the images, after --transform has
+cropped them. center-crop crops to the largest central part with the proportions of --resolution; if that is a square,
+to the central square. center-crop-wide does the same, but leaves out images smaller than --resolution and centers the
+result on a black square as wide as it.
 
-Labels come from a dataset.json in the source: {{"labels": [["a/1.png", 3], ...]}}, a class counted from 0 or a list of
-numbers for each image, named by its path in the source. An additional "class_names": ["cat", ...] is kept. Every
-image must have a label, and every label its image. With --subfolders-as-labels the folders of the first level are
+Labels come from a dataset.json in the source: {{"labels": [["a/1.png", 3], ...]}}, with a class counted from 0 or a
+list of numbers for each image, named by its path in the source. An additional "class_names": ["cat", ...] is kept.
+Every image must have a label, and every label an image. With --subfolders-as-labels the folders at the first level are
 the classes instead, numbered in the order of their names.
 
 {CONVERSION_RULES}
 
-An image that cannot be used makes the conversion fail; --skip-bad leaves it out. Either way such images are listed.
+An image that cannot be used makes the conversion fail; --skip-bad leaves it out. Such images are listed in both cases.
 """
 
-
-SWITCH = dict(type=BOOL, default=False, is_flag=False, flag_value='1')  # --skip-bad, --skip-bad=1, --skip-bad=0
-
-
-class Resolution(click.ParamType):
-    """WIDTHxHEIGHT, as a pair of integers."""
-
-    name = 'WxH'
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r'([1-9]\d*)[xX]([1-9]\d*)', str(value))
-        if match is None:
-            self.fail(f'{value!r} is not of the form WIDTHxHEIGHT, such as 256x256.', param, ctx)
-        return int(match[1]), int(match[2])
+# As a flag or with a value: --skip-bad, --skip-bad=1, --skip-bad=0.
+SWITCH: dict[str, Any] = dict(type=BOOL, default=False, is_flag=False, flag_value='1')
 
 
 @click.command(cls=Command, help=HELP)
-@click.option('--source', type=PATH, required=True, help='Where the images come from.')
-@click.option('--dest', type=PATH, required=True, help='Archive (NAME.zip) or folder to write.')
-@click.option('--max-images', type=click.IntRange(min=1), metavar='N', help='Convert the first N images only.')
+@click.option('--source', type=PATH, required=True, help='Images to convert')
+@click.option('--dest', type=PATH, required=True, help='Archive (NAME.zip) or folder to write')
+@click.option('--max-images', type=click.IntRange(min=1), metavar='N', help='Convert only the first N images')
 @click.option(
     '--resize-filter',
     type=click.Choice(list(RESIZE_FILTERS)),
     default='lanczos',
     show_default=True,
-    help='How images are scaled, in the way of Pillow.',
+    help='Filter for scaling images, as in Pillow',
 )
-@click.option(
-    '--transform', 'crop', type=click.Choice(['center-crop', 'center-crop-wide']), help='Crop before scaling.'
-)
-@click.option('--width', type=click.IntRange(min=1), metavar='W', help='Scale to this width.')
-@click.option('--height', type=click.IntRange(min=1), metavar='H', help='Scale to this height.')
-@click.option('--resolution', type=Resolution(), metavar='WxH', help='Both at once.')
+@click.option('--transform', 'crop', type=click.Choice(['center-crop', 'center-crop-wide']), help='Crop before scaling')
+@click.option('--width', type=click.IntRange(min=1), metavar='W', help='Scale to this width')
+@click.option('--height', type=click.IntRange(min=1), metavar='H', help='Scale to this height')
+@click.option('--resolution', type=Size('256x256', max_side=99_999), metavar='WxH', help='Scale to this size')
 @click.option(
     '--alpha',
     type=click.Choice(ALPHA_RULES),
     default=ALPHA_RULES[0],
     show_default=True,
-    help='Transparent images: refuse them, keep the alpha channel, or put them on white.',
+    help='Refuse transparent images, keep their alpha channel, or place them on white',
 )
-@click.option('--subfolders-as-labels', **SWITCH, help='Make the folders of the first level the classes.')
-@click.option('--skip-bad', **SWITCH, help='Leave out images that cannot be used, and list them.')
-@click.option('--workers', type=click.IntRange(min=1), metavar='N', help='Processes.  [default: one per core]')
+@click.option('--subfolders-as-labels', **SWITCH, help='Use the folders at the first level as classes')
+@click.option('--skip-bad', **SWITCH, help='Leave out images that cannot be used, and list them')
+@click.option('--workers', type=click.IntRange(min=1), metavar='N', help='Number of processes  [default: one per core]')
 def main(
     source: str,
     dest: str,
@@ -110,21 +97,25 @@ def main(
     skip_bad: bool,
     workers: int | None,
 ) -> None:
-    if resolution is not None and (width or height):
-        raise click.UsageError('--resolution says both sizes: leave out --width and --height.')
-    width, height = resolution or (width, height)
-    try:
+    # Check the options.
+    if resolution is not None:
+        if width or height:
+            raise usage_error('--resolution', 'sets the width and the height: remove --width and --height.')
+        width, height = resolution
+    size_option = '--resolution' if resolution else '--width' if width else '--height'
+    with usage_errors(crop='--transform', size=size_option):
         transform = Transform(crop, width, height, resize_filter, alpha)
+    with usage_errors('--dest'):
         check_destination(Path(dest))
-        check_apart(source, dest)
+        check_not_in_source(source, dest)
+    with usage_errors('--source'):
         images = open_source(source, subfolders_as_labels)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
     if images.default_size and not (width or height):
         transform = Transform(crop, images.default_size, images.default_size, resize_filter, alpha)
-    for path in leftovers(Path(dest)):
-        click.echo(f'{path} is left from a run that was killed; you may delete it if none is at work.', err=True)
+    for path in unfinished_files(Path(dest)):
+        click.echo(f'{path} is left over from a killed conversion; delete it unless one is running.', err=True)
 
+    # Convert the images.
     try:
         with signals_as_exceptions():
             summary = convert(images, Path(dest), transform, max_images, skip_bad, workers or available_cores())
@@ -135,42 +126,42 @@ def main(
     click.echo(summary_line(summary, dest))
 
 
-def check_apart(source: str, dest: str) -> None:
-    """Raise ValueError where writing `dest` would change `source`."""
+def check_not_in_source(source: str, dest: str) -> None:
+    """Raise ValueError if writing `dest` would change `source`."""
     if source == DIGITS:
         return
     source_path, dest_path = Path(source).resolve(), Path(dest).resolve()
     if source_path == dest_path:
-        raise ValueError(f'--dest={dest} is the source itself; give another name.')
+        raise ValueError(f'{dest} is the source itself; choose another name.')
     if source_path in dest_path.parents and not is_archive(dest_path):
-        raise ValueError(
-            f'--dest={dest} lies in the source, and its images would be taken for more of that; '
-            'give a folder elsewhere.'
-        )
+        raise ValueError(f'{dest} is inside the source and would become part of it; choose a folder elsewhere.')
 
 
 @contextmanager
 def signals_as_exceptions() -> Iterator[None]:
-    """Let a request to end (kill, closed terminal) end the block by SystemExit, so that it clears away its files."""
+    """Within this context, SIGTERM (kill) and SIGHUP (closed terminal) raise SystemExit, so that files are removed."""
 
     def leave(signal_number: int, _frame: object) -> None:
         sys.exit(128 + signal_number)
 
-    requests = [getattr(signal, name) for name in ('SIGTERM', 'SIGHUP') if hasattr(signal, name)]
-    former = {request: signal.signal(request, leave) for request in requests}
+    signals = [getattr(signal, name) for name in ('SIGTERM', 'SIGHUP') if hasattr(signal, name)]
+    previous = {number: signal.signal(number, leave) for number in signals}
     try:
         yield
     finally:
-        for request, handler in former.items():
-            signal.signal(request, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
-def list_images(verdict: str, images: list[tuple[str, str]]) -> None:
+def list_images(problem: str, images: list[tuple[str, str]]) -> None:
+    """Print the (name, reason) of images on stderr."""
     for name, reason in images:
-        click.echo(f'{verdict}: {name}: {reason}', err=True)
+        click.echo(f'{problem}: {name}: {reason}', err=True)
 
 
 def summary_line(summary: Summary, dest: str) -> str:
+    """Describe the result of a conversion in one line."""
+    assert summary.shape is not None
     parts = [
         f'{dest}: {summary.num_images} images, {describe_shape(summary.shape)}',
         f'{summary.num_classes} classes' if summary.num_classes else None,
@@ -179,7 +170,7 @@ def summary_line(summary: Summary, dest: str) -> str:
         f'{len(summary.skipped)} too small ones left out' if summary.skipped else None,
         f'{summary.elapsed_sec:.1f} s ({summary.num_images / summary.elapsed_sec:.0f} images/s)',
     ]
-    return ', '.join(filter(None, parts))
+    return ', '.join(part for part in parts if part is not None)
 
 
 if __name__ == '__main__':

@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# Runs a command in the container, in the current folder, with your own user id, on all GPUs if there are any:
+# Runs a command in the container, in the current folder, under your user id, with all GPUs of the machine:
 #
 #   ./docker_run.sh python generate.py --network=network.pkl --seeds=0-7 --outdir=out
 #   DATA_DIR=/mnt/datasets ./docker_run.sh python train.py --data=/data/faces.zip --outdir=runs
 #
-# DATA_DIR   a further folder, seen as /data
-# IMAGE      image to use (default ada-gan, built from the Dockerfile beside this script)
+# DATA_DIR   another folder to mount, as /data
+# IMAGE      image to run (default: ada-gan, built from the Dockerfile next to this script)
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 image="${IMAGE:-ada-gan}"
 
 if [ $# -eq 0 ]; then
-    echo "usage: $0 COMMAND [ARGUMENTS ...]   for example: $0 python train.py --help" >&2
+    echo "Usage: $0 COMMAND [ARGUMENTS ...]   for example: $0 python train.py --help" >&2
     exit 2
 fi
 if ! command -v docker >/dev/null; then
-    echo "docker was not found: install it, or use the virtual environment that scripts/test.sh sets up." >&2
+    echo "docker was not found: install it, or use the virtual environment that scripts/test.sh creates." >&2
     exit 1
 fi
 if [ -z "${IMAGE:-}" ]; then
-    docker build --quiet --tag "$image" "$here" >/dev/null      # at once where nothing has changed
+    docker build --quiet --tag "$image" "$here" >/dev/null      # instant if nothing has changed
 fi
 
 options=(--rm --init --ipc=host --user "$(id -u):$(id -g)" --volume "$PWD:/workspace" --workdir /workspace

@@ -1,4 +1,4 @@
-"""Rewrite network files in the current format; also the module that users import to open network pickles.
+"""Rewrite network files in the current format; also the module from which users open network pickles.
 
 `legacy.load_network_pkl(f)` is the published name of `network_files.reading.load_network_pkl`.
 """
@@ -12,21 +12,29 @@ import click
 from dnnlib.cli import BOOL, PATH, Command, check_outdir, usage_error, usage_errors
 from dnnlib.util import is_url
 from network_files import safetensors_files
-from network_files.reading import NetworkPickleError, load_network_pkl, open_network
+from network_files.errors import NetworkPickleError
+from network_files.reading import load_network_pkl, open_network
 from network_files.writing import save_network_pkl
 
 __all__ = ['NetworkPickleError', 'load_network_pkl', 'open_network', 'save_network_pkl']
 
 
 @click.command(cls=Command)
-@click.option('--source', required=True, type=PATH, help='Networks to read: file or URL')
-@click.option('--dest', required=True, type=PATH, help='File to write: *.pkl, or *.safetensors')
-@click.option('--force-fp16', type=BOOL, default=False, show_default=True,
-              help='Compute the 4 highest resolutions in half precision')  # fmt: skip
-@click.option('--trust-pickle', is_flag=True, help='Run the code inside the source (only if you trust its maker)')
+@click.option('--source', required=True, type=PATH, help='Network file or URL to read')
+@click.option('--dest', required=True, type=PATH, help='File to write: *.pkl or *.safetensors')
+@click.option(
+    '--force-fp16',
+    type=BOOL,
+    default=False,
+    show_default=True,
+    help='Compute the 4 highest resolutions in half precision',
+)
+@click.option('--trust-pickle', is_flag=True, help='Run the code inside the source (only if you trust its author)')
 def main(source: str, dest: str, force_fp16: bool, trust_pickle: bool) -> None:
-    """Rewrite networks with the classes of this project: TensorFlow pickles, pickles of the published PyTorch code,
-    and safetensors files, as a pickle or as safetensors (which holds no code at all).
+    """Rewrite a network file with the classes of this project.
+
+    The source is a TensorFlow pickle, a pickle of the published PyTorch code or of this project, or a safetensors file.
+    The result is a pickle, or a safetensors file, which cannot contain code.
 
     \b
     Examples:
@@ -34,16 +42,16 @@ def main(source: str, dest: str, force_fp16: bool, trust_pickle: bool) -> None:
       python legacy.py --source=network-snapshot-025000.pkl --dest=network.safetensors
     """
     if is_url(dest):
-        raise usage_error('--dest', f'{dest} is a URL: give a file to write.')
+        raise usage_error('--dest', f'{dest} is a URL; specify a file to write.')
     if os.path.isdir(dest):
-        raise usage_error('--dest', f'{dest} is a folder: give a file name.')
+        raise usage_error('--dest', f'{dest} is a folder; specify a file name.')
     check_outdir(os.path.dirname(dest) or os.curdir, '--dest')
-    to_tensors = dest.lower().endswith('.safetensors')
-    if to_tensors:
+    as_safetensors = dest.lower().endswith('.safetensors')
+    if as_safetensors:
         safetensors_files.require_library()
     with usage_errors('--source'):
         data = open_network(source, force_fp16=force_fp16, trust=trust_pickle)
-    if to_tensors:
+    if as_safetensors:
         safetensors_files.write(data, dest)
     else:
         save_network_pkl(data, dest)

@@ -1,27 +1,39 @@
-"""Finds the latents with which a trained generator shows given pictures."""
+"""Find the latents with which a trained generator reproduces given pictures."""
 
+from __future__ import annotations
+
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 from click.core import ParameterSource
 
-import dnnlib.cli
 from dataset_format.sizes import Resolution
-from dnnlib.cli import usage_errors
-from generation import latents
-from generation.options import label_option, trust_pickle_option
-from generation.projection.optimization import Features, Settings, feature_input_size, measure_w
-from generation.projection.projector import ALL_FILES, Projector, write_overview
+from dnnlib.cli import (
+    BOOL,
+    PATH,
+    Command,
+    FiniteFloat,
+    check_outdir,
+    device_option,
+    usage_error,
+    usage_errors,
+)
+from dnnlib.errors import InvalidArgument
+from generation import latents, options
+from generation.projection.optimization import FeatureFunction, ProjectionSettings, feature_input_size, measure_w
+from generation.projection.project_to_files import ALL_FILES, Projector, write_overview
 from generation.projection.targets import TARGET_RULES, Target, check_channels, find_targets
 from generation.video import NoEncoder, require_encoder
 from metrics.features import detectors
-from network_files.reading import open_network
+from metrics.features.feature_requests import VGG_LPIPS
 
-_DEFAULTS = Settings()
+_DEFAULTS = ProjectionSettings()
 
 HELP = f"""\
-Find the latents with which a trained network shows given pictures.
+Find the latents with which a trained network reproduces given pictures.
 
 \b
 Examples:
@@ -33,40 +45,40 @@ Examples:
 {TARGET_RULES}
 
 \b
-A single target's files are written to --outdir, several ones' to a folder each there, called like the target, with
-overview.png of them all:
-  target.png                              the target as the network should show it
+The files of a single target are written to --outdir. Several targets get a folder each, named like the target, and
+overview.png shows all of them:
+  target.png                              the target as the network should reproduce it
   proj.png, projected_w.npz               after the last step: image; latent w and noise
-  proj_best.png, projected_w_best.npz     where the distance was lowest, as it was rendered then
-  proj.mp4                                target and image side by side, one frame a step
-  projection.json                         distances, and from what they come
+  proj_best.png, projected_w_best.npz     at the step with the lowest distance, as rendered then
+  proj.mp4                                target and image side by side, one frame per step
+  projection.json                         distances, and the settings they were computed with
 
-Distances are measured by the network that LPIPS is based on (vgg16.pt, downloaded at first use), in images of at most
-256 pixels each way; images below 32 pixels are enlarged to 32 for it. Images with alpha are measured on white and on
+Distances are measured by the network that LPIPS is based on (vgg16.pt, downloaded at first use), on images of at most
+256 pixels per side; images smaller than 32 pixels are enlarged to 32. Images with alpha are compared on white and on
 black.
 """
 
 
-@click.command(cls=dnnlib.cli.Command, help=HELP)
-@click.option('--network', type=dnnlib.cli.PATH, required=True, metavar='PKL', help='Network pickle: file or URL')
+@click.command(cls=Command, help=HELP)
+@options.network_option()
 @click.option(
     '--target',
-    'places',
-    type=dnnlib.cli.PATH,
+    'paths',
+    type=PATH,
     required=True,
     multiple=True,
     metavar='IMAGE|DIR',
-    help='Picture to project, or a folder of pictures; can be given several times',
+    help='Picture to project, or folder of pictures; may be given several times',
 )
-@click.option('--outdir', type=dnnlib.cli.PATH, required=True, metavar='DIR', help='Folder for the results')
-@click.option('--class', 'class_text', metavar='INDEX|NAME', help='Class of the targets, for conditional networks')
-@label_option()
+@options.outdir_option()
+@options.class_option(help_text='Class of the targets, for conditional networks')
+@options.label_option(help_text='Label of the targets, for networks whose labels are not classes, e.g. 0.2,1,0')
 @click.option(
     '--space',
     type=click.Choice(['w', 'w+']),
     default=_DEFAULTS.space,
     show_default=True,
-    help='One latent vector for all layers, or one for each: nearer to the target, less apt for editing',
+    help='One latent vector for all layers, or one for each: closer to the target, but harder to edit',
 )
 @click.option(
     '--num-steps',
@@ -77,7 +89,7 @@ black.
 )
 @click.option(
     '--seed',
-    type=click.IntRange(0, latents.LARGEST_SEED),
+    type=click.IntRange(0, latents.MAX_SEED),
     default=_DEFAULTS.seed,
     show_default=True,
     help='Random seed',
@@ -85,33 +97,33 @@ black.
 @click.option(
     '--lr',
     'learning_rate',
-    type=dnnlib.cli.FiniteFloat(min=0, min_open=True, max=100),
+    type=FiniteFloat(min=0, min_open=True, max=100),
     default=_DEFAULTS.learning_rate,
     show_default=True,
     help='Learning rate',
 )
 @click.option(
     '--noise-weight',
-    type=dnnlib.cli.FiniteFloat(min=0),
+    type=FiniteFloat(min=0),
     default=_DEFAULTS.noise_weight,
     show_default=True,
-    help='How strongly the noise is kept from showing the target',
+    help='Weight of the penalty that keeps the noise from encoding the target',
 )
-@click.option('--save-video', type=dnnlib.cli.BOOL, default=True, show_default=True, help='Write proj.mp4')
+@click.option('--save-video', type=BOOL, default=True, show_default=True, help='Write proj.mp4')
 @click.option(
     '--detectors',
     'detector_dir',
-    type=dnnlib.cli.PATH,
+    type=PATH,
     metavar='DIR',
-    help='Folder with vgg16.pt, instead of the download',
+    help='Folder with vgg16.pt, to use instead of downloading it',
 )
-@trust_pickle_option()
-@dnnlib.cli.device_option()
+@options.trust_pickle_option()
+@device_option()
 @click.pass_context
 def main(
     ctx: click.Context,
     network: str,
-    places: tuple[str, ...],
+    paths: tuple[str, ...],
     outdir: str,
     class_text: str | None,
     label: list[float] | None,
@@ -126,25 +138,26 @@ def main(
     device: str,
 ) -> None:
     if save_video:
-        save_video = has_encoder(is_wish=ctx.get_parameter_source('save_video') is not ParameterSource.DEFAULT)
-    targets = find_targets(places)
-    folders = folders_for(targets, outdir)
-    torch_device = dnnlib.cli.resolve_device(device)
-
+        save_video = has_encoder(is_required=ctx.get_parameter_source('save_video') is not ParameterSource.DEFAULT)
+    with usage_errors():
+        targets = find_targets(paths)
+        folders = folders_for(targets, outdir)
     if detector_dir is not None:
-        check_detector_file(detector_dir)
-    with usage_errors('--network'):
-        data = open_network(network, trust=trust_pickle)
-    G = data['G_ema'].to(torch_device)
-    check_network(G, targets, network)
-    c = latents.label_of(data, class_text, label, torch_device)
-    detector = open_detector(detector_dir, G.img_resolution, torch_device)
+        with usage_errors('--detectors'):
+            detectors.locate('vgg16', detector_dir)
+    data, G, torch_device = options.open_generator(network, trust_pickle, device)
+    options.warn_if_unconditional(G.c_dim, {'--class': class_text, '--label': label})
+    with usage_errors():
+        check_network(G, targets, network)
+        c = latents.make_label(data, class_text, label, torch_device)
+    with usage_errors('--detectors'):
+        detector = open_detector(detector_dir, G.img_resolution, torch_device)
 
     projector = Projector(
         G=G,
         features=features_of(detector),
         statistics=measure_w(G, c),
-        settings=Settings(
+        settings=ProjectionSettings(
             num_steps=num_steps, seed=seed, space=space, learning_rate=learning_rate, noise_weight=noise_weight
         ),
         save_video=save_video,
@@ -155,81 +168,85 @@ def main(
             'detector': {'name': detector.name, 'label': detector.label, 'sha256': detector.sha256},
         },
     )
+    with usage_errors():
+        project_all(projector, targets, folders)
+    if len(targets) > 1:
+        print(f'Wrote {write_overview(folders, Path(outdir))}')
+
+
+def project_all(projector: Projector, targets: list[Target], folders: list[Path]) -> None:
+    """Project the targets one after the other, and print the distances."""
     for index, (target, folder) in enumerate(zip(targets, folders), start=1):
         title = target.name if len(targets) == 1 else f'{target.name} ({index}/{len(targets)})'
         result = projector.run(target, folder, title)
-        click.echo(
+        print(
             f'{title}: distance {result.distances[0]:.4g} at the start, {result.last.distance:.4g} at the end, '
-            f'{result.best.distance:.4g} at best (step {result.best.step}); wrote {folder}'
+            f'{result.best.distance:.4g} at best (step {result.best.step}); wrote {folder}',
+            flush=True,
         )
-    if len(targets) > 1:
-        click.echo(f'Wrote {write_overview(folders, Path(outdir))}')
 
 
-# ------------------------------------------------------------------------------------------------- checks
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks
 
 
-def has_encoder(is_wish: bool) -> bool:
-    """Whether videos can be written. Where not: click.BadParameter if the user asked for one, else a notice."""
+def has_encoder(is_required: bool) -> bool:
+    """Return whether videos can be written; it is a usage error if the user requested one, otherwise a notice."""
     try:
         require_encoder()
     except NoEncoder as error:
-        if is_wish:
-            raise click.BadParameter(f'{error}; or --save-video=0.', param_hint="'--save-video'") from error
-        click.echo(f'No video will be written: {error}', err=True)
+        if is_required:
+            raise usage_error('--save-video', f'{error}; or use --save-video=0.') from error
+        print(f'No video will be written: {error}', file=sys.stderr)
         return False
     return True
 
 
 def folders_for(targets: list[Target], outdir: str) -> list[Path]:
-    """Where the files of each target go. Raises click.BadParameter where they cannot, or would replace a target."""
+    """Return the output folder of each target; raise InvalidArgument if a target would be overwritten."""
     root = Path(outdir)
     folders = [root if len(targets) == 1 else root / target.name for target in targets]
     results = {(folder / name).resolve() for folder in folders for name in ALL_FILES}
     for target, folder in zip(targets, folders):
-        dnnlib.cli.check_outdir(str(folder))
+        check_outdir(str(folder))
         if target.path.resolve() in results:
-            raise click.BadParameter(
-                f'{target.path} is among the files that would be written: give another place.', param_hint="'--outdir'"
-            )
+            raise InvalidArgument('outdir', f'{target.path} would be overwritten: choose another folder.')
     return folders
 
 
-def check_network(G: torch.nn.Module, targets: list[Target], network: str) -> None:
-    """Raises click.BadParameter where the network's images are of another kind than the targets."""
+def check_network(G: Any, targets: list[Target], network: str) -> None:
+    """Raise InvalidArgument if the network's images are of another kind than the targets."""
     if G.img_channels not in (1, 2, 3, 4):
-        raise click.BadParameter(
-            f'{network} makes images of {G.img_channels} channels: projection needs 1 (grayscale) or 3 (RGB), or one '
-            'more (alpha).',
-            param_hint="'--network'",
+        raise InvalidArgument(
+            'network',
+            f'{network} generates images with {G.img_channels} channels, but projection needs 1 (grayscale) or 3 '
+            '(RGB), optionally with alpha.',
         )
     for target in targets:
         check_channels(target, G.img_channels)
 
 
-def check_detector_file(folder: str) -> None:
-    """Raises click.UsageError where `--detectors` does not have it, before a network is downloaded."""
-    try:
-        detectors.locate('vgg16', folder)
-    except detectors.DetectorError as error:
-        raise click.UsageError(str(error)) from error
+# ---------------------------------------------------------------------------------------------------------------------
+# Features
 
 
 def open_detector(folder: str | None, resolution: Resolution, device: torch.device) -> detectors.Detector:
-    """The feature network, tried on images of the size that it will see. Raises click.UsageError."""
+    """Load the feature network, and try it on images of the size that it will see.
+
+    Raises:
+        metrics.features.detectors.DetectorError: It is missing or cannot be used.
+    """
     size = feature_input_size(resolution)
-    try:
-        detector = detectors.load('vgg16', device, folder=folder, verbose=True)
-        detectors.check(detector, detectors.LPIPS, size, device)
-        if not features_of(detector)(torch.zeros([1, 3, *size], device=device, requires_grad=True)).requires_grad:
-            raise detectors.DetectorError(f'{detector.source} gives no gradients, which projection needs.')
-    except detectors.DetectorError as error:
-        raise click.UsageError(str(error)) from error
+    detector = detectors.load('vgg16', device, folder=folder, verbose=True)
+    detectors.check(detector, VGG_LPIPS, list(size), device)
+    if not features_of(detector)(torch.zeros([1, 3, *size], device=device, requires_grad=True)).requires_grad:
+        raise detectors.DetectorError(f'{detector.source} provides no gradients, which projection needs.')
     return detector
 
 
-def features_of(detector: detectors.Detector) -> Features:
-    return lambda images: detector.module(images, **detectors.LPIPS)
+def features_of(detector: detectors.Detector) -> FeatureFunction:
+    """Return the function that computes the detector's LPIPS features."""
+    return lambda images: detector.module(images, **dict(VGG_LPIPS.keywords))
 
 
 if __name__ == '__main__':

@@ -1,45 +1,46 @@
-"""Mixes the styles of seeds: a grid whose image (row, column) is the row's, with some layers styled as the column's."""
+"""Mix the styles of seeds: image (row, column) is that of the row's seed with some layers styled like the column's."""
+
+from __future__ import annotations
 
 from pathlib import Path
 
 import click
 import torch
 
-import dnnlib.cli
-from dnnlib.cli import usage_errors
+from dnnlib.cli import BOOL, Command, SeedRange, check_outdir, device_option, usage_errors
+from dnnlib.errors import InvalidArgument
 from generation import latents, mixing, options
-from network_files.reading import open_network
 
 _DEFAULT_LAYERS = range(7)
 
 
-@click.command(cls=dnnlib.cli.Command)
-@click.option('--network', type=dnnlib.cli.PATH, required=True, metavar='PKL', help='Network pickle: file or URL')
-@click.option('--rows', type=dnnlib.cli.SeedRange(), required=True, help='A row for each of these seeds, e.g. 0,1,4-6')
-@click.option('--cols', type=dnnlib.cli.SeedRange(), required=True, help='A column for each of these seeds')
+@click.command(cls=Command)
+@options.network_option()
+@click.option('--rows', type=SeedRange(), required=True, help='Random seeds, one row each, e.g. 0,1,4-6')
+@click.option('--cols', type=SeedRange(), required=True, help='Random seeds, one column each')
 @click.option(
     '--styles',
-    type=dnnlib.cli.SeedRange(),
+    type=SeedRange(),
     show_default='0-6, as far as the network has them',
     help="Layers that take the column's style; 0 is the coarsest",
 )
 @options.trunc_option()
-@click.option('--class', 'class_text', metavar='INDEX|NAME', help='Class to show, for conditional networks')
-@click.option('--col-class', 'col_class_text', metavar='INDEX|NAME', help='Another class for the columns')
+@options.class_option()
+@options.class_option('--col-class', 'Different class for the columns')
 @options.label_option()
-@options.label_option('--col-label', help='Another label for the columns')
+@options.label_option('--col-label', 'Different label for the columns')
 @options.noise_mode_option()
 @click.option(
     '--labels',
-    type=dnnlib.cli.BOOL,
+    type=BOOL,
     default=True,
     show_default=True,
-    help='Write the seeds beside grid.png, with images enlarged to 64 pixels or more; 0: nothing but images',
+    help='Write the seeds beside grid.png and enlarge images to 64 pixels or more; 0: images only',
 )
-@click.option('--outdir', type=dnnlib.cli.PATH, required=True, metavar='DIR', help='Folder for the images')
+@options.outdir_option()
 @options.batch_option()
 @options.trust_pickle_option()
-@dnnlib.cli.device_option()
+@device_option()
 def main(
     network: str,
     rows: list[int],
@@ -57,58 +58,59 @@ def main(
     trust_pickle: bool,
     device: str,
 ) -> None:
-    """Mix styles: ROW-COL.png for each row and column, SEED-SEED.png for each seed alone, and grid.png of them all.
+    """Mix styles: ROW-COL.png for each row and column, SEED-SEED.png for each seed, and grid.png of all images.
 
     \b
     Examples:
       python style_mixing.py --network=network.pkl --rows=85,100,75 --cols=55,821,1789 --outdir=out
       python style_mixing.py --network=network.pkl --rows=0-3 --cols=4-7 --styles=8-13 --trunc=0.7 --outdir=out
       python style_mixing.py --network=conditional.pkl --class=dog --col-class=cat --rows=0-3 --cols=4-7 --outdir=out
-    """  # fmt: skip
+    """
     rows, cols = list(dict.fromkeys(rows)), list(dict.fromkeys(cols))
-    latents.check_seeds(rows, '--rows')
-    latents.check_seeds(cols, '--cols')
-    two_labels = col_class_text is not None or col_label is not None
-    if two_labels:
-        check_apart(rows, cols)
-    dnnlib.cli.check_outdir(outdir)
-    torch_device = dnnlib.cli.resolve_device(device)
+    cols_differ = col_class_text is not None or col_label is not None
+    with usage_errors():
+        latents.check_seeds(rows, 'rows')
+        latents.check_seeds(cols, 'cols')
+        if cols_differ:
+            check_no_common_seeds(rows, cols)
+    check_outdir(outdir)
+    data, G, torch_device = options.open_generator(network, trust_pickle, device)
 
-    with usage_errors('--network'):
-        data = open_network(network, trust=trust_pickle)
-    G = data['G_ema'].to(torch_device)
-    options.check_picture_size((len(cols) + 1, len(rows) + 1), G.img_resolution, '--rows')
-    layers = choose_layers(styles, G.num_ws)
-    row_c = col_c = latents.label_of(data, class_text, label, torch_device)
-    if two_labels:
-        col_c = latents.label_of(data, col_class_text, col_label, torch_device, '--col-class')
+    options.warn_if_unconditional(
+        G.c_dim, {'--class': class_text, '--col-class': col_class_text, '--label': label, '--col-label': col_label}
+    )
+    with usage_errors():
+        options.check_picture_size((len(cols) + 1, len(rows) + 1), G.img_resolution, 'rows')
+        layers = choose_layers(styles, G.num_ws)
+        row_c = col_c = latents.make_label(data, class_text, label, torch_device)
+    if cols_differ:
+        with usage_errors(None, **{'class': '--col-class', 'label': '--col-label'}):
+            col_c = latents.make_label(data, col_class_text, col_label, torch_device)
     seeds = list(dict.fromkeys([*rows, *cols]))
     seed_labels = torch.cat([row_c if seed in rows else col_c for seed in seeds])
     ws = latents.ws_of_seeds(G, seeds, seed_labels, truncation_psi)
-    written = mixing.write(
-        G, mixing.Mixing(rows, cols, dict(zip(seeds, ws)), layers), Path(outdir), noise_mode, batch_size, labels
-    )
-    click.echo(f'Wrote {written}')
+    mix = mixing.StyleMix(rows, cols, dict(zip(seeds, ws)), layers)
+    written = mixing.write_mix(G, mix, Path(outdir), noise_mode, batch_size, labels)
+    print(f'Wrote {written}')
 
 
-def check_apart(rows: list[int], cols: list[int]) -> None:
-    """With two classes or labels a seed is two latents, but SEED-SEED.png is one file."""
+def check_no_common_seeds(rows: list[int], cols: list[int]) -> None:
+    """Raise InvalidArgument for a seed in both: with two classes it is two latents, but SEED-SEED.png is one file."""
     both = [seed for seed in rows if seed in cols]
     if both:
-        raise click.BadParameter(
-            f'seed {both[0]} is in --rows and in --cols, and would be two pictures of one name: give other seeds.',
-            param_hint="'--col-class'",
+        raise InvalidArgument(
+            'col_class',
+            f'seed {both[0]} is in --rows and in --cols, and would give two images with one name: use other seeds.',
         )
 
 
 def choose_layers(styles: list[int] | None, num_ws: int) -> list[int]:
-    """The layers to mix. Raises click.BadParameter where the network has no such layer."""
+    """Return the layers to mix; raise InvalidArgument if the network does not have one of them."""
     if styles is None:
         return [layer for layer in _DEFAULT_LAYERS if layer < num_ws]
     if max(styles) >= num_ws:
-        raise click.BadParameter(
-            f'there is no layer {max(styles)}: this network has {num_ws} layers, 0 to {num_ws - 1}.',
-            param_hint="'--styles'",
+        raise InvalidArgument(
+            'styles', f'Unknown layer {max(styles)}: this network has {num_ws} layers, 0 to {num_ws - 1}.'
         )
     return sorted(set(styles))
 

@@ -1,43 +1,52 @@
-"""Train a GAN on a folder or zip of images.
+"""Train a GAN on a folder or zip archive of images.
 
-The command line of training: options are parsed here, made into one complete configuration by `training.config`, and
-handed to `training.training_loop.launch`. Under `torchrun` every process runs this file; the first one makes the run
-directory and prints.
+This is the command line of training: it parses the options, builds one complete configuration (`training.options`),
+checks it (`training.run.preflight`) and passes it to `training.training_loop.launch`. Under `torchrun` every process
+runs this file; the first one creates the run directory and prints.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from dnnlib.cli import BOOL, PATH, Command, FiniteFloat, check_outdir, device_option, resolve_device, usage_errors
+from dnnlib.cli import (
+    BOOL,
+    PATH,
+    Command,
+    FiniteFloat,
+    check_outdir,
+    device_option,
+    resolve_device,
+    usage_error,
+    usage_errors,
+)
 from dnnlib.signals import STOPPED_STATUS
 from dnnlib.util import is_url
-from metrics.names import MetricNames
-from training import config as cfg
-from training.config import Options, wrong
+from metrics.cli_types import MetricNames
+from training.options import DEFAULT_ADA_TARGET, DEFAULT_AUG, LATEST, NO_RESUME, VERIFY_DATA, Options
+from training.presets import AUGPIPE_NAMES, DEFAULT_AUGPIPE, PRESET_NAMES, RESUME_SOURCES
 
 if TYPE_CHECKING:
     import torch
 
     from metrics.evaluation import SnapshotMetrics
+    from training.config import TrainingConfig
     from training.dataset import ImageFolderDataset
     from training.run.preflight import Finding
-    from training.run.resuming import KeptRun
+    from training.run.resuming import ResumedRun
 
-BY_PRESET = 'by --cfg'
-POSITIVE_INT = click.IntRange(min=1)
-FRACTION = FiniteFloat(min=0, max=1)
-LEARNING_RATE = FiniteFloat(min=0, min_open=True)
+# ---------------------------------------------------------------------------------------------------------------------
+# Option types
 
 
 class ThousandsOfImages(FiniteFloat):
-    """A positive number, whole (an int, as it appears in the names of folders) or with a fraction, for a quick try."""
+    """A positive number: an int if it is whole, as it appears in the names of folders, or a fraction."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = super().convert(value, param, ctx)
@@ -45,7 +54,7 @@ class ThousandsOfImages(FiniteFloat):
 
 
 class RunSuffix(click.ParamType):
-    """Text that can end the name of a folder everywhere."""
+    """Text that can end the name of a folder on every system."""
 
     name = 'text'
 
@@ -59,335 +68,238 @@ class RunSuffix(click.ParamType):
         return value
 
 
+SEED = click.IntRange(min=0, max=2**31 - 1)
+COUNT = click.IntRange(min=1)
+COUNT_OR_ZERO = click.IntRange(min=0)
+FRACTION = FiniteFloat(min=0, max=1)
+POSITIVE = FiniteFloat(min=0, min_open=True)
+NOT_NEGATIVE = FiniteFloat(min=0)
 KIMG = ThousandsOfImages(min=0, min_open=True)
+
+BY_PRESET = 'by --cfg'
+RESUME_HELP = (
+    f'Network pickle to start from: {", ".join(RESUME_SOURCES)}, a file or a URL; {LATEST} means --resume-run={LATEST}'
+)
+RESUME_RUN_HELP = (
+    'Resume the run in this folder, or the newest run in --outdir with the same options, which is started if it does '
+    'not exist; options that do not change the result may be given again with other values'
+)
+
+
+def option(
+    name: str, kind: click.ParamType, help_text: str, default: str | bool = True, metavar: str | None = None
+) -> Callable:
+    """Return the decorator for an option whose default value is that of `Options`.
+
+    Args:
+        name: Name of the option, such as '--batch-gpu'.
+        kind: Type of its value.
+        help_text: Help text.
+        default: Text to show as the default; True shows the value itself.
+        metavar: Placeholder for the value in the help.
+    """
+    value = getattr(Options, name.removeprefix('--').replace('-', '_'), None)
+    return click.option(name, type=kind, default=value, show_default=default, metavar=metavar, help=help_text)
 
 
 @click.command(cls=Command)
-# Where, and what is written
-@click.option('--outdir', type=PATH, metavar='DIR', help='Folder that gets a new folder for this run  [required]')
-@click.option(
-    '--snap',
-    type=POSITIVE_INT,
-    default=Options.snap,
-    show_default=True,
-    help='Ticks between two snapshots (images and network pickle)',
-)
-@click.option(
-    '--tick', type=KIMG, default=Options.tick, show_default=True, help='Thousands of images between two status lines'
-)
+# Output
+@option('--outdir', PATH, 'Folder in which the run gets a new folder  [required]', metavar='DIR')
+@option('--snap', COUNT, 'Ticks between two snapshots (images and network pickle)')
+@option('--tick', KIMG, 'Thousands of images between two status lines')
 @click.option(
     '--metrics',
     type=MetricNames(),
     metavar='NAME,...|none',
     default=','.join(Options.metrics),
     show_default=True,
-    help='Quality metrics at each snapshot, as in calc_metrics.py',
+    help='Quality metrics of each snapshot, as in calc_metrics.py',
 )
+@option('--detectors', PATH, 'Folder with replacements for the detectors of the metrics', 'the published ones', 'DIR')
+@option('--keep-states', COUNT, 'Number of training states to keep, newest first')
+@option('--desc', RunSuffix(), "Text to append to the name of the run's folder")
 @click.option(
-    '--detectors',
-    type=PATH,
-    metavar='DIR',
-    show_default='the published ones',
-    help='Folder with files that stand in for the detectors of the metrics',
+    '-n', '--dry-run', is_flag=True, help='Print the complete configuration and stop without writing anything'
 )
-@click.option(
-    '--keep-states',
-    type=POSITIVE_INT,
-    default=Options.keep_states,
-    show_default=True,
-    help='Training states to keep, one beside each network pickle: the newest ones',
+# Dataset
+@option('--data', PATH, 'Images, as written by dataset_tool.py  [required]', metavar='ZIP|DIR')
+@option('--cond', BOOL, 'Train a conditional model on the labels of the dataset')
+@option('--subset', COUNT, 'Use only N images, selected by --seed', 'all', 'N')
+@option('--mirror', BOOL, 'Also show the mirror image of each image')
+@option('--strict-data', BOOL, 'Stop at an image that cannot be read, instead of using another one in its place')
+@option('--verify-data', click.Choice(VERIFY_DATA), 'Images to read before training: sample decodes 100 of them')
+# Preset, and numbers that replace its own
+@option(
+    '--cfg', click.Choice(PRESET_NAMES), 'Preset; auto adapts to resolution and GPUs, tiny is for small images on a CPU'
 )
-@click.option('--desc', type=RunSuffix(), help="Text to end the name of the run's folder with")
-@click.option('-n', '--dry-run', is_flag=True, help='Print the complete configuration and stop, with nothing written')
-# Data set
-@click.option('--data', type=PATH, metavar='ZIP|DIR', help='Images, as dataset_tool.py makes them  [required]')
-@click.option(
-    '--cond',
-    type=BOOL,
-    default=Options.cond,
-    show_default=True,
-    help='Train a conditional model on the labels of the data set',
+@option('--gamma', NOT_NEGATIVE, 'Weight of the R1 penalty', BY_PRESET)
+@option('--kimg', KIMG, 'Length of the training in thousands of images', BY_PRESET)
+@option('--batch', COUNT, 'Images per step, over all GPUs', BY_PRESET)
+@option(
+    '--batch-gpu', COUNT, 'Images per GPU at once; fewer need less memory and more time', "what fits the preset's GPUs"
 )
-@click.option(
-    '--subset', type=POSITIVE_INT, metavar='N', show_default='all', help='Use only N images, picked by --seed'
-)
-@click.option(
-    '--mirror', type=BOOL, default=Options.mirror, show_default=True, help="Show each image's mirror image as well"
-)
-@click.option(
-    '--strict-data',
-    type=BOOL,
-    default=Options.strict_data,
-    show_default=True,
-    help='Stop at an image that cannot be read; otherwise another one is shown in its place',
-)
-@click.option(
-    '--verify-data',
-    type=click.Choice(cfg.VERIFY_DATA),
-    default=Options.verify_data,
-    show_default=True,
-    help='Read of the images, before the training: nothing, headers, headers and 100 images, everything',
-)
-# Preset, and what replaces its numbers
-@click.option(
-    '--cfg',
-    type=click.Choice(cfg.PRESET_NAMES),
-    default=Options.cfg,
-    show_default=True,
-    help='Preset; auto fits itself to resolution and GPUs, tiny is for small images on a CPU',
-)
-@click.option('--gamma', type=FiniteFloat(min=0), show_default=BY_PRESET, help='Weight of the R1 penalty')
-@click.option('--kimg', type=KIMG, show_default=BY_PRESET, help='Length of the training in thousands of images')
-@click.option('--batch', type=POSITIVE_INT, show_default=BY_PRESET, help='Images a step, over all GPUs')
-@click.option(
-    '--batch-gpu',
-    type=POSITIVE_INT,
-    show_default="what fits the preset's GPUs",
-    help='Images that a GPU handles at once; fewer need less memory and more time',
-)
-@click.option('--cbase', type=POSITIVE_INT, show_default=BY_PRESET, help='Channels of a layer, times its resolution')
-@click.option('--cmax', type=POSITIVE_INT, show_default=BY_PRESET, help='Channels of a layer, at most')
-@click.option('--glr', type=LEARNING_RATE, show_default=BY_PRESET, help='Learning rate of the generator')
-@click.option('--dlr', type=LEARNING_RATE, show_default=BY_PRESET, help='Learning rate of the discriminator')
-@click.option('--map-depth', type=POSITIVE_INT, show_default=BY_PRESET, help='Layers of the mapping network')
-@click.option(
-    '--mbstd-group',
-    type=POSITIVE_INT,
-    show_default=BY_PRESET,
-    help='Images that share one minibatch standard deviation',
-)
+@option('--cbase', COUNT, 'Channels of a layer, times its resolution', BY_PRESET)
+@option('--cmax', COUNT, 'Maximum number of channels of a layer', BY_PRESET)
+@option('--glr', POSITIVE, 'Learning rate of the generator', BY_PRESET)
+@option('--dlr', POSITIVE, 'Learning rate of the discriminator', BY_PRESET)
+@option('--map-depth', COUNT, 'Layers of the mapping network', BY_PRESET)
+@option('--mbstd-group', COUNT, 'Images that share one minibatch standard deviation', BY_PRESET)
 # Augmentation
-@click.option(
-    '--aug',
-    type=click.Choice(['noaug', 'ada', 'fixed']),
-    show_default=cfg.DEFAULT_AUG,
-    help='Augment not at all, adaptively, or with the strength --p',
+@option(
+    '--aug', click.Choice(['noaug', 'ada', 'fixed']), 'No augmentation, adaptive, or with strength --p', DEFAULT_AUG
 )
-@click.option('--p', type=FRACTION, metavar='P', help='Augmentation strength, with --aug=fixed')
-@click.option(
-    '--init-p', type=FRACTION, metavar='P', show_default='0', help='Augmentation strength that --aug=ada starts from'
-)
-@click.option(
-    '--target',
-    type=FRACTION,
-    show_default=str(cfg.DEFAULT_ADA_TARGET),
-    help="Overfitting that --aug=ada holds: the mean sign of the discriminator's output for real images",
-)
-@click.option(
-    '--augpipe',
-    type=click.Choice(cfg.AUGPIPE_NAMES),
-    show_default=cfg.DEFAULT_AUGPIPE,
-    help='Which augmentations: b(lit) g(eom) c(olor) f(ilter) n(oise) c(utout)',
-)
-# Start from a trained network
-@click.option(
-    '--resume',
-    type=PATH,
-    metavar='NAME|PATH|URL',
-    show_default=cfg.NO_RESUME,
-    help=f'Network pickle to start from: {", ".join(cfg.RESUME_SOURCES)}, a file or a URL; '
-    f'{cfg.LATEST}: as --resume-run={cfg.LATEST}',
-)
-@click.option(
-    '--freezed',
-    type=click.IntRange(min=0),
-    metavar='N',
-    show_default='0',
-    help='Keep the first N layers of the discriminator as they are',
-)
-# Go on with a run
-@click.option(
-    '--resume-run',
-    type=PATH,
-    metavar='DIR|latest',
-    help='Go on with the run in this folder, or with the newest in --outdir that has the same options (where '
-    'there is none, start it); options that do not change its result may be given anew',
-)
+@option('--p', FRACTION, 'Augmentation strength of --aug=fixed', metavar='P')
+@option('--init-p', FRACTION, 'Initial augmentation strength of --aug=ada', '0', 'P')
+@option('--target', FRACTION, "Mean sign of D's output for real images that ADA aims at", str(DEFAULT_ADA_TARGET))
+@option('--augpipe', click.Choice(AUGPIPE_NAMES), 'b(lit) g(eom) c(olor) f(ilter) n(oise) c(utout)', DEFAULT_AUGPIPE)
+# Transfer learning
+@option('--resume', PATH, RESUME_HELP, NO_RESUME, 'NAME|PATH|URL')
+@option('--freezed', COUNT_OR_ZERO, 'Freeze the first N layers of the discriminator', '0', 'N')
+# Resuming an interrupted run
+@option('--resume-run', PATH, RESUME_RUN_HELP, metavar='DIR|latest')
 # Execution
-@click.option(
-    '--seed', type=click.IntRange(min=0, max=2**31 - 1), default=Options.seed, show_default=True, help='Random seed'
-)
-@click.option(
-    '--gpus',
-    type=POSITIVE_INT,
-    show_default='1, or what torchrun started',
-    help='Processes, one a GPU (on a CPU, all share it)',
-)
+@option('--seed', SEED, 'Random seed')
+@option('--gpus', COUNT, 'Processes, one per GPU (on a CPU they share it)', '1, or as many as torchrun started')
 @device_option()
-@click.option(
-    '--workers',
-    type=click.IntRange(min=0),
-    default=Options.workers,
-    show_default='3, on a CPU 0',
-    help='Processes that decode images, for each GPU; 0 decodes in the training process',
+@option(
+    '--workers', COUNT_OR_ZERO, 'Processes per GPU that decode images; 0 decodes in the main process', '3, on a CPU 0'
 )
-@click.option(
-    '--fp32',
-    type=BOOL,
-    default=Options.fp32,
-    show_default=True,
-    help='Full precision throughout, with activations unclamped',
-)
-@click.option(
-    '--nhwc',
-    type=BOOL,
-    default=Options.nhwc,
-    show_default=True,
-    help='Channels-last memory layout for half-precision layers',
-)
-@click.option(
-    '--nobench',
-    type=BOOL,
-    default=Options.nobench,
-    show_default=True,
-    help='Let cuDNN choose its algorithms without timing them',
-)
-@click.option(
-    '--allow-tf32',
-    type=BOOL,
-    default=Options.allow_tf32,
-    show_default=True,
-    help='Allow TensorFloat-32 for matrix products and convolutions',
-)
-@click.option(
-    '--deterministic',
-    type=BOOL,
-    default=Options.deterministic,
-    show_default=True,
-    help='The same numbers to the bit each time, on CUDA at some cost in speed; a CPU needs no telling',
-)
+@option('--fp32', BOOL, 'Full precision everywhere, without clamping activations')
+@option('--nhwc', BOOL, 'Channels-last memory layout in half-precision layers')
+@option('--nobench', BOOL, 'Let cuDNN choose its algorithms without timing them')
+@option('--allow-tf32', BOOL, 'Allow TensorFloat-32 in matrix products and convolutions')
+@option('--deterministic', BOOL, 'Bit-identical results on CUDA, somewhat slower (a CPU always gives them)')
 def main(**values: Any) -> None:
     """Train a generative adversarial network (StyleGAN2 with adaptive discriminator augmentation) on your own images.
 
     \b
     Images of 16 or 32 pixels, on a CPU:
       python train.py --outdir=runs --data=digits.zip --cfg=tiny --cond=1 --metrics=none
-    From a network trained on faces, with mirror images, on two GPUs:
+    Start from a network trained on faces, with mirror images, on two GPUs:
       python train.py --outdir=runs --data=cats.zip --gpus=2 --mirror=1 --resume=ffhq256
-    Go on with a run that was interrupted, to the bit where it stopped:
+    Resume a run that was interrupted, bit for bit:
       python train.py --resume-run=runs/00000-cats-auto1
-    What a command would do, without doing it:
+    Show what a command would do, without doing it:
       python train.py --outdir=runs --data=cats.zip --gpus=2 --dry-run
     """
-    from torch_utils import distributed
-    from training import training_loop
-    from training.run import preflight, resuming
-
     context = click.get_current_context()
     given = {name for name in values if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
-    options, given = cfg.resume_latest_as_run(Options(**values), given)
-    require_places(options)
-    is_first = distributed.is_first_process()
-    run = resuming.find_run(options, given, required=is_first)
+    with usage_errors():
+        is_complete = run_training(Options(**values), given)
+    if not is_complete:
+        sys.exit(STOPPED_STATUS)  # stopped by a signal: a loop around this command can tell
+
+
+def run_training(options: Options, given: set[str]) -> bool:
+    """Train, or only check in a dry run.
+
+    Args:
+        options: Options of the command line.
+        given: Names of the options that were given explicitly.
+
+    Returns:
+        False if a signal has stopped the training, with everything saved.
+
+    Raises:
+        InvalidArgument: An option that cannot be used.
+    """
+    from torch_utils import launcher
+    from training import training_loop
+    from training.options import build_config, open_training_set, resume_latest_as_run
+    from training.run.resuming import find_run, resumed_config
+
+    # Find the run to resume, if any.
+    options, given = resume_latest_as_run(options, given)
+    check_required(options)
+    is_first = launcher.is_first_process()
+    run = find_run(options, given, required=is_first)
     if run is not None:
         options = run.options
     device = resolve_device(options.device)
-    num_gpus = distributed.number_of_processes(options.gpus, device)
+    num_gpus = launcher.number_of_processes(options.gpus, device)
     if options.resume_run is not None and not is_first:
-        if not options.dry_run:
-            exit_unless(training_loop.join(num_gpus, str(device)))
-        return
+        return options.dry_run or training_loop.join(num_gpus, str(device))
+
+    # Build the complete configuration.
     check_outdir(options.outdir)
-    dataset = cfg.open_training_set(options)
+    dataset = open_training_set(options)
     if run is None:
-        config = cfg.build_config(options, dataset, str(device), num_gpus)
+        config = build_config(options, dataset, str(device), num_gpus)
     else:
-        config = resuming.continued_config(run, dataset, str(device), num_gpus)
+        config = resumed_config(run, dataset, str(device), num_gpus)
 
+    # Check it.
     if is_first:
-        if run is not None and run.has_moved_data:
-            check_moved_dataset(run, dataset)
-        # A run that goes on had its images read when it started.
+        # The images of a resumed run were read when it started.
         verify_data = options.verify_data if run is None or 'verify_data' in given else 'none'
-        checks = preflight.check_run(config, dataset, options.outdir, verify_data)
-        starts_from_pickle = run is None and config.resume_pkl is not None
-        if starts_from_pickle and not (options.dry_run and is_url(config.resume_pkl)):
-            check_resume(config, dataset)
-        if config.metrics:
-            checks.append(check_detectors(config, dataset, download=not options.dry_run))
-        desc = cfg.run_description(options, dataset.name, num_gpus)
-        if options.dry_run:
-            config.run_dir = config.run_dir or cfg.next_run_dir(options.outdir, desc)
-            print(config.to_json())
-            print(
-                f'\n{cfg.describe(config, dataset, run is not None)}\n{preflight.table(checks)}\n'
-                'Dry run: nothing was written.',
-                file=sys.stderr,
-            )
-            return
+        checks = run_checks(config, dataset, options, run, verify_data)
+
+        # Create the run directory.
         if run is None:
-            config.run_dir = cfg.create_run_dir(options.outdir, desc)
-            config.save(os.path.join(config.run_dir, cfg.OPTIONS_FILE))
-        print(f'{cfg.describe(config, dataset, run is not None)}\n{preflight.table(checks)}', flush=True)
-        record_provenance(config, dataset, device)
-    elif options.dry_run:
-        return
-    else:
+            set_run_dir(config, options, dataset.name)
+        print_summary(config, dataset, checks, is_resumed=run is not None, dry_run=options.dry_run)
+        if not options.dry_run:
+            record_provenance(config, dataset, device)  # it closes the dataset
+    if options.dry_run or not is_first:
         dataset.close()
-
-    exit_unless(training_loop.launch(config, snapshot_metrics(config), resume=run is not None))
-
-
-def exit_unless(complete: bool) -> None:
-    """A training that a signal has stopped has an exit status of its own: a loop around it can tell."""
-    if not complete:
-        sys.exit(STOPPED_STATUS)
+    if options.dry_run:
+        return True
+    return training_loop.launch(config, snapshot_metrics(config), resume=run is not None)
 
 
-def require_places(options: Options) -> None:
-    """Only a run that goes on knows its places by itself."""
-    if options.resume_run not in (None, cfg.LATEST):
+def check_required(options: Options) -> None:
+    """Require `--outdir` and `--data`, unless the run itself knows them."""
+    if options.resume_run not in (None, LATEST):
         return
     for name in ('outdir', 'data'):
         if getattr(options, name) is None:
             raise click.UsageError(f"Missing option '--{name}'.")
 
 
-def check_moved_dataset(run: KeptRun, dataset: ImageFolderDataset) -> None:
-    """A run goes on with a dataset from another place only where that is the same one."""
-    from metrics.features.cache import content_sha256
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks
+
+
+def run_checks(
+    config: TrainingConfig,
+    dataset: ImageFolderDataset,
+    options: Options,
+    run: ResumedRun | None,
+    verify_data: str,
+) -> list[Finding]:
+    """Check whatever can be checked before the training, and return the findings."""
+    from training import setup
+    from training.run import preflight
+
+    if run is not None and run.has_moved_data:
+        check_moved_dataset(run, dataset)
+    checks = preflight.check_run(config, dataset, options.outdir, verify_data)
+    if run is None and config.resume_pkl is not None and not (options.dry_run and is_url(config.resume_pkl)):
+        with usage_errors('--resume'):
+            setup.check_resume(config, dataset)
+    if config.metrics:
+        checks.append(check_detectors(config, dataset, download=not options.dry_run))
+    return checks
+
+
+def check_moved_dataset(run: ResumedRun, dataset: ImageFolderDataset) -> None:
+    """Require that the dataset at a new path has the same content."""
+    from training.data.digest import content_sha256
     from training.run import provenance
 
     known = provenance.dataset_sha256(run.run_dir)
     if known is None or content_sha256(dataset) != known:
-        reason = 'is another dataset than' if known else 'cannot be compared with'
-        raise wrong(
+        reason = 'is not the same dataset as' if known else 'cannot be compared with'
+        original = (run.config.options or {}).get('data')
+        raise usage_error(
             '--data',
-            f'{run.options.data!r} {reason} that of {run.run_dir!r}, {run.config.options["data"]!r}: '
-            'give the same images and labels in the same order, or start a new run.',
+            f'{run.options.data!r} {reason} that of {run.run_dir!r}, {original!r}: '
+            'use the same images and labels in the same order, or start a new run.',
         )
 
 
-def record_provenance(config: cfg.TrainingConfig, dataset: ImageFolderDataset, device: torch.device) -> None:
-    from metrics.features.cache import content_sha256
-    from training.run import provenance
-
-    def digest() -> str:
-        try:
-            return content_sha256(dataset, shown=False)
-        finally:
-            dataset.close()
-
-    provenance.record_start(config.run_dir, config.options, device)
-    provenance.record_dataset(config.run_dir, digest)
-
-
-def snapshot_metrics(config: cfg.TrainingConfig) -> SnapshotMetrics | None:
-    """What the training loop calls with each snapshot."""
-    if not config.metrics:
-        return None
-    from metrics.evaluation import SnapshotMetrics
-    from metrics.options import Settings
-
-    workers = config.data_loader_kwargs['num_workers']
-    settings = Settings(
-        config.training_set_kwargs, seed=config.random_seed, detectors=config.detectors, workers=workers
-    )
-    return SnapshotMetrics(config.metrics, settings)
-
-
-def check_detectors(config: cfg.TrainingConfig, dataset: ImageFolderDataset, download: bool) -> Finding:
-    """Metrics that lack their detectors would fail at every snapshot; `download` brings those that are not here."""
+def check_detectors(config: TrainingConfig, dataset: ImageFolderDataset, download: bool) -> Finding:
+    """Load the detectors of the metrics, and download missing ones if `download` is set."""
     from metrics import evaluation
     from metrics.features.detectors import DetectorError
     from training.run.preflight import Finding
@@ -395,17 +307,74 @@ def check_detectors(config: cfg.TrainingConfig, dataset: ImageFolderDataset, dow
     try:
         evaluation.check_detectors(config.metrics, config.detectors, dataset.resolution, download)
     except DetectorError as error:
-        reason = str(error).removeprefix('--detectors: ').removesuffix('.')
-        raise wrong('--metrics', f'{reason}; or train without metrics: --metrics=none.') from error
-    where = config.detectors or ('the published ones' if download else 'the published ones, as far as they are here')
-    return Finding('detectors', f'for {", ".join(config.metrics)}: {where}')
+        reason = str(error).removesuffix('.')
+        option = '--detectors' if config.detectors else '--metrics'
+        raise usage_error(option, f'{reason}; or train without metrics: --metrics=none.') from error
+    source = config.detectors or ('the published ones' if download else 'the published ones, if already downloaded')
+    return Finding('detectors', f'for {", ".join(config.metrics)}: {source}')
 
 
-def check_resume(config: cfg.TrainingConfig, dataset: ImageFolderDataset) -> None:
-    from training import setup
+# ---------------------------------------------------------------------------------------------------------------------
+# Preparation
 
-    with usage_errors('--resume'):
-        setup.check_resume(config, dataset)
+
+def set_run_dir(config: TrainingConfig, options: Options, dataset_name: str) -> None:
+    """Create the directory of a new run and store the configuration in it. A dry run only determines its name."""
+    from training.options import run_description
+    from training.run.run_dir import RunDir, create_run_dir, next_run_dir
+
+    name = run_description(options, dataset_name, config.num_gpus)
+    if options.dry_run:
+        config.run_dir = next_run_dir(options.outdir, name)
+        return
+    with usage_errors('--outdir'):
+        config.run_dir = create_run_dir(options.outdir, name)
+        config.save(RunDir(config.run_dir).options_json)
+
+
+def print_summary(
+    config: TrainingConfig, dataset: ImageFolderDataset, checks: list[Finding], is_resumed: bool, dry_run: bool
+) -> None:
+    """Print a summary of the run and the findings of the checks; in a dry run to stderr, with the JSON on stdout."""
+    from training.options import describe
+    from training.run import preflight
+
+    summary = f'{describe(config, dataset, is_resumed)}\n{preflight.table(checks)}'
+    if dry_run:
+        print(config.to_json())
+        print(f'\n{summary}\nDry run: nothing was written.', file=sys.stderr)
+    else:
+        print(summary, flush=True)
+
+
+def record_provenance(config: TrainingConfig, dataset: ImageFolderDataset, device: torch.device) -> None:
+    """Write provenance.json; the digest of the dataset follows when it has been computed in the background."""
+    from training.data.digest import content_sha256
+    from training.run import provenance
+
+    def digest() -> str:
+        try:
+            return content_sha256(dataset, verbose=False)
+        finally:
+            dataset.close()
+
+    assert config.run_dir is not None
+    provenance.record_start(config.run_dir, config.options, device)
+    provenance.record_dataset(config.run_dir, digest)
+
+
+def snapshot_metrics(config: TrainingConfig) -> SnapshotMetrics | None:
+    """Return the function that the training loop calls with each snapshot."""
+    if not config.metrics:
+        return None
+    from metrics.evaluation import SnapshotMetrics
+    from metrics.options import MetricOptions
+
+    workers = config.data_loader_kwargs['num_workers']
+    options = MetricOptions(
+        config.training_set_kwargs, seed=config.random_seed, detectors=config.detectors, workers=workers
+    )
+    return SnapshotMetrics(config.metrics, options)
 
 
 if __name__ == '__main__':

@@ -1,27 +1,26 @@
-"""What the benchmarks share: timing, the machine, and rows of results as a table, Markdown or JSON.
+"""What the benchmarks share: timing, descriptions of the machine, and rows of results.
 
-A benchmark makes `Row`s. Each has the median time of a piece of work and, where there is one, its floor: the time that
-the least possible work would take at the peak rates of `bench.peaks`. `share` is what part of that ideal was reached.
+A benchmark produces `Row`s: the times of a piece of work and, if it is known, its floor: the time of the least possible
+work at the peak rates of `bench.peaks`. `Row.share` is the fraction of that ideal speed that was reached.
 """
 
-import itertools
-import json
-import os
+from __future__ import annotations
+
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from typing import Any
 
 import click
 import torch
 
-from dnnlib.files import atomic_file
 from dnnlib.machine import available_cores, processor_name
 
-HEADINGS = ('what', 'time', 'rate', 'floor', 'share', 'runs')
-
+CPU = torch.device('cpu')
+MEMORY_FORMATS = {'NCHW': torch.contiguous_format, 'NHWC': torch.channels_last}
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Timing
@@ -35,10 +34,17 @@ def measure(
     budget_sec: float = 10,
     warm_up: bool = True,
 ) -> dict[str, list[float]]:
-    """Seconds of each run of each case.
+    """Return the seconds of each run of each case.
 
-    The cases take turns, so that whatever else the machine does meanwhile falls on all of them. Once `budget_sec` are
-    spent, no round begins beyond the first `min_rounds`. `warm_up` runs each case once more before.
+    The cases take turns, so that other load on the machine affects all of them alike.
+
+    Args:
+        cases: Functions to time, by name.
+        device: Where they compute.
+        rounds: Runs of each case.
+        min_rounds: Runs of each case that are made even if they exceed the budget.
+        budget_sec: No further round begins after this many seconds.
+        warm_up: Run each case once before timing it.
     """
     if warm_up:
         for run in cases.values():
@@ -58,11 +64,23 @@ def measure(
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished all work submitted to it."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
     elif device.type == 'mps':
         torch.mps.synchronize()
+
+
+def run_command(command: list[str]) -> str:
+    """Run a command and return what it prints.
+
+    Raises:
+        click.ClickException: The command fails.
+    """
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0:
+        raise click.ClickException(f'{" ".join(command)} exited with status {result.returncode}: {result.stderr}')
+    return result.stdout
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -71,74 +89,64 @@ def synchronize(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a benchmark: `amount` of `unit` done in each of the runs that took `times_sec`."""
+    """One line of a benchmark: `amount` units of work, done in each of the runs that took `times_sec`."""
 
     section: str
     what: str
     times_sec: list[float]
     amount: float
-    unit: str  # as in 'images', of which the rate is images/s
-    floor_sec: float | None = None  # None: nothing to compare with
+    unit: str  # 'images' for a rate in images/s
+    floor_sec: float | None = None  # None: there is nothing to compare with
 
     @property
     def time_sec(self) -> float:
+        """The median time."""
         return statistics.median(self.times_sec)
 
     @property
     def rate(self) -> float:
+        """Units per second."""
         return self.amount / self.time_sec
 
     @property
     def share(self) -> float | None:
-        """Part of the ideal speed that was reached; 1 is the floor itself."""
+        """Fraction of the ideal speed that was reached; 1 means that the time equals the floor."""
         return None if self.floor_sec is None else self.floor_sec / self.time_sec
 
     def cells(self) -> tuple[str, ...]:
-        """What the table shows, in the order of HEADINGS."""
-        floor = '' if self.floor_sec is None else format_seconds(self.floor_sec)
-        share = '' if self.share is None else format_share(self.share)
+        """The cells of the table, in the order of `bench.tables.ROW_HEADINGS`."""
         rate = f'{format_number(self.rate)} {self.unit}/s'
+        floor, share = format_floor(self.floor_sec, self.share)
         return self.what, format_seconds(self.time_sec), rate, floor, share, str(len(self.times_sec))
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
+        """Everything about the row, as JSON."""
         return dict(asdict(self), time_sec=self.time_sec, rate=self.rate, share=self.share)
 
 
+def rows_to_json(machine: Machine, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return what `--json` writes: the machine and all rows."""
+    return {'machine': asdict(machine), 'rows': [row.to_dict() for row in rows]}
+
+
 def format_number(value: float) -> str:
-    """Three digits, or all of a large number."""
+    """Format a number with three digits, or as a whole number from 100 on."""
     return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
 
 
 def format_seconds(seconds: float) -> str:
+    """Format a time in the unit that suits it, from seconds to nanoseconds."""
     for factor, unit in ((1, 's'), (1e3, 'ms'), (1e6, 'us')):
         if seconds * factor >= 1:
             return f'{format_number(seconds * factor)} {unit}'
     return f'{seconds * 1e9:.3g} ns'
 
 
-def format_share(share: float) -> str:
-    return f'{share:.0%}' if share >= 0.1 else f'{share * 100:.2g}%'
-
-
-def text_table(rows: Sequence[Row]) -> str:
-    """Aligned columns, with a blank line between sections."""
-    lines = [HEADINGS, *(row.cells() for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
-
-    def aligned(line):
-        numbers = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:])]
-        return '  '.join([line[0].ljust(widths[0]), *numbers]).rstrip()
-
-    text = [aligned(HEADINGS)]
-    for _section, members in itertools.groupby(rows, key=lambda row: row.section):
-        text += ['', *(aligned(row.cells()) for row in members)]
-    return '\n'.join(text)
-
-
-def markdown_table(rows: Sequence[Row]) -> str:
-    lines = [('section', *HEADINGS), ('---', '---', *['---:'] * (len(HEADINGS) - 1))]
-    lines += [(row.section, *row.cells()) for row in rows]
-    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+def format_floor(floor_sec: float | None, share: float | None) -> tuple[str, str]:
+    """Format a floor and the share of it that was reached; two empty cells if there is no floor."""
+    if floor_sec is None or share is None:
+        return '', ''
+    return format_seconds(floor_sec), f'{share:.0%}' if share >= 0.1 else f'{share * 100:.2g}%'
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -147,7 +155,7 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where figures come from; without it they say nothing."""
+    """The hardware and software that results come from."""
 
     cpu: str
     cores: int
@@ -167,47 +175,16 @@ class Machine:
 
 
 def this_machine(device: torch.device) -> Machine:
+    """Describe this machine and the device that networks run on."""
     cpu = processor_name()
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else cpu if device.type == 'cpu' else device.type
     return Machine(cpu, available_cores(), name, torch.get_num_threads(), f'{platform.system()} {platform.machine()}')
 
 
-def json_text(machine: Machine, rows: Sequence[Row]) -> str:
-    return json.dumps({'machine': asdict(machine), 'rows': [row.to_dict() for row in rows]}, indent=2) + '\n'
-
-
-def check_writable(option: str, path: str | None) -> None:
-    """Find out before the benchmark, not after it, that its results have no place to go."""
-    if path is None:
-        return
-    file = Path(path)
-    folder = file.absolute().parent
-    if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise click.BadParameter(
-            f'{path!r} cannot be written: give a file in an existing folder that you may write.',
-            param_hint=f"'{option}'",
-        )
-
-
-class MarkedSection:
-    """The lines of a Markdown file between `<!-- NAME begin -->` and `<!-- NAME end -->`, which a program rewrites.
-
-    Raises ValueError where the file has not exactly one such pair of lines.
-    """
-
-    def __init__(self, path: str, name: str):
-        self.path = Path(path)
-        lines = self.path.read_text(encoding='utf-8').splitlines()
-        begin, end = f'<!-- {name} begin -->', f'<!-- {name} end -->'
-        if lines.count(begin) != 1 or lines.count(end) != 1 or lines.index(begin) > lines.index(end):
-            raise ValueError(
-                f'{path} has no place for the table: give it the lines {begin!r} and {end!r}, in this '
-                'order and once each.'
-            )
-        self._before = lines[: lines.index(begin) + 1]
-        self._after = lines[lines.index(end) :]
-
-    def replace(self, text: str) -> None:
-        lines = [*self._before, '', *text.splitlines(), '', *self._after]
-        with atomic_file(self.path) as file:
-            file.write(('\n'.join(lines) + '\n').encode())
+def set_up(device: torch.device = CPU, threads: int | None = None) -> Machine:
+    """Set the number of threads (default: one per core) and the seed of PyTorch; print and return the machine."""
+    torch.set_num_threads(threads or available_cores())
+    torch.manual_seed(0)
+    machine = this_machine(device)
+    print(machine, flush=True)
+    return machine

@@ -1,12 +1,14 @@
-"""How near do the CUDA kernels come to the memory's speed?
+"""How close are the CUDA kernels to the speed of the memory?
 
-Each row names the bytes that the operator must move (every input and every output once) and how long that takes; the
-floor is what a copy of 256 MiB, measured in the same run, takes for as many bytes. `plain` rows are PyTorch's own
-operators.
+Each row counts the bytes that the operator must move (every input and every output once) and the time that takes. The
+floor is the time that a copy of 256 MiB, measured in the same run, needs for as many bytes. `plain` rows are PyTorch's
+own operators.
 
     python bench/gpu_ops.py                     about a minute on one GPU
-    python bench/gpu_ops.py --json=gpu.json     and keep the times
+    python bench/gpu_ops.py --json=gpu.json     and write all times to a file
 """
+
+from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
@@ -17,49 +19,46 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import click
 import torch
 
-from bench.common import Row, check_writable, json_text, measure, text_table, this_machine
+from bench.common import MEMORY_FORMATS, Row, measure, rows_to_json, this_machine
+from bench.options import ResultFiles, benchmark_options
 from bench.peaks import COPY_MIB
-from dnnlib.cli import PATH, Command
-from dnnlib.files import atomic_file
+from bench.tables import text_table_of_rows
+from dnnlib.cli import Command
 from torch_utils.ops import native
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.filtered_lrelu import filtered_lrelu
 from torch_utils.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upsample2d
 
 SHAPES = ((16, 64, 256, 256), (16, 256, 64, 64), (32, 512, 16, 16))  # N C H W
-LAYOUTS = {'NCHW': torch.contiguous_format, 'NHWC': torch.channels_last}
 DTYPES = {'float32': torch.float32, 'float16': torch.float16}
-REPEATS = 20  # calls between two looks at the clock
+REPEATS = 20  # calls that are timed together
 
 
 @click.command(cls=Command)
-@click.option('--json', 'json_path', type=PATH, metavar='FILE', help='Write machine and rows, each run with its time')
+@benchmark_options('json')
 def main(json_path: str | None) -> None:
     """Measure the operators on the current CUDA device."""
     if not torch.cuda.is_available():
-        raise click.ClickException('This benchmark needs a CUDA device, and PyTorch sees none here.')
-    check_writable('--json', json_path)
+        raise click.ClickException('This benchmark needs a CUDA device, but PyTorch finds none.')
+    results = ResultFiles(json_path=json_path)
     device = torch.device('cuda', torch.cuda.current_device())
     reason = native.backend(device).reason
     if reason is not None:
-        raise click.ClickException(f'The CUDA kernels do not run here: {reason}.')
+        raise click.ClickException(f'The CUDA kernels do not run on this machine: {reason}.')
     machine, rows = this_machine(device), list(measure_all(device))
-    print(machine, text_table(rows), sep='\n\n')
-    if json_path is not None:
-        with atomic_file(json_path) as file:
-            file.write(json_text(machine, rows).encode())
+    print(machine, text_table_of_rows(rows), sep='\n\n')
+    results.save(rows_to_json(machine, rows))
 
 
 def measure_all(device: torch.device) -> Iterator[Row]:
-    """The copy, then every operator for every shape, type and layout."""
+    """Measure the copy, then every operator for every shape, type and layout."""
     copy = _copy_row(device)
     yield copy
     for shape in SHAPES:
         for dtype_name, dtype in DTYPES.items():
-            for layout, memory_format in LAYOUTS.items():
+            for layout, memory_format in MEMORY_FORMATS.items():
                 x = torch.randn(shape, device=device).to(dtype).contiguous(memory_format=memory_format)
-                where = f'{list(shape)} {dtype_name} {layout}'
-                yield from _rows(x, where, copy.rate * 1e9)
+                yield from _rows(x, f'{list(shape)} {dtype_name} {layout}', copy.rate * 1e9)
 
 
 def _copy_row(device: torch.device) -> Row:
@@ -69,7 +68,7 @@ def _copy_row(device: torch.device) -> Row:
     return Row('copy', f'copy of {COPY_MIB} MiB', times, 2 * source.nbytes / 1e9, 'GB')
 
 
-def _rows(x: torch.Tensor, where: str, bytes_per_sec: float) -> Iterator[Row]:
+def _rows(x: torch.Tensor, shape_name: str, bytes_per_sec: float) -> Iterator[Row]:
     b = torch.randn([x.shape[1]], device=x.device, dtype=x.dtype)
     short, long = setup_filter([1, 3, 3, 1], device=x.device), setup_filter(range(1, 13), device=x.device)
     operators: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -86,20 +85,20 @@ def _rows(x: torch.Tensor, where: str, bytes_per_sec: float) -> Iterator[Row]:
         leaf = x.detach().requires_grad_()
         y = operator(leaf)
         dy = torch.randn_like(y)
-        forward = x.nbytes + y.nbytes
-        # lrelu, as every activation but swish, keeps y for the way back, swish keeps x.
-        backward = forward + (x.nbytes if name.startswith('bias_act') else 0)
+        forward_bytes = x.nbytes + y.nbytes
+        # Backward also reads the tensor that was kept: x for swish, y for all other activations.
+        backward_bytes = forward_bytes + (x.nbytes if name.startswith('bias_act') else 0)
 
-        def run_backward(leaf=leaf, y=y, dy=dy):
+        def run_backward(leaf: torch.Tensor = leaf, y: torch.Tensor = y, dy: torch.Tensor = dy) -> None:
             torch.autograd.grad(y, leaf, dy, retain_graph=True)
 
-        def run_forward(operator=operator):
+        def run_forward(operator: Callable[[torch.Tensor], torch.Tensor] = operator) -> None:
             operator(x)
 
-        yield _row(name, f'{where} forward', run_forward, forward, bytes_per_sec, x.device)
-        yield _row(name, f'{where} backward', run_backward, backward, bytes_per_sec, x.device)
-        with native.textbook_only():
-            plain = _row(name, f'{where} forward, plain', run_forward, forward, bytes_per_sec, x.device)
+        yield _row(name, f'{shape_name} forward', run_forward, forward_bytes, bytes_per_sec, x.device)
+        yield _row(name, f'{shape_name} backward', run_backward, backward_bytes, bytes_per_sec, x.device)
+        with native.reference_only():
+            plain = _row(name, f'{shape_name} forward, plain', run_forward, forward_bytes, bytes_per_sec, x.device)
         yield plain
 
 
@@ -110,9 +109,9 @@ def _row(
 
 
 def _times(run: Callable[[], object], device: torch.device) -> list[float]:
-    """Seconds of one call each, from many in a row, so that starting them is hidden behind the GPU's work."""
+    """Return seconds per call, from many calls in a row, so that launching them overlaps with the work of the GPU."""
 
-    def repeated():
+    def repeated() -> None:
         for _ in range(REPEATS):
             run()
 

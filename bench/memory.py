@@ -1,16 +1,16 @@
-"""How good is the estimate of memory that train.py makes before it starts?
+"""How accurate is the estimate of memory that train.py makes before it starts?
 
-Runs one training step with all phases for several sizes, each in a process of its own, and prints the peak of that
-process beside the estimate of `training.run.memory_estimate`.
+Runs one training step with all phases for several sizes, each in a process of its own, and prints the peak memory of
+that process beside the estimate of `training.run.memory_estimate`.
 
-    python bench/memory.py                                            about 3 minutes on 2 cores
-    python bench/memory.py --sizes=256:16,1024:4 --device=cuda        resolution:images at once
+    python bench/memory.py                                       about 3 minutes on 2 cores
+    python bench/memory.py --sizes=256:16,1024:4 --device=cuda   resolution:images at once
 """
 
+from __future__ import annotations
+
 import concurrent.futures
-import copy
 import multiprocessing
-import re
 import resource
 import sys
 from pathlib import Path
@@ -21,65 +21,58 @@ import click
 import torch
 
 from bench.common import this_machine
-from bench.steps import TrainingStep, training_setup
+from bench.networks import TrainingStep, training_setup
+from bench.options import BatchSizeList
 from dnnlib.cli import Command, device_option, resolve_device
 from dnnlib.machine import keep_freed_memory
 from torch_utils.distributed import World
+from training.config import TrainingConfig
+from training.dataset import ImageFolderDataset
 from training.run import memory_estimate
 
 AUGMENT_P = 0.5
 
 
-def _peak_bytes(config, resolution: int) -> int:
-    """Peak of this process after a step with all phases; on CUDA with what the context takes, as the GPU reports it."""
+def _peak_bytes(config: TrainingConfig, dataset: ImageFolderDataset) -> int:
+    """Return the peak of this process in a step with all phases; on CUDA as the GPU reports it, with the context."""
     keep_freed_memory()
     device = torch.device(config.device)
-    step = TrainingStep(World(rank=0, size=1, device=device), config, resolution)
-    step.loss.augment_pipe.p.fill_(AUGMENT_P)
-    _averaged = copy.deepcopy(step.G)
+    step = TrainingStep(World(rank=0, size=1, device=device), config, dataset)
+    step.augment_pipe.p.fill_(AUGMENT_P)
     step.run(batch_idx=0)
     if device.type == 'cuda':
         free, total = torch.cuda.mem_get_info(device)
-        return total - free  # PyTorch keeps what it has got.
+        return total - free  # PyTorch keeps what it has allocated.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
 
 
-def measure(resolution: int, batch_gpu: int, cbase: int | None, device: torch.device) -> tuple[int, int]:
-    """(bytes estimated, bytes measured) of a process."""
-    config, dataset = training_setup(resolution, batch_gpu, 1, device, cbase)
+def estimate_and_measure(
+    resolution: int, batch_gpu: int, channel_base: int | None, device: torch.device
+) -> tuple[int, int]:
+    """Return the estimated and the measured bytes of a process."""
+    config, dataset = training_setup(resolution, batch_gpu, 1, device, channel_base)
     estimated = memory_estimate.estimate(config, dataset).num_bytes(batch_gpu)
     context = multiprocessing.get_context('spawn')
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        return estimated, pool.submit(_peak_bytes, config, resolution).result()
-
-
-class Sizes(click.ParamType):
-    name = 'RES:N,...'
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> list[tuple[int, int]]:
-        if isinstance(value, list):
-            return value
-        if re.fullmatch(r'\d+:\d+(,\d+:\d+)*', str(value)) is None:
-            self.fail(f'{value!r} is no list of resolutions and numbers of images, such as 64:4,256:1.', param, ctx)
-        return [tuple(map(int, pair.split(':'))) for pair in str(value).split(',')]
+        return estimated, pool.submit(_peak_bytes, config, dataset).result()
 
 
 @click.command(cls=Command)
 @click.option(
     '--sizes',
-    type=Sizes(),
+    type=BatchSizeList(),
     default='16:32,32:16,64:4,128:4,256:1,256:2',
     show_default=True,
-    help='Resolutions of --cfg=auto, with the images at once',
+    help='Resolutions of --cfg=auto, each with the number of images at once',
 )
-@click.option('--cbase', type=click.IntRange(min=1), show_default='that of auto', help='Fewer make it faster')
+@click.option('--cbase', type=click.IntRange(min=1), show_default='that of auto', help='Fewer channels are faster')
 @device_option()
 def main(sizes: list[tuple[int, int]], cbase: int | None, device: str) -> None:
-    """Measure the peak of memory of training steps beside its estimate."""
-    device = resolve_device(device)
-    print(f'{this_machine(device)}\n\nresolution  images  estimate   peak  estimate/peak')
+    """Measure the peak memory of training steps and compare it with the estimate."""
+    torch_device = resolve_device(device)
+    print(f'{this_machine(torch_device)}\n\nresolution  images  estimate   peak  estimate/peak')
     for resolution, batch_gpu in sizes:
-        estimated, peak = measure(resolution, batch_gpu, cbase, device)
+        estimated, peak = estimate_and_measure(resolution, batch_gpu, cbase, torch_device)
         print(
             f'{resolution:10d}  {batch_gpu:6d}  {estimated / 2**20:8,.0f}  {peak / 2**20:5,.0f}  '
             f'{estimated / peak:13.2f}  MiB',

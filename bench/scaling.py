@@ -1,20 +1,23 @@
-"""How does training grow with the number of processes? A model, what confirms it here, and what it says of GPUs.
+"""How does training scale with the number of processes? A model, its test on this machine, and its results for GPUs.
 
 Measures the constants of the model on this machine (time of each phase in one process, gradient bytes, all-reduce,
-decoding), predicts the time of a step in 1, 2 and 4 processes, measures that too, and then evaluates the model for GPUs
-whose constants are assumptions. docs/scaling.md explains it.
+decoding), predicts the time of a step in 1, 2 and 4 processes, and measures that, too. Then evaluates the model for
+GPUs, whose constants are assumptions. docs/scaling.md explains it.
 
     python bench/scaling.py                                 about 3 minutes on 2 cores
-    python bench/scaling.py --markdown=docs/scaling.md      and put the tables into the documentation
+    python bench/scaling.py --markdown=docs/scaling.md      and update the tables in the documentation
 """
 
+from __future__ import annotations
+
 import dataclasses
+import functools
 import json
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,19 +26,22 @@ import click
 import numpy as np
 import torch
 
-from bench.common import MarkedSection, format_seconds, synchronize, this_machine
-from bench.steps import TrainingStep, training_setup
+from bench.common import CPU, format_seconds, synchronize, this_machine
+from bench.networks import TrainingStep, gradient_bytes, training_setup
+from bench.options import ResultFiles, benchmark_options
+from bench.tables import markdown_table
 from dataset_format.images import encode_png
-from dnnlib.cli import PATH, Command
+from dnnlib.cli import Command, usage_error
 from dnnlib.machine import available_cores
-from torch_utils import distributed
+from torch_utils import launcher
 from torch_utils.distributed import World
-from training.config import auto_preset
-from training.dataset import decode_image
-from training.phases import run_phase
+from training import setup
+from training.config import TrainingConfig
+from training.data.decoding import decode_image
+from training.dataset import ImageFolderDataset
+from training.presets import auto_preset
 
-PHASES = {'Gmain': 1, 'Greg': 4, 'Dmain': 1, 'Dreg': 16}  # name → steps from one to the next
-CPU = torch.device('cpu')
+PHASES = {'Gmain': 1, 'Greg': 4, 'Dmain': 1, 'Dreg': 16}  # name → steps between two runs
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The model
@@ -43,49 +49,58 @@ CPU = torch.device('cpu')
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """Time of one phase in a process: `start_sec`, and `image_sec` for each of its images."""
+    """Time of one phase in a process: `start_sec`, plus `image_sec` for each of its images."""
 
     start_sec: float
     image_sec: float
 
     def sec(self, num_images: float) -> float:
+        """Time of the phase for this many images."""
         return self.start_sec + self.image_sec * num_images
 
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """Of what connects the processes: time of a message, and bytes a second that one of them sends."""
+    """A connection between processes: latency of a message, and bytes per second that one process sends."""
 
     latency_sec: float
     bytes_per_sec: float
 
 
 def ring_sec(num_bytes: float, num_processes: int, link: Link) -> float:
-    """All-reduce in a ring: 2 (P - 1) messages one after the other, each with 1 / P of the bytes."""
+    """Return the time of an all-reduce in a ring: 2 (P - 1) messages in sequence, each with 1 / P of the bytes."""
     messages = 2 * (num_processes - 1)
     return messages * (link.latency_sec + num_bytes / num_processes / link.bytes_per_sec)
 
 
 def step_sec(
     compute: dict[str, Compute],
-    gradient_bytes: dict[str, float],
+    gradient_sizes: dict[str, float],
     num_images: float,
     num_processes: int,
     link: Link,
-    crowding: float = 1,
+    slowdown: float = 1,
 ) -> float:
-    """A step on average, with `num_images` in each process; `crowding`: how much
-    longer a process computes for the others beside it."""
+    """Return the average time of a step.
+
+    Args:
+        compute: Time of each phase in one process.
+        gradient_sizes: Bytes of the gradients of G and D.
+        num_images: Images of each process.
+        num_processes: How many processes share a batch.
+        link: What connects them.
+        slowdown: How much longer a process computes because others compute at the same time.
+    """
     return average_step(
         {
-            name: of_phase.sec(num_images) * crowding + ring_sec(gradient_bytes[name[0]], num_processes, link)
-            for name, of_phase in compute.items()
+            name: phase.sec(num_images) * slowdown + ring_sec(gradient_sizes[name[0]], num_processes, link)
+            for name, phase in compute.items()
         }
     )
 
 
 def average_step(phases: dict[str, float]) -> float:
-    """Time of a step from the times of its phases, which run every so many steps."""
+    """Return the average time of a step from the times of its phases, some of which do not run in every step."""
     return sum(sec / PHASES[name] for name, sec in phases.items())
 
 
@@ -93,8 +108,17 @@ def average_step(phases: dict[str, float]) -> float:
 # Constants of this machine, and steps
 
 
-def _seconds(run, rounds: int, world: World) -> float:
-    """Median over the rounds, of which one more comes first; all ranks run together."""
+@dataclasses.dataclass(frozen=True)
+class MeasuredStep:
+    """Medians of the main rank's times in seconds, and the sizes of the gradients."""
+
+    phases: dict[str, float]
+    gradient_sizes: dict[str, float]
+    messages: list[float]
+
+
+def _median_sec(run: Callable[[], object], rounds: int, world: World) -> float:
+    """Return the median time over the rounds, after one round to warm up; all ranks run together."""
     times = []
     for _ in range(rounds + 1):
         synchronize(world.device)
@@ -107,36 +131,34 @@ def _seconds(run, rounds: int, world: World) -> float:
     return statistics.median(times[1:])
 
 
-def _measure_rank(world: World, config, resolution: int, message_bytes: Sequence[int], rounds: int, path: str) -> None:
-    """Times of each phase and of all-reduces, by the main rank's clock, to a JSON file.
+def _measure_rank(
+    world: World,
+    config: TrainingConfig,
+    dataset: ImageFolderDataset,
+    message_bytes: Sequence[int],
+    rounds: int,
+    path: str,
+) -> None:
+    """Measure each phase and all-reduces, and write the main rank's `MeasuredStep` to a JSON file.
 
-    A configuration for one process trains in each of them by itself, at the same time.
+    If the configuration is for one process, each process trains on its own, at the same time as the others.
     """
-    torch.set_num_threads(1)  # A process is a core, however many there are.
+    torch.set_num_threads(1)  # A process uses one core, however many there are.
     torch.manual_seed(0)
-    step = TrainingStep(world if config.num_gpus > 1 else World(0, 1, world.device), config, resolution)
-    result = {
-        'phases': {
-            phase.name: _seconds(
-                lambda phase=phase: run_phase(phase, step.loss, step.batches, step.world), rounds, world
-            )
-            for phase in step.phases
-        },
-        'gradient_bytes': {
-            name: sum(parameter.nbytes for parameter in module.parameters())
-            for name, module in (('G', step.G), ('D', step.D))
-        },
-        'messages': [],
-    }
+    step = TrainingStep(world if config.num_gpus > 1 else World(0, 1, world.device), config, dataset)
+    phases, messages = {}, []
+    for phase in step.phases:
+        phases[phase.name] = _median_sec(step.runner(phase), rounds, world)
     if world.is_distributed:
         for num_bytes in message_bytes:
-            message = torch.ones([num_bytes // 4])
-            result['messages'].append(_seconds(lambda m=message: torch.distributed.all_reduce(m), 5 * rounds, world))
+            all_reduce = functools.partial(torch.distributed.all_reduce, torch.ones([num_bytes // 4]))
+            messages.append(_median_sec(all_reduce, 5 * rounds, world))
     if world.is_main:
-        Path(path).write_text(json.dumps(result), encoding='utf-8')
+        measured = MeasuredStep(phases, gradient_bytes(step.G, step.D), messages)
+        Path(path).write_text(json.dumps(dataclasses.asdict(measured)), encoding='utf-8')
 
 
-def measure(
+def measure_step(
     resolution: int,
     cbase: int | None,
     batch_gpu: int,
@@ -144,17 +166,17 @@ def measure(
     rounds: int,
     message_bytes: Sequence[int] = (),
     together: bool = True,
-) -> dict:
-    """Medians of {phases: {name: sec}, gradient_bytes: {G, D}, messages: [sec]}; else each process is alone."""
-    config, _dataset = training_setup(resolution, batch_gpu, num_processes if together else 1, CPU, cbase)
+) -> MeasuredStep:
+    """Measure a training step in several processes, which share a batch or, if not `together`, train on their own."""
+    config, dataset = training_setup(resolution, batch_gpu, num_processes if together else 1, CPU, cbase)
     with tempfile.TemporaryDirectory() as folder:
         path = f'{folder}/result.json'
-        distributed.launch(_measure_rank, num_processes, 'cpu', config, resolution, message_bytes, rounds, path)
-        return json.loads(Path(path).read_text(encoding='utf-8'))
+        launcher.launch(_measure_rank, num_processes, 'cpu', config, dataset, message_bytes, rounds, path)
+        return MeasuredStep(**json.loads(Path(path).read_text(encoding='utf-8')))
 
 
 def fit_compute(few: dict[str, float], num_few: int, many: dict[str, float], num_many: int) -> dict[str, Compute]:
-    """A line through the times of two batch sizes, for each phase."""
+    """Fit a line through the times of two batch sizes, for each phase."""
     lines = {}
     for name in few:
         image_sec = max(many[name] - few[name], 0) / (num_many - num_few)
@@ -163,7 +185,7 @@ def fit_compute(few: dict[str, float], num_few: int, many: dict[str, float], num
 
 
 def fit_link(message_bytes: Sequence[int], seconds: Sequence[float], num_processes: int) -> Link:
-    """From a short and a long message."""
+    """Compute a link's constants from the times of a short and a long message."""
     messages = 2 * (num_processes - 1)
     latency_sec = seconds[0] / messages
     long_sec = max(seconds[1] / messages - latency_sec, 1e-9)
@@ -171,11 +193,11 @@ def fit_link(message_bytes: Sequence[int], seconds: Sequence[float], num_process
 
 
 def decoding_rate(resolution: int) -> float:
-    """Images a second and core, from PNGs as dataset_tool.py writes them: of noise, the slowest kind."""
+    """Return the images per second that one core decodes, from PNGs of noise, which are the slowest."""
     pixels = np.random.RandomState(0).randint(0, 256, [resolution, resolution, 3], dtype=np.uint8)
     content = encode_png(pixels)
-    alone = World(rank=0, size=1, device=CPU)
-    return 50 / _seconds(lambda: [decode_image(content) for _ in range(50)], 3, alone)
+    single = World(rank=0, size=1, device=CPU)
+    return 50 / _median_sec(lambda: [decode_image(content) for _ in range(50)], 3, single)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -183,164 +205,143 @@ def decoding_rate(resolution: int) -> float:
 
 # Seconds for 1000 images on one V100 with --cfg=auto, as published for the original implementation.
 V100_SEC_PER_KIMG = {128: 13, 256: 23, 512: 74, 1024: 158}
-GPU_SPEED = 2.5  # of the assumed GPU (A100 class), in V100s
-LAUNCH_SEC = 0.010  # a phase takes at least this long, to start its kernels, however few its images
+GPU_SPEED = 2.5  # of the assumed GPU (A100 class), relative to a V100
+LAUNCH_SEC = 0.010  # the least time of a phase, to launch its kernels, however few its images
 GPUS_PER_MACHINE = 8
 NVLINK = Link(latency_sec=10e-6, bytes_per_sec=150e9)  # between the GPUs of a machine
 NETWORK = Link(latency_sec=30e-6, bytes_per_sec=20e9)  # between machines: 200 Gbit/s for all 8 GPUs of one
 
 
-def gpu_step(resolution: int, batch: int, num_gpus: int, gradient_bytes: dict[str, float]) -> tuple[float, float]:
-    """(step, its share of all-reduce) in seconds, under the assumptions above.
+def gpu_step(resolution: int, batch: int, num_gpus: int, gradient_sizes: dict[str, float]) -> tuple[float, float]:
+    """Return the seconds of a step and of its all-reduces, under the assumptions above.
 
-    NCCL's way between machines is taken as a ring inside of each, and one of the machines for the sums.
+    Between machines, NCCL is modeled as a ring inside each machine and a ring of the machines for the sums.
     """
     machines = -(-num_gpus // GPUS_PER_MACHINE)
     image_sec = V100_SEC_PER_KIMG[resolution] / 1000 / GPU_SPEED
     compute_sec = max(image_sec * batch / num_gpus, average_step(dict.fromkeys(PHASES, LAUNCH_SEC)))
     reduce_sec = average_step(
         {
-            name: ring_sec(gradient_bytes[name[0]], min(num_gpus, GPUS_PER_MACHINE), NVLINK)
-            + ring_sec(gradient_bytes[name[0]], machines, NETWORK)
+            name: ring_sec(gradient_sizes[name[0]], min(num_gpus, GPUS_PER_MACHINE), NVLINK)
+            + ring_sec(gradient_sizes[name[0]], machines, NETWORK)
             for name in PHASES
         }
     )
     return compute_sec + reduce_sec, reduce_sec
 
 
-def auto_gradient_bytes(resolution: int) -> dict[str, float]:
-    """Of the networks that --cfg=auto trains; they are not made."""
-    config, _dataset = training_setup(resolution, 1, 1, CPU)
+def auto_gradient_sizes(resolution: int) -> dict[str, float]:
+    """Return the bytes of the gradients with --cfg=auto, without allocating the networks."""
+    config, dataset = training_setup(resolution, 1, 1, CPU)
     with torch.device('meta'):
-        step = TrainingStep(World(0, 1, torch.device('meta')), config, resolution)
-    return {
-        name: sum(parameter.nbytes for parameter in module.parameters())
-        for name, module in (('G', step.G), ('D', step.D))
-    }
+        return gradient_bytes(*setup.construct_networks(config, dataset))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Tables
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [headings, ['---', *['---:'] * (len(headings) - 1)], *rows]
-    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
-
-
 def machine_tables(resolution: int, cbase: int | None, batch: int, rounds: int) -> str:
-    """Constants of this machine, and predicted beside measured steps of `batch` images."""
-    message_bytes = [4, 32 * 2**20]
+    """Return the constants of this machine, and predicted beside measured steps of `batch` images."""
     num_many = max(batch // 2, 2)
-    few, many = (measure(resolution, cbase, number, 1, rounds) for number in (num_many // 2, num_many))
+    few, many = (measure_step(resolution, cbase, number, 1, rounds) for number in (num_many // 2, num_many))
+    compute = fit_compute(few.phases, num_many // 2, many.phases, num_many)
     cores = available_cores()
-    all_busy = measure(resolution, cbase, num_many, cores, rounds, together=False)
-    slower = average_step(all_busy['phases']) / average_step(many['phases'])
-    compute = fit_compute(few['phases'], num_many // 2, many['phases'], num_many)
-    gradient_bytes = few['gradient_bytes']
+    all_busy = measure_step(resolution, cbase, num_many, cores, rounds, together=False)
+    slowdown = average_step(all_busy.phases) / average_step(many.phases)
+
     constants = [
-        (
-            f'{name}: start of the phase + each image',
-            f'{format_seconds(line.start_sec)} + {format_seconds(line.image_sec)}',
-        )
+        (f'{name}: fixed time + time per image', f'{format_seconds(line.start_sec)} + {format_seconds(line.image_sec)}')
         for name, line in compute.items()
     ]
-    constants.append(('gradients of G, D', f'{gradient_bytes["G"] / 1e6:.1f} MB, {gradient_bytes["D"] / 1e6:.1f} MB'))
-
-    constants.append((f'{cores} processes at once, each by itself, take', f'{slower:.2f} times as long as one'))
+    sizes = ', '.join(f'{few.gradient_sizes[name] / 1e6:.1f} MB' for name in ('G', 'D'))
+    constants.append(('gradients of G, D', sizes))
+    constants.append((f'slowdown of {cores} independent processes at once', f'{slowdown:.2f} times'))
     steps = []
+    message_bytes = (4, 32 * 2**20)
     for number in (1, 2, 4):
-        measured = measure(resolution, cbase, batch // number, number, rounds, message_bytes)
+        measured = measure_step(resolution, cbase, batch // number, number, rounds, message_bytes)
         link = Link(0, 1)
         if number > 1:
-            link = fit_link(message_bytes, measured['messages'], number)
-            constants.append(
-                (
-                    f'all-reduce in {number} processes: a message, bytes of one process',
-                    f'{format_seconds(link.latency_sec)}, {link.bytes_per_sec / 1e9:.2f} GB/s',
-                )
-            )
-        crowding = 1 if number == 1 else slower * max(number / cores, 1)
-        predicted = step_sec(compute, gradient_bytes, batch // number, number, link, crowding)
-        actual = average_step(measured['phases'])
-        steps.append(
-            (
-                number,
-                batch // number,
-                format_seconds(predicted),
-                format_seconds(actual),
-                f'{predicted / actual - 1:+.0%}',
-            )
-        )
+            link = fit_link(message_bytes, measured.messages, number)
+            rates = f'{format_seconds(link.latency_sec)}, {link.bytes_per_sec / 1e9:.2f} GB/s'
+            constants.append((f'all-reduce in {number} processes: latency, bandwidth of a process', rates))
+        crowding = 1 if number == 1 else slowdown * max(number / cores, 1)
+        predicted = step_sec(compute, few.gradient_sizes, batch // number, number, link, crowding)
+        steps.append(_step_row(number, batch // number, predicted, average_step(measured.phases)))
     constants.append((f'decoding a PNG of {resolution} pixels, one core', f'{decoding_rate(resolution):,.0f} images/s'))
-    return (
-        table(['constant', 'measured'], constants)
-        + '\n\n'
-        + table(['processes', 'images in each', 'step predicted', 'step measured', 'error'], steps)
-    )
+    step_headings = ['processes', 'images per process', 'predicted step', 'measured step', 'error']
+    return f'{markdown_table(["constant", "measured"], constants)}\n\n{markdown_table(step_headings, steps)}'
+
+
+def _step_row(num_processes: int, num_images: int, predicted_sec: float, measured_sec: float) -> tuple[object, ...]:
+    error = f'{predicted_sec / measured_sec - 1:+.0%}'
+    return num_processes, num_images, format_seconds(predicted_sec), format_seconds(measured_sec), error
+
+
+GPU_HEADINGS = (
+    'GPUs',
+    'batch',
+    'images per GPU',
+    'step',
+    'all-reduce',
+    'images/s',
+    'efficiency',
+    'data',
+    'days for 25,000 kimg',
+)
 
 
 def gpu_table(resolution: int) -> str:
-    """Steps of GPUs under the assumptions: auto's own batch, and 8 images in each GPU."""
-    gradient_bytes = auto_gradient_bytes(resolution)
+    """Return the steps of GPUs under the assumptions: with auto's own batch, and with 8 images per GPU."""
+    gradient_sizes = auto_gradient_sizes(resolution)
     rows = []
     for num_gpus in (1, 8, 64, 512):
         auto_batch = auto_preset(resolution, num_gpus).batch_size
         for batch in dict.fromkeys([auto_batch, 8 * num_gpus]) if num_gpus > 1 else [auto_batch]:
-            sec, reduce_sec = gpu_step(resolution, batch, num_gpus, gradient_bytes)
-            alone_sec, _ = gpu_step(resolution, batch, 1, gradient_bytes)
-            name = f'{batch}, auto' if batch == auto_batch else str(batch)
+            sec, reduce_sec = gpu_step(resolution, batch, num_gpus, gradient_sizes)
+            single_sec, _ = gpu_step(resolution, batch, 1, gradient_sizes)
             rows.append(
                 (
                     num_gpus,
-                    name,
+                    f'{batch}, auto' if batch == auto_batch else str(batch),
                     f'{batch / num_gpus:g}',
                     format_seconds(sec),
                     f'{reduce_sec / sec:.0%}',
                     f'{batch / sec:,.0f}',
-                    f'{alone_sec / num_gpus / sec:.0%}',
+                    f'{single_sec / num_gpus / sec:.0%}',
                     f'{batch / sec * 3 * resolution**2 / 1e6:,.0f} MB/s',
                     f'{25e6 / (batch / sec) / 86400:.2g}',
                 )
             )
-    headings = [
-        'GPUs',
-        'batch',
-        'images in each',
-        'step',
-        'of it all-reduce',
-        'images/s',
-        'of ideal speed',
-        'data',
-        'days for 25,000 kimg',
-    ]
-    return f'{resolution} pixels:\n\n' + table(headings, rows)
+    return f'{resolution} pixels:\n\n{markdown_table(GPU_HEADINGS, rows)}'
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Command
 
 
 @click.command(cls=Command)
-@click.option('--resolution', type=click.IntRange(min=8), default=32, show_default=True, help='Measured here')
-@click.option('--cbase', type=click.IntRange(min=1), show_default='that of auto', help='Fewer make it faster')
-@click.option('--batch', type=click.IntRange(min=4), default=8, show_default=True, help='Images in a step, over all')
+@click.option('--resolution', type=click.IntRange(min=8), default=32, show_default=True, help='Pixels along a side')
+@click.option('--cbase', type=click.IntRange(min=1), show_default='that of auto', help='Fewer channels are faster')
+@click.option('--batch', type=click.IntRange(min=4), default=8, show_default=True, help='Images per step, in total')
 @click.option('--rounds', type=click.IntRange(min=1), default=3, show_default=True, help='Runs of each phase')
-@click.option('--markdown', 'markdown_path', type=PATH, metavar='FILE', help='Replace the tables in this file')
+@benchmark_options('markdown')
 def main(resolution: int, cbase: int | None, batch: int, rounds: int, markdown_path: str | None) -> None:
-    """Measure the constants of the model of scaling, compare its steps with real ones, evaluate it for GPUs."""
+    """Measure the constants of the scaling model, compare its steps with real ones, and evaluate it for GPUs."""
     if batch % 4 != 0:
-        raise click.BadParameter(
-            f'{batch} images cannot be split over 4 processes: give a multiple of 4.', param_hint="'--batch'"
-        )
-    markdown = None if markdown_path is None else MarkedSection(markdown_path, 'bench/scaling.py')
+        raise usage_error('--batch', f'{batch} images cannot be split over 4 processes: use a multiple of 4.')
+    results = ResultFiles('bench/scaling.py', markdown_path=markdown_path)
     machine = this_machine(CPU)
     print(f'{machine}\n', flush=True)
-    here = machine_tables(resolution, cbase, batch, rounds)
-    print(f'{here}\n', flush=True)
-    gpus = '\n\n'.join(gpu_table(of_gpu) for of_gpu in (256, 1024))
-    print(gpus)
-    if markdown is not None:
-        markdown.replace(
-            f'Measured on {machine}, one thread in each process, {resolution} pixels, a step of {batch} '
-            f'images:\n\n{here}\n\nBy assumption, not measured:\n\n{gpus}'
-        )
+    measured = machine_tables(resolution, cbase, batch, rounds)
+    print(f'{measured}\n', flush=True)
+    assumed = '\n\n'.join(gpu_table(gpu_resolution) for gpu_resolution in (256, 1024))
+    print(assumed)
+    results.save(
+        markdown=f'Measured on {machine}, one thread per process, {resolution} pixels, {batch} images per step:\n\n'
+        f'{measured}\n\nFrom assumptions, not measured:\n\n{assumed}'
+    )
 
 
 if __name__ == '__main__':

@@ -1,16 +1,20 @@
-"""Where the time of an image goes on a CPU.
+"""Where the time of a generated image goes on a CPU.
 
-python bench/shares.py                                 about a quarter of a minute on 2 cores
-python bench/shares.py --markdown=docs/benchmarks.md   and put the table into the documentation
+python bench/shares.py                                 about 15 seconds on 2 cores
+python bench/shares.py --markdown=docs/benchmarks.md   and update the table in the documentation
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
 import statistics
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -18,15 +22,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import click
 import torch
 
-from bench.common import MarkedSection, check_writable, format_seconds, this_machine
-from bench.overview import _generator
-from dnnlib.cli import PATH, Command
-from dnnlib.machine import available_cores
+from bench.common import CPU, format_seconds, set_up
+from bench.networks import construct_generator
+from bench.options import ResultFiles, benchmark_options
+from bench.tables import markdown_table
+from dnnlib.cli import Command
 from torch_utils.ops import bias_act, conv2d_gradfix, conv2d_resample, upfirdn2d
 from training import networks_stylegan2
 
-CPU = torch.device('cpu')
-PARTS = {  # Functions by the names under which they are called; what another part calls counts for itself alone.
+# Functions by the modules and names under which they are called. If one part calls another, the time inside counts for
+# the inner one only.
+PARTS: dict[str, list[tuple[Any, str]]] = {
     'convolutions': [
         (conv2d_gradfix, 'conv2d'),
         (conv2d_gradfix, 'conv_transpose2d'),
@@ -39,43 +45,52 @@ PARTS = {  # Functions by the names under which they are called; what another pa
 REST = 'everything else'
 
 
-@contextlib.contextmanager
-def timed_parts():
-    """Within this context, seconds by part; of nested calls, each has what its own part takes."""
-    seconds = Counter()
-    running = []
+class PartTimer:
+    """Seconds by part; a nested call counts for the inner part only."""
 
-    def charge():
-        now = time.perf_counter()
-        if running:
-            seconds[running[-1]] += now - since[0]
-        since[0] = now
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._running: list[str] = []
+        self._since = time.perf_counter()
 
-    def timed(part, function):
+    def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `function` with its time added to `part`."""
+
         @functools.wraps(function)
-        def run(*args, **kwargs):
-            charge()
-            running.append(part)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self._charge()
+            self._running.append(part)
             try:
                 return function(*args, **kwargs)
             finally:
-                charge()
-                running.pop()
+                self._charge()
+                self._running.pop()
 
         return run
 
-    since = [time.perf_counter()]
+    def _charge(self) -> None:
+        """Add the time since the last call to the innermost part that is running."""
+        now = time.perf_counter()
+        if self._running:
+            self.seconds[self._running[-1]] += now - self._since
+        self._since = now
+
+
+@contextlib.contextmanager
+def timed_parts() -> Iterator[dict[str, float]]:
+    """Within this context, collect the seconds that each part takes."""
+    timer = PartTimer()
     with contextlib.ExitStack() as stack:
         for part, functions in PARTS.items():
             for owner, name in functions:
-                stack.enter_context(mock.patch.object(owner, name, timed(part, getattr(owner, name))))
-        yield seconds
+                stack.enter_context(mock.patch.object(owner, name, timer.timed(part, getattr(owner, name))))
+        yield timer.seconds
 
 
 @torch.no_grad()
 def shares(resolution: int, batch: int, quick: bool) -> dict[str, float]:
-    """Median seconds of each part, and of the rest, for one batch of images by the networks of --cfg=auto."""
-    G = _generator(resolution, quick, CPU)
+    """Return the median seconds of each part, and of the rest, for one batch of images with --cfg=auto."""
+    G, _channel_base = construct_generator(resolution, quick, CPU)
     z, c = torch.randn([batch, G.z_dim]), torch.zeros([batch, 0])
     G(z, c)
     runs = []
@@ -88,38 +103,24 @@ def shares(resolution: int, batch: int, quick: bool) -> dict[str, float]:
     return {part: statistics.median(run[part] for run in runs) for part in runs[0]}
 
 
+def _seconds_and_share(times: dict[str, float], part: str) -> str:
+    return f'{format_seconds(times[part])} ({times[part] / sum(times.values()):.0%})'
+
+
 @click.command(cls=Command)
-@click.option('--quick', is_flag=True, help='Tiny sizes: whether it works, not how fast')
-@click.option(
-    '--threads', type=click.IntRange(min=1), metavar='N', show_default='one per core', help='Threads of PyTorch'
-)
-@click.option('--markdown', 'markdown_path', type=PATH, metavar='FILE', help='Replace the table in this file')
+@benchmark_options('quick', 'threads', 'markdown')
 def main(quick: bool, threads: int | None, markdown_path: str | None) -> None:
-    """Measure what the parts of a generator take on the CPU."""
-    check_writable('--markdown', markdown_path)
-    markdown = None if markdown_path is None else MarkedSection(markdown_path, 'bench/shares.py')
-    torch.set_num_threads(threads or available_cores())
-    torch.manual_seed(0)
+    """Measure how much time each part of a generator takes on the CPU."""
+    results = ResultFiles('bench/shares.py', markdown_path=markdown_path)
+    machine = set_up(CPU, threads)
     sizes = [(16, 1), (16, 2)] if quick else [(256, 1), (256, 4), (1024, 1)]
-    found = {f'{resolution} px, batch {batch}': shares(resolution, batch, quick) for resolution, batch in sizes}
-    lines = [['part', *found]]
+    columns = {f'{resolution} px, batch {batch}': shares(resolution, batch, quick) for resolution, batch in sizes}
+    rows = []
     for part in [*PARTS, REST]:
-        lines.append(
-            [
-                part,
-                *(
-                    f'{format_seconds(times[part])} ({times[part] / sum(times.values()):.0%})'
-                    for times in found.values()
-                ),
-            ]
-        )
-    table = [f'| {" | ".join(line)} |' for line in lines]
-    table.insert(1, f'| --- |{" ---: |" * len(found)}')
-    machine = this_machine(CPU)
-    print(f'{machine}\n')
-    print('\n'.join(table))
-    if markdown is not None:
-        markdown.replace('\n'.join([f'{machine}.', '', *table]))
+        rows.append([part, *(_seconds_and_share(times, part) for times in columns.values())])
+    table = markdown_table(['part', *columns], rows)
+    print(f'\n{table}')
+    results.save(markdown=f'{machine}.\n\n{table}')
 
 
 if __name__ == '__main__':

@@ -1,16 +1,20 @@
-"""The least convolution work of the networks and of the training phases, in FLOP: what their floors are made of.
+"""The least convolution work of the networks and of the training phases, in FLOP. Floors are computed from it.
 
-Counted from the layers, not from what an implementation happens to run. A convolution that changes the resolution
-needs one multiplication and one addition for each weight and each pixel at the *lower* of its two resolutions: no
-inserted zero is multiplied, no dropped pixel is computed. Only the dense convolutions count. Resampling filters, dense
-layers and element-wise work are left out: a floor may be too low, never too high.
+The work is counted from the layers, not from the operations that an implementation runs. A convolution that changes
+the resolution needs one multiplication and one addition for each weight and each pixel at the *lower* of its two
+resolutions: inserted zeros need not be multiplied, nor dropped pixels computed. Only dense convolutions count, not
+resampling filters, fully connected layers or element-wise operations, so a floor may be too low but never too high.
 
-What a phase of training adds up to follows from the chain rule. With y = w * x, the gradient in x and that in w cost
-as much as y itself. `phase_flop` says for each phase which of them the mathematics needs; a test holds this against
-the convolutions that PyTorch really runs.
+The work of a training phase follows from the chain rule. For y = w * x, the gradients with respect to x and to w cost
+as much as y itself. `phase_flop` states which of them each phase needs; a test compares this with the convolutions that
+PyTorch runs.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -21,7 +25,7 @@ CONVOLUTION_LAYERS = (Conv2dLayer, SynthesisLayer, ToRGBLayer)
 
 @dataclass(frozen=True)
 class LayerWork:
-    """One layer for one image."""
+    """The work of one layer for one image."""
 
     name: str
     kind: type
@@ -29,19 +33,24 @@ class LayerWork:
 
 
 @torch.no_grad()
-def layer_work(network: torch.nn.Module, *inputs) -> list[LayerWork]:
-    """The convolution layers of G or D in the order they run, from one forward pass with `inputs` of batch size 1."""
+def layer_work(network: torch.nn.Module, *inputs: torch.Tensor) -> list[LayerWork]:
+    """Return the convolution layers of G or D in the order they run.
+
+    Args:
+        network: G or D.
+        *inputs: Arguments of one forward pass, with a batch size of 1.
+    """
     layers = []
 
-    def count(name):
-        def hook(module, args, output):
+    def counting_hook(name: str) -> Callable[[Any, Any, Any], None]:
+        def hook(module: Any, args: Any, output: Any) -> None:
             pixels = min(args[0].shape[2] * args[0].shape[3], output.shape[2] * output.shape[3])
             layers.append(LayerWork(name, type(module), 2 * module.weight.numel() * pixels))
 
         return hook
 
     hooks = [
-        module.register_forward_hook(count(name))
+        module.register_forward_hook(counting_hook(name))
         for name, module in network.named_modules()
         if isinstance(module, CONVOLUTION_LAYERS)
     ]
@@ -51,19 +60,24 @@ def layer_work(network: torch.nn.Module, *inputs) -> list[LayerWork]:
     return layers
 
 
+def generator_flop(G: Any, z: torch.Tensor, c: torch.Tensor) -> int:
+    """Return the convolution work of G for a batch of latents [N, z_dim] and labels [N, c_dim]."""
+    return len(z) * sum(layer.flop for layer in layer_work(G, z[:1], c[:1]))
+
+
 @dataclass(frozen=True)
 class NetworkWork:
-    """FLOP of one image through both networks, and of the layers that a derivative can do without."""
+    """FLOP of one image through both networks, and through the layers that some derivatives do not need."""
 
     G: int
     G_to_rgb: int
     D: int
-    D_from_rgb: int  # takes the images
-    D_epilogue: int  # comes after the minibatch standard deviation, the only curved function of D
+    D_from_rgb: int  # the layer that takes the images
+    D_epilogue: int  # the layer after the minibatch standard deviation, the only curved function in D
 
     @classmethod
-    def of(cls, G: torch.nn.Module, D: torch.nn.Module) -> 'NetworkWork':
-        """Count in one forward pass of each network, on the device it is on."""
+    def of(cls, G: Any, D: Any) -> NetworkWork:
+        """Count the work in one forward pass of each network, on its own device."""
         device = next(G.parameters()).device
         label = torch.zeros([1, G.c_dim], device=device)
         image = torch.zeros([1, G.img_channels, G.img_resolution, G.img_resolution], device=device)
@@ -79,15 +93,17 @@ class NetworkWork:
 
 
 def phase_flop(work: NetworkWork, batch_size: int, pl_batch_shrink: int = 2) -> dict[str, int]:
-    """Forward and backward convolution work of one run of each training phase.
+    """Return the forward and backward convolution work of one run of each training phase.
 
-    Gmain: G and D forward; back through D in the activations, through G in activations and weights.
-    Greg: on a smaller batch, G forward; its gradient in ws; the derivative of that, in its gradients and in the
-        weights; and, since modulation multiplies activations, from there back through G as well, but for ToRGB,
-        which the image depends on linearly.
-    Dmain: G forward; D forward and back, for generated and for real images; no gradient in images.
-    Dreg: D forward; its gradient in the images; the derivative of that, as for G; and, since the minibatch standard
-        deviation is curved, from there back through the layers before it.
+    Gmain: Forward through G and D. Backward through D with respect to activations, through G with respect to
+        activations and weights.
+    Greg: On a smaller batch, forward through G, and its gradient with respect to ws. The derivative of that with
+        respect to the gradients and the weights. Modulation multiplies activations, so from there also backward through
+        G, except for ToRGB, which the image depends on linearly.
+    Dmain: Forward through G. Forward and backward through D for generated and for real images, without the gradient
+        with respect to the images.
+    Dreg: Forward through D, and its gradient with respect to the images. The derivative of that, as for G. The
+        minibatch standard deviation is curved, so from there also backward through the layers before it.
     """
     g, d = work.G, work.D
     return {

@@ -1,6 +1,5 @@
-"""Turn image collections of many kinds into the one dataset format that training reads.
+"""Convert collections of images to the dataset format that training reads.
 
-The way of an image: `sources` finds it and decodes it, `labels` says what it shows, `transforms` brings it to
-the wanted size, `writer` stores it. `convert` runs these four over all images on many processes.
-Nothing here needs PyTorch.
+`sources` lists the images of a collection, `loading` decodes them, `transforms` brings them to the output size, and
+`writer` stores them; `convert` runs these steps for all images in several processes. Nothing here needs PyTorch.
 """

@@ -1,8 +1,10 @@
-"""Conversion: all images of a source through one transform into a destination, on many processes.
+"""Convert all images of a source with one transform into a destination, in several processes.
 
-Images travel in chunks, and their results come back in order, so that the destination does not depend on the number
-of processes. Only so many chunks are under way that memory stays bounded however large the source is.
+Images are processed in chunks, and their results return in order, so that the destination does not depend on the number
+of processes. The number of chunks in flight is limited, so that memory stays bounded for sources of any size.
 """
+
+from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
@@ -11,35 +13,47 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from dataset_conversion.sources import Reader, Source
+from dataset_conversion.loading import load_image
+from dataset_conversion.source_types import Reader, Source
 from dataset_conversion.transforms import SkippedImage, Transform, check_output_size
 from dataset_conversion.writer import open_destination
-from dataset_format.images import CHANNEL_KINDS, BadImage, encode_png, load_image, to_pixels
+from dataset_format.images import CHANNEL_KINDS, BadImage, encode_png, to_pixels
 from dataset_format.labels import LABEL_FILE, Label, format_label_file
 from dnnlib.progress import progress_bar
 
 CHUNK_BYTES = 4 * 2**20
 MAX_CHUNK_IMAGES = 128
-MAX_BAD_IMAGES = 100  # without --skip-bad, looking for more would only keep the user waiting
+MAX_BAD_IMAGES = 100  # without --skip-bad, searching for more would only keep the user waiting
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A converted image. `shape` is [H, W] or [H, W, C]."""
+    """A converted image.
+
+    Args:
+        png: Bytes of the PNG.
+        shape: [H, W] or [H, W, C].
+    """
 
     png: bytes
     shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """Why an image was not converted: it is bad, or too small for the transform."""
+class Rejection:
+    """Why an image was not converted.
+
+    Args:
+        reason: Completes 'NAME: ...'.
+        is_bad: False if the image is intact, but too small for the transform.
+    """
 
     reason: str
     is_bad: bool
@@ -47,7 +61,17 @@ class Refusal:
 
 @dataclass
 class Summary:
-    """What a conversion did. `bad` and `skipped` hold (name, reason)."""
+    """The result of a conversion.
+
+    Args:
+        num_images: Number of images written.
+        num_bytes: Size of these images.
+        elapsed_sec: Duration of the conversion.
+        shape: [H, W] or [H, W, C] of the images, or None before the first one.
+        num_classes: Number of classes that occur in the labels.
+        bad: (name, reason) of images that cannot be used.
+        skipped: (name, reason) of images that are too small for the transform.
+    """
 
     num_images: int = 0
     num_bytes: int = 0
@@ -59,7 +83,12 @@ class Summary:
 
 
 class UnusableImages(ValueError):
-    """Raised at the end of a conversion that met bad images; `bad` holds (name, reason)."""
+    """A conversion that failed because of bad images.
+
+    Args:
+        message: One sentence.
+        bad: (name, reason) of each bad image.
+    """
 
     def __init__(self, message: str, bad: list[tuple[str, str]]):
         super().__init__(message)
@@ -75,43 +104,47 @@ def convert(
     workers: int = 1,
     show_progress: bool | None = None,
 ) -> Summary:
-    """Write the dataset `dest` (zip archive or folder) from the first `max_images` images of `source`.
+    """Convert the images of a source to a dataset.
 
-    Bad images are left out with `skip_bad`; otherwise UnusableImages names them after all images were seen, and
-    nothing is written. `show_progress`: None = on a terminal. Raises ValueError.
+    Args:
+        source: Images to convert.
+        dest: Zip archive or folder to write.
+        transform: Conversion of each image.
+        max_images: Convert only this many images, or None for all.
+        skip_bad: Leave out bad images. Otherwise nothing is written if there are any.
+        workers: Number of processes.
+        show_progress: Whether to show a progress bar; None shows it on terminals.
+
+    Raises:
+        UnusableImages: There are bad images, or no images are left.
+        ValueError: The destination cannot be written, or a process was killed.
     """
     start_time = time.monotonic()
-    names = source.names[:max_images]
     tickets = source.tickets[:max_images]
     summary = Summary()
-    labels: list[tuple[str, Label]] = []
-
     results = convert_all(source.reader, tickets, transform, workers)
-    with (
-        closing(results),
-        open_destination(dest) as writer,
-        progress_bar(len(names), 'img', disable=None if show_progress is None else not show_progress) as progress,
-    ):
+    progress = progress_bar(len(tickets), 'img', disable=None if show_progress is None else not show_progress)
+    with closing(results), open_destination(dest) as writer, progress:
+        num_seen = 0
+        labels: list[tuple[str, Label]] = []
         for index, result in enumerate(results):
             progress.update()
+            num_seen = index + 1
             if isinstance(result, Picture):
-                result = _refuse_other_shape(result, summary)
-            if isinstance(result, Refusal):
-                (summary.bad if result.is_bad else summary.skipped).append((names[index], result.reason))
+                result = _reject_other_shape(result, summary)
+            if isinstance(result, Rejection):
+                (summary.bad if result.is_bad else summary.skipped).append((source.names[index], result.reason))
                 if len(summary.bad) >= MAX_BAD_IMAGES and not skip_bad:
                     break
-                continue
-            if summary.bad and not skip_bad:
-                continue  # nothing will be kept: only the names of further bad images matter
-            name = archive_name(summary.num_images)
-            writer.write(name, result.png)
-            if source.labels is not None:
-                labels.append((name, source.labels[index]))
-            summary.num_images += 1
-            summary.num_bytes += len(result.png)
-        _check_outcome(summary, skip_bad, index + 1, len(names))
-        named_labels = None if source.labels is None else labels
-        writer.write(LABEL_FILE, format_label_file(named_labels, source.class_names))
+            elif skip_bad or not summary.bad:  # after a bad image nothing is kept: only further bad ones matter
+                name = archive_name(summary.num_images)
+                writer.write(name, result.png)
+                if source.labels is not None:
+                    labels.append((name, source.labels[index]))
+                summary.num_images += 1
+                summary.num_bytes += len(result.png)
+        _check_outcome(summary, skip_bad, num_seen, len(tickets))
+        writer.write(LABEL_FILE, format_label_file(None if source.labels is None else labels, source.class_names))
 
     summary.num_classes = len({label for _name, label in labels if isinstance(label, int)})
     summary.elapsed_sec = time.monotonic() - start_time
@@ -119,20 +152,22 @@ def convert(
 
 
 def archive_name(index: int) -> str:
-    """'00012/img00012345.png': a thousand images to a folder."""
+    """Return the path of an image in a dataset, such as '00012/img00012345.png': a thousand images per folder."""
     return f'{index // 1000:05d}/img{index:08d}.png'
 
 
-def _refuse_other_shape(picture: Picture, summary: Summary) -> Picture | Refusal:
-    """The first picture says what shape all have."""
+def _reject_other_shape(picture: Picture, summary: Summary) -> Picture | Rejection:
+    """Reject a picture whose shape differs from the first one."""
     if summary.shape is None:
         summary.shape = picture.shape
     if picture.shape == summary.shape:
         return picture
-    return Refusal(f'{describe_shape(picture.shape)}, but images before it are {describe_shape(summary.shape)}', True)
+    reason = f'{describe_shape(picture.shape)}, but the images before it are {describe_shape(summary.shape)}'
+    return Rejection(reason, is_bad=True)
 
 
-def describe_shape(shape: tuple[int, ...]) -> str:
+def describe_shape(shape: Sequence[int]) -> str:
+    """Format the shape [H, W] or [H, W, C] of an image, such as '96x64 RGB'."""
     return f'{shape[1]}x{shape[0]} {CHANNEL_KINDS[shape[2] if len(shape) == 3 else 1]}'
 
 
@@ -142,23 +177,25 @@ def _check_outcome(summary: Summary, skip_bad: bool, num_seen: int, num_images: 
         name, reason = summary.bad[0]
         raise UnusableImages(
             f'{len(summary.bad)} of {seen} images cannot be used, such as {name}: {reason}; '
-            'mend them, or add --skip-bad to leave them out.',
+            'fix them, or add --skip-bad to leave them out.',
             summary.bad,
         )
     if not summary.num_images:
         reasons = Counter(reason for _name, reason in summary.bad + summary.skipped)
         raise UnusableImages(
-            f'None of {num_images} images is left (most are left out because: {reasons.most_common(1)[0][0]}).',
+            f'None of {num_images} images can be used (most frequent reason: {reasons.most_common(1)[0][0]}).',
             summary.bad,
         )
 
 
-# ----------------------------------------------------------------------------
-# Work, in this process or in many.
+# ---------------------------------------------------------------------------------------------------------------------
+# Processes
 
 
-def convert_all(reader: Reader, tickets: Iterable, transform: Transform, workers: int) -> Iterator[Picture | Refusal]:
-    """The results for all tickets, in their order."""
+def convert_all(
+    reader: Reader, tickets: Sequence[Any], transform: Transform, workers: int
+) -> Generator[Picture | Rejection, None, None]:
+    """Yield the results for all tickets, in order."""
     chunks = list(_chunks(tickets, _images_per_chunk(reader, tickets, transform)))
     if workers == 1 or len(chunks) == 1:
         for ticket in tickets:
@@ -166,7 +203,7 @@ def convert_all(reader: Reader, tickets: Iterable, transform: Transform, workers
         return
 
     workers = min(workers, len(chunks))
-    # Fresh processes, not forks: forking a process that has threads (numpy's, tqdm's) can hang the child.
+    # Spawned processes, not forks: a fork of a process that has threads (those of numpy or tqdm) can hang.
     pool = concurrent.futures.ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context('spawn'),
@@ -174,75 +211,81 @@ def convert_all(reader: Reader, tickets: Iterable, transform: Transform, workers
         initargs=(reader, transform),
     )
     try:
-        under_way: deque[concurrent.futures.Future] = deque()
+        in_flight: deque[concurrent.futures.Future] = deque()
         for chunk in chunks:
-            with _interrupts_held_back():
-                under_way.append(pool.submit(_convert_chunk, chunk))
-            if len(under_way) > 2 * workers:
-                yield from under_way.popleft().result()
-        while under_way:
-            yield from under_way.popleft().result()
+            with _interrupts_blocked():
+                in_flight.append(pool.submit(_convert_chunk, chunk))
+            if len(in_flight) > 2 * workers:
+                yield from in_flight.popleft().result()
+        while in_flight:
+            yield from in_flight.popleft().result()
     except BrokenProcessPool as error:
         raise ValueError(
-            'A worker process was killed, perhaps for want of memory; try again with fewer of them (--workers).'
+            'A worker process was killed, perhaps for lack of memory; use fewer processes (--workers).'
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def convert_one(reader: Reader, ticket: object, transform: Transform) -> Picture | Refusal:
+def convert_one(reader: Reader, ticket: Any, transform: Transform) -> Picture | Rejection:
+    """Read, transform and encode one image."""
     try:
         image = transform(load_image(reader.read(ticket), transform.alpha))
         check_output_size(image)
     except BadImage as bad:
-        return Refusal(str(bad), is_bad=True)
+        return Rejection(str(bad), is_bad=True)
     except SkippedImage as skipped:
-        return Refusal(str(skipped), is_bad=False)
+        return Rejection(str(skipped), is_bad=False)
     pixels = to_pixels(image)
     return Picture(encode_png(pixels), pixels.shape)
 
 
-def _images_per_chunk(reader: Reader, tickets: Iterable, transform: Transform) -> int:
-    """By the size of the first result: large chunks save communication, small ones memory."""
+def _images_per_chunk(reader: Reader, tickets: Sequence[Any], transform: Transform) -> int:
+    """Choose by the size of the first result: large chunks save communication, small ones memory."""
     first = convert_one(reader, tickets[0], transform)
     num_bytes = len(first.png) if isinstance(first, Picture) else CHUNK_BYTES // 8
     return min(max(CHUNK_BYTES // num_bytes, 1), MAX_CHUNK_IMAGES)
 
 
-def _chunks(tickets: Iterable, size: int) -> Iterator[Iterable]:
+def _chunks(tickets: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     for start in range(0, len(tickets), size):
         yield tickets[start : start + size]
 
 
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Ctrl-C waits until the block is over, and for ever in processes started in it.
+def _interrupts_blocked() -> Iterator[None]:
+    """Delay Ctrl-C until the block ends, and block it permanently in processes started in the block.
 
-    A terminal sends it to all processes; the main one alone is to react, and ends the others.
+    A terminal sends it to all processes, but only the main one should react and stop the others.
     """
     if not hasattr(signal, 'pthread_sigmask'):
         yield
         return
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+_worker_tools: tuple[Reader, Transform]
 
 
 def _start_worker(reader: Reader, transform: Transform) -> None:
     global _worker_tools
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where signals cannot be held back (Windows)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for systems where signals cannot be blocked (Windows)
     _worker_tools = (reader, transform)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
 def _exit_with_parent() -> None:
-    """A killed main process cannot end its workers, so each looks out for it."""
-    multiprocessing.parent_process().join()
+    """Exit when the main process does: if it is killed, it cannot stop its workers."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
-def _convert_chunk(chunk: Iterable) -> list[Picture | Refusal]:
+def _convert_chunk(chunk: Sequence[Any]) -> list[Picture | Rejection]:
     reader, transform = _worker_tools
     return [convert_one(reader, ticket, transform) for ticket in chunk]

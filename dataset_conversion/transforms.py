@@ -1,32 +1,37 @@
-"""Transforms: bring an image to the size of the dataset."""
+"""Transforms that bring images to the size of the dataset."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
 import PIL.Image
 
-from dataset_format.images import ALPHA_RULES, BadImage
-from dataset_format.sizes import is_usable_size, size_mistake
+from dataset_conversion.loading import ALPHA_RULES
+from dataset_format.images import BadImage, crop_to_proportions
+from dataset_format.sizes import describe_unusable_size, is_usable_size
+from dnnlib.errors import InvalidArgument
 
 RESIZE_FILTERS = {'lanczos': PIL.Image.Resampling.LANCZOS, 'box': PIL.Image.Resampling.BOX}
 
 
 class SkippedImage(Exception):
-    """An intact image that a transform leaves out by its rule; the text completes 'NAME: ...'."""
+    """An intact image that a transform leaves out by design; the message completes 'NAME: ...'."""
 
 
 @dataclass(frozen=True)
 class Transform:
-    """What happens to each image.
+    """The conversion of each image.
 
-    Attributes:
-        crop:           None (the whole image is resized), 'center-crop' (its largest central part of the proportions
-                        width:height is), or 'center-crop-wide' (that too, but no smaller image is used, and what comes
-                        out is centred on a square).
-        width, height:  size to resize to; None = as the image is.
-        resize_filter:  'lanczos' or 'box'.
-        alpha:          what becomes of alpha channels before all that: one of ALPHA_RULES.
+    Args:
+        crop: None resizes the whole image. 'center-crop' first crops to the largest central part with the proportions
+            width:height. 'center-crop-wide' does so too, but skips smaller images and centers the result on a square.
+        width: Width to resize to, or None to keep the width of the image.
+        height: Height to resize to, or None to keep the height of the image.
+        resize_filter: 'lanczos' or 'box'.
+        alpha: Treatment of alpha channels before the other steps, one of ALPHA_RULES.
 
-    Raises ValueError where these do not lead to a size that networks can have.
+    Raises:
+        InvalidArgument: Argument 'crop' or 'size': the transform has no size, or one that networks do not support.
     """
 
     crop: str | None = None
@@ -36,61 +41,50 @@ class Transform:
     alpha: str = ALPHA_RULES[0]
 
     def __post_init__(self) -> None:
-        asked = f'{self.width or "?"}x{self.height or "?"}'
+        width, height = self.width or self.height, self.height or self.width
         if self.crop is not None and not (self.width and self.height):
-            raise ValueError(f'--transform={self.crop} needs the size to make: add --resolution=WxH.')
+            raise InvalidArgument('crop', f'{self.crop} requires an output size: add --resolution=WxH.')
+        if width is None or height is None:
+            return
         if self.crop == 'center-crop-wide':
-            if self.height > self.width:
-                raise ValueError(
-                    f'--transform=center-crop-wide makes wide pictures, not {asked}: '
-                    'the height may not exceed the width.'
+            if height > width:
+                raise InvalidArgument(
+                    'crop',
+                    f'center-crop-wide makes wide images: the height may not exceed the width, got {width}x{height}.',
                 )
-        if self.width or self.height:
-            result = (self.width or self.height, self.height or self.width)
-            if self.crop == 'center-crop-wide':
-                result = (self.width, self.width)
-            if not is_usable_size(*result):
-                raise ValueError(f'{asked} cannot be made: {size_mistake(*result)}.')
+            height = width  # of the square on which the result is centered
+        if not is_usable_size(width, height):
+            raise InvalidArgument('size', f'{describe_unusable_size(width, height)}.')
 
     def __call__(self, image: PIL.Image.Image) -> PIL.Image.Image:
-        """Transform one image. Raises SkippedImage."""
-        if self.crop == 'center-crop-wide' and (image.width < self.width or image.height < self.height):
-            raise SkippedImage(f'{image.width}x{image.height} is smaller than {self.width}x{self.height}')
+        """Transform one image.
+
+        Raises:
+            SkippedImage: The image is too small for 'center-crop-wide'.
+        """
+        width, height = self.width or image.width, self.height or image.height
+        if self.crop == 'center-crop-wide' and (image.width < width or image.height < height):
+            raise SkippedImage(f'{image.width}x{image.height} is smaller than {width}x{height}')
         if self.crop is not None:
-            image = crop_to_proportions(image, self.width, self.height)
-        size = (self.width or image.width, self.height or image.height)
-        if image.size != size:
-            image = image.resize(size, RESIZE_FILTERS[self.resize_filter])
+            image = crop_to_proportions(image, width, height)
+        if image.size != (width, height):
+            image = image.resize((width, height), RESIZE_FILTERS[self.resize_filter])
         if self.crop == 'center-crop-wide':
             image = letterbox(image)
         return image
 
 
-def crop_to_proportions(image: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
-    """The largest central part with the proportions width:height."""
-    crop_width = min(image.width, round(image.height * width / height))
-    crop_height = min(image.height, round(image.width * height / width))
-    return crop_center(image, crop_width, crop_height)
-
-
-def crop_center(image: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    if image.size == (width, height):
-        return image
-    return image.crop((left, top, left + width, top + height))
-
-
 def letterbox(image: PIL.Image.Image) -> PIL.Image.Image:
-    """A wide image, centred on a square that is black, and transparent where the image may be."""
+    """Center a wide image on a square that is black, or transparent if the image has an alpha channel."""
     square = PIL.Image.new(image.mode, (image.width, image.width))
     square.paste(image, (0, (image.width - image.height) // 2))
     return square
 
 
 def check_output_size(image: PIL.Image.Image) -> None:
-    """BadImage unless networks can make images of this size."""
+    """Raise BadImage unless networks can generate images of this size."""
     if not is_usable_size(*image.size):
         raise BadImage(
-            f'{size_mistake(*image.size)} (--resolution=WxH makes it so, with --transform=center-crop '
-            'without squeezing it)'
+            f'{describe_unusable_size(*image.size)} (use --resolution=WxH, and --transform=center-crop to keep the '
+            'proportions)'
         )

@@ -1,8 +1,10 @@
-"""Destinations: a zip archive or a folder that appears under its name complete, or not at all.
+"""Write a dataset to a zip archive or a folder that appears under its name complete or not at all.
 
-Everything is written to a hidden sibling first, and renamed at the end. Archives hold no clock times and no
+Everything is written to a hidden sibling first and renamed at the end. Archives contain no clock times and no
 compression, so equal images give equal bytes.
 """
+
+from __future__ import annotations
 
 import os
 import secrets
@@ -13,37 +15,40 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-FIXED_DATE_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that zip archives know
+FIXED_DATE_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest date that zip archives support
 
 
 class Writer(Protocol):
+    """A dataset that is being written."""
+
     def write(self, name: str, content: bytes) -> None:
         """Add a file; `name` has forward slashes."""
 
 
 def check_destination(dest: Path) -> None:
-    """Raise ValueError where `dest` must not, or cannot, be written."""
+    """Raise ValueError if `dest` cannot be written, or contains files that must not be overwritten."""
     if is_archive(dest):
         if dest.is_dir():
-            raise ValueError(f'--dest={dest} is a folder, although its name ends in .zip; give another name.')
+            raise ValueError(f'{dest} is a folder, although its name ends in .zip; choose another name.')
     elif dest.is_dir():
         if any(dest.iterdir()):
-            raise ValueError(f'--dest={dest} is a folder that is not empty; give a new one, or empty it first.')
+            raise ValueError(f'{dest} is a folder that is not empty; choose a new one, or empty it first.')
     elif dest.exists():
-        raise ValueError(f'--dest={dest} is a file; give a name that ends in .zip, or a new or empty folder.')
+        raise ValueError(f'{dest} is a file; choose a name that ends in .zip, or a new or empty folder.')
     ancestor = next(parent for parent in dest.absolute().parents if parent.exists())
     if not ancestor.is_dir():
-        raise ValueError(f'--dest={dest} cannot be made: {ancestor} is not a folder.')
+        raise ValueError(f'{dest} cannot be created: {ancestor} is not a folder.')
     if not os.access(ancestor, os.W_OK | os.X_OK):
-        raise ValueError(f'--dest={dest} cannot be made: {ancestor} is not writable for you.')
+        raise ValueError(f'{dest} cannot be created: {ancestor} is not writable.')
 
 
 def is_archive(dest: Path) -> bool:
+    """Return whether `dest` is written as a zip archive."""
     return dest.suffix.lower() == '.zip'
 
 
-def leftovers(dest: Path) -> list[Path]:
-    """What killed runs left beside `dest`: no run needs them any more, unless one is at work right now."""
+def unfinished_files(dest: Path) -> list[Path]:
+    """Return the unfinished files of killed conversions beside `dest`; a running conversion has one as well."""
     return sorted(dest.parent.glob(f'{_temporary_prefix(dest)}*')) if dest.parent.is_dir() else []
 
 
@@ -53,9 +58,12 @@ def _temporary_prefix(dest: Path) -> str:
 
 @contextmanager
 def open_destination(dest: Path) -> Iterator[Writer]:
-    """A writer whose files are under `dest` after the block, and gone if the block ends with an exception.
+    """Yield a writer whose files appear as `dest` after the block, and are deleted if the block raises.
 
-    An existing archive is replaced. Raises ValueError where the disk refuses.
+    An existing archive is replaced.
+
+    Raises:
+        ValueError: The destination cannot be written, for example because the disk is full.
     """
     temporary = dest.parent / f'{_temporary_prefix(dest)}{secrets.token_hex(4)}'
     try:
@@ -64,7 +72,7 @@ def open_destination(dest: Path) -> Iterator[Writer]:
             yield writer
         os.replace(temporary, dest)
     except OSError as error:
-        raise ValueError(f'--dest={dest} cannot be written: {error.strerror or error}.') from error
+        raise ValueError(f'{dest} cannot be written: {error.strerror or error}.') from error
     finally:
         _remove(temporary)
 
@@ -82,11 +90,11 @@ class _ZipWriter:
 
     def write(self, name: str, content: bytes) -> None:
         info = zipfile.ZipInfo(name, date_time=FIXED_DATE_TIME)
-        info.create_system = 3  # Unix, whatever this system is
+        info.create_system = 3  # Unix, on every system
         info.external_attr = 0o100644 << 16
         self._zip.writestr(info, content)
 
-    def __enter__(self) -> '_ZipWriter':
+    def __enter__(self) -> _ZipWriter:
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -97,16 +105,16 @@ class _FolderWriter:
     def __init__(self, path: Path):
         self._path = path
         path.mkdir()
-        self._made = {path}
+        self._created = {path}
 
     def write(self, name: str, content: bytes) -> None:
         file_path = self._path / name
-        if file_path.parent not in self._made:
+        if file_path.parent not in self._created:
             file_path.parent.mkdir(parents=True, exist_ok=True)
-            self._made.add(file_path.parent)
+            self._created.add(file_path.parent)
         file_path.write_bytes(content)
 
-    def __enter__(self) -> '_FolderWriter':
+    def __enter__(self) -> _FolderWriter:
         return self
 
     def __exit__(self, *_exception: object) -> None:

@@ -1,4 +1,4 @@
-"""Helpers without any dependency on PyTorch: attribute dictionaries, names, logs, downloads, command lines."""
+"""Utilities that do not depend on PyTorch: attribute dictionaries, objects by name, logs, downloads, command lines."""
 
 from dnnlib import util
 from dnnlib.util import EasyDict

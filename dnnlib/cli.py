@@ -1,34 +1,30 @@
-"""What the command lines share, so that they all behave alike.
+"""Behavior that all command lines share.
 
-* `@click.command(cls=Command)`: every option is understood with `-` and with `_` in its name, and a ValueError or an
-  OSError that carries a sentence ends as that sentence (status 1; usage errors of click: status 2), not as a traceback.
-* Option types: `BOOL`, `PATH`, `FiniteFloat(min=…)`, `SeedRange()`, `Size()`; `check_outdir(path)` for output folders.
-* `usage_error(option, message)`, and `usage_errors(option)` for errors of libraries: exit status 2, naming the option.
+* `@click.command(cls=Command)`: option names may be written with `-` or `_`, and a ValueError or OSError with a message
+  for the user ends the command with that message (exit status 1; usage errors: 2) instead of a traceback.
+* Option types: `BOOL`, `PATH`, `FiniteFloat(min=...)`, `SeedRange()`, `Size()`; `check_outdir(path)`.
+* `usage_error(option, message)` and, for errors of libraries, `usage_errors(option)`: exit status 2, naming the option.
 * `@device_option()` and `resolve_device(name)`: `--device auto|cuda|cuda:N|mps|cpu`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import os
 import re
-import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dnnlib.errors import InvalidArgument
+from dnnlib.errors import InvalidArgument, error_sentence, option_name
 from dnnlib.machine import keep_freed_memory
 from dnnlib.util import is_url
 
 if TYPE_CHECKING:
     import torch
 
-_PROJECT_ROOT = Path(__file__).resolve().parent.parent
 _MAX_LIST_LENGTH = 10_000_000
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -36,21 +32,25 @@ _MAX_LIST_LENGTH = 10_000_000
 
 
 class Command(click.Command):
-    """A click command with the manners described at the top of this file.
+    """A click command with the behavior described at the top of this file.
 
-    `keep_memory=False` leaves it to the command whether freed memory is kept.
+    Args:
+        *args: Positional arguments of `click.Command`.
+        keep_memory: Call `dnnlib.machine.keep_freed_memory` before the command runs.
+        **kwargs: Keyword arguments of `click.Command`.
     """
 
-    def __init__(self, *args: Any, context_settings: dict | None = None, keep_memory: bool = True, **kwargs: Any):
-        settings = {
+    def __init__(self, *args: Any, keep_memory: bool = True, **kwargs: Any):
+        kwargs['context_settings'] = {
             'token_normalize_func': lambda name: name.replace('_', '-'),
             'max_content_width': 120,
-            **(context_settings or {}),
+            **(kwargs.get('context_settings') or {}),
         }
-        super().__init__(*args, context_settings=settings, **kwargs)
+        super().__init__(*args, **kwargs)
         self.keep_memory = keep_memory
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; errors with a message for the user become `click.ClickException`."""
         if self.keep_memory:
             keep_freed_memory()
         try:
@@ -62,32 +62,12 @@ class Command(click.Command):
             raise click.ClickException(sentence) from error
 
 
-def error_sentence(error: ValueError | OSError) -> str | None:
-    """The message to show instead of a traceback, or None where the traceback is what helps.
-
-    An OSError names a file and what the system said. A ValueError is a sentence for the user where this project's own
-    code raised it; one from inside a library is a bug in its caller, and keeps its traceback.
-    """
-    if isinstance(error, OSError):
-        if error.errno == errno.EPIPE:
-            return None
-        if error.strerror and isinstance(error.filename, (str, bytes, os.PathLike)):
-            return f'{os.fsdecode(error.filename)}: {error.strerror}'
-        return str(error) or None
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames or not str(error):
-        return None
-    raised_in = Path(frames[-1].filename).resolve()
-    own_code = raised_in.is_relative_to(_PROJECT_ROOT) and 'site-packages' not in raised_in.parts
-    return str(error) if own_code else None
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Usage errors
 
 
 def usage_error(option: str, message: str) -> click.BadParameter:
-    """Return the error for an unusable value of `option`, such as '--batch' (exit status 2)."""
+    """Return the error for an invalid value of `option`, such as '--batch' (exit status 2)."""
     return click.BadParameter(message, param_hint=f"'{option}'")
 
 
@@ -96,24 +76,22 @@ def usage_errors(option: str | None = None, **options: str) -> Iterator[None]:
     """Within this context, errors of libraries become usage errors that name the option at fault (exit status 2).
 
     Args:
-        option: Option to name for a ValueError or OSError. None: only `InvalidArgument` is converted.
-        **options: Options for arguments of `InvalidArgument` that are called something else: `w='--projected-w'`.
-            Any other argument 'batch_gpu' becomes '--batch-gpu'.
+        option: Option to name for a ValueError or OSError. If None, only `InvalidArgument` is converted.
+        **options: Options of arguments of `InvalidArgument` that have another name, such as `w='--projected-w'`. By
+            default, 'batch_gpu' becomes '--batch-gpu'.
+
+    Raises:
+        click.BadParameter: The block raised one of these errors.
     """
     try:
         yield
     except InvalidArgument as error:
         raise usage_error(options.get(error.argument, option_name(error.argument)), str(error)) from error
     except (ValueError, OSError) as error:
-        message = None if option is None else error_sentence(error)
-        if message is None:
+        message = error_sentence(error)
+        if option is None or message is None:
             raise
         raise usage_error(option, message) from error
-
-
-def option_name(argument: str) -> str:
-    """Return the option of an argument: '--batch-gpu' for 'batch_gpu'."""
-    return '--' + argument.replace('_', '-')
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -122,7 +100,7 @@ def option_name(argument: str) -> str:
 
 class _Bool(click.ParamType):
     name = 'bool'
-    _WORDS = {'1': True, 'true': True, 'yes': True, 'on': True, '0': False, 'false': False, 'no': False, 'off': False}
+    _VALUES = {'1': True, 'true': True, 'yes': True, 'on': True, '0': False, 'false': False, 'no': False, 'off': False}
 
     def get_metavar(self, *_args: Any, **_kwargs: Any) -> str:
         return '0|1'
@@ -130,10 +108,10 @@ class _Bool(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
         if isinstance(value, bool):
             return value
-        word = str(value).strip().lower()
-        if word not in self._WORDS:
-            self.fail(f'{value!r} is neither yes nor no: write 1 or 0, true or false.', param, ctx)
-        return self._WORDS[word]
+        text = str(value).strip().lower()
+        if text not in self._VALUES:
+            self.fail(f'expected a boolean (1, 0, true or false), got {value!r}.', param, ctx)
+        return self._VALUES[text]
 
 
 class _Path(click.ParamType):
@@ -142,33 +120,33 @@ class _Path(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = os.fspath(value)
         if not text.strip():
-            self.fail('the path is empty: give a file or folder.', param, ctx)
+            self.fail('the path is empty; specify a file or folder.', param, ctx)
         return text if is_url(text) else os.path.expanduser(text)
 
 
 BOOL = _Bool()
-"""1/0, true/false."""
+"""A boolean: 1/0, true/false, yes/no or on/off."""
 
 PATH = _Path()
-"""A path with `~` expanded; URLs pass unchanged. Whether it exists is the script's question."""
+"""A path with `~` expanded, or a URL, which is left unchanged. The script checks whether the path exists."""
 
 
 class FiniteFloat(click.FloatRange):
-    """A click.FloatRange that refuses `nan` and `inf` too: those compare as if they were in any range."""
+    """A `click.FloatRange` that also rejects `nan` and `inf`, which pass its comparisons."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = click.FLOAT.convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f'{value!r} is not a finite number.', param, ctx)
+            self.fail(f'must be a finite number, got {value!r}.', param, ctx)
         return super().convert(number, param, ctx)
 
 
 class Size(click.ParamType):
-    """Two positive integers, written WxH: (width, height), or (columns, rows).
+    """Two positive integers, written WxH: (width, height) or (columns, rows).
 
     Args:
-        example: A value to show in error messages.
-        max_side: The largest number allowed.
+        example: Value to show in error messages.
+        max_side: Largest number allowed.
     """
 
     name = 'WxH'
@@ -182,7 +160,7 @@ class Size(click.ParamType):
         match = re.fullmatch(r'([1-9]\d{0,8})[xX×]([1-9]\d{0,8})', str(value).strip())
         if match is None or max(int(match[1]), int(match[2])) > self._max_side:
             self.fail(
-                f'expected WxH, two numbers from 1 to {self._max_side} such as {self._example}, got {value!r}.',
+                f'expected WxH, two integers from 1 to {self._max_side} such as {self._example}, got {value!r}.',
                 param,
                 ctx,
             )
@@ -190,18 +168,22 @@ class Size(click.ParamType):
 
 
 def parse_int_list(text: str) -> list[int]:
-    """`"0,1,4-6"` → `[0, 1, 4, 5, 6]`, in the order given. Raises ValueError with a sentence."""
+    """Parse a list of integers and ranges: '0,1,4-6' becomes [0, 1, 4, 5, 6], in the given order.
+
+    Raises:
+        ValueError: The text is not such a list; the message is a sentence for the user.
+    """
     numbers: list[int] = []
     for item in text.split(','):
         match = re.fullmatch(r'\s*(\d+)\s*(?:-\s*(\d+)\s*)?', item)
         if match is None:
-            raise ValueError(f'{text!r} is no list of numbers: write numbers and ranges with commas, such as 0,1,4-6.')
+            raise ValueError(f'expected comma-separated integers and ranges such as 0,1,4-6, got {text!r}.')
         first = int(match[1])
         last = first if match[2] is None else int(match[2])
         if last < first:
-            raise ValueError(f'the range {item.strip()!r} runs backwards: write the smaller number first.')
+            raise ValueError(f'the range {item.strip()!r} is in descending order; write {last}-{first}.')
         if len(numbers) + last - first >= _MAX_LIST_LENGTH:
-            raise ValueError(f'{text!r} names more than {_MAX_LIST_LENGTH:,} numbers: give a shorter range.')
+            raise ValueError(f'{text!r} contains more than {_MAX_LIST_LENGTH:,} integers; use a shorter range.')
         numbers.extend(range(first, last + 1))
     return numbers
 
@@ -221,39 +203,40 @@ class SeedRange(click.ParamType):
 
 
 def check_outdir(outdir: str, option: str = '--outdir') -> None:
-    """Refuse a folder that is not there and cannot be made, or cannot be written; nothing is made yet.
+    """Check that a folder is writable or can be created; nothing is created yet.
 
-    Raises click.BadParameter.
+    Raises:
+        click.BadParameter: The folder cannot be used.
     """
     existing = os.path.abspath(outdir)
     while not os.path.exists(existing) and existing != os.path.dirname(existing):
         existing = os.path.dirname(existing)
     if not os.path.isdir(existing):
-        reason = f'cannot be a folder, as {existing!r} is a file'
+        reason = f'cannot be a folder because {existing!r} is a file'
     elif not os.access(existing, os.W_OK | os.X_OK):
-        reason = f'cannot be written, as {existing!r} is read-only to you'
+        reason = f'cannot be written because you have no write permission for {existing!r}'
     else:
         return
-    raise usage_error(option, f'{outdir!r} {reason}: choose another folder.')
+    raise usage_error(option, f'{outdir!r} {reason}; choose another folder.')
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Device
 
 
-def device_option() -> Callable:
-    """Decorator that adds `--device` (a string; the script passes it to `resolve_device`)."""
+def device_option() -> Callable[[Callable], Callable]:
+    """Return a decorator that adds `--device`, a string for `resolve_device`."""
     return click.option(
         '--device',
         metavar='auto|cuda|cuda:N|mps|cpu',
         default='auto',
         show_default=True,
-        help='Where the networks run; auto takes the first that is available of cuda, mps, cpu',
+        help='Device to run on; auto selects the first one available of cuda, mps, cpu',
     )
 
 
 def available_devices() -> list[str]:
-    """Devices of this machine, the preferred one first: `cuda:0` …, `mps`, `cpu`."""
+    """Return the devices of this machine, the fastest first: 'cuda:0', ..., 'mps', 'cpu'."""
     import torch
 
     devices = [f'cuda:{index}' for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
@@ -263,18 +246,19 @@ def available_devices() -> list[str]:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that `--device=name` means on this machine.
+    """Return the device that `--device=name` selects on this machine.
 
-    Raises click.BadParameter where the name is none or the device is not there, with what is.
+    Raises:
+        click.BadParameter: The name is unknown, or the device is not available.
     """
     import torch
 
-    wanted = name.strip().lower()
-    if re.fullmatch(r'auto|cpu|mps|cuda(:\d+)?', wanted) is None:
-        raise usage_error('--device', f'unknown device {name!r}: choose auto, cuda, cuda:N, mps or cpu.')
+    requested = name.strip().lower()
+    if re.fullmatch(r'auto|cpu|mps|cuda(:\d+)?', requested) is None:
+        raise usage_error('--device', f'Unknown device {name!r}. Choose from auto, cuda, cuda:N, mps or cpu.')
     available = available_devices()
-    if wanted == 'auto':
+    if requested == 'auto':
         return torch.device('cuda' if available[0].startswith('cuda') else available[0])
-    if wanted in available or (wanted == 'cuda' and 'cuda:0' in available):
-        return torch.device(wanted)
-    raise usage_error('--device', f'{name!r} is not available on this machine, which has {", ".join(available)}.')
+    if requested in available or (requested == 'cuda' and 'cuda:0' in available):
+        return torch.device(requested)
+    raise usage_error('--device', f'{name!r} is not available on this machine; use one of {", ".join(available)}.')

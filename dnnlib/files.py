@@ -1,4 +1,4 @@
-"""Writing files so that nothing is lost or left half-written: atomic replacement, retried appends, folder locks."""
+"""Safe writes: atomic replacement of files, appends that are retried, and locks on folders."""
 
 from __future__ import annotations
 
@@ -12,17 +12,25 @@ from typing import BinaryIO
 
 try:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None
+except ImportError:
+    fcntl = None  # type: ignore[assignment]  # Windows does not have this module
+
+_LOCK_POLL_SEC = 0.2
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike, durable: bool = False) -> Iterator[BinaryIO]:
-    """Binary file to write that takes the place of `path` when the block ends, and vanishes when the block raises.
+    """Open a binary file that replaces `path` when the block ends, and is deleted if the block raises.
 
-    Until then it lies beside `path` under a hidden name of its own, so concurrent writers do not meet. Missing parent
-    folders are made. `durable=True`: it has also reached the disk then, so that it outlasts a loss of power. Raises
-    OSError where the place is not writable.
+    Until then the content is in a hidden file beside `path` with a unique name, so concurrent writers do not interfere.
+    Missing parent folders are created.
+
+    Args:
+        path: File to replace.
+        durable: Flush the file to the disk, so that it survives a power failure.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +50,7 @@ def atomic_file(path: str | os.PathLike, durable: bool = False) -> Iterator[Bina
 
 
 def _sync_folder(path: Path) -> None:
-    """Write the names in a folder to the disk, where the system knows how to."""
+    """Flush the directory entries of a folder to the disk, on systems that support it."""
     if os.name != 'posix':
         return
     folder = os.open(path, os.O_RDONLY)
@@ -54,10 +62,17 @@ def _sync_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked_folder(path: str | os.PathLike, wait_sec: float = 20) -> Iterator[None]:
-    """Within this context no other process gets to this point with the same folder; however it ends, the lock is gone.
+    """Hold an exclusive lock on a folder. The system releases it even if the process is killed.
 
-    A process that was just killed may leave children behind for some seconds, hence the wait. Raises ValueError where
-    the folder stays locked. Where the system has no such locks, nothing is locked.
+    Child processes of a killed process may hold the lock a few seconds longer, hence the wait. On systems and file
+    systems without such locks this does nothing.
+
+    Args:
+        path: Existing folder.
+        wait_sec: How long to wait for the lock.
+
+    Raises:
+        ValueError: Another process still holds the lock after `wait_sec`.
     """
     if fcntl is None:
         yield
@@ -72,9 +87,9 @@ def locked_folder(path: str | os.PathLike, wait_sec: float = 20) -> Iterator[Non
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
                     raise ValueError(
-                        f'{path} is in use by another process: wait until that has ended, or stop it.'
+                        f'{path} is in use by another process: wait for that process to end, or stop it.'
                     ) from error
-                time.sleep(0.2)
+                time.sleep(_LOCK_POLL_SEC)
             except OSError:  # some network file systems
                 break
         yield
@@ -83,43 +98,43 @@ def locked_folder(path: str | os.PathLike, wait_sec: float = 20) -> Iterator[Non
 
 
 class RetryingFile:
-    """A text file that is appended to. Text that cannot be written, as on a full disk, is kept and written later.
+    """A text file to append to. Text that cannot be written, for example to a full disk, is kept and written later.
 
     Args:
-        path: The file; appended to where it is there.
-        start_anew: Empty it first.
+        path: File to append to; created if it does not exist.
+        truncate: Empty the file first.
 
     Attributes:
-        error: Why text is waiting, as an OSError that names the file; None where nothing is.
+        error: Why some text is not written yet, as an OSError that names the file, or None if all text is written.
     """
 
-    def __init__(self, path: str | os.PathLike, start_anew: bool = False):
+    def __init__(self, path: str | os.PathLike, truncate: bool = False):
         self._path = path
-        flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if start_anew else os.O_APPEND)
+        flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if truncate else os.O_APPEND)
         self._fd: int | None = os.open(path, flags | getattr(os, 'O_BINARY', 0) | getattr(os, 'O_CLOEXEC', 0), 0o666)
-        self._waiting = b''
+        self._pending = b''
         self.error: OSError | None = None
 
     def write(self, text: str) -> None:
-        """Write what waits and the text, all of it or nothing; raises nothing."""
-        self._waiting += text.encode(errors='backslashreplace')
+        """Write the pending text and `text`, either all of it or nothing. Errors are stored, not raised."""
+        self._pending += text.encode(errors='backslashreplace')
         if self._fd is None:
             return
         written = 0
         try:
             end = os.lseek(self._fd, 0, os.SEEK_END)
-            while written < len(self._waiting):
-                written += os.write(self._fd, self._waiting[written:])
+            while written < len(self._pending):
+                written += os.write(self._fd, self._pending[written:])
             self.error = None
         except OSError as error:
             self.error = OSError(error.errno, error.strerror, os.fspath(self._path))
             if written:
                 os.ftruncate(self._fd, end)
                 written = 0
-        self._waiting = self._waiting[written:]
+        self._pending = self._pending[written:]
 
     def close(self) -> None:
-        """One last try to write what waits; then the file is closed. A second call does nothing."""
+        """Try once more to write the pending text, then close the file. Further calls do nothing."""
         self.write('')
         if self._fd is not None:
             with contextlib.suppress(OSError):  # network file systems may report a full disk here
@@ -129,7 +144,7 @@ class RetryingFile:
 
 @contextlib.contextmanager
 def os_errors_named(path: str | os.PathLike) -> Iterator[None]:
-    """An OSError from within that names no file (such as that the disk is full, at a write) names `path`."""
+    """Within this context, an OSError that names no file (a full disk, for example) is raised naming `path`."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The log file of a run: everything printed to the terminal is written to a file as well."""
+"""The log file of a run: a copy of everything that is printed to the terminal."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from dnnlib.files import RetryingFile
 
-# Error codes of the system where the destination of some output is full, or gone.
+# System errors that mean that the destination of some output is full or gone.
 _OUTPUT_LOST = {getattr(errno, name) for name in ('ENOSPC', 'EDQUOT', 'EFBIG', 'EIO') if hasattr(errno, name)}
 
 
 class _Tee:
-    """A stream that behaves like `stream` and copies all text to the log of its `logger`."""
+    """A stream that behaves like `stream` and also copies all text to the log file of `logger`."""
 
     def __init__(self, logger: Logger, stream: TextIO):
         self._logger = logger
@@ -26,17 +26,17 @@ class _Tee:
 
     def write(self, text: str) -> int:
         self._logger.write(text)
-        with self._surviving():
+        with self._ignoring_lost_output():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with self._surviving():
+        with self._ignoring_lost_output():
             self._stream.flush()
 
     @contextlib.contextmanager
-    def _surviving(self) -> Iterator[None]:
-        """A terminal that is gone, or a full disk behind `> file`, ends no run: the log has the text."""
+    def _ignoring_lost_output(self) -> Iterator[None]:
+        """Keep the run alive if the terminal is gone or the disk behind `> file` is full: the log has the text."""
         try:
             yield
         except OSError as error:
@@ -48,21 +48,28 @@ class _Tee:
 
 
 class Logger:
-    """While open, text printed to stdout or stderr goes to `file_name` as well, at once or when the disk has room.
+    """Context manager that copies everything printed to stdout and stderr to a file.
 
-    `terminal` is the standard error from before: progress bars write there, so that they stay out of the file.
+    Text that cannot be written, for example to a full disk, is kept and written later.
 
         with Logger("run/log.txt"):
             print("on the screen and in the file")
+
+    Args:
+        file_name: The log file.
+        file_mode: 'a' appends to the file, 'w' overwrites it.
+
+    Attributes:
+        terminal: The original stderr. Progress bars write to it directly, so they do not end up in the file.
     """
 
     def __init__(self, file_name: str | os.PathLike, file_mode: str = 'a'):
         self.terminal: TextIO = sys.stderr
         self._saved_stdout: TextIO = sys.stdout
         self._lock = threading.Lock()
-        self._file: RetryingFile | None = RetryingFile(file_name, start_anew=file_mode == 'w')
-        self._tee_stdout = _Tee(self, sys.stdout)
-        self._tee_stderr = _Tee(self, sys.stderr)
+        self._file: RetryingFile | None = RetryingFile(file_name, truncate=file_mode == 'w')
+        self._tee_stdout = cast(TextIO, _Tee(self, sys.stdout))
+        self._tee_stderr = cast(TextIO, _Tee(self, sys.stderr))
         sys.stdout, sys.stderr = self._tee_stdout, self._tee_stderr
 
     def __enter__(self) -> Logger:
@@ -72,18 +79,18 @@ class Logger:
         self.close()
 
     def write(self, text: str) -> None:
-        """Text for the file only. After `close` it is dropped: the screen has it."""
+        """Write text to the file only. After `close`, do nothing."""
         with self._lock:
             if self._file is None:
                 return
-            was_waiting = self._file.error is not None
+            had_error = self._file.error is not None
             self._file.write(text)
-            if self._file.error is not None and not was_waiting:
+            if self._file.error is not None and not had_error:
                 with contextlib.suppress(OSError):
-                    self.terminal.write(f'Warning: {self._file.error}; the log waits for room.\n')
+                    self.terminal.write(f'Warning: {self._file.error}; the log will be written when there is space.\n')
 
     def close(self) -> None:
-        """Put the streams of before back and close the file. A second call does nothing."""
+        """Restore stdout and stderr and close the file. Further calls do nothing."""
         if sys.stdout is self._tee_stdout:
             sys.stdout = self._saved_stdout
         if sys.stderr is self._tee_stderr:

@@ -1,4 +1,4 @@
-"""Facts about this machine: processor, cores and free memory, and how its memory allocator is set up."""
+"""Properties of this machine (processor, cores, free memory), and the setup of its memory allocator."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def processor_name() -> str:
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Tell the allocator of this process to keep freed memory for reuse; return whether it was told.
+    """Configure the allocator of this process to keep freed memory for reuse; return whether it was configured.
 
     By default glibc requests every large block from the kernel and returns it as soon as it is freed. The next tensor
     then starts with pages that the kernel has to clear and map again, one fault for each 4 KiB: in a generator of 1024
-    pixels that takes longer than the convolutions. The peak stays about where it was.
+    pixels that takes longer than the convolutions. Peak memory hardly changes.
 
     Only glibc is configured, and only if the environment does not configure its allocator itself (`MALLOC_...`,
-    `GLIBC_TUNABLES`). Programs call this first, in each of their processes; forked processes inherit the setting.
+    `GLIBC_TUNABLES`). Each process calls this before anything else; forked processes inherit the setting.
     """
     tunables = os.environ.get('GLIBC_TUNABLES', '')
     if any(name in os.environ for name in _ALLOCATOR_VARIABLES) or 'glibc.malloc' in tunables:
@@ -64,9 +64,9 @@ def keep_freed_memory() -> bool:
 
 
 def free_ram_bytes() -> int | None:
-    """Return how much memory new processes can use before the system swaps or kills; None if it does not say.
+    """Return how much memory new processes can use before the system swaps or kills, or None if that is unknown.
 
-    Limits of containers, Slurm jobs and services (control groups) count as well.
+    Limits of containers, Slurm jobs and services (control groups) are taken into account.
     """
     free = [num_bytes for num_bytes in (_available_on_linux(), *_left_in_control_groups()) if num_bytes is not None]
     return max(min(free), 0) if free else None
@@ -75,7 +75,7 @@ def free_ram_bytes() -> int | None:
 def _available_on_linux() -> int | None:
     try:
         lines = Path('/proc/meminfo').read_text(encoding='ascii').splitlines()
-    except OSError:  # another system
+    except OSError:  # not Linux
         return None
     kib = [int(line.split()[1]) for line in lines if line.startswith('MemAvailable:')]
     return kib[0] * 1024 if kib else None
@@ -97,7 +97,7 @@ def _left_in_control_groups() -> list[int]:
             names = ('memory.limit_in_bytes', 'memory.usage_in_bytes', ('total_inactive_file', 'total_active_file'))
         else:
             continue
-        # Inside a container the path may be the one outside of it, of which only the root is visible here.
+        # Inside a container the path may be that of the host, where only the root of the hierarchy is visible here.
         group = root / path.strip('/')
         for folder in (group, *group.parents):
             if folder.is_relative_to(root):
@@ -106,7 +106,7 @@ def _left_in_control_groups() -> list[int]:
 
 
 def _left_in_control_group(folder: Path, limit_name: str, usage_name: str, cached: tuple[str, ...]) -> list[int]:
-    """Return [limit - usage], not counting cached files as used; [] without a limit."""
+    """Return [limit - usage], not counting cached files as usage, or [] if there is no limit."""
     try:
         limit, usage = ((folder / name).read_text().strip() for name in (limit_name, usage_name))
         statistics = dict(line.split() for line in (folder / 'memory.stat').read_text().splitlines())

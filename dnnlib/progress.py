@@ -1,6 +1,6 @@
-"""Progress of long steps: a bar on a terminal; elsewhere nothing, or a line from time to time.
+"""Progress of long steps: a bar on a terminal; elsewhere nothing, or a line every now and then.
 
-This is the only module that creates tqdm bars, so that all of them go to the terminal and none to the log of a run.
+This is the only module that creates tqdm bars, so all bars go to the terminal and none to the log of a run.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _SHORTEST_TRACKED = 10
 
 
 def terminal() -> TextIO:
-    """Return the standard error stream, past the log file of a run (`dnnlib.log.Logger`)."""
+    """Return the stderr of the terminal, which bypasses the log file of a run (`dnnlib.log.Logger`)."""
     return getattr(sys.stderr, 'terminal', sys.stderr)
 
 
 def progress_bar(total: float | None, unit: str, title: str | None = None, **options: Any) -> tqdm.tqdm:
-    """Create a tqdm bar that is shown on terminals only and vanishes when it is closed.
+    """Create a tqdm bar that is shown on terminals only and disappears when it is closed.
 
     Args:
         total: Number of units, or None if it is not known yet.
-        unit: What is counted.
-        title: What the step is called.
+        unit: Name of the unit.
+        title: Name of the step.
         **options: Further arguments of `tqdm.tqdm`; `disable=False` forces the bar, `disable=True` suppresses it.
     """
     defaults = {'file': terminal(), 'leave': False, 'dynamic_ncols': True, 'disable': None}
@@ -48,19 +48,19 @@ def track(items: Iterable[T], total: int, unit: str) -> Iterator[T]:
 
 
 class Progress:
-    """Context manager that shows how far a long step is: a bar on a terminal, elsewhere a line every 30 seconds.
+    """Context manager that shows the progress of a long step: a bar on a terminal, elsewhere a line every 30 seconds.
 
     Args:
-        title: What the step is called.
-        total: Number of units. It may be unknown at first: `show(done, total)` sets it.
-        unit: What is counted.
-        shown: False shows nothing.
+        title: Name of the step.
+        total: Number of units. If it is not known yet, `show(done, total)` sets it later.
+        unit: Name of the unit.
+        enabled: Whether to show anything.
     """
 
-    def __init__(self, title: str, total: int = 0, unit: str = 'img', shown: bool = True):
-        self._title, self._total, self._unit, self._shown = title, total, unit, shown
+    def __init__(self, title: str, total: int = 0, unit: str = 'img', enabled: bool = True):
+        self._title, self._total, self._unit, self._enabled = title, total, unit, enabled
         self._start = self._last_line = time.monotonic()
-        self._bar = progress_bar(total, f' {unit}', title, disable=None if shown else True)
+        self._bar = progress_bar(total, f' {unit}', title, disable=None if enabled else True)
 
     def __enter__(self) -> Progress:
         return self
@@ -75,16 +75,16 @@ class Progress:
         if not self._bar.disable:
             self._bar.total = self._total
             self._bar.update(done - self._bar.n)
-        elif self._shown and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+        elif self._enabled and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             print(self._line(done), file=sys.stderr, flush=True)
 
     def show(self, done: int, total: int) -> None:
-        """Show that `done` of `total` units are complete, for steps that know their length themselves."""
+        """Show that `done` of `total` units are complete, for steps whose length is not known in advance."""
         self._total = total
         self.update(done)
 
     def _line(self, done: int) -> str:
         rate = done / max(time.monotonic() - self._start, 1e-9)
-        left = f'{format_time((self._total - done) / rate)} left' if done else 'just begun'
+        left = f'{format_time((self._total - done) / rate)} left' if done else 'just started'
         return f'{self._title}: {done:,} of {self._total:,} {self._unit}, {rate:,.1f} {self._unit}/s, {left}'

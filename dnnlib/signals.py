@@ -1,13 +1,15 @@
-"""Signals as requests to a long run: to save, or to save and stop, at the end of the step under way.
+"""Signals as requests to a long run: to save, or to save and stop, at the end of the current step.
 
 | signal | request |
 |---|---|
-| SIGUSR1 | save and go on |
-| SIGTERM, SIGINT (Ctrl-C), SIGHUP (the terminal is gone), SIGUSR2 | save and stop |
-| SIGTERM or SIGINT once more, a second later or more | stop at once: KeyboardInterrupt |
+| SIGUSR1 | save and continue |
+| SIGTERM, SIGINT (Ctrl-C), SIGHUP (the terminal was closed), SIGUSR2 | save and stop |
+| SIGTERM or SIGINT again, at least a second later | stop immediately: KeyboardInterrupt |
 
-What comes within a second counts as one signal: `timeout`, Slurm and terminals send one to a process and to its group.
+Signals within one second count as one: `timeout`, Slurm and terminals send a signal both to a process and to its group.
 """
+
+from __future__ import annotations
 
 import contextlib
 import enum
@@ -17,104 +19,118 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
+from types import FrameType
 
-AGAIN_SEC = 1
+REPEAT_SEC = 1
+"""A signal that follows the first request to stop after at least this many seconds stops the process immediately."""
 
-# Exit status of a process that a signal has stopped with everything saved: EX_TEMPFAIL, "try again", of sysexits.h.
 STOPPED_STATUS = 75
+"""Exit status of a process that a signal stopped with everything saved: EX_TEMPFAIL, "try again", of sysexits.h."""
+
+SignalHandler = Callable[[int, FrameType | None], object]
 
 
 class Request(enum.IntEnum):
-    """What a signal asks for; the larger one includes the smaller."""
+    """What a signal requests; a larger value includes the smaller ones."""
 
     NONE = 0
     SAVE = 1
     STOP = 2
 
 
-def _those_of_this_system(*names):
-    return [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has SIGINT and SIGTERM.
+def _supported(*names: str) -> list[signal.Signals]:
+    """Return the signals that this system has; Windows has SIGINT and SIGTERM only."""
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
 
 
-SAVE_SIGNALS = _those_of_this_system('SIGUSR1')
-STOP_SIGNALS = _those_of_this_system('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR2')
+SAVE_SIGNALS = _supported('SIGUSR1')
+STOP_SIGNALS = _supported('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR2')
 ALL_SIGNALS = [*SAVE_SIGNALS, *STOP_SIGNALS]
-INSISTENT_SIGNALS = _those_of_this_system('SIGTERM', 'SIGINT')
-HANGUP_SIGNALS = _those_of_this_system('SIGHUP')
+REPEATABLE_SIGNALS = _supported('SIGTERM', 'SIGINT')
+HANGUP_SIGNALS = _supported('SIGHUP')
 
 
 class SignalWatch:
-    """Context in which signals become requests, for `take` to give out. In threads but the main one it sees none.
+    """Context manager that collects signals as requests, which `take` returns.
+
+    Outside of the main thread it never sees a signal.
 
     Args:
-        announce: Whether the first request to stop is answered on the terminal at once.
+        announce: Whether to confirm the first request to stop on the terminal.
 
     Attributes:
-        helpers: `Helpers` of this process; within the context they ignore all signals.
+        workers: `WorkerSignals` for worker processes; within the context they ignore all signals.
     """
 
-    def __init__(self, announce=False):
+    def __init__(self, announce: bool = False):
         self._announce = announce
         self._request = Request.NONE
-        self._stop_asked_at = None
-        self._leaves_at_once = False
-        self.helpers = Helpers()
+        self._first_stop_time: float | None = None
+        self._stops_immediately = False
+        self._pid = 0
+        self._handlers: AbstractContextManager[None] = contextlib.nullcontext()
+        self.workers = WorkerSignals()
 
-    def __enter__(self):
+    def __enter__(self) -> SignalWatch:
         self._pid = os.getpid()
-        of_nohup = [number for number in HANGUP_SIGNALS if signal.getsignal(number) == signal.SIG_IGN]
-        self._handlers = _handled_by(self._note, but=of_nohup)
+        ignored_by_nohup = [number for number in HANGUP_SIGNALS if signal.getsignal(number) == signal.SIG_IGN]
+        self._handlers = _handled_by(self._handle, excluded=ignored_by_nohup)
         self._handlers.__enter__()
         return self
 
-    def __exit__(self, *exception):
-        self.helpers.let_end()
-        self._handlers.__exit__(*exception)
+    def __exit__(self, *exception: object) -> None:
+        self.workers.allow_termination()
+        self._handlers.__exit__(None, None, None)
 
-    def _note(self, number, _frame):
-        if os.getpid() != self._pid:  # A process forked from this one, before it has its own way with signals.
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:  # a process forked from this one that has not set its own handlers yet
             return
         if number in SAVE_SIGNALS:
             self._request = max(self._request, Request.SAVE)
             return
         now = time.monotonic()
-        if self._stop_asked_at is None:
-            self._stop_asked_at = now
-            self._answer(number)
-        elif number in INSISTENT_SIGNALS and now - self._stop_asked_at >= AGAIN_SEC:
+        if self._first_stop_time is None:
+            self._first_stop_time = now
+            self._confirm(number)
+        elif number in REPEATABLE_SIGNALS and now - self._first_stop_time >= REPEAT_SEC:
             raise KeyboardInterrupt
         self._request = Request.STOP
-        if self._leaves_at_once:
+        if self._stops_immediately:
             raise SystemExit(STOPPED_STATUS)
 
-    def _answer(self, number):
-        if self._announce:
+    def _confirm(self, number: int) -> None:
+        if self._announce and sys.__stderr__ is not None:
             name = signal.Signals(number).name
-            text = f'\n{name}: the run saves and stops after this step; once more to stop at once.\n'
-            # Not by print: this may have interrupted one. The terminal may be what is gone.
+            text = f'\n{name}: saving and stopping after this step; repeat SIGTERM or Ctrl-C to stop immediately.\n'
+            # Not with print, which the signal may have interrupted. The terminal may no longer exist.
             with contextlib.suppress(OSError, ValueError):
                 os.write(sys.__stderr__.fileno(), text.encode())
 
     @contextlib.contextmanager
-    def leaving_at_once(self, parting_words):
-        """Within this context, a request to stop ends the process: SystemExit(STOPPED_STATUS).
+    def stopping_immediately(self, message: Callable[[], str]) -> Iterator[None]:
+        """Within this context, a request to stop ends the process with SystemExit(STOPPED_STATUS).
 
-        For work that is done anew when the run goes on. `parting_words()` is text to print then, if any.
+        For work that is repeated when the run resumes.
+
+        Args:
+            message: Called when the process stops; returns text to print, or ''.
         """
-        self._leaves_at_once = True
+        self._stops_immediately = True
         try:
             if self._request == Request.STOP:
                 raise SystemExit(STOPPED_STATUS)
             yield
         except SystemExit:
-            if text := parting_words():
+            if text := message():
                 print(f'\n{text}', flush=True)
             raise
         finally:
-            self._leaves_at_once = False
+            self._stops_immediately = False
 
-    def take(self):
-        """What was asked for since the last call; a request to stop stays. An orphan is asked to stop."""
+    def take(self) -> Request:
+        """Return the request since the last call. A request to stop remains; orphaned processes always get one."""
         parent = multiprocessing.parent_process()
         if parent is not None and not parent.is_alive():
             return Request.STOP
@@ -124,23 +140,23 @@ class SignalWatch:
         return request
 
 
-def ignore_sigterm_from_here_on():
-    """For a process that is about to end by itself: it is not to be cut short in what it still has to say."""
+def ignore_sigterm() -> None:
+    """Ignore SIGTERM from now on, for a process that is about to exit and must not be cut off while it reports why."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def ignored():
-    """Context: processes started within it ignore signals from their first moment on, until they watch for them."""
+def ignored() -> AbstractContextManager[None]:
+    """Return a context in which signals are ignored, also by processes started in it until they set handlers."""
     return _handled_by(signal.SIG_IGN)
 
 
 @contextlib.contextmanager
-def _handled_by(handler, but=()):
-    """Within this context the handler has all signals of this module, but for some. Only in the main thread."""
+def _handled_by(handler: SignalHandler | signal.Handlers, excluded: Collection[int] = ()) -> Iterator[None]:
+    """Set the handler of all signals of this module except `excluded`. Does nothing outside of the main thread."""
     previous = {}
     if threading.current_thread() is threading.main_thread():
-        numbers = [number for number in ALL_SIGNALS if number not in but]
+        numbers = [number for number in ALL_SIGNALS if number not in excluded]
         previous = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
@@ -149,31 +165,31 @@ def _handled_by(handler, but=()):
             signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
 
 
-class Helpers:
-    """For helper processes, such as those that decode images: their parent alone heeds signals, and ends them.
+class WorkerSignals:
+    """Signal handling of worker processes, such as those of a data loader: only their parent reacts and ends them.
 
-    A signal to the whole process group must not end them while their parent still finishes its step.
+    A signal to the whole process group must not end the workers while their parent still finishes its step.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._parent_pid = os.getpid()
-        self._may_end = multiprocessing.RawValue('b', 0)
+        self._may_terminate = multiprocessing.RawValue('b', 0)
 
-    def begin(self, *_args):
-        """To be called in the helper process, as the `worker_init_fn` of a data loader is.
+    def init_worker(self, *_args: object) -> None:
+        """Set the handlers in a worker process; usable as the `worker_init_fn` of a data loader.
 
-        Ends it where the parent is gone already: PyTorch's own watch of the parent begins later, and would miss that.
+        The process exits if its parent is already gone: PyTorch starts to watch the parent later and would miss that.
         """
         for number in ALL_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, self._end)
+        signal.signal(signal.SIGTERM, self._terminate)
         if os.getppid() != self._parent_pid:
             os._exit(1)
 
-    def _end(self, _number, _frame):
-        if self._may_end.value:
+    def _terminate(self, _number: int, _frame: FrameType | None) -> None:
+        if self._may_terminate.value:
             os._exit(0)
 
-    def let_end(self):
-        """From here on SIGTERM ends them: that is how a parent that exits ends those that are left."""
-        self._may_end.value = 1
+    def allow_termination(self) -> None:
+        """From now on SIGTERM ends the workers. A parent that exits sends it to workers that still run."""
+        self._may_terminate.value = 1

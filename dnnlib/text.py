@@ -6,7 +6,7 @@ from typing import Any
 
 
 def format_time(seconds: float) -> str:
-    """A duration in its two or three largest units: `42s`, `3m 07s`, `5h 03m 07s`, `2d 05h 03m`."""
+    """Format a duration in its largest units: '42s', '3m 07s', '5h 03m 07s' or '2d 05h 03m'."""
     minutes, secs = divmod(round(seconds), 60)
     hours, mins = divmod(minutes, 60)
     days, hrs = divmod(hours, 24)
@@ -20,7 +20,7 @@ def format_time(seconds: float) -> str:
 
 
 def excerpt(text: Any, limit: int = 200) -> str:
-    """Text that comes from elsewhere, for a message: on one line, printable, and not longer than `limit`."""
+    """Make untrusted text safe for a message: one line of printable characters, shortened to `limit`."""
     text = (text if isinstance(text, (str, bytes)) else str(text))[: 4 * limit]
     line = ''.join(c if c.isprintable() else '?' for c in ' '.join(str(text).split()))
     return line if len(line) <= limit else line[: limit - 1] + '…'

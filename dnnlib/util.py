@@ -1,7 +1,7 @@
-"""Attribute dictionaries, and objects constructed by name.
+"""Attribute dictionaries, and objects that are looked up or constructed by name.
 
-Configurations are stored as JSON, so they name classes by text. The functions of `dnnlib.downloads` and
-`dnnlib.text` that users know under the name `dnnlib.util` are re-exported here.
+Configurations are stored as JSON, so they refer to classes by name. The functions of other modules that users know
+under the name `dnnlib.util` are re-exported here.
 """
 
 from __future__ import annotations
@@ -10,18 +10,30 @@ import importlib
 import types
 from typing import Any
 
-from dnnlib.downloads import DownloadError, is_url, make_cache_dir_path, open_url  # noqa: F401
-from dnnlib.text import format_time  # noqa: F401
+from dnnlib.downloads import DownloadError, is_url, make_cache_dir_path, open_url
+from dnnlib.text import format_time
+
+__all__ = [
+    'DownloadError',
+    'EasyDict',
+    'call_func_by_name',
+    'construct_class_by_name',
+    'format_time',
+    'get_obj_by_name',
+    'is_url',
+    'make_cache_dir_path',
+    'open_url',
+]
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Attribute dictionary
 
 
 class EasyDict(dict):
-    """A dict whose items can be read, set and deleted as attributes too: `d.lr = 0.1` is `d["lr"] = 0.1`.
+    """A dict whose items are also attributes: `d.lr = 0.1` is `d["lr"] = 0.1`.
 
-    Network pickles hold `init_kwargs` of this type under the name `dnnlib.util.EasyDict`, so it stays a plain dict
-    underneath, with no state of its own.
+    Network pickles contain `init_kwargs` of this type under the name `dnnlib.util.EasyDict`, so it remains a plain dict
+    without state of its own.
     """
 
     def __getattr__(self, key: str) -> Any:
@@ -42,8 +54,8 @@ class EasyDict(dict):
 # Objects by name
 
 
-def _import_if_there(module_name: str) -> types.ModuleType | None:
-    """The module, or None where there is none of this name; an error inside an existing module passes through."""
+def _import_if_exists(module_name: str) -> types.ModuleType | None:
+    """Import a module, or return None if it does not exist. Errors inside an existing module are not hidden."""
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -54,26 +66,29 @@ def _import_if_there(module_name: str) -> types.ModuleType | None:
 
 
 def get_obj_by_name(name: str) -> Any:
-    """The object with the dotted name `package.module.Class[.attribute]`.
+    """Return the object with the dotted name `package.module.Class[.attribute]`.
 
-    Raises ImportError where no such module or attribute exists.
+    Raises:
+        ImportError: The module or the attribute does not exist.
     """
     parts = name.split('.')
     for module_length in range(len(parts) - 1, 0, -1):
-        module = _import_if_there('.'.join(parts[:module_length]))
+        module = _import_if_exists('.'.join(parts[:module_length]))
         if module is None:
             continue
-        found: Any = module
+        obj: Any = module
         for depth, attribute in enumerate(parts[module_length:], start=module_length):
-            if not hasattr(found, attribute):
-                raise ImportError(f'{".".join(parts[:depth])} has nothing named {attribute!r} (looking for {name!r})')
-            found = getattr(found, attribute)
-        return found
-    raise ImportError(f'no module found for {name!r}: the name must read package.module.object')
+            if not hasattr(obj, attribute):
+                raise ImportError(
+                    f'{".".join(parts[:depth])} has no attribute {attribute!r} (while looking up {name!r})'
+                )
+            obj = getattr(obj, attribute)
+        return obj
+    raise ImportError(f'No module found for {name!r}: the name must have the form package.module.object')
 
 
 def call_func_by_name(*args: Any, func_name: str, **kwargs: Any) -> Any:
-    """Call the function (or class) with the given dotted name."""
+    """Call the function or class with the given dotted name."""
     function = get_obj_by_name(func_name)
     if not callable(function):
         raise TypeError(f'{func_name!r} is a {type(function).__name__} and cannot be called')

@@ -1,1 +1,1 @@
-"""Images and videos from trained networks: what the scripts that show something share."""
+"""Images and videos from trained networks: what the scripts that generate them share."""

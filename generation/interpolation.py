@@ -1,6 +1,7 @@
-"""Videos that move from latent to latent: keys, the curve through them, frames."""
+"""Videos that move from latent to latent: keyframes, the curve through them, and the frames."""
 
-import os
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -9,25 +10,24 @@ import numpy as np
 import scipy.interpolate
 import torch
 
-from dnnlib.progress import track
 from generation import rendering
-from generation.projected_latents import Projections
-from generation.video import VideoWriter
+from generation.projected_latents import ProjectedLatents
 from torch_utils import images
 
 
 @dataclass
 class Interpolation:
-    """A way through w, and through the noise where the keys have their own.
+    """A path through w, and through the noise if the keyframes have noise of their own.
 
-    keys: The latents of every cell after those of the one before: cells * num_keys of them.
-    num_cells: So many pictures are beside each other in a frame.
-    frames_per_key: Frames from one key to the next.
-    kind: 'cubic' (a spline: smooth also at the keys) or 'linear' (straight from key to key).
-    loop: Go on from the last key to the first, so that the video can be repeated without a jump; else end there.
+    Args:
+        keys: Latents of all keyframes, num_cells * num_keys of them, one cell after the other.
+        num_cells: Number of images side by side in a frame.
+        frames_per_key: Number of frames from one keyframe to the next.
+        kind: 'cubic' (a spline, smooth at the keyframes) or 'linear' (straight lines between them).
+        loop: Continue from the last keyframe to the first, so that the video repeats without a jump.
     """
 
-    keys: Projections
+    keys: ProjectedLatents
     num_cells: int
     frames_per_key: int
     kind: str = 'cubic'
@@ -35,29 +35,30 @@ class Interpolation:
 
     @property
     def num_keys(self) -> int:
-        """Keys of each cell."""
+        """Number of keyframes of each cell."""
         return len(self.keys) // self.num_cells
 
     @property
     def num_frames(self) -> int:
+        """Number of frames of the video."""
         if self.loop:
             return self.num_keys * self.frames_per_key
         return (self.num_keys - 1) * self.frames_per_key + 1
 
-    def chunks(self, frames_at_once: int) -> Iterator[Projections]:
-        """What the frames show, some frames at a time: frames * cells of them, frame by frame.
+    def chunks(self, frames_at_once: int) -> Iterator[ProjectedLatents]:
+        """Yield the latents of a few frames at a time: frames * cells of them, frame by frame.
 
-        The noise between two keys is a blend of theirs, scaled to be as strong as they are: a plain mean would fade.
+        The noise between two keyframes is a blend of theirs, scaled to their strength; a plain mean would be weaker.
         """
         w_at = self._curve()
         for start in range(0, self.num_frames, frames_at_once):
             times = np.arange(start, min(start + frames_at_once, self.num_frames)) / self.frames_per_key
             ws = np.asarray(w_at(times), dtype=np.float32)  # [T, cells, num_ws, w_dim]
             noise = {name: self._noise_at(times, array) for name, array in self.keys.noise.items()}
-            yield Projections(ws.reshape(-1, *ws.shape[2:]), noise)
+            yield ProjectedLatents(ws.reshape(-1, *ws.shape[2:]), noise)
 
     def _curve(self) -> scipy.interpolate.PPoly:
-        """Function of times [T], in keys: → w [T, cells, num_ws, w_dim]."""
+        """Return a function of times [T], measured in keyframes, that gives w [T, cells, num_ws, w_dim]."""
         ws = self._by_key(self.keys.ws).astype(np.float64)
         if self.loop:
             ws = np.concatenate([ws, ws[:1]])
@@ -68,38 +69,28 @@ class Interpolation:
         return scipy.interpolate.CubicSpline(times, ws, bc_type=ends)
 
     def _noise_at(self, times: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """[T * cells, H, W] of the keys' [cells * num_keys, H, W]."""
+        """Return [T * cells, H, W] from the noise of the keyframes, [cells * num_keys, H, W]."""
         by_key = self._by_key(noise)  # [num_keys, cells, H, W]
         before = np.floor(times).astype(int)
-        share = (times - before).astype(np.float32)[:, None, None, None]
+        fraction = (times - before).astype(np.float32)[:, None, None, None]
         after = (before + 1) % self.num_keys
-        blend = (1 - share) * by_key[before] + share * by_key[after]
+        blend = (1 - fraction) * by_key[before] + fraction * by_key[after]
         strength = _root_mean_square(by_key)  # [num_keys, cells, 1, 1]
-        wanted = (1 - share) * strength[before] + share * strength[after]
-        blend *= wanted / np.maximum(_root_mean_square(blend), np.finfo(np.float32).tiny)
+        target_strength = (1 - fraction) * strength[before] + fraction * strength[after]
+        blend *= target_strength / np.maximum(_root_mean_square(blend), np.finfo(np.float32).tiny)
         return blend.reshape(-1, *noise.shape[1:])
 
     def _by_key(self, array: np.ndarray) -> np.ndarray:
-        """[cells * num_keys, …] → [num_keys, cells, …]."""
+        """Rearrange [cells * num_keys, ...] to [num_keys, cells, ...]."""
         return array.reshape(self.num_cells, self.num_keys, *array.shape[1:]).swapaxes(0, 1)
 
 
 def _root_mean_square(noise: np.ndarray) -> np.ndarray:
-    """[…, 1, 1] of […, H, W]."""
+    """Return [..., 1, 1] for [..., H, W]."""
     return np.sqrt(np.square(noise).mean(axis=(-2, -1), keepdims=True))
 
 
-def write(
-    path: str | os.PathLike, fps: float, G: torch.nn.Module, interpolation: Interpolation, *arguments, **options
-) -> None:
-    """`frames(G, interpolation, …)` as a video, whole or not at all. Raises generation.video.VideoError."""
-    pictures = frames(G, interpolation, *arguments, **options)
-    with VideoWriter(path, fps) as writer:
-        for frame in track(pictures, interpolation.num_frames, 'frame'):
-            writer.add(frame)
-
-
-def frames(
+def render_frames(
     G: torch.nn.Module,
     interpolation: Interpolation,
     grid_size: tuple[int, int],
@@ -108,16 +99,26 @@ def frames(
     batch_size: int = 1,
     enlarge: int = 1,
 ) -> Iterator[np.ndarray]:
-    """The frames of a video, uint8 [H, W, C] or [H, W]: a grid (columns, rows) of pictures in reading order.
+    """Yield the frames of a video, each a grid of images in reading order.
 
-    enlarge: Each pixel of the network becomes so many along each axis.
+    Args:
+        G: Generator on `device`.
+        interpolation: Latents of the frames.
+        grid_size: (columns, rows).
+        device: Device of G.
+        noise_mode: 'const', 'random' or 'none'.
+        batch_size: Number of images rendered at once.
+        enlarge: Repeat each pixel this many times along both axes.
+
+    Yields:
+        uint8 [H, W, C], or [H, W] for grayscale.
     """
     num_cells = interpolation.num_cells
     frames_at_once = max(batch_size // num_cells, 1)
     num_rendered = 0
     for chunk in interpolation.chunks(frames_at_once):
-        pictures = rendering.of_projections(G, chunk, device, noise_mode, batch_size, first_noise_seed=num_rendered)
-        while frame := list(islice(pictures, num_cells)):
-            canvas = images.image_grid(np.stack(frame), grid_size)
-            yield canvas.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
+        rendered = rendering.render_projected(G, chunk, device, noise_mode, batch_size, first_noise_seed=num_rendered)
+        while cells := list(islice(rendered, num_cells)):
+            frame = images.image_grid(np.stack(cells), grid_size)
+            yield frame.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
         num_rendered += len(chunk)

@@ -1,112 +1,130 @@
-"""What a network starts from: seeds turned into latents, classes into labels."""
+"""The inputs of a generator: seeds become latents, classes become labels."""
+
+from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
-import click
 import numpy as np
 import torch
 
-LARGEST_SEED = 2**32 - 1  # of numpy.random.RandomState
+from dnnlib.errors import InvalidArgument
+
+MAX_SEED = 2**32 - 1  # of numpy.random.RandomState
 
 
 def z_of_seed(seed: int, z_dim: int) -> np.ndarray:
-    """Latent z [1, z_dim] (float64) of a seed: the same everywhere and always, whatever else is made beside it."""
+    """Return the latent z of a seed, float64 [1, z_dim]; it depends on nothing but the seed."""
     return np.random.RandomState(seed).randn(1, z_dim)
 
 
 @torch.no_grad()
-def ws_of_seeds(
-    G: torch.nn.Module, seeds: Sequence[int], labels: torch.Tensor, truncation_psi: float = 1
-) -> torch.Tensor:
-    """Latents w [N, num_ws, w_dim] of the seeds, on the device of `labels`, which is [N, c_dim], or [1, c_dim] for all.
+def ws_of_seeds(G: Any, seeds: Sequence[int], labels: torch.Tensor, truncation_psi: float = 1) -> torch.Tensor:
+    """Map seeds to latents w.
 
-    truncation_psi: Distance from the mean of w that is kept: 1 all of it, 0 nothing.
+    Args:
+        G: Generator.
+        seeds: N seeds.
+        labels: float32 [N, c_dim], or [1, c_dim] for all of them, on the device of G.
+        truncation_psi: Scale of the distance from the mean of w; 1 changes nothing, 0 gives the mean.
+
+    Returns:
+        [N, num_ws, w_dim] on the device of `labels`.
     """
-    z = np.concatenate([z_of_seed(seed, G.z_dim) for seed in seeds])
-    z = torch.from_numpy(z).to(labels.device, torch.float32)  # [N, z_dim]
+    z = torch.from_numpy(np.concatenate([z_of_seed(seed, G.z_dim) for seed in seeds]))
+    z = z.to(labels.device, torch.float32)  # [N, z_dim]
     return G.mapping(z, labels.expand(len(seeds), -1), truncation_psi=truncation_psi)
 
 
-def check_seeds(seeds: Sequence[int], option: str = '--seeds') -> None:
-    """Raises click.BadParameter where a number is beyond what a seed can be."""
-    if max(seeds) > LARGEST_SEED:
-        raise click.BadParameter(f'{max(seeds)} is too large: seeds go up to {LARGEST_SEED}.', param_hint=f"'{option}'")
+def check_seeds(seeds: Sequence[int], argument: str = 'seeds') -> None:
+    """Raise InvalidArgument if a number is too large for a seed."""
+    if max(seeds) > MAX_SEED:
+        raise InvalidArgument(argument, f'{max(seeds)} is too large: seeds must be {MAX_SEED} or less.')
 
 
-def class_index(text: str | None, c_dim: int, names: Sequence[str], option: str = '--class') -> int | None:
-    """Index that `--class` means for a network of `c_dim` classes; None for an unconditional one.
+# ---------------------------------------------------------------------------------------------------------------------
+# Labels
 
-    Digits are a number; anything else is a name. Raises click.UsageError with what there is to choose from.
+
+def class_index(text: str | None, c_dim: int, names: Sequence[str]) -> int | None:
+    """Return the index of a class that is given as a number or a name.
+
+    Args:
+        text: Digits are an index, anything else is a name.
+        c_dim: Number of classes of the network.
+        names: Names of the classes; empty if they have none.
+
+    Returns:
+        The index, or None for an unconditional network.
+
+    Raises:
+        InvalidArgument: Argument 'class': the class is unknown or missing; the message lists the choices.
     """
     if c_dim == 0:
-        if text is not None:
-            click.echo(f'Warning: {option}={text} is ignored, since the network knows no classes.', err=True)
         return None
-    choices = f'a number from 0 to {c_dim - 1}' + (f' or one of: {", ".join(names)}' if names else '')
-    hint = f"'{option}'"
+    choices = f'a number from 0 to {c_dim - 1}' + (f' or one of {", ".join(names)}' if names else '')
     if text is None:
-        raise click.UsageError(
-            f'Missing option {option}: the network is conditional; give {choices}. A label that is no class '
-            f'is given as {c_dim} numbers with {label_option_beside(option)}.'
+        raise InvalidArgument(
+            'class',
+            f'the network is conditional, so a class is required: choose {choices}. Use --label for a label of {c_dim} '
+            'numbers that is not a class.',
         )
     text = text.strip()
     if re.fullmatch(r'[+-]?\d+', text):
         if not 0 <= int(text) < c_dim:
-            raise click.BadParameter(f'there is no class {text}: give {choices}.', param_hint=hint)
+            raise InvalidArgument('class', f'Unknown class {text}: choose {choices}.')
         return int(text)
     if not names:
-        raise click.BadParameter(
-            f'{text!r} is a name, and this network has only numbers for its classes: give {choices}.', param_hint=hint
+        raise InvalidArgument(
+            'class', f'Unknown class {text!r}: the classes of this network have no names; choose {choices}.'
         )
     if text not in names:
-        raise click.BadParameter(f'there is no class named {text!r}: give {choices}.', param_hint=hint)
+        raise InvalidArgument('class', f'Unknown class {text!r}: choose {choices}.')
     return names.index(text)
 
 
 def class_names_of(data: dict[str, Any], c_dim: int) -> list[str]:
-    """Names of the classes where the pickle has one for each."""
+    """Return the names of the classes stored in a network file, or [] if it does not have one for each class."""
     names = data.get('class_names')
     if not isinstance(names, (list, tuple)) or len(names) != c_dim:
         return []
     return [str(name) for name in names]
 
 
-def label_option_beside(option: str) -> str:
-    """'--label' for '--class'."""
-    return option.replace('class', 'label')
-
-
-def _checked_label(numbers: Sequence[float], class_text: str | None, c_dim: int, option: str) -> list[float]:
-    label_option = label_option_beside(option)
-    if class_text is not None:
-        raise click.UsageError(f'{option} and {label_option} both say what to show: give one of them.')
-    if len(numbers) != c_dim:
-        raise click.BadParameter(
-            f'a label of this network has {c_dim} numbers, not {len(numbers)}.', param_hint=f"'{label_option}'"
-        )
-    return list(map(float, numbers))
-
-
-def label_of(
+def make_label(
     data: dict[str, Any],
     class_text: str | None,
     numbers: Sequence[float] | None,
     device: torch.device | str,
-    option: str = '--class',
 ) -> torch.Tensor:
-    """Label [1, c_dim] (float32) for `data['G_ema']`: one-hot for the class that the user named, or these numbers.
+    """Return the label for a generator.
 
-    The numbers come from the option `label_option_beside(option)`. Raises click.UsageError (see also `class_index`).
+    Args:
+        data: Content of a network file, with 'G_ema'.
+        class_text: Class, as in `class_index`.
+        numbers: The label itself, in place of a class.
+        device: Where the result is stored.
+
+    Returns:
+        float32 [1, c_dim]: one-hot for a class, otherwise the numbers; [1, 0] for an unconditional network.
+
+    Raises:
+        InvalidArgument: Argument 'class' or 'label'.
     """
     c_dim = data['G_ema'].c_dim
     if numbers is not None and c_dim > 0:
-        return torch.tensor([_checked_label(numbers, class_text, c_dim, option)], device=device)
-    if numbers is not None:
-        click.echo(f'Warning: {label_option_beside(option)} is ignored, since the network knows no labels.', err=True)
+        return torch.tensor([_checked_label(numbers, class_text, c_dim)], device=device)
     label = torch.zeros([1, c_dim], device=device)
-    index = class_index(class_text, c_dim, class_names_of(data, c_dim), option)
+    index = class_index(class_text, c_dim, class_names_of(data, c_dim))
     if index is not None:
         label[:, index] = 1
     return label
+
+
+def _checked_label(numbers: Sequence[float], class_text: str | None, c_dim: int) -> list[float]:
+    if class_text is not None:
+        raise InvalidArgument('label', f'cannot be combined with class {class_text!r}: use only one of them.')
+    if len(numbers) != c_dim:
+        raise InvalidArgument('label', f'expected {c_dim} numbers for this network, got {len(numbers)}.')
+    return list(map(float, numbers))

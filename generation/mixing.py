@@ -1,11 +1,14 @@
 """Style mixing: images that take the styles of some layers from another image (arXiv 1812.04948, section 3.1).
 
-Coarse layers (the first ones) decide pose and shape, fine ones colour and texture.
+Coarse layers (the first ones) determine pose and shape, fine layers color and texture.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,18 +18,18 @@ from dnnlib.progress import track
 from generation import rendering
 from torch_utils import images
 
-# Of a grid with labels, in pixels: room for the digits of a seed above a column, and between pictures.
-_PAPER = 255
+_WHITE = 255
 
 
 @dataclass
-class Mixing:
-    """What to mix.
+class StyleMix:
+    """The images to mix.
 
-    rows: Seeds, each once: one row of the grid for each.
-    cols: Seeds, each once: one column of the grid for each. A seed may be in both where it means the same latent.
-    ws: Seed → latent w [num_ws, w_dim], for all of them.
-    layers: Layers whose w comes from the column.
+    Args:
+        rows: Distinct seeds, one for each row of the grid.
+        cols: Distinct seeds, one for each column. A seed may be in both if it means the same latent.
+        ws: Latent w [num_ws, w_dim] of each seed.
+        layers: Layers whose w comes from the column.
     """
 
     rows: Sequence[int]
@@ -35,62 +38,79 @@ class Mixing:
     layers: Sequence[int]
 
     def pairs(self) -> list[tuple[int, int]]:
-        """(row, column) of every distinct picture: (seed, seed) is that of the seed itself."""
+        """Return (row, column) of every distinct image; (seed, seed) is the unmixed image of a seed."""
         unmixed = [(seed, seed) for seed in [*self.rows, *self.cols]]
         return list(dict.fromkeys([*unmixed, *((row, col) for row in self.rows for col in self.cols)]))
 
     def latent(self, row: int, col: int) -> torch.Tensor:
-        """w [num_ws, w_dim] of the row, with the chosen layers of the column."""
+        """Return w [num_ws, w_dim] of the row with the chosen layers of the column."""
         w = self.ws[row].clone()
         w[self.layers] = self.ws[col][self.layers]
         return w
 
     def grid(self) -> list[list[tuple[int, int] | None]]:
-        """Which pair each cell of the grid shows: the columns' images on top, the rows' at the left, no corner."""
-        top = [None, *((col, col) for col in self.cols)]
-        return [top, *([(row, row), *((row, col) for col in self.cols)] for row in self.rows)]
+        """Return the pair that each cell of the grid shows: unmixed images at the top and left, an empty corner."""
+        top: list[tuple[int, int] | None] = [None, *((col, col) for col in self.cols)]
+        grid = [top]
+        for row in self.rows:
+            grid.append([(row, row), *((row, col) for col in self.cols)])
+        return grid
 
 
-def write(
-    G: torch.nn.Module, mixing: Mixing, outdir: Path, noise_mode: str = 'const', batch_size: int = 1,
+def write_mix(
+    G: Any,
+    mix: StyleMix,
+    outdir: Path,
+    noise_mode: str = 'const',
+    batch_size: int = 1,
     labels: bool = True,
-) -> str:  # fmt: skip
-    """Every picture as ROW-COL.png, and all of them in grid.png. Returns what was written, in words.
+) -> str:
+    """Write every image as ROW-COL.png, and all of them as grid.png.
 
-    With noise_mode='random' the noise of a picture is that of its row. Memory: the grid, and one batch.
+    Memory holds the grid and one batch.
 
-    labels: A grid for people: the seeds beside it, paper between the pictures, and these enlarged by a whole number, to
-        64 pixels or more. Otherwise there are the pixels of the pictures alone.
+    Args:
+        G: Generator on the device of the latents.
+        mix: What to mix.
+        outdir: Output folder.
+        noise_mode: 'const', 'random' or 'none'; random noise is that of the row's seed.
+        batch_size: Number of images rendered at once.
+        labels: Write the seeds beside the grid, with white margins between images, which are enlarged by a whole
+            number to at least 64 pixels. Otherwise the grid consists of the images alone.
+
+    Returns:
+        A description of what was written.
     """
-    pairs = mixing.pairs()
-    cells: dict[tuple[int, int], list[int]] = {pair: [] for pair in pairs}  # where in the grid each picture goes
-    shown = [pair for line in mixing.grid() for pair in line]
-    for index, pair in enumerate(shown):
+    pairs = mix.pairs()
+    cells: dict[tuple[int, int], list[int]] = {pair: [] for pair in pairs}  # positions of each image in the grid
+    grid = [pair for line in mix.grid() for pair in line]
+    for index, pair in enumerate(grid):
         if pair is not None:
             cells[pair].append(index)
-    canvas = np.zeros([len(shown), G.img_channels, *sides(G.img_resolution)], dtype=np.uint8)
-    pictures = _pictures(G, mixing, pairs, noise_mode, batch_size)
-    for pair, picture in zip(pairs, track(pictures, len(pairs), 'image')):
-        images.save_png(picture, outdir / f'{pair[0]}-{pair[1]}.png')
-        canvas[cells[pair]] = picture
-    _write_grid(canvas, mixing, outdir / 'grid.png', labels)
+    canvas = np.zeros([len(grid), G.img_channels, *sides(G.img_resolution)], dtype=np.uint8)
+    rendered = _render_pairs(G, mix, pairs, noise_mode, batch_size)
+    for pair, image in zip(pairs, track(rendered, len(pairs), 'image')):
+        images.save_png(image, outdir / f'{pair[0]}-{pair[1]}.png')
+        canvas[cells[pair]] = image
+    _write_grid(canvas, mix, outdir / 'grid.png', labels)
     return f'{len(pairs)} images and grid.png to {outdir}'
 
 
-def _pictures(
-    G: torch.nn.Module, mixing: Mixing, pairs: Sequence[tuple[int, int]], noise_mode: str, batch_size: int
+def _render_pairs(
+    G: Any, mix: StyleMix, pairs: Sequence[tuple[int, int]], noise_mode: str, batch_size: int
 ) -> Iterator[np.ndarray]:
     for start in range(0, len(pairs), batch_size):
         batch = pairs[start : start + batch_size]
-        ws = torch.stack([mixing.latent(row, col) for row, col in batch])  # [N, num_ws, w_dim]
-        yield from rendering.render(G, ws, noise_mode, noise_seeds=[row for row, _ in batch])
+        ws = torch.stack([mix.latent(row, col) for row, col in batch])  # [N, num_ws, w_dim]
+        yield from rendering.render(G, ws, noise_mode, noise_seeds=[row for row, _col in batch])
 
 
-def _write_grid(canvas: np.ndarray, mixing: Mixing, path: Path, labels: bool) -> None:
-    size = len(mixing.cols) + 1, len(mixing.rows) + 1
+def _write_grid(canvas: np.ndarray, mix: StyleMix, path: Path, labels: bool) -> None:
+    size = len(mix.cols) + 1, len(mix.rows) + 1
     if not labels:
-        return images.save_image_grid(canvas, path, size)
-    canvas = images.spaced_for_people(canvas)
-    canvas[0] = _PAPER
-    row_labels, column_labels = (['', *map(str, seeds)] for seeds in (mixing.rows, mixing.cols))
-    return images.save_image_grid(canvas, path, size, row_labels, column_labels)
+        images.save_image_grid(canvas, path, size)
+        return
+    canvas = images.enlarge_with_margin(canvas)
+    canvas[0] = _WHITE
+    row_labels, column_labels = (['', *map(str, seeds)] for seeds in (mix.rows, mix.cols))
+    images.save_image_grid(canvas, path, size, row_labels, column_labels)

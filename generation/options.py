@@ -1,101 +1,183 @@
-"""Options that the scripts which show something have in common."""
+"""Options and checks that the scripts for generating images share; the only module of this package that uses click."""
+
+from __future__ import annotations
 
 import math
-import re
+import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
+import torch
 
 from dataset_format.sizes import Resolution, sides
+from dnnlib.cli import PATH, FiniteFloat, SeedRange, Size, resolve_device, usage_errors
+from dnnlib.errors import InvalidArgument
+from network_files.reading import open_network
 
-_LARGEST_PICTURE = 2**30  # pixels: 3 gigabytes
-
-
-class GridSize(click.ParamType):
-    """`WxH`: columns and rows."""
-
-    name = 'WxH'
-
-    def convert(self, value, param, ctx):
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r'([1-9]\d{0,3})[xX×]([1-9]\d{0,3})', value.strip())
-        if match is None:
-            self.fail(f'{value!r} is no grid: write columns x rows, such as 8x4.', param, ctx)
-        return int(match[1]), int(match[2])
+_MAX_PICTURE_PIXELS = 2**30  # 3 gigabytes
 
 
 class Numbers(click.ParamType):
-    """`0.2,1,0`: a list of finite numbers."""
+    """A list of finite numbers such as `0.2,1,0`."""
 
     name = 'NUMBERS'
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
         if isinstance(value, list):
             return value
         try:
             numbers = [float(text) for text in value.split(',')]
         except ValueError:
-            self.fail(f'{value!r} is no label: write numbers with commas between them, such as 0.2,1,0.', param, ctx)
+            self.fail(f'expected numbers separated by commas, such as 0.2,1,0, got {value!r}.', param, ctx)
         if not all(map(math.isfinite, numbers)):
-            self.fail(f'{value!r} has numbers that are not finite.', param, ctx)
+            self.fail(f'{value!r} contains numbers that are not finite.', param, ctx)
         return numbers
 
 
-def label_option(name: str = '--label', **more) -> Callable:
-    help_text = more.pop('help', 'Label to show, for networks whose labels are no classes, e.g. 0.2,1,0')
-    return click.option(name, type=Numbers(), metavar='N,N,…', help=help_text, **more)
+# ---------------------------------------------------------------------------------------------------------------------
+# Options
 
 
-def _finite(context: click.Context, option: click.Parameter, number: float) -> float:
-    if not math.isfinite(number):
-        raise click.BadParameter(f'{number} is not a finite number.', context, option)
-    return number
+def network_option() -> Callable:
+    """Return the decorator for `--network`."""
+    return click.option('--network', type=PATH, required=True, metavar='PKL', help='Network pickle: file or URL')
 
 
-def trunc_option() -> Callable:
+def seeds_option(help_text: str) -> Callable:
+    """Return the decorator for `--seeds`."""
+    return click.option('--seeds', type=SeedRange(), help=help_text)
+
+
+def projected_w_option(help_text: str, multiple: bool = False) -> Callable:
+    """Return the decorator for `--projected-w`, one path or several."""
+    return click.option('--projected-w', type=PATH, multiple=multiple, metavar='NPZ', help=help_text)
+
+
+def outdir_option() -> Callable:
+    """Return the decorator for `--outdir`."""
+    return click.option('--outdir', type=PATH, required=True, metavar='DIR', help='Output folder')
+
+
+def grid_option(help_text: str, default: str | None = None) -> Callable:
+    """Return the decorator for `--grid`, argument `grid_size`: (columns, rows)."""
     return click.option(
-        '--trunc', 'truncation_psi', type=float, callback=_finite, default=1, show_default=True, metavar='PSI',
-        help='Truncation: 1 keeps all variety, towards 0 images become more typical',
-    )  # fmt: skip
-
-
-def noise_mode_option() -> Callable:
-    return click.option(
-        '--noise-mode', type=click.Choice(['const', 'random', 'none']), default='const', show_default=True,
-        help='Fine detail: the stored noise, fresh noise for each image, or no noise',
-    )  # fmt: skip
-
-
-def batch_option() -> Callable:
-    return click.option(
-        '--batch', 'batch_size', type=click.IntRange(min=1), default=4, show_default=True,
-        help='Images computed at once; changes the speed only',
-    )  # fmt: skip
-
-
-def trust_pickle_option() -> Callable:
-    return click.option(
-        '--trust-pickle', is_flag=True, help='Run the code inside the pickle (only if you trust its maker)'
+        '--grid',
+        'grid_size',
+        type=Size(example='8x4'),
+        metavar='WxH',
+        default=default,
+        show_default=default is not None,
+        help=help_text,
     )
 
 
-def check_picture_size(grid_size: tuple[int, int], resolution: Resolution, option: str = '--grid') -> None:
-    """Refuse a grid that would not fit into memory before it is computed. Raises click.BadParameter."""
+def trunc_option() -> Callable:
+    """Return the decorator for `--trunc`, argument `truncation_psi`."""
+    return click.option(
+        '--trunc',
+        'truncation_psi',
+        type=FiniteFloat(),
+        default=1,
+        show_default=True,
+        metavar='PSI',
+        help='Truncation: 1 keeps the full variety, values towards 0 give more typical images',
+    )
+
+
+def class_option(
+    name: str = '--class',
+    help_text: str = 'Class to generate, for conditional networks',
+    metavar: str = 'INDEX|NAME',
+) -> Callable:
+    """Return the decorator for `--class` or a similar option, argument `class_text`."""
+    argument = name.removeprefix('--').replace('-', '_') + '_text'
+    return click.option(name, argument, metavar=metavar, help=help_text)
+
+
+def label_option(
+    name: str = '--label',
+    help_text: str = 'Label to generate, for networks whose labels are not classes, e.g. 0.2,1,0',
+    multiple: bool = False,
+) -> Callable:
+    """Return the decorator for `--label` or a similar option."""
+    return click.option(name, type=Numbers(), metavar='N,N,…', help=help_text, multiple=multiple)
+
+
+def noise_mode_option() -> Callable:
+    """Return the decorator for `--noise-mode`."""
+    return click.option(
+        '--noise-mode',
+        type=click.Choice(['const', 'random', 'none']),
+        default='const',
+        show_default=True,
+        help='Fine detail: the noise stored in the network, new noise for each image, or no noise',
+    )
+
+
+def batch_option() -> Callable:
+    """Return the decorator for `--batch`, argument `batch_size`."""
+    return click.option(
+        '--batch',
+        'batch_size',
+        type=click.IntRange(min=1),
+        default=4,
+        show_default=True,
+        help='Images computed at once; affects speed only',
+    )
+
+
+def trust_pickle_option() -> Callable:
+    """Return the decorator for `--trust-pickle`."""
+    return click.option(
+        '--trust-pickle', is_flag=True, help='Run the code inside the pickle (only if you trust its author)'
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Network
+
+
+def open_generator(network: str, trust_pickle: bool, device: str) -> tuple[dict[str, Any], Any, torch.device]:
+    """Open the network that a script was called with.
+
+    Args:
+        network: Value of `--network`.
+        trust_pickle: Value of `--trust-pickle`.
+        device: Value of `--device`.
+
+    Returns:
+        (content of the network file, its G_ema on the device, the device)
+
+    Raises:
+        click.BadParameter: The device is not available, or the network cannot be opened.
+    """
+    torch_device = resolve_device(device)
+    with usage_errors('--network'):
+        data = open_network(network, trust=trust_pickle)
+    return data, data['G_ema'].to(torch_device), torch_device
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks
+
+
+def check_picture_size(grid_size: tuple[int, int], resolution: Resolution, argument: str = 'grid') -> None:
+    """Raise InvalidArgument if a grid of (columns, rows) images would not fit into memory."""
     columns, rows = grid_size
     height, width = sides(resolution)
-    if columns * rows * height * width > _LARGEST_PICTURE:
-        raise click.BadParameter(
-            f'a picture of {columns}x{rows} images would have {columns * width}x{rows * height} pixels: '
-            f'give fewer, for {_LARGEST_PICTURE:,} pixels or less.',
-            param_hint=f"'{option}'",
+    if columns * rows * height * width > _MAX_PICTURE_PIXELS:
+        raise InvalidArgument(
+            argument,
+            f'a grid of {columns}x{rows} images would have {columns * width}x{rows * height} pixels: '
+            f'use fewer images, for {_MAX_PICTURE_PIXELS:,} pixels or less.',
         )
 
 
-def warn_of_ignored(
+def warn_about_ignored(
     option: str, seeds: Sequence[int] | None, class_text: str | None, label: object, truncation_psi: float
 ) -> None:
-    """Say which options have no effect beside `option`, which brings latents w of its own."""
+    """Print which options have no effect because `option` provides the latents w."""
     given = {
         '--seeds': seeds is not None,
         '--class': class_text is not None,
@@ -103,4 +185,17 @@ def warn_of_ignored(
         '--trunc': truncation_psi != 1,
     }
     for name in [name for name, is_given in given.items() if is_given]:
-        click.echo(f'Warning: {name} is ignored beside {option}.', err=True)
+        print(f'Warning: {name} is ignored, since {option} is given.', file=sys.stderr)
+
+
+def warn_if_unconditional(c_dim: int, values: dict[str, object]) -> None:
+    """Print which options have no effect because the network is not conditional.
+
+    Args:
+        c_dim: Size of the network's labels.
+        values: Value of each option that selects a label, or None if it is not given.
+    """
+    for name, value in values.items():
+        if c_dim == 0 and value is not None:
+            text = f'{name}={value}' if isinstance(value, str) else name
+            print(f'Warning: {text} is ignored, since the network is not conditional.', file=sys.stderr)

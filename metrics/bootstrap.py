@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from metrics.feature_matrix import Progress
+from metrics.feature_matrix import ProgressCallback
 
 Rng = np.random.RandomState | np.random.Generator
 
@@ -17,30 +17,32 @@ def bootstrap_interval(
     num_resamples: int,
     rng: Rng,
     confidence: float = 0.95,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> tuple[float, float]:
-    """Percentile interval about `value` from resampled influences.
+    """Return the percentile interval around `value` from resampled influences.
 
-    The influence of a sample is the first-order change of the statistic with the sample's weight, times the number of
-    samples (Efron and Tibshirani, "An introduction to the bootstrap", chapters 21 and 22). Where samples are drawn
-    again with replacement, the statistic changes by the mean influence of those drawn. No resample computes the
-    statistic anew, and the bias that it would have on repeated samples does not enter.
+    The influence of a sample is the first-order change of the statistic with the weight of the sample, times the number
+    of samples (Efron and Tibshirani, "An introduction to the bootstrap", chapters 21 and 22). When the samples are
+    resampled with replacement, the statistic changes by the mean influence of the resample. The statistic itself is
+    never recomputed, so the bias that it would have on repeated samples does not enter.
 
     Args:
-        value:         the statistic.
-        influences:    one float array [N] for each independent set of samples; what is not zero mean counts as such.
-        num_resamples: how often each set is drawn again, 20 or more.
-        rng:           numpy RandomState or Generator.
-        confidence:    part of the resamples inside the interval.
-        progress:      called with (resamples done, their number).
+        value: The statistic.
+        influences: One float array [N] for each independent set of samples. Its mean is subtracted.
+        num_resamples: Number of resamples of each set, 20 or more.
+        rng: NumPy RandomState or Generator.
+        confidence: Fraction of the resamples inside the interval.
+        progress: Called with the number of finished resamples and `num_resamples`.
 
     Raises:
-        ValueError: too few resamples, or a confidence that is not between 0 and 1.
+        ValueError: There are too few resamples, or the confidence is not between 0 and 1.
     """
     if num_resamples < 20:
-        raise ValueError(f'{num_resamples} resamples give no interval: take 20 or more, 1000 for two digits.')
+        raise ValueError(
+            f'{num_resamples} resamples are too few for an interval. Use 20 or more, and 1000 for two digits.'
+        )
     if not 0 < confidence < 1:
-        raise ValueError(f'A confidence of {confidence} gives no interval: take one between 0 and 1, such as 0.95.')
+        raise ValueError(f'A confidence of {confidence} is not between 0 and 1. Use a value such as 0.95.')
     centered = [influence - influence.mean() for influence in influences]
     changes = np.empty(num_resamples)
     for index in range(num_resamples):

@@ -1,7 +1,7 @@
-"""Metrics of networks: computed by `Evaluation`, reported as published, and watched over a training.
+"""The metrics of a network: `Evaluation` computes them, `report` writes them, `SnapshotMetrics` follows a training run.
 
-Results are the published ones (`results`, `metric`, `total_time`, `total_time_str`, `num_gpus`, `snapshot_pkl`,
-`timestamp`), with what the numbers come from beside them.
+Results have the keys of the published code (`results`, `metric`, `total_time`, `total_time_str`, `num_gpus`,
+`snapshot_pkl`, `timestamp`), and others that record where the numbers come from.
 """
 
 from __future__ import annotations
@@ -20,68 +20,69 @@ import scipy
 import torch
 
 from dataset_format.sizes import Resolution
-from dnnlib.cli import error_sentence
+from dnnlib.errors import error_sentence
 from dnnlib.files import os_errors_named
 from dnnlib.text import format_time
-from metrics import metric_main, names
 from metrics.features import detectors
 from metrics.features.cache import StatisticsCache
-from metrics.features.extraction import Call
-from metrics.features.image_sources import transparency_of
+from metrics.features.detectors import Detector
+from metrics.features.feature_requests import DetectorCall
+from metrics.features.image_sources import MetricError, alpha_entry
 from metrics.features.samples import Samples, network_sha256
-from metrics.options import Settings
+from metrics.metric_inputs import MetricInputs
+from metrics.metric_spec import MetricName
+from metrics.metric_table import TableEntry, find_metric
+from metrics.options import MetricOptions
 from torch_utils.distributed import World, failing_together
+from training.run.run_dir import RunDir
 
 
 class Evaluation:
-    """Metrics of one network; images and features are shared among them.
+    """The metrics of one network, which share images and features.
 
     Args:
-        metrics:  names of all that are going to be computed.
-        world:    ranks; all of them do the same.
-        G:        generator in eval mode on `world.device`.
-        settings: see there.
-        cache:    of features of real images; one that lives on keeps what cannot be written.
+        metrics: Names of all metrics that will be computed.
+        world: Ranks. All of them make the same calls.
+        G: Generator in eval mode on `world.device`.
+        options: How the metrics are computed.
+        cache: Cache for the features of real images. Several evaluations can share one.
     """
 
     def __init__(
         self,
         metrics: Sequence[str],
         world: World,
-        G: torch.nn.Module,
-        settings: Settings,
+        G: Any,
+        options: MetricOptions,
         cache: StatisticsCache | None = None,
     ):
-        self._world, self._settings, self._G = world, settings, G
-        wanted = [need for name in metrics for need in metric_main.needs_of(names.parse(name), settings).values()]
-        self._samples = Samples(world, G, settings, wanted, cache or StatisticsCache())
+        self._world, self._options, self._G = world, options, G
+        found = [find_metric(name) for name in metrics]
+        requests = [request for entry, name in found for request in entry.needs.requests(name, options).values()]
+        self._samples = Samples(world, G, options, requests, cache or StatisticsCache())
 
-    def compute(self, name: str) -> dict[str, Any] | None:
-        """Collective: one metric.
+    def compute(self, metric: str) -> dict[str, Any] | None:
+        """Compute one metric. Collective: every rank must call this.
 
         Returns:
-            On the main rank a dict with the published keys `results` (name → value), `metric`, `total_time` (seconds),
-            `total_time_str`, `num_gpus`, `snapshot_pkl` (None) and `timestamp`, and where the numbers come from:
-            `num_images`, `seed`, `batch`, `detector`, `dataset_sha256`, `network_sha256`, `versions`; `bootstrap` where
-            an interval was asked for. None elsewhere.
+            On the main rank, a dict with the keys of the published code: `results` (name → value), `metric`,
+            `total_time` (seconds), `total_time_str`, `num_gpus`, `snapshot_pkl` (None) and `timestamp`. It also has
+            `bootstrap` if an interval was requested, and what the numbers depend on: `num_images`, `seed`, `batch`,
+            `detector`, `dataset_sha256`, `network_sha256` and `versions`. On other ranks, None.
 
         Raises:
-            ValueError: a sentence (of the detector, the dataset or the images).
+            ValueError: The detector, the dataset or the images cannot be used.
         """
         start = time.monotonic()
-        metric = names.parse(name)
-        data, counts = metric_main.gather_data(metric, self._samples)
-        detector = self._samples.prepare(metric_main.CALLS[metric.family])
+        entry, name = find_metric(metric)
+        data, num_images = self._gather_data(entry, name)
+        detector = self._samples.prepare_detector(entry.needs.call)
         dataset_sha256 = self._samples.dataset_sha256()
         with failing_together(self._world):
             if not self._world.is_main:
                 return None
-            inputs = metric_main.Inputs(metric, data, self._samples)
-            reported = metric.reported_name(detector.label)
-            values = metric_main.compute_values(inputs)
-            result = {'results': {f'{reported}{ending}': value for ending, value in values.items()}, 'metric': reported}
-            if self._settings.bootstrap and metric_main.has_interval(metric):
-                result['bootstrap'] = metric_main.interval(inputs)
+            inputs = MetricInputs(name, data, self._options, self._world.device)
+            result = _compute_values(entry, inputs, detector)
             seconds = time.monotonic() - start
             return {
                 **result,
@@ -90,11 +91,11 @@ class Evaluation:
                 'num_gpus': self._world.size,
                 'snapshot_pkl': None,
                 'timestamp': time.time(),
-                'num_images': counts,
-                'seed': self._settings.seed,
-                'batch': self._settings.batch,
+                'num_images': num_images,
+                'seed': self._options.seed,
+                'batch': self._options.batch,
                 'detector': {'name': detector.name, 'sha256': detector.sha256},
-                **transparency_of(self._G.img_channels),
+                **alpha_entry(self._G.img_channels),
                 'dataset_sha256': dataset_sha256,
                 'network_sha256': network_sha256(self._G),
                 'versions': _versions(),
@@ -103,6 +104,30 @@ class Evaluation:
     def close(self) -> None:
         """Close the dataset."""
         self._samples.close()
+
+    def _gather_data(self, entry: TableEntry, name: MetricName) -> tuple[dict[str, Any], dict[str, int]]:
+        """Return the data of a metric by part, and how many images each part is from. Collective."""
+        requests = entry.needs.requests(name, self._options)
+        num_images = {part: self._samples.count(request) for part, request in requests.items()}
+        min_images = entry.needs.min_images(name)
+        for part, count in num_images.items():
+            if count < min_images:
+                kind = 'real' if part == 'real' else 'generated'
+                raise MetricError(f'{name.text} needs {min_images} {kind} images or more, but there are {count}.')
+        return {part: self._samples.get(request) for part, request in requests.items()}, num_images
+
+
+def _compute_values(entry: TableEntry, inputs: MetricInputs, detector: Detector) -> dict[str, Any]:
+    """Return the beginning of a result: `results`, `metric`, and `bootstrap` if requested."""
+    values = entry.compute(inputs)
+    for ending, value in values.items():
+        if not np.isfinite(value):
+            raise MetricError(f'{inputs.name.text}{ending} is {value} for these images, not a finite number.')
+    reported_name = inputs.name.with_label(detector.label, entry.stand_in_prefix or inputs.name.prefix)
+    results = {f'{reported_name}{ending}': float(value) for ending, value in values.items()}
+    if inputs.options.bootstrap and entry.interval is not None:
+        return {'results': results, 'metric': reported_name, 'bootstrap': entry.interval(inputs)}
+    return {'results': results, 'metric': reported_name}
 
 
 def _versions() -> dict[str, str]:
@@ -115,24 +140,27 @@ def _versions() -> dict[str, str]:
 
 
 def check_detectors(metrics: Iterable[str], folder: str | None, resolution: Resolution, download: bool = True) -> None:
-    """Load each detector that the metrics need and ask it, on the CPU; DetectorError where that fails.
+    """Load each detector that the metrics need, on the CPU, and try each call that they make.
 
     Args:
-        metrics:    their names.
-        folder:     of `--detectors`, None for the published ones.
-        resolution: of the images they will see.
-        download:   False leaves out those that a download would bring.
+        metrics: Names of metrics.
+        folder: Folder with detectors, or None for the published ones.
+        resolution: Size of the images that the detectors will see.
+        download: False skips detectors that would have to be downloaded.
+
+    Raises:
+        DetectorError: A detector cannot be found, loaded or called.
     """
-    calls: dict[str, set[Call]] = {}
-    for name in metrics:
-        call = metric_main.CALLS[names.parse(name).family]
+    calls: dict[str, set[DetectorCall]] = {}
+    for metric in metrics:
+        call = find_metric(metric)[0].needs.call
         calls.setdefault(call.detector, set()).add(call)
-    for detector_name, its_calls in calls.items():
-        if not download and folder is None and detectors.locate(detector_name) is None:
+    for name, detector_calls in calls.items():
+        if not download and folder is None and detectors.locate(name) is None:
             continue
-        detector = detectors.load(detector_name, folder=folder, verbose=True)
-        for call in its_calls:
-            detectors.check(detector, dict(call.keywords), resolution, 'cpu')
+        detector = detectors.load(name, folder=folder, verbose=True)
+        for call in detector_calls:
+            detectors.check(detector, call, resolution, 'cpu')
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -140,30 +168,30 @@ def check_detectors(metrics: Iterable[str], folder: str | None, resolution: Reso
 
 
 def report(result: dict[str, Any], run_dir: str | None = None, snapshot_pkl: str | None = None) -> str:
-    """Complete a result with its network's file, print it as a line, append it to the run's file.
+    """Add the network's file to a result, print it as a line, and append it to the run's file for the metric.
 
     Args:
-        result:       of `Evaluation.compute`.
-        run_dir:      folder of the training run, where `metric-<name>.jsonl` goes to. None: print only.
-        snapshot_pkl: the network's file, as the user named it.
+        result: Result of `Evaluation.compute`.
+        run_dir: Directory of the training run, or None to only print the result.
+        snapshot_pkl: File of the network, as the user named it.
 
     Returns:
         The line.
 
     Raises:
-        OSError: the file cannot be written; it is then as it was before.
+        OSError: The file cannot be written; it is left unchanged.
     """
     if run_dir is not None and snapshot_pkl is not None:
         snapshot_pkl = os.path.relpath(snapshot_pkl, run_dir)
     line = json.dumps({**result, 'snapshot_pkl': snapshot_pkl})
     print(line, flush=True)
     if run_dir is not None:
-        append_line(os.path.join(run_dir, f'metric-{result["metric"]}.jsonl'), line)
+        append_line(RunDir(run_dir).metric_jsonl(result['metric']), line)
     return line
 
 
 def append_line(path: str, line: str) -> None:
-    """Add a line of text to a file, or leave the file as it was."""
+    """Append a line of text to a file; if that fails, leave the file unchanged."""
     with os_errors_named(path), open(path, 'ab') as file:
         length = file.tell()
         try:
@@ -175,42 +203,52 @@ def append_line(path: str, line: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# In a training run
+# During training
 
 
 class SnapshotMetrics:
-    """Metrics of each snapshot of a training run, which goes on whatever happens to them.
+    """Computes metrics for each snapshot of a training run. A metric that fails does not end the run.
 
     Args:
-        metrics:  their names.
-        settings: see there.
+        metrics: Names of metrics.
+        options: How the metrics are computed.
     """
 
-    def __init__(self, metrics: Sequence[str], settings: Settings):
-        self._metrics, self._settings = list(metrics), settings
+    def __init__(self, metrics: Sequence[str], options: MetricOptions):
+        self._metrics, self._options = list(metrics), options
         self._cache = StatisticsCache()
 
-    def __call__(self, world: World, G: torch.nn.Module, run_dir: str, snapshot_pkl: str) -> dict[str, float]:
-        """Collective: compute and report them all for the generator `G`; on the main rank the values by name."""
+    def __call__(self, world: World, G: Any, run_dir: str, snapshot_pkl: str) -> dict[str, float]:
+        """Compute and report all metrics of a generator. Collective: every rank must call this.
+
+        Args:
+            world: Ranks.
+            G: Generator in eval mode on `world.device`.
+            run_dir: Directory of the training run.
+            snapshot_pkl: File of the generator.
+
+        Returns:
+            On the main rank, the values by name. On other ranks, an empty dict.
+        """
         values: dict[str, float] = {}
-        evaluation = Evaluation(self._metrics, world, G, self._settings, self._cache)
-        for name in self._metrics:
+        evaluation = Evaluation(self._metrics, world, G, self._options, self._cache)
+        for metric in self._metrics:
             try:
-                result = evaluation.compute(name)
+                result = evaluation.compute(metric)
                 if result is not None:
-                    # The mark tells a run that goes on which lines it is going to write again.
+                    # The mark tells a resumed run which lines it will write again.
                     report({**result, 'in_training': True}, run_dir, snapshot_pkl)
                     values |= result['results']
-            except Exception as error:  # whatever it is, it must not end the training
+            except Exception as error:  # No failure of a metric may end the training.
                 if world.is_main:
-                    _say_what_failed(name, snapshot_pkl, error)
+                    _report_failure(metric, snapshot_pkl, error)
         evaluation.close()
         return values
 
 
-def _say_what_failed(name: str, snapshot_pkl: str, error: Exception) -> None:
-    sentence = error_sentence(error) if isinstance(error, (ValueError, OSError)) else None
-    if sentence is None:
+def _report_failure(metric: str, snapshot_pkl: str, error: Exception) -> None:
+    message = error_sentence(error) if isinstance(error, (ValueError, OSError)) else None
+    if message is None:
         traceback.print_exception(error)
-        sentence = f'{type(error).__name__}: {error}'
-    print(f'Metric {name} of {snapshot_pkl} failed, and training goes on. {sentence}', file=sys.stderr, flush=True)
+        message = f'{type(error).__name__}: {error}'
+    print(f'Metric {metric} of {snapshot_pkl} failed; training continues. {message}', file=sys.stderr, flush=True)

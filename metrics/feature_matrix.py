@@ -1,6 +1,6 @@
-"""Sets of feature vectors as the mathematics of the metrics takes them: checked, and read in blocks of rows.
+"""Arrays of feature vectors for the mathematics of the metrics: checks, precision, blocks of rows.
 
-N vectors, D numbers in a vector.
+N vectors, D dimensions.
 """
 
 from __future__ import annotations
@@ -12,70 +12,82 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-Features = np.ndarray | torch.Tensor
-Progress = Callable[[int, int], object]  # called with what is done and the total
+from metrics.batching import row_blocks
+
+FeatureArray = np.ndarray | torch.Tensor
+ProgressCallback = Callable[[int, int], object]  # called with the finished steps and their total
 
 _ROWS_CHECKED_AT_ONCE = 4096
 
 
-def feature_pair(real: Features, fake: Features) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both sets as tensors [N, D] that share the memory of what was given; ValueError where they do not go together."""
+def feature_pair(real: FeatureArray, fake: FeatureArray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return real and fake features as tensors [N, D] that share the memory of the arrays.
+
+    Raises:
+        ValueError: One of them is not usable, or they differ in dimensions, type or device.
+    """
     real, fake = as_matrix(real, 'real features'), as_matrix(fake, 'fake features')
     if real.shape[1] != fake.shape[1]:
         raise ValueError(
-            f'The real features have {real.shape[1]} dimensions, the fake ones {fake.shape[1]}: '
-            'take both from the same detector.'
+            f'The real features have {real.shape[1]} dimensions, the fake ones {fake.shape[1]}. '
+            'Use the same detector for both.'
         )
     if (real.dtype, real.device) != (fake.dtype, fake.device):
         raise ValueError(
-            f'The real features are {real.dtype} on {real.device}, the fake ones {fake.dtype} on {fake.device}: '
-            'give both in one type and on one device.'
+            f'The real features are {real.dtype} on {real.device}, the fake ones {fake.dtype} on {fake.device}. '
+            'Use one type and one device.'
         )
     return real, fake
 
 
-def as_matrix(features: Features, what: str) -> torch.Tensor:
-    """Finite floating-point numbers [N, D] as a tensor that shares their memory; ValueError where they are not such."""
+def as_matrix(features: FeatureArray, what: str) -> torch.Tensor:
+    """Return features as a tensor that shares their memory.
+
+    Args:
+        features: Finite floating-point numbers [N, D].
+        what: What the numbers are, for error messages.
+
+    Raises:
+        ValueError: The shape, the type or a value is not as described.
+    """
     if isinstance(features, torch.Tensor):
         tensor = features.detach()
     else:
         with warnings.catch_warnings():
-            # Arrays that are read from files may be read-only, and nothing is written to them here.
+            # Arrays from files may be read-only. Nothing here writes to them.
             warnings.filterwarnings('ignore', message='The given NumPy array is not writable')
             tensor = torch.from_numpy(np.asarray(features))
     if tensor.ndim != 2 or not tensor.is_floating_point() or 0 in tensor.shape:
         raise ValueError(
-            f'The {what} have shape {list(tensor.shape)} and type {tensor.dtype}: give floating-point numbers '
-            '[images, dimensions], at least one of each.'
+            f'The {what} have shape {list(tensor.shape)} and type {tensor.dtype}; expected floating-point numbers '
+            '[images, dimensions], with at least one of each.'
         )
-    for rows in spans(len(tensor), _ROWS_CHECKED_AT_ONCE):
-        # What is not finite makes the sum so.
+    for rows in row_blocks(len(tensor), _ROWS_CHECKED_AT_ONCE):
+        # A sum is not finite if one of its terms is not.
         bad = (~tensor[rows].sum(dim=1, dtype=compute_dtype(tensor.dtype)).isfinite()).nonzero()
         if len(bad):
             raise ValueError(
-                f'The {what} of image {rows.start + int(bad[0])} are not finite: leave it out, or look for what the '
-                'detector was given.'
+                f'The {what} of image {rows.start + int(bad[0])} are not finite. Check the input of the detector, or '
+                'remove the image.'
             )
     return tensor
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What products of features are computed in: float64 for float64, float32 for all others."""
+    """Return the type for products of features: float64 for float64, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def spans(count: int, size: int) -> list[slice]:
-    """0 … count - 1 in pieces of `size`; the last may be shorter."""
-    if size < 1:
-        raise ValueError(f'Blocks of {size} rows cannot be computed: take 1 or more.')
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+def to_float64(x: torch.Tensor) -> torch.Tensor:
+    """Convert to float64. Tensors on Apple GPUs, which do not support it, move to the CPU."""
+    return (x.cpu() if x.device.type == 'mps' else x).double()
 
 
 @contextlib.contextmanager
-def full_precision() -> Iterator[None]:
-    """Inside, float32 products keep float32 accuracy, whatever a training around it allows (TensorFloat-32, bfloat16).
+def accurate_matmul() -> Iterator[None]:
+    """Within this context, float32 products have float32 accuracy (no TensorFloat-32 or bfloat16), without gradients.
 
-    Metrics subtract large, nearly equal sums of such products.
+    Metrics subtract large, nearly equal sums of such products, so settings of the surrounding training must not apply.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision('highest')

@@ -1,10 +1,8 @@
-"""Several networks, one after the other: what `calc_metrics.py` does once its options are checked."""
+"""The work of `calc_metrics.py` after its options have been checked: the metrics of one or more networks."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,55 +10,57 @@ from typing import Any
 
 import torch
 
+from dataset_format.sizes import Resolution
 from metrics.curves import save_curves
 from metrics.evaluation import Evaluation, report
 from metrics.features.cache import StatisticsCache
-from metrics.options import Settings
+from metrics.options import MetricOptions
 from network_files.reading import open_network
 from torch_utils.distributed import World, failing_together
+from training.run.run_dir import RunDir, kimg_of
 
 
 @dataclass(frozen=True)
-class Job:
-    """A network to measure. `run_dir` gets the results; None: they are printed only."""
+class MetricJob:
+    """A network to measure."""
 
     network: str  # path or URL
-    size: tuple[int, int]  # height and width of its images
-    settings: Settings
-    run_dir: str | None
+    resolution: Resolution  # of its images
+    options: MetricOptions
+    run_dir: str | None  # where the results are stored, or None to only print them
     trust_pickle: bool = False
 
 
-def run(world: World, jobs: Sequence[Job], metrics: Sequence[str], with_curves: bool) -> None:
-    """Compute and report all metrics of all networks; every rank calls this.
+def run(world: World, jobs: Sequence[MetricJob], metrics: Sequence[str], with_curves: bool) -> None:
+    """Compute and report all metrics of all networks. Collective: every rank must call this.
 
     Args:
-        world:       ranks.
-        jobs:        the networks.
-        metrics:     names.
-        with_curves: draw the metrics of each run directory over its snapshots.
+        world: Ranks.
+        jobs: The networks.
+        metrics: Names of metrics.
+        with_curves: Plot the metrics of each run directory over its snapshots.
 
     Raises:
-        ValueError: a sentence; what was computed before is reported.
+        ValueError: A metric cannot be computed. Results up to then have been reported.
     """
-    results: list[tuple[Job, dict[str, Any]]] = []
+    results: list[tuple[MetricJob, dict[str, Any]]] = []
     cache = StatisticsCache()
     for job in jobs:
-        with _memory_as_sentence(job):
+        with _out_of_memory_explained(job):
             results += [(job, result) for result in _run_job(world, job, metrics, cache)]
     if world.is_main:
         if len(results) > 1:
             print(table(jobs, results), file=sys.stderr, flush=True)
         if with_curves:
-            _draw(results)
+            _plot_curves(results)
 
 
-def _run_job(world: World, job: Job, metrics: Sequence[str], cache: StatisticsCache) -> list[dict[str, Any]]:
-    """The results, on the main rank, each reported as soon as it is known."""
+def _run_job(world: World, job: MetricJob, metrics: Sequence[str], cache: StatisticsCache) -> list[dict[str, Any]]:
+    """Report each result as soon as it is known, and return all of them; [] except on the main rank."""
     results = []
     with failing_together(world):
         G = open_network(job.network, trust=job.trust_pickle)['G_ema'].to(world.device)
-    evaluation = Evaluation(metrics, world, G, job.settings, cache)
+    evaluation = Evaluation(metrics, world, G, job.options, cache)
     for name in metrics:
         result = evaluation.compute(name)
         with failing_together(world):
@@ -72,23 +72,17 @@ def _run_job(world: World, job: Job, metrics: Sequence[str], cache: StatisticsCa
 
 
 @contextlib.contextmanager
-def _memory_as_sentence(job: Job) -> Iterator[None]:
+def _out_of_memory_explained(job: MetricJob) -> Iterator[None]:
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
         raise ValueError(
-            f'The memory of the GPU is too small for {job.settings.batch} images at once: use a smaller --batch.'
+            f'The GPU does not have enough memory for {job.options.batch} images at once. Use a smaller --batch.'
         ) from error
 
 
-def kimg_of(network: str) -> int | None:
-    """The number in `network-snapshot-000200.pkl`: thousands of images that the network was trained on."""
-    match = re.fullmatch(r'network-snapshot-(\d+)\.pkl', os.path.basename(network))
-    return int(match[1]) if match else None
-
-
-def table(jobs: Sequence[Job], results: Sequence[tuple[Job, dict[str, Any]]]) -> str:
-    """All values as text: a line for each network, or for each value where there is one network only."""
+def table(jobs: Sequence[MetricJob], results: Sequence[tuple[MetricJob, dict[str, Any]]]) -> str:
+    """Return all values as text: a line for each network, or for each value if there is only one network."""
     values: dict[str, dict[str, float]] = {job.network: {} for job in jobs}
     for job, result in results:
         values[job.network] |= result['results']
@@ -105,16 +99,16 @@ def table(jobs: Sequence[Job], results: Sequence[tuple[Job, dict[str, Any]]]) ->
     return '\n'.join('  '.join(line) for line in lines)
 
 
-def _draw(results: Sequence[tuple[Job, dict[str, Any]]]) -> None:
-    """`metric-<name>.png` beside each `metric-<name>.jsonl`."""
-    pictures: dict[tuple[str, str], list[tuple[int, dict[str, float]]]] = {}
+def _plot_curves(results: Sequence[tuple[MetricJob, dict[str, Any]]]) -> None:
+    """Write a PNG file for each metric of each run directory."""
+    points: dict[tuple[str, str], list[tuple[int, dict[str, float]]]] = {}
     for job, result in results:
         kimg = kimg_of(job.network)
         if job.run_dir is not None and kimg is not None:
-            pictures.setdefault((job.run_dir, result['metric']), []).append((kimg, result['results']))
-    for (run_dir, metric), points in pictures.items():
-        points.sort(key=lambda point: point[0])
-        path = os.path.join(run_dir, f'metric-{metric}.png')
-        curves = {name: [values[name] for _kimg, values in points] for name in points[0][1]}
-        save_curves(path, metric, [kimg for kimg, _values in points], curves)
+            points.setdefault((job.run_dir, result['metric']), []).append((kimg, result['results']))
+    for (run_dir, metric), curve in points.items():
+        curve.sort(key=lambda point: point[0])
+        values_by_name = {name: [values[name] for _kimg, values in curve] for name in curve[0][1]}
+        path = RunDir(run_dir).metric_png(metric)
+        save_curves(path, metric, [kimg for kimg, _values in curve], values_by_name)
         print(f'Wrote {path}', file=sys.stderr)

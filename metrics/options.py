@@ -1,4 +1,4 @@
-"""How metrics are computed, whatever they are."""
+"""Options that all metrics share."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Options of metrics, with their defaults in one place."""
+class MetricOptions:
+    """How metrics are computed. This is the one place that defines the defaults."""
 
-    dataset_kwargs: dict[str, Any]  # as in pickles: `class_name` and keywords; a subset in them is ignored
+    dataset_kwargs: dict[str, Any]  # as in network pickles: `class_name` and keywords; `max_size` is ignored
     seed: int = 0
     batch: int = 64  # images that a detector sees at once
-    detectors: str | None = None  # folder; None: the published ones
-    num_samples: int = 50_000  # of the path length; the other metrics have it in their names
-    bootstrap: int = 0  # resamples for intervals of FID and KID
-    workers: int = 0  # processes that decode images, for each rank
-    verbose: bool = True
+    detectors: str | None = None  # folder with detectors, or None for the published ones
+    num_samples: int = 50_000  # pairs for path lengths; the names of other metrics contain their number of images
+    bootstrap: int = 0  # resamples for the intervals of FID and KID; 0 computes no intervals
+    workers: int = 0  # processes per rank that decode images; 0 decodes in the rank itself
+    verbose: bool = True  # show the progress

@@ -1,4 +1,4 @@
-"""Perceptual path length, its mathematics (Karras et al., StyleGAN, arXiv 1812.04948, section 4.1)."""
+"""Mathematics of the perceptual path length (Karras et al., StyleGAN, arXiv 1812.04948, section 4.1)."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from metrics.feature_matrix import Features
+from metrics.feature_matrix import FeatureArray
 
 
 def slerp(a: torch.Tensor, b: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """Points on the great circles from the directions of `a` to those of `b` (Shoemake, SIGGRAPH 1985).
+    """Return points on the great circles from the directions of `a` to those of `b` (Shoemake, SIGGRAPH 1985).
 
-    The part of `b` that is orthogonal to `a` spans the circle's plane with it. Its length gives the angle, which the
-    arc cosine of nearly equal directions would lose.
+    `a` and the part of `b` orthogonal to it span the plane of the circle. The length of this part gives the angle more
+    accurately than the arc cosine, which loses digits for nearly equal directions.
 
     Args:
-        a, b: [..., D], floating point, of any length but zero. For opposite ones, which no single circle joins, the
-              plane is left to rounding.
-        t:    0 at `a`, 1 at `b`; broadcasts against [..., 1].
+        a: [..., D], floating point, of any length but zero.
+        b: Likewise. If the directions are opposite, no single circle joins them, and rounding determines the plane.
+        t: 0 at `a`, 1 at `b`; broadcasts against [..., 1].
 
     Returns:
         Unit vectors [..., D].
@@ -31,35 +31,39 @@ def slerp(a: torch.Tensor, b: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 
 
 def path_lengths(start: torch.Tensor, end: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Squared distances over the squared step, d(G(t), G(t + ε)) / ε² with LPIPS as d.
+    """Return squared distances over the squared step: d(G(t), G(t + ε)) / ε², where d is LPIPS.
 
     Args:
-        start, end: LPIPS vectors of the two images of each pair, [N, D], whose squared distance is LPIPS.
-        epsilon:    the step.
+        start: LPIPS vectors [N, D] of the first image of each pair. Their squared distances are LPIPS.
+        end: LPIPS vectors [N, D] of the second image.
+        epsilon: The step.
 
     Returns:
-        [N], of the vectors' type.
+        [N], of the same type as the vectors.
     """
     return (start - end).square().sum(dim=-1) / epsilon**2
 
 
-def trimmed_mean(distances: Features, low: float = 1, high: float = 99) -> float:
-    """Mean of what lies between two percentiles, these included; in float64.
+def trimmed_mean(distances: FeatureArray, low: float = 1, high: float = 99) -> float:
+    """Return the mean of the values between two percentiles, inclusive, in float64.
 
-    A percentile between two values counts as the lower one at `low` and as the higher one at `high`.
+    If a percentile lies between two values, the lower one is used at `low` and the higher one at `high`.
 
     Args:
         distances: [N].
-        low, high: percentiles, 0 to 100.
+        low: Lower percentile, from 0 to 100.
+        high: Upper percentile, from 0 to 100.
 
     Raises:
-        ValueError: no values, values that are not finite, or percentiles out of order.
+        ValueError: There are no values, a value is not finite, or the percentiles are out of order.
     """
     values = distances.detach().cpu().numpy() if isinstance(distances, torch.Tensor) else np.asarray(distances)
     if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
-        raise ValueError(f'Distances of shape {list(values.shape)} have no mean: give one or more finite numbers [N].')
+        raise ValueError(f'Distances must be one or more finite numbers [N], got shape {list(values.shape)}.')
     if not 0 <= low <= high <= 100:
-        raise ValueError(f'Percentiles {low} and {high} bound nothing: take 0 to 100, the lower one first.')
+        raise ValueError(
+            f'Percentiles {low} and {high} are not a range. Use numbers from 0 to 100, the lower one first.'
+        )
     bottom = np.percentile(values, low, method='lower')
     top = np.percentile(values, high, method='higher')
     return float(values[(values >= bottom) & (values <= top)].mean(dtype=np.float64))

@@ -1,8 +1,8 @@
 """Improved precision and recall (Kynkäänniemi et al., NeurIPS 2019, arXiv 1904.06991), density and coverage (Naeem et
-al., ICML 2020, arXiv 2002.09797): four answers from the same distances.
+al., ICML 2020, arXiv 2002.09797): four metrics from the same distances.
 
-The manifold of a set is the union of balls around its vectors, each with the distance to the vector's k-th nearest
-neighbour in the set as radius, the boundary included.
+The manifold of a set is the union of closed balls around its vectors. The radius of each ball is the distance from the
+vector to its k-th nearest neighbor in the set.
 
 N real and M fake vectors of D dimensions.
 """
@@ -13,74 +13,72 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 
-from metrics.feature_matrix import Features, Progress, compute_dtype, feature_pair, full_precision, spans
+from metrics.batching import row_blocks
+from metrics.feature_matrix import FeatureArray, ProgressCallback, accurate_matmul, compute_dtype, feature_pair
 
 _BATCH_SIZE = 2048
-_RESOLUTION = 16  # roundings, relative to a squared length, that a squared distance may suffer
+_MAX_ROUNDINGS = 16  # rounding errors of a squared distance, relative to the squared length of a vector
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The metrics
 
 
 def precision_recall(
-    real_features: Features,
-    fake_features: Features,
-    nhood_size: int = 3,
-    row_batch_size: int = _BATCH_SIZE,
-    col_batch_size: int = _BATCH_SIZE,
-    progress: Progress | None = None,
+    real_features: FeatureArray, fake_features: FeatureArray, *args: Any, **kwargs: Any
 ) -> tuple[float, float]:
-    """(precision, recall) of `manifold_metrics`, whose arguments these are."""
-    values = manifold_metrics(real_features, fake_features, nhood_size, row_batch_size, col_batch_size, progress)
+    """Return (precision, recall). Further arguments are those of `manifold_metrics`."""
+    values = manifold_metrics(real_features, fake_features, *args, **kwargs)
     return values['precision'], values['recall']
 
 
 def manifold_metrics(
-    real_features: Features,
-    fake_features: Features,
+    real_features: FeatureArray,
+    fake_features: FeatureArray,
     nhood_size: int = 3,
     row_batch_size: int = _BATCH_SIZE,
     col_batch_size: int = _BATCH_SIZE,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> dict[str, float]:
-    """Precision, recall, density and coverage.
+    """Return precision, recall, density and coverage by name.
 
-    precision: part of the fake vectors in the manifold of the real ones.
-    recall:    part of the real vectors in the manifold of the fake ones.
-    density:   mean number of real balls that a fake vector is in, over k.
-    coverage:  part of the real balls that have a fake vector in them.
+    precision: fraction of the fake vectors that are in the manifold of the real ones.
+    recall: fraction of the real vectors that are in the manifold of the fake ones.
+    density: mean number of real balls that contain a fake vector, over k.
+    coverage: fraction of the real balls that contain a fake vector.
 
     Each distance is computed once: within a set for both of its vectors, between the sets for all four metrics.
 
-    With float16 features the numbers are the published ones, in whose code squares, squared distances and distances
-    have that type: three digits. All others are compared as float32 (float64) squares, and vectors whose squared
-    distance float32 cannot tell from zero count as equal. Blocks of rows bound the memory: beside the features, of
-    which blocks are converted, the default takes about 200 MB at 50,000 x 4096. Any device will do.
+    With float16 features, the values equal the published ones: as in the published code, squares, squared distances and
+    distances are rounded to float16 (three digits). Other features are compared as float32 (float64) squares, and
+    vectors are equal if float32 cannot distinguish their squared distance from zero. Blocks of rows limit the memory:
+    in addition to the features, the defaults need about 200 MB at 50,000 x 4096. The features may be on any device.
 
     Args:
-        real_features:  [N, D], floating point, finite.
-        fake_features:  [M, D], of the same type and on the same device.
-        nhood_size:     k, less than N and M.
-        row_batch_size: real vectors of a block of distances, and vectors of both sides within a set.
-        col_batch_size: fake vectors of a block.
-        progress:       called with (blocks done, their number).
+        real_features: [N, D], floating point, finite.
+        fake_features: [M, D], of the same type and on the same device.
+        nhood_size: k, less than N and M.
+        row_batch_size: Real vectors in a block of distances; within a set, vectors on both sides.
+        col_batch_size: Fake vectors in a block.
+        progress: Called with the finished blocks and their number.
 
     Raises:
-        ValueError: features that are not such, too few for k, or too large for float16.
+        ValueError: The features are not usable, too few for k, or too large for float16.
     """
     real, fake = (_Points.of(features) for features in feature_pair(real_features, fake_features))
     if nhood_size < 1 or min(len(real.rows), len(fake.rows)) <= nhood_size:
         raise ValueError(
-            f'{len(real.rows)} real and {len(fake.rows)} fake feature vectors have no radius by nearest neighbour '
-            f'{nhood_size}: take 1 or more, and more vectors of each than that.'
+            f'{len(real.rows)} real and {len(fake.rows)} fake feature vectors are too few for nearest neighbor number '
+            f'{nhood_size}, which must be 1 or more and less than the number of vectors of each kind.'
         )
-    step = _Steps(len(real.rows), len(fake.rows), row_batch_size, col_batch_size, progress)
-    with full_precision():
-        limits = [_ball_limits(points, nhood_size, row_batch_size, step) for points in (real, fake)]
-        inside = _count_inside(real, fake, *limits, row_batch_size, col_batch_size, step)
+    step = _StepCounter(len(real.rows), len(fake.rows), row_batch_size, col_batch_size, progress)
+    with accurate_matmul():
+        real_limits = _ball_limits(real, nhood_size, row_batch_size, step)
+        fake_limits = _ball_limits(fake, nhood_size, row_batch_size, step)
+        inside = _count_inside(real, fake, real_limits, fake_limits, row_batch_size, col_batch_size, step)
     return {
         'precision': int(inside.fake_in_real.sum()) / len(fake.rows),
         'recall': int(inside.real_in_fake.sum()) / len(real.rows),
@@ -89,10 +87,10 @@ def manifold_metrics(
     }
 
 
-class _Steps:
+class _StepCounter:
     """Counts blocks for the progress."""
 
-    def __init__(self, num_real: int, num_fake: int, row_batch: int, col_batch: int, progress: Progress | None):
+    def __init__(self, num_real: int, num_fake: int, row_batch: int, col_batch: int, progress: ProgressCallback | None):
         real, fake = math.ceil(num_real / row_batch), math.ceil(num_fake / row_batch)
         self._total = real * (real + 1) // 2 + fake * (fake + 1) // 2 + real * math.ceil(num_fake / col_batch)
         self._done = 0
@@ -113,21 +111,22 @@ class _Points:
     """Vectors with their squared lengths."""
 
     rows: torch.Tensor  # [N, D], as given
-    squares: torch.Tensor  # [N], of the type that is computed in
-    half_precision: bool  # whether the published rounding to float16 applies
+    squares: torch.Tensor  # [N], in the type for computations
+    half_precision: bool  # whether results are rounded to float16, as published
 
     @classmethod
     def of(cls, rows: torch.Tensor) -> _Points:
-        squares = torch.cat([_squared_lengths(rows[span]) for span in spans(len(rows), _BATCH_SIZE)])
+        """Return the vectors with their squared lengths."""
+        squares = torch.cat([_squared_lengths(rows[span]) for span in row_blocks(len(rows), _BATCH_SIZE)])
         return cls(rows, squares, rows.dtype == torch.float16)
 
     def block(self, span: slice) -> _Points:
-        """Some of them, converted to what is computed in."""
+        """Return some of them, converted to the type for computations."""
         return _Points(self.rows[span].to(self.squares.dtype), self.squares[span], self.half_precision)
 
 
 def _squared_lengths(rows: torch.Tensor) -> torch.Tensor:
-    """[N]; of float16 vectors with float16 squares and sums, as published."""
+    """Return the squared lengths [N]; for float16 vectors with squares and sums in float16, as published."""
     dtype = compute_dtype(rows.dtype)
     squares = rows.to(dtype).square()
     if rows.dtype != torch.float16:
@@ -136,33 +135,33 @@ def _squared_lengths(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _rounded_to_half(squares: torch.Tensor) -> torch.Tensor:
-    """Float16 values as float32; ValueError beyond that type's range."""
+    """Round to float16 and return as float32; raise ValueError beyond the range of float16."""
     rounded = squares.half().to(squares.dtype)
     if not rounded.isfinite().all():
         raise ValueError(
             'The features are too large for the float16 arithmetic of the published metric, in which no square may '
-            'exceed 65504: give them as float32.'
+            'exceed 65504. Use float32 features.'
         )
     return rounded
 
 
 def _squared_distances(a: _Points, b: _Points) -> torch.Tensor:
-    """|x|² + |y|² - 2 x·y for all pairs: [rows of a, rows of b]."""
+    """Return |x|² + |y|² - 2 x·y for all pairs: [rows of a, rows of b]."""
     distances = torch.addmm(b.squares, a.rows, b.rows.T, alpha=-2).add_(a.squares[:, None])
     if not a.half_precision:
-        # Copies of an image have distance zero, not what rounding leaves.
-        resolution = _RESOLUTION * torch.finfo(distances.dtype).eps
-        distances.masked_fill_(distances <= resolution * a.squares[:, None], 0)
+        # The distance between copies of an image is zero, whatever remains after rounding.
+        noise = _MAX_ROUNDINGS * torch.finfo(distances.dtype).eps
+        distances.masked_fill_(distances <= noise * a.squares[:, None], 0)
     return distances
 
 
 def _ball_limits(points: _Points, nhood_size: int, batch_size: int, step: Callable[[], None]) -> torch.Tensor:
-    """The largest squared distance from each vector that is within its ball: [N]."""
+    """Return the largest squared distance [N] from each vector that is inside its ball."""
     nearest = points.squares.new_full([len(points.rows), nhood_size], torch.inf)
-    blocks = spans(len(points.rows), batch_size)
+    blocks = row_blocks(len(points.rows), batch_size)
     for index, rows in enumerate(blocks):
         block = points.block(rows)
-        within = _squared_distances(block, block).fill_diagonal_(torch.inf)  # no vector is its own neighbour
+        within = _squared_distances(block, block).fill_diagonal_(torch.inf)  # no vector is its own neighbor
         _keep_smallest(nearest[rows], within)
         step()
         for columns in blocks[index + 1 :]:
@@ -175,7 +174,7 @@ def _ball_limits(points: _Points, nhood_size: int, batch_size: int, step: Callab
 
 
 def _keep_smallest(smallest: torch.Tensor, candidates: torch.Tensor) -> None:
-    """Replaces `smallest` [N, k] by the k smallest of itself and `candidates` [N, M] in each row."""
+    """Replace each row of `smallest` [N, k] with the k smallest numbers in it and in `candidates` [N, M]."""
     count = min(smallest.shape[1], candidates.shape[1])
     best = candidates.topk(count, dim=1, largest=False, sorted=False).values
     smallest.copy_(torch.cat([smallest, best], dim=1).topk(smallest.shape[1], largest=False, sorted=False).values)
@@ -186,10 +185,10 @@ def _keep_smallest(smallest: torch.Tensor, candidates: torch.Tensor) -> None:
 
 
 def _half_precision_limits(squared_radii: torch.Tensor) -> torch.Tensor:
-    """Largest float32 squares that are within radii [N] where squares and distances are rounded to float16.
+    """Return the largest float32 squares [N] that are inside the radii after squares and distances are rounded.
 
-    Rounding and roots are monotonic: half(sqrt(half(d²))) ≤ half(sqrt(half(r²))) holds up to some d², which is found
-    once for each radius rather than rounding every distance.
+    Rounding to float16 and roots are monotonic, so half(sqrt(half(d²))) ≤ half(sqrt(half(r²))) holds up to some d². To
+    find it once for each radius is cheaper than to round every distance.
     """
     roots, limits = (table.to(squared_radii.device) for table in _half_tables())
     radii = _rounded_to_half(_rounded_to_half(squared_radii).sqrt())
@@ -198,11 +197,11 @@ def _half_precision_limits(squared_radii: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _half_tables() -> tuple[torch.Tensor, torch.Tensor]:
-    """For all finite float16 squares, in order: their roots in float16, the largest float32 that is rounded to each."""
+    """Return, for all finite float16 squares in order, their float16 roots and the largest float32 rounded to each."""
     squares = torch.arange(0x7C00, dtype=torch.int16).view(torch.float16).float()
     following = torch.cat([squares[1:], torch.tensor([65536.0])])
     middle = (squares + following) / 2
-    # A number in the middle is rounded to the even one of its neighbours; the table alternates.
+    # A number in the middle is rounded to the even one of its neighbors. Even and odd ones alternate in the table.
     even = torch.arange(len(squares)) % 2 == 0
     limits = torch.where(even, middle, torch.nextafter(middle, torch.zeros_like(middle)))
     return squares.sqrt().half().float(), limits
@@ -214,12 +213,12 @@ def _half_tables() -> tuple[torch.Tensor, torch.Tensor]:
 
 @dataclass
 class _Inside:
-    """Who is in whose balls."""
+    """Which vectors are inside balls of the other set."""
 
     fake_in_real: torch.Tensor  # bool [M]
     real_in_fake: torch.Tensor  # bool [N]
-    real_with_fake: torch.Tensor  # bool [N]
-    num_pairs: int  # fake vectors in real balls
+    real_with_fake: torch.Tensor  # bool [N]: whether the ball contains a fake vector
+    num_pairs: int  # pairs of a fake vector and a real ball that contains it
 
 
 def _count_inside(
@@ -231,12 +230,12 @@ def _count_inside(
     col_batch_size: int,
     step: Callable[[], None],
 ) -> _Inside:
-    nothing_of_real = torch.zeros([len(real.rows)], dtype=torch.bool, device=real.rows.device)
-    nothing_of_fake = torch.zeros([len(fake.rows)], dtype=torch.bool, device=fake.rows.device)
-    inside = _Inside(nothing_of_fake, nothing_of_real, nothing_of_real.clone(), 0)
-    for rows in spans(len(real.rows), row_batch_size):
+    no_real = torch.zeros([len(real.rows)], dtype=torch.bool, device=real.rows.device)
+    no_fake = torch.zeros([len(fake.rows)], dtype=torch.bool, device=fake.rows.device)
+    inside = _Inside(no_fake, no_real, no_real.clone(), 0)
+    for rows in row_blocks(len(real.rows), row_batch_size):
         block = real.block(rows)
-        for columns in spans(len(fake.rows), col_batch_size):
+        for columns in row_blocks(len(fake.rows), col_batch_size):
             distances = _squared_distances(block, fake.block(columns))
             in_real_ball = distances <= real_limits[rows, None]
             inside.fake_in_real[columns] |= in_real_ball.any(dim=0)

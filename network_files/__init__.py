@@ -1,1 +1,1 @@
-"""The formats that networks are stored in, read without running anything of a file. `legacy` is the way in."""
+"""Read and write network files without executing anything in them; `reading` and `writing` are the interface."""

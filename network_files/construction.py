@@ -1,21 +1,24 @@
-"""Networks from a class name, constructor arguments and named tensors, whatever file they come from.
+"""Build networks from a class name, constructor arguments and named tensors, which may come from any file.
 
-Nothing is believed. The arguments must be plain data of a sensible size; the network is first built without memory (on
-the meta device), and only when each of the file's tensors has found the parameter or buffer of its name and shape, and
-none is left on either side, does it get memory and values.
+Nothing is trusted. The arguments must be plain data of a reasonable size. The network is first built without memory (on
+the meta device); it gets memory and values only when the tensors of the file match its parameters and buffers by name
+and shape, with none missing or left over.
 """
+
+from __future__ import annotations
 
 import inspect
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 import dnnlib
-from network_files.errors import WAY_OUT, NetworkPickleError, excerpt
+from dnnlib.text import excerpt
+from network_files.errors import TRUST_HINT, NetworkPickleError
 
 NETWORK_KEYS = ('G', 'D', 'G_ema')
 KNOWN_CLASSES = {
@@ -33,23 +36,24 @@ KNOWN_CLASSES = {
     'MinibatchStdLayer': 'training.networks_stylegan2',
     'AugmentPipe': 'training.augment',
 }
-"""Class name in a file → module of this project that defines it."""
+"""Modules of this project by the class names that files may contain."""
 
 FP16_SETTINGS = dict(num_fp16_res=4, conv_clamp=256)
 _MAX_ARGUMENT_VALUES = 10_000
 _MAX_ARGUMENT_DEPTH = 8
-_MAX_TEXT_LENGTH = 10_000
+_MAX_STRING_LENGTH = 10_000
 _MAX_LAYERS = 100
-_COMPLAINTS_SHOWN = 5
+_MAX_LISTED = 5
 
 
 class Allowance:
-    """How many tensor values the networks of one file may have together: never more than the file has bytes."""
+    """The number of tensor values that all networks of one file may have: at most the number of bytes of the file."""
 
     def __init__(self, values: int):
         self.values = values
 
     def spend(self, values: int, where: str) -> None:
+        """Subtract the values of a network; raise NetworkPickleError if there are too many."""
         self.values -= values
         if self.values < 0:
             raise NetworkPickleError(f'{where} was not opened: the network is larger than the file')
@@ -57,29 +61,30 @@ class Allowance:
 
 def build(
     class_name: str,
-    args: tuple,
+    args: Sequence[Any],
     kwargs: Mapping[str, Any],
     tensors: Mapping[str, torch.Tensor],
     where: str,
     allowance: Allowance,
     force_fp16: bool = False,
 ) -> torch.nn.Module:
-    """A network on the CPU with exactly the values in `tensors`.
+    """Build a network on the CPU with the values in `tensors`.
 
     Args:
         class_name: One of KNOWN_CLASSES.
-        args, kwargs: For its constructor.
+        args: Positional arguments of its constructor.
+        kwargs: Keyword arguments of its constructor.
         tensors: Every parameter and buffer by its dotted name.
-        where: What to call it in errors: 'FILE: G_ema'.
-        allowance: Of the whole file; what this network takes is subtracted.
-        force_fp16: Compute the 4 highest resolutions in half precision (where the device can).
+        where: Name of the network in errors: 'FILE: G_ema'.
+        allowance: Limit for the whole file; the values of this network are subtracted.
+        force_fp16: Use half precision in the 4 highest resolutions, on devices that support it.
 
     Raises:
-        NetworkPickleError: It cannot be built, or the tensors do not fit.
+        NetworkPickleError: It cannot be built, or the tensors do not match.
     """
     cls = dnnlib.util.get_obj_by_name(f'{KNOWN_CLASSES[class_name]}.{class_name}')
     if not isinstance(args, (tuple, list)) or not isinstance(kwargs, Mapping):
-        raise NetworkPickleError(f'{where} was not opened: the arguments of its constructor are not there')
+        raise NetworkPickleError(f'{where} was not opened: the arguments of its constructor are missing')
     _check_arguments([*args, dict(kwargs)], where, num_tensors=len(tensors))
     try:
         kwargs = _adapt_kwargs(class_name, kwargs)
@@ -87,12 +92,12 @@ def build(
             kwargs = with_fp16(class_name, kwargs)
         inspect.signature(cls).bind(*args, **kwargs)
         with torch.device('meta'), warnings.catch_warnings():
-            warnings.simplefilter('ignore', RuntimeWarning)  # such as a division by the size 0
+            warnings.simplefilter('ignore', RuntimeWarning)  # such as division by a size of 0
             module = cls(*args, **kwargs)
     except Exception as error:  # arguments from a file can make a constructor raise anything
         raise NetworkPickleError(
             f'{where} was not opened: {class_name} cannot be built from the arguments in the file '
-            f'({excerpt(error) or type(error).__name__}). {WAY_OUT}'
+            f'({excerpt(error) or type(error).__name__}). {TRUST_HINT}'
         ) from error
     _compare(module, tensors, where)
     allowance.spend(sum(tensor.numel() for tensor in tensors.values()), where)
@@ -100,33 +105,34 @@ def build(
 
 
 def with_fp16(class_name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor arguments that ask for half precision in the 4 highest resolutions, activations clamped at 256."""
+    """Return constructor arguments with half precision in the 4 highest resolutions and activations clamped at 256."""
     if class_name == 'Generator':
         return {**kwargs, 'synthesis_kwargs': {**(kwargs.get('synthesis_kwargs') or {}), **FP16_SETTINGS}}
     return {**kwargs, **FP16_SETTINGS}
 
 
 def named_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """All parameters and buffers, kept in state dicts or not."""
+    """Return all parameters and buffers by name, including those that state dicts omit."""
     return dict(module.named_parameters()) | dict(module.named_buffers())
 
 
-# ---------------------------------------------------------------------------------------------- arguments
+# ---------------------------------------------------------------------------------------------------------------------
+# Arguments
 
 
-def _check_arguments(arguments: list, where: str, num_tensors: int) -> None:
-    """Refuse arguments that are no plain data, or so large that a constructor would work on them for ever."""
+def _check_arguments(arguments: list[Any], where: str, num_tensors: int) -> None:
+    """Refuse arguments that are not plain data, or so large that a constructor would never finish."""
     visited = 0
-    pending = [(arguments, 0)]
+    pending: list[tuple[Any, int]] = [(arguments, 0)]
     while pending:
         value, depth = pending.pop()
         visited += 1
         if visited > _MAX_ARGUMENT_VALUES or depth > _MAX_ARGUMENT_DEPTH:
-            raise _bad_arguments(where, 'they are too many or too deeply nested')
+            raise _bad_arguments(where, 'too many, or too deeply nested')
         if isinstance(value, Mapping):
             layers = value.get('num_layers', 0)
             if not isinstance(layers, (int, np.integer)) or layers > min(num_tensors, _MAX_LAYERS):
-                raise _bad_arguments(where, f'more layers than tensors, or than {_MAX_LAYERS}')
+                raise _bad_arguments(where, f'more layers than tensors, or more than {_MAX_LAYERS}')
             pending += [(item, depth + 1) for pair in value.items() for item in pair]
         elif isinstance(value, (list, tuple)):
             if len(value) > _MAX_ARGUMENT_VALUES:
@@ -136,8 +142,8 @@ def _check_arguments(arguments: list, where: str, num_tensors: int) -> None:
             if not -(2**63) <= value < 2**63:
                 raise _bad_arguments(where, 'one is an integer of more than 64 bits')
         elif isinstance(value, str):
-            if len(value) > _MAX_TEXT_LENGTH:
-                raise _bad_arguments(where, f'one is a text of {len(value)} characters')
+            if len(value) > _MAX_STRING_LENGTH:
+                raise _bad_arguments(where, f'one is a string of {len(value)} characters')
         elif isinstance(value, (np.ndarray, torch.Tensor)):
             if math.prod(max(size, 1) for size in value.shape) > _MAX_ARGUMENT_VALUES:
                 raise _bad_arguments(where, f'one is an array of shape {list(value.shape)}')
@@ -150,38 +156,39 @@ def _bad_arguments(where: str, reason: str) -> NetworkPickleError:
 
 
 def _adapt_kwargs(class_name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor arguments in today's layout: stylegan3 wrote the synthesis options beside `synthesis_kwargs`."""
+    """Return constructor arguments in the current layout; stylegan3 wrote synthesis options at the top level."""
     kwargs = dict(kwargs)
     if class_name == 'Generator':
         cls = dnnlib.util.get_obj_by_name(f'{KNOWN_CLASSES[class_name]}.{class_name}')
         known = inspect.signature(cls).parameters
         loose = {key: kwargs.pop(key) for key in list(kwargs) if key not in known}
         synthesis_kwargs = {**loose, **(kwargs.get('synthesis_kwargs') or {})}
-        synthesis_kwargs.pop('fused_modconv_default', None)  # how convolutions are computed, not what they give
+        synthesis_kwargs.pop('fused_modconv_default', None)  # affects how convolutions are computed, not their results
         if synthesis_kwargs:
             kwargs['synthesis_kwargs'] = synthesis_kwargs
     return kwargs
 
 
-# ------------------------------------------------------------------------------------------------ tensors
+# ---------------------------------------------------------------------------------------------------------------------
+# Tensors
 
 
 def _compare(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where: str) -> None:
-    """Every tensor must find its place by name and shape; anything left on either side is an error."""
+    """Raise NetworkPickleError unless names and shapes of the tensors and of the module are the same."""
     ours = named_tensors(module)
-    complaints = [f'{excerpt(name)} has no place' for name in tensors if name not in ours]
+    complaints = [f'{excerpt(name)} is unknown' for name in tensors if name not in ours]
     complaints += [f'{name} is missing' for name in ours if name not in tensors]
     complaints += [
-        f'{name} has shape {list(tensor.shape)} in place of {list(ours[name].shape)}'
+        f'{name} has shape {list(tensor.shape)} instead of {list(ours[name].shape)}'
         for name, tensor in tensors.items()
         if name in ours and tensor.shape != ours[name].shape
     ]
     complaints += [f'{excerpt(name)} is complex' for name, tensor in tensors.items() if tensor.is_complex()]
     if complaints:
-        more = len(complaints) - _COMPLAINTS_SHOWN
+        more = len(complaints) - _MAX_LISTED
         raise NetworkPickleError(
-            f'{where} was not opened: its values do not fit {type(module).__name__} '
-            f'({"; ".join(complaints[:_COMPLAINTS_SHOWN])}{f" and {more} more" if more > 0 else ""}). {WAY_OUT}'
+            f'{where} was not opened: its values do not match {type(module).__name__} '
+            f'({"; ".join(complaints[:_MAX_LISTED])}{f" and {more} more" if more > 0 else ""}). {TRUST_HINT}'
         )
 
 

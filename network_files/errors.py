@@ -1,14 +1,15 @@
-"""What all readers of network files raise."""
+"""The error that all readers of network files raise."""
 
-from dnnlib.text import excerpt
+from __future__ import annotations
 
-__all__ = ['WAY_OUT', 'NetworkPickleError', 'excerpt']
-
-WAY_OUT = (
-    'If you trust whoever made the file, let it run its own code with --trust-pickle (for train.py: let legacy.py '
-    'rewrite it so; from Python: trust=True)'
+TRUST_HINT = (
+    'If you trust the author of the file, let it run its own code with --trust-pickle (for train.py: rewrite it with '
+    'legacy.py first; from Python: trust=True)'
 )
 
 
 class NetworkPickleError(ValueError):
-    """A file that is no network pickle, or one that cannot be opened without running its code. One sentence."""
+    """A file that is not a network pickle, or cannot be opened without running its code.
+
+    The message is one sentence that names the file.
+    """

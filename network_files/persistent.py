@@ -1,25 +1,29 @@
-"""Networks from the persistent objects in a pickle (see `torch_utils.persistence`), with classes of this project.
+"""Rebuild networks from the persistent objects in a pickle (see `torch_utils.persistence`) with our own classes.
 
-What a pickle says about an object is its class name, the arguments of its constructor and its whole `__dict__`. The
-first two build a new object here; of the last, parameters and buffers are taken, by way of `_modules`. Other attributes
-follow from the constructor; whatever a fork has added to them is left behind.
+A pickle contains the class name of an object, the arguments of its constructor, and its whole `__dict__`. A new object
+is built from the first two; parameters and buffers are taken from the last, by way of `_modules`. Other attributes
+follow from the constructor, and what a fork has added to them is ignored.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
+from dnnlib.text import excerpt
 from network_files import construction
-from network_files.errors import WAY_OUT, NetworkPickleError, excerpt
+from network_files.errors import TRUST_HINT, NetworkPickleError
 from network_files.safe_pickle import PersistentObject
 
 _MAX_DEPTH = 32
 
-# Where classes without the persistence of the published code are looked up: forks and early versions of it.
+# Modules of classes that are pickled without persistence, by forks and early versions of the published code.
 _MODULE_NAMES = ('training.networks', 'training.networks_stylegan2', 'training.augment')
 
 
-def _named_class(class_name: str) -> Callable:
+def _named_class(class_name: str) -> Callable[[], PersistentObject]:
     return lambda: PersistentObject(class_name, version=0, module_src='', state={})
 
 
@@ -28,19 +32,29 @@ READERS = {
     for module in _MODULE_NAMES
     for class_name in construction.KNOWN_CLASSES
 }
-"""For `safe_pickle.loads`: objects that a pickle names by module and class, in place of carrying the source."""
+"""Readers for `safe_pickle.loads`: objects that a pickle names by module and class, without their source."""
 
 
 def rebuild(
     stored: PersistentObject, where: str, allowance: construction.Allowance, force_fp16: bool = False
 ) -> torch.nn.Module:
-    """A module of our own class that equals the stored one. `where` names it in errors: 'FILE: G_ema'."""
-    tensors = {}
+    """Return a module of our own class that equals the stored one.
+
+    Args:
+        stored: Content of the pickle.
+        where: Name of the module in errors: 'FILE: G_ema'.
+        allowance: As in `construction.build`.
+        force_fp16: As in `construction.build`.
+
+    Raises:
+        NetworkPickleError: It contains an unknown class, or does not match ours.
+    """
+    tensors: dict[str, torch.Tensor] = {}
     for path, part in _walk(stored, where):
         if part.class_name not in construction.KNOWN_CLASSES:
             raise NetworkPickleError(
                 f'{where} was not opened: its part {_name(where, path)} is of class {excerpt(part.class_name)!r} '
-                f'({_origin(part)}), which this version does not know. {WAY_OUT}'
+                f'({_origin(part)}), which this version does not support. {TRUST_HINT}'
             )
         tensors.update(_tensors_of(part, path, where))
     args, kwargs = stored.state.get('_init_args', ()), stored.state.get('_init_kwargs', {})
@@ -49,7 +63,7 @@ def rebuild(
 
 def _origin(part: PersistentObject) -> str:
     if part.module_src:
-        return f'from source text of {len(part.module_src.splitlines())} lines in the file'
+        return f'from {len(part.module_src.splitlines())} lines of source in the file'
     return 'named without source'
 
 
@@ -58,13 +72,13 @@ def _name(where: str, path: str) -> str:
 
 
 def _walk(stored: PersistentObject, where: str) -> Iterator[tuple[str, PersistentObject]]:
-    """The stored module and all below it, each once, with dotted paths; '' is the module itself."""
-    pending = [('', stored, 0)]
-    seen = set()
+    """Yield the stored module and all its submodules once, with dotted paths; '' is the module itself."""
+    pending: list[tuple[str, Any, int]] = [('', stored, 0)]
+    seen: set[int] = set()
     while pending:
         path, part, depth = pending.pop()
         if not isinstance(part, PersistentObject) or id(part) in seen or depth > _MAX_DEPTH:
-            raise NetworkPickleError(f'{where}: {_name("", path)} is a {type(part).__name__} where a module belongs')
+            raise NetworkPickleError(f'{where}: {_name("", path)} is a {type(part).__name__} instead of a module')
         seen.add(id(part))
         yield path, part
         pending += [

@@ -14,16 +14,18 @@ from typing import Any, BinaryIO
 
 import torch
 
+from dnnlib.text import excerpt
 from dnnlib.util import is_url, open_url
-from network_files import construction, persistent, safe_pickle, safetensors_files, tensorflow
-from network_files.errors import WAY_OUT, NetworkPickleError, excerpt
+from network_files import construction, persistent, safe_pickle, safetensors_files
+from network_files.errors import TRUST_HINT, NetworkPickleError
 from network_files.safe_pickle import PersistentObject
+from network_files.tensorflow import conversion, sources
 
 NETWORK_KEYS = construction.NETWORK_KEYS
 _CLASS_OF = {'G': 'Generator', 'D': 'Discriminator', 'G_ema': 'Generator', 'augment_pipe': 'AugmentPipe'}
 _EXPECTED_KEYS = (*_CLASS_OF, 'training_set_kwargs')
-_MOST_FURTHER_VALUES, _DEEPEST_FURTHER_VALUE = 1_000_000, 50
-_READERS = {**tensorflow.READERS, **persistent.READERS}
+_MAX_OTHER_VALUES, _MAX_OTHER_DEPTH = 1_000_000, 50
+_READERS = {**sources.READERS, **persistent.READERS}
 
 
 def open_network(path_or_url: str, force_fp16: bool = False, trust: bool = False) -> dict[str, Any]:
@@ -47,36 +49,36 @@ def open_network(path_or_url: str, force_fp16: bool = False, trust: bool = False
 def load_network_pkl(f: BinaryIO, force_fp16: bool = False, trust: bool = False) -> dict[str, Any]:
     """Read a network pickle, or a safetensors file of this project.
 
-    Memory stays within 8 times the size of the file and 400 MB, whatever is in it.
+    Memory stays within 8 times the size of the file plus 400 MB, for any content.
 
     Args:
         f: Binary file, read from its current position to the end.
-        force_fp16: Let the 4 highest resolutions compute in half precision (activations clamped at 256),
-            whatever the file says.
+        force_fp16: Use half precision in the 4 highest resolutions (with activations clamped at 256), even if the file
+            says otherwise.
         trust: Unpickle the ordinary way, which runs code in the file.
 
     Returns:
-        Dict with `G`, `D`, `G_ema` (modules on the CPU, eval mode, without gradients; `G` and `D` are None where the
-        file lacks them), `augment_pipe` (module or None), `training_set_kwargs` (dict or None), and the file's further
-        keys as they are.
+        Dict of `G`, `D`, `G_ema` (modules on the CPU, eval mode, without gradients; `G` and `D` are None if the file
+        lacks them), `augment_pipe` (module or None), `training_set_kwargs` (dict or None), and the other keys of the
+        file, unchanged.
 
     Raises:
-        NetworkPickleError: Not a network pickle, or it holds something that is not known. One sentence.
+        NetworkPickleError: It is not a network pickle, or contains something unknown. One sentence.
     """
     name = str(getattr(f, 'name', None) or 'the pickle')
     content = f.read()
     trust = trust and not safetensors_files.is_safetensors(content)
     data = (_load_trusted if trust else _load_safely)(content, name, force_fp16)
     if data.get('G_ema') is None:
-        there = ', '.join(excerpt(key, 30) for key in list(data)[:10])
-        raise NetworkPickleError(f"{name} has no network 'G_ema' (it has {there})")
+        keys = ', '.join(excerpt(key, 30) for key in list(data)[:10])
+        raise NetworkPickleError(f"{name} has no network 'G_ema' (it contains {keys})")
     data = {**dict.fromkeys(_EXPECTED_KEYS), **data}
     for key, value in data.items():
         if isinstance(value, torch.nn.Module):
             value.eval().requires_grad_(False)
         if value is not None and key in _CLASS_OF:
-            fits = isinstance(value, torch.nn.Module) and (trust or type(value).__name__ == _CLASS_OF[key])
-            if not fits:
+            is_network = isinstance(value, torch.nn.Module)
+            if not is_network or not (trust or type(value).__name__ == _CLASS_OF[key]):
                 raise NetworkPickleError(f'{name}: {key} is a {type(value).__name__}, not a {_CLASS_OF[key]}')
     return data
 
@@ -92,13 +94,13 @@ def _load_safely(content: bytes, name: str, force_fp16: bool) -> dict[str, Any]:
     try:
         data = safe_pickle.loads(content, _READERS)
     except safe_pickle.RefusedGlobal as error:
-        raise NetworkPickleError(f'{name} was not opened: {error}. Nothing in it was run. {WAY_OUT}') from error
+        raise NetworkPickleError(f'{name} was not opened: {error}. Nothing in it was run. {TRUST_HINT}') from error
     except pickle.UnpicklingError as error:
         raise NetworkPickleError(f'{name} is not a network pickle: {error}') from error
-    if tensorflow.is_tensorflow(data):
-        return tensorflow.convert(data, name, force_fp16)
+    if conversion.is_tensorflow(data):
+        return conversion.convert(data, name, force_fp16)
 
-    rebuilt: dict[int, torch.nn.Module] = {}  # of objects that several keys share
+    rebuilt: dict[int, torch.nn.Module] = {}  # several keys may share an object
     result = _require_dict(data, name)
     for key, value in result.items():
         if isinstance(value, PersistentObject):
@@ -107,20 +109,21 @@ def _load_safely(content: bytes, name: str, force_fp16: bool) -> dict[str, Any]:
                 rebuilt[id(value)] = persistent.rebuild(value, f'{name}: {excerpt(key)}', allowance, fp16)
             result[key] = rebuilt[id(value)]
         else:
-            _require_finite_extent(value, f'{name}: {excerpt(key)}')
+            _check_extent(value, f'{name}: {excerpt(key)}')
     return result
 
 
-def _require_finite_extent(value: Any, where: str) -> None:
-    """Refuse plain data that is small in the file, but endless for whoever walks through it: lists of themselves."""
-    pending, visited = [(value, 0)], 0
+def _check_extent(value: Any, where: str) -> None:
+    """Refuse plain data that is small in the file but practically endless, such as lists that contain themselves."""
+    pending: list[tuple[Any, int]] = [(value, 0)]
+    visited = 0
     while pending:
         item, depth = pending.pop()
         visited += 1
-        if visited > _MOST_FURTHER_VALUES or depth > _DEEPEST_FURTHER_VALUE:
-            raise NetworkPickleError(f'{where} is not usable: it is too large or too deeply nested')
+        if visited > _MAX_OTHER_VALUES or depth > _MAX_OTHER_DEPTH:
+            raise NetworkPickleError(f'{where} cannot be used: it is too large or too deeply nested')
         if isinstance(item, PersistentObject):
-            raise NetworkPickleError(f'{where} has an object of class {excerpt(item.class_name)!r} in it')
+            raise NetworkPickleError(f'{where} contains an object of class {excerpt(item.class_name)!r}')
         if isinstance(item, dict):
             pending += [(part, depth + 1) for pair in item.items() for part in pair]
         elif isinstance(item, (list, tuple, set, frozenset)):
@@ -132,9 +135,9 @@ def _load_trusted(content: bytes, name: str, force_fp16: bool) -> dict[str, Any]
         data = pickle.loads(content)
     except Exception as error:  # code from the file can raise anything
         if isinstance(error, ImportError) and 'tflib' in (error.name or ''):
-            return _load_safely(content, name, force_fp16)  # TensorFlow's classes are not here to be run
+            return _load_safely(content, name, force_fp16)  # TensorFlow's classes cannot be run here
         raise NetworkPickleError(
-            f'{name} cannot be unpickled, even trusting it ({type(error).__name__}: {excerpt(error)})'
+            f'{name} cannot be unpickled, even when trusted ({type(error).__name__}: {excerpt(error)})'
         ) from error
     result = _require_dict(data, name)
     if force_fp16:
@@ -147,13 +150,13 @@ def _load_trusted(content: bytes, name: str, force_fp16: bool) -> dict[str, Any]
 def _require_dict(data: Any, name: str) -> dict[str, Any]:
     if not isinstance(data, dict) or not any(key in data for key in NETWORK_KEYS):
         raise NetworkPickleError(
-            f'{name} is not a network pickle: it holds a {type(data).__name__} without G, D or G_ema'
+            f'{name} is not a network pickle: it contains a {type(data).__name__} without G, D or G_ema'
         )
     return dict(data)
 
 
-def _remake_with_fp16(old: torch.nn.Module) -> torch.nn.Module:
-    """For trusted pickles, whose modules are of the class in the file."""
+def _remake_with_fp16(old: Any) -> torch.nn.Module:
+    """Rebuild a module of a trusted pickle, whose class is that in the file."""
     new = type(old)(*old.init_args, **construction.with_fp16(type(old).__name__, dict(old.init_kwargs)))
     new.load_state_dict(old.state_dict())
     return new

@@ -1,16 +1,18 @@
-"""The last part of `scripts/demo.sh`: pictures of what was learned, and an honest figure of how well.
+"""The last step of `scripts/demo.sh`: pictures of what the network has learned, and figures that say how well.
 
-Writes into the folder of the demo
-  grid.png      generated images, a row per class;
-  progress.gif  the same latents through the training;
-  quality.json  what is also printed: does a classifier trained on the real images read the class that was asked
-                for, do the images vary as the real ones do, and are they copies of them?
+Writes into the demo's folder
+  grid.png      generated images, one row per class;
+  progress.gif  the same latents over the course of the training;
+  quality.json  the figures that are also printed: does a classifier trained on the real images recognize the requested
+                classes, do the images vary as much as real ones, and are they copies of real ones?
 """
 
+from __future__ import annotations
+
 import json
-import re
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -22,27 +24,30 @@ import PIL.ImageFont
 import PIL.ImageOps
 import torch
 
-import dnnlib
 from dnnlib.cli import PATH, Command
 from dnnlib.files import atomic_file
-from network_files.reading import load_network_pkl
+from network_files.reading import open_network
 from torch_utils import images
 from training.dataset import ImageFolderDataset
+from training.run.run_dir import RunDir
 
 NUM_GENERATED = 1000
-NEIGHBOUR = 3  # k of precision and recall (arXiv 1904.06991)
-WANTED_ACCURACY = 0.90
+NHOOD_SIZE = 3  # k of precision and recall (arXiv 1904.06991)
+REQUIRED_ACCURACY = 0.90
 GRID_COLUMNS = 10
-ENLARGE = 4  # Pixels of the pictures along one pixel of the images.
-MARGIN = 2  # White pixels of the pictures at each side of an image.
+ENLARGE = 4  # pixels of a picture along one pixel of an image
+MARGIN = 2  # white pixels of a picture at each side of an image
 
-
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Quality
 
 
-def real_images(data):
-    """(images as [N, pixels] float64 in [0, 1], class of each [N], class names) of a labelled dataset."""
+def load_real_images(data: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Read a labeled dataset.
+
+    Returns:
+        float64 [N, pixels] images in [0, 1], the class [N] of each, and the names of the classes.
+    """
     dataset = ImageFolderDataset(data, use_labels=True)
     pixels = np.stack([dataset[i][0] for i in range(len(dataset))])
     classes = np.stack([dataset.get_label(i) for i in range(len(dataset))]).argmax(axis=1)
@@ -51,8 +56,8 @@ def real_images(data):
 
 
 @torch.no_grad()
-def generate(G, classes, seed):
-    """uint8 [N, C, H, W]: an image of each class asked for, from latents of a seed."""
+def generate(G: Any, classes: np.ndarray, seed: int) -> np.ndarray:
+    """Return uint8 [N, C, H, W] images, one of each requested class."""
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn([len(classes), G.z_dim], generator=generator)
     c = torch.eye(G.c_dim)[classes]
@@ -60,88 +65,92 @@ def generate(G, classes, seed):
     return torch.cat(batches).numpy()
 
 
-def distances(a, b):
-    """Euclidean distances [len(a), len(b)] of the rows of two matrices."""
+def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the Euclidean distances [len(a), len(b)] between the rows of two matrices."""
     squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
     return np.sqrt(np.maximum(squares, 0))
 
 
-def nearest_others(points):
-    """Sorted distances of each point to all others of its set."""
+def neighbor_distances(points: np.ndarray) -> np.ndarray:
+    """Return the sorted distances of each point to all others."""
     to_others = distances(points, points)
     np.fill_diagonal(to_others, np.inf)
     return np.sort(to_others, axis=1)
 
 
-def coverage_of(support, probes):
-    """Share of `probes` inside the manifold of `support`: within a support point's distance to its k-th neighbour."""
-    radii = nearest_others(support)[:, NEIGHBOUR - 1]
-    return float((distances(probes, support) <= radii).any(axis=1).mean())
+def fraction_inside(manifold: np.ndarray, points: np.ndarray) -> float:
+    """Return the fraction of points that are closer to a manifold point than its k-th neighbor in the manifold."""
+    radii = neighbor_distances(manifold)[:, NHOOD_SIZE - 1]
+    return float((distances(points, manifold) <= radii).any(axis=1).mean())
 
 
-def measure(real, real_classes, fake, asked):
-    """Quality figures of generated against real images, all [N, pixels] in [0, 1]."""
+def measure(
+    real: np.ndarray, real_classes: np.ndarray, fake: np.ndarray, requested_classes: np.ndarray
+) -> dict[str, float]:
+    """Compare generated with real images, all [N, pixels] in [0, 1]; return the content of quality.json."""
     from sklearn.model_selection import cross_val_score
     from sklearn.svm import SVC
 
-    reader = SVC(C=10)
-    reads_unseen = cross_val_score(reader, real, real_classes, cv=5).mean()
-    read = reader.fit(real, real_classes).predict(fake)
+    classifier = SVC(C=10)
+    reals_class_accuracy = cross_val_score(classifier, real, real_classes, cv=5).mean()
+    predicted_classes = classifier.fit(real, real_classes).predict(fake)
 
     order = np.random.RandomState(0).permutation(len(real))
-    known, unseen = real[order[: len(real) // 2]], real[order[len(real) // 2 :]]
-    to_real = distances(fake, real).min(axis=1)
-    real_to_real = nearest_others(real)[:, 0]
+    first_half, second_half = real[order[: len(real) // 2]], real[order[len(real) // 2 :]]
+    fake_to_real = distances(fake, real).min(axis=1)
+    real_to_real = neighbor_distances(real)[:, 0]
     return dict(
         num_generated=len(fake),
-        class_accuracy=float((read == asked).mean()),
-        reals_class_accuracy=float(reads_unseen),
-        precision=coverage_of(real, fake),
-        recall=coverage_of(fake, real),
-        reals_recall=coverage_of(known, unseen),
-        nearest_real_distance=float(np.median(to_real)),
+        class_accuracy=float((predicted_classes == requested_classes).mean()),
+        reals_class_accuracy=float(reals_class_accuracy),
+        precision=fraction_inside(real, fake),
+        recall=fraction_inside(fake, real),
+        reals_recall=fraction_inside(first_half, second_half),
+        nearest_real_distance=float(np.median(fake_to_real)),
         reals_nearest_distance=float(np.median(real_to_real)),
-        # A copy would be nearer to a real image than all but one in a hundred reals are to each other.
-        share_of_copies=float((to_real < np.percentile(real_to_real, 1)).mean()),
+        # A copy is closer to a real image than 99 of 100 real images are to their nearest neighbor.
+        share_of_copies=float((fake_to_real < np.percentile(real_to_real, 1)).mean()),
     )
 
 
 QUALITY_TEXT = """
-Quality of {num_generated} generated images               the same for real images
-  read as the class that was asked for   {class_accuracy:7.1%}   {reals_class_accuracy:7.1%}  not seen by the classifier
-  recall (k = 3, pixels)                 {recall:7.1%}   {reals_recall:7.1%}  of one half by the other
-  precision (k = 3, pixels)              {precision:7.1%}
-  distance to the nearest real image     {nearest_real_distance:7.2f}   {reals_nearest_distance:7.2f}  to another
-  copies: nearer than 99 % of those      {share_of_copies:7.1%}
+Quality of {num_generated} generated images             generated     real
+  recognized as the requested class       {class_accuracy:7.1%}  {reals_class_accuracy:7.1%}  by cross-validation
+  recall (k = 3, pixels)                  {recall:7.1%}  {reals_recall:7.1%}  of one half by the other
+  precision (k = 3, pixels)               {precision:7.1%}
+  distance to the nearest real image      {nearest_real_distance:7.2f}  {reals_nearest_distance:7.2f}  to another one
+  copies: closer than 99% of real images  {share_of_copies:7.1%}
 """
 
-
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Pictures
 
 
-def as_cell(picture):
-    """A grayscale picture, smoothly enlarged, in a white margin."""
-    size = (picture.width * ENLARGE, picture.height * ENLARGE)
-    return PIL.ImageOps.expand(picture.resize(size, PIL.Image.Resampling.BICUBIC), border=MARGIN, fill=255)
+def enlarged(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Return a grayscale image, smoothly enlarged, with a white margin."""
+    size = (image.width * ENLARGE, image.height * ENLARGE)
+    return PIL.ImageOps.expand(image.resize(size, PIL.Image.Resampling.BICUBIC), border=MARGIN, fill=255)
 
 
-def save_progress(run_dir, path, num_classes, size):
-    """Animation of the snapshots `fakes*.png`, whose row k has images of class k, `size` pixels wide: two of each."""
-    snapshots = {
-        int(match[1]): file
-        for file in sorted(run_dir.glob('fakes*.png'))
-        if (match := re.fullmatch(r'fakes(\d+)\.png', file.name))
-    }
+def save_progress(run_dir: RunDir, path: Path, num_classes: int, size: int) -> None:
+    """Write an animation of the run's image grids, with two images of each class.
+
+    Args:
+        run_dir: The run, whose grids have images of class k in row k.
+        path: GIF file to write.
+        num_classes: Number of classes.
+        size: Width and height of the images in the grids.
+    """
     frames = []
     pitch = size * ENLARGE + 2 * MARGIN
-    for kimg, file in snapshots.items():
-        with PIL.Image.open(file) as grid:
+    for grid_png in run_dir.fakes_pngs():
+        with PIL.Image.open(grid_png) as grid:
             frame = PIL.Image.new('L', (num_classes * pitch, 2 * pitch + 20), 255)
             for label in range(num_classes):
                 for row in range(2):
                     cell = grid.crop((row * size, label * size, (row + 1) * size, (label + 1) * size))
-                    frame.paste(as_cell(cell), (label * pitch, row * pitch))
+                    frame.paste(enlarged(cell), (label * pitch, row * pitch))
+        kimg = int(''.join(filter(str.isdigit, grid_png.stem)))
         caption = f'{kimg} thousand images shown'
         PIL.ImageDraw.Draw(frame).text((4, 2 * pitch + 2), caption, fill=0, font=PIL.ImageFont.load_default(size=13))
         frames.append(frame)
@@ -150,42 +159,46 @@ def save_progress(run_dir, path, num_classes, size):
         frames[0].save(file, format='gif', save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
+# Command
 
 
 @click.command(cls=Command)
-@click.option('--run-dir', type=PATH, required=True, help='Folder of the finished training run')
-@click.option('--data', type=PATH, required=True, help='Dataset it was trained on, with classes as labels')
-@click.option('--outdir', type=PATH, required=True, help='Where the pictures and figures go')
-@click.option('--seed', type=int, default=0, show_default=True, help='Of the latents')
-def main(run_dir, data, outdir, seed):
-    """Show and measure a class-conditional network on small images."""
-    run_dir, outdir = Path(run_dir), Path(outdir)
-    pickles = sorted(run_dir.glob('network-snapshot-*.pkl'))
-    if not pickles:
-        raise click.ClickException(f'{run_dir} has no network-snapshot-*.pkl: train first')
-    with dnnlib.util.open_url(str(pickles[-1])) as file:
-        G = load_network_pkl(file)['G_ema']
-    real, real_classes, names = real_images(data)
+@click.option('--run-dir', 'run_path', type=PATH, required=True, help='Directory of the finished training run')
+@click.option('--data', type=PATH, required=True, help='Dataset of the training, with classes as labels')
+@click.option('--outdir', type=PATH, required=True, help='Where to write the pictures and figures')
+@click.option('--seed', type=int, default=0, show_default=True, help='Seed of the latents')
+def main(run_path: str, data: str, outdir: str, seed: int) -> None:
+    """Show and evaluate a class-conditional network for small images."""
+    run_dir = RunDir(run_path)
+    network_pkls = run_dir.network_pkls()
+    if not network_pkls:
+        raise click.ClickException(f'{run_path} contains no network-snapshot-*.pkl: train a network first.')
+    G = open_network(str(network_pkls[-1]))['G_ema']
+    real, real_classes, names = load_real_images(data)
+    grid_png, progress_gif, quality_json = (Path(outdir, name) for name in ('grid.png', 'progress.gif', 'quality.json'))
 
-    shown = generate(G, np.repeat(np.arange(len(names)), GRID_COLUMNS), seed)
-    cells = np.stack([np.array(as_cell(images.to_pil(image))) for image in shown])[:, None]  # [N, 1, H, W]
-    images.save_image_grid(cells, outdir / 'grid.png', (GRID_COLUMNS, len(names)), row_labels=names)
-    save_progress(run_dir, outdir / 'progress.gif', len(names), G.img_resolution)
+    grid = generate(G, np.repeat(np.arange(len(names)), GRID_COLUMNS), seed)
+    cells = np.stack([np.array(enlarged(images.to_pil(image))) for image in grid])[:, None]  # [N, 1, H, W]
+    images.save_image_grid(cells, grid_png, (GRID_COLUMNS, len(names)), row_labels=names)
+    save_progress(run_dir, progress_gif, len(names), G.img_resolution)
 
-    asked = np.arange(NUM_GENERATED) % len(names)
-    fake = generate(G, asked, seed + 1)
-    quality = measure(real, real_classes, fake.reshape(NUM_GENERATED, -1) / 255, asked)
-    with atomic_file(outdir / 'quality.json') as file:
+    requested_classes = np.arange(NUM_GENERATED) % len(names)
+    fake = generate(G, requested_classes, seed + 1)
+    quality = measure(real, real_classes, fake.reshape(NUM_GENERATED, -1) / 255, requested_classes)
+    with atomic_file(quality_json) as file:
         file.write((json.dumps(quality, indent=2) + '\n').encode())
 
     print(QUALITY_TEXT.format(**quality))
-    print(f'network         {pickles[-1]}')
-    print(f'image grid      {outdir / "grid.png"}')
-    print(f'progress        {outdir / "progress.gif"}')
-    print(f'figures         {outdir / "quality.json"}')
-    if quality['class_accuracy'] < WANTED_ACCURACY:
-        print(f'Fewer than {WANTED_ACCURACY:.0%} are read as asked: this run fell short of its goal.', file=sys.stderr)
+    print(f'network         {network_pkls[-1]}')
+    print(f'image grid      {grid_png}')
+    print(f'progress        {progress_gif}')
+    print(f'figures         {quality_json}')
+    if quality['class_accuracy'] < REQUIRED_ACCURACY:
+        print(
+            f'Fewer than {REQUIRED_ACCURACY:.0%} show the requested class: this run fell short of its goal.',
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

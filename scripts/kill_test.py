@@ -1,12 +1,14 @@
-"""A run that is killed again and again, and must end as if nothing had happened.
+"""Kill a run again and again, and check that it ends as if nothing had happened.
 
-Trains a small network twice from the same command: once to the end, and once with SIGKILL to all its processes at
-random moments, each time followed by the same command with `--resume=latest`. In the end the network pickles and the
-images of both runs must be the same bytes, every file must be readable, and the statistics must have every tick once
-and the same numbers in it, but for times and memory. Exit status 1 where something differs.
+Trains a small network twice with the same command: once without interruption, and once with SIGKILL to all its
+processes at random moments, each time followed by the same command with `--resume=latest`. In the end, the network
+pickles and the images of both runs must be identical to the byte, every file must be readable, and the statistics must
+contain every tick exactly once, with the same numbers except for times and memory. Exit status 1 if anything differs.
 
     python scripts/kill_test.py --kills=50
 """
+
+from __future__ import annotations
 
 import json
 import os
@@ -16,7 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -27,6 +31,7 @@ import PIL.Image
 from dnnlib.cli import PATH, Command
 from network_files.reading import open_network
 from training.run import checkpoint
+from training.run.run_dir import RunDir, list_run_dirs
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_IMAGES, RESOLUTION = 24, 16
@@ -34,8 +39,12 @@ BATCHES_PER_TICK, BATCH_SIZE = 8, 8
 NOT_REPEATABLE = ('Timing/', 'Resources/', 'timestamp')
 
 
-def write_dataset(folder, seed):
-    """Colour noise, in two classes."""
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+
+
+def write_dataset(folder: Path, seed: int) -> None:
+    """Write images of color noise in two classes."""
     rng = np.random.RandomState(seed)
     labels = []
     folder.mkdir(parents=True)
@@ -46,7 +55,8 @@ def write_dataset(folder, seed):
     (folder / 'dataset.json').write_text(json.dumps(dict(labels=labels)))
 
 
-def command_of(outdir, data, ticks, extra):
+def training_command(outdir: Path, data: Path, ticks: int, extra: Sequence[str]) -> list[str]:
+    """Return the command that starts or resumes a run."""
     tick_kimg = BATCHES_PER_TICK * BATCH_SIZE / 1000
     return [
         sys.executable,
@@ -68,33 +78,36 @@ def command_of(outdir, data, ticks, extra):
     ]
 
 
-def start(command, log):
+def start(command: list[str], log: BinaryIO) -> subprocess.Popen:
+    """Start a command in a process group of its own."""
     environment = dict(os.environ, OMP_NUM_THREADS='1')
     return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
-def run_to_the_end(command, log):
-    """Seconds from the start to the first tick, and from there to the end."""
+def run_to_end(command: list[str], log: BinaryIO) -> tuple[float, float]:
+    """Run a command; return the seconds from its start to the first tick, and from there to its end."""
     begin = time.monotonic()
     process = start(command, log)
-    first = None
+    first_tick = None
     while process.poll() is None:
-        if first is None and 'tick 0' in Path(log.name).read_text():
-            first = time.monotonic()
+        if first_tick is None and 'tick 0' in Path(log.name).read_text():
+            first_tick = time.monotonic()
         time.sleep(0.02)
-    if process.returncode != 0:
-        raise click.ClickException(f'training failed: see {log.name}')
-    return first - begin, time.monotonic() - first
+    if process.returncode != 0 or first_tick is None:
+        raise click.ClickException(f'Training failed: see {log.name}.')
+    return first_tick - begin, time.monotonic() - first_tick
 
 
-def kill_and_resume(command, log, kills, set_up_sec, training_sec, rng):
-    """Kill the run `kills` times, then let it end; returns how often it was killed, and how often started."""
+def kill_and_resume(
+    command: list[str], log: BinaryIO, kills: int, set_up_sec: float, training_sec: float, rng: random.Random
+) -> tuple[int, int]:
+    """Kill the run `kills` times, then let it end; return how often it was killed and how often started."""
     killed = started = 0
     while True:
         process = start(command, log)
         started += 1
         if killed < kills:
-            # Some die while they are still reading the state; on average the training takes all the kills to its end.
+            # Some runs die while they read the state. On average, all kills together let the training reach its end.
             delay = rng.uniform(0, set_up_sec + 2.2 * training_sec / kills)
             try:
                 process.wait(timeout=delay)
@@ -104,16 +117,20 @@ def kill_and_resume(command, log, kills, set_up_sec, training_sec, rng):
                 killed += 1
                 continue
         if process.wait() != 0:
-            raise click.ClickException(f'resuming failed after {killed} kills: see {log.name}')
+            raise click.ClickException(f'Resuming failed after {killed} kills: see {log.name}.')
         return killed, started
 
 
-def read_every_file(run_dir):
-    """Raises some error where a file is damaged; returns how many there are."""
-    files = [path for path in run_dir.iterdir() if path.is_file()]
-    for path in files:
+# ---------------------------------------------------------------------------------------------------------------------
+# Comparison
+
+
+def read_every_file(run_dir: RunDir) -> int:
+    """Return the number of files in a run directory; raise an error if one of them is damaged."""
+    paths = [path for path in Path(run_dir.path).iterdir() if path.is_file()]
+    for path in paths:
         if path.name.startswith('.'):
-            raise ValueError(f'{path} was left behind')
+            raise ValueError(f'{path} was left behind.')
         if path.suffix == '.pkl':
             open_network(str(path))
         elif path.suffix == '.pt':
@@ -123,23 +140,28 @@ def read_every_file(run_dir):
         elif path.suffix == '.json':
             json.loads(path.read_text())
         elif path.suffix == '.jsonl':
-            statistics_of(path)
-        elif 'tfevents' in path.name:
-            scalars_of(path)
-    return len(files)
+            read_statistics(path)
+        elif is_event_file(path):
+            read_scalars(path)
+    return len(paths)
 
 
-def statistics_of(path):
-    """The repeatable part of each line."""
-    lines = path.read_text().splitlines()
+def read_statistics(path: str | Path) -> list[dict[str, Any]]:
+    """Return the repeatable part of each line of a JSONL file."""
+    lines = Path(path).read_text().splitlines()
     return [
         {name: value for name, value in json.loads(line).items() if not name.startswith(NOT_REPEATABLE)}
         for line in lines
     ]
 
 
-def scalars_of(path):
-    """(name, step, value) of all repeatable scalars in an event file, as far as TensorBoard is installed."""
+def is_event_file(path: Path) -> bool:
+    """Return whether TensorBoard wrote the file."""
+    return 'tfevents' in path.name
+
+
+def read_scalars(path: Path) -> list[tuple[str, int, float]]:
+    """Return (name, step, value) of all repeatable scalars in an event file; [] if TensorBoard is not installed."""
     try:
         from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     except ImportError:
@@ -152,34 +174,46 @@ def scalars_of(path):
     ]
 
 
-def differences(expected_dir, actual_dir):
-    """Sentences about what differs between two finished runs."""
-    found = []
-    for pattern in ('network-snapshot-*.pkl', '*.png'):
-        expected, actual = (
-            {path.name: path.read_bytes() for path in folder.glob(pattern)} for folder in (expected_dir, actual_dir)
-        )
-        found += [
-            f'{name} differs'
-            for name in sorted(expected.keys() | actual.keys())
-            if expected.get(name) != actual.get(name)
-        ]
-    expected, actual = (statistics_of(folder / 'stats.jsonl') for folder in (expected_dir, actual_dir))
+def pickles_and_images(run_dir: RunDir) -> dict[str, bytes]:
+    """Return the content of each network pickle and image, by file name."""
+    paths = [*run_dir.network_pkls(), *Path(run_dir.path).glob('*.png')]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def all_scalars(run_dir: RunDir) -> list[tuple[str, int, float]]:
+    """Return the sorted scalars of all event files of a run."""
+    event_files = filter(is_event_file, run_dir.appended_files())
+    return sorted(scalar for path in event_files for scalar in read_scalars(path))
+
+
+def logged_ticks(run_dir: RunDir) -> list[str]:
+    """Return the number of the tick in each status line of a run's log."""
+    return [line.split()[1] for line in Path(run_dir.log_txt).read_text().splitlines() if line.startswith('tick ')]
+
+
+def find_differences(expected_dir: RunDir, actual_dir: RunDir) -> list[str]:
+    """Return a sentence for each difference between two finished runs."""
+
+    def read_both(read: Callable[[RunDir], Any]) -> tuple[Any, Any]:
+        return read(expected_dir), read(actual_dir)
+
+    expected, actual = read_both(pickles_and_images)
+    names = sorted(expected.keys() | actual.keys())
+    differences = [f'{name} differs' for name in names if expected.get(name) != actual.get(name)]
+    expected, actual = read_both(lambda run_dir: read_statistics(run_dir.stats_jsonl))
     if expected != actual:
-        found.append(f'stats.jsonl differs ({len(actual)} lines in place of {len(expected)})')
-    expected, actual = (
-        sorted(scalar for path in folder.glob('events.*') for scalar in scalars_of(path))
-        for folder in (expected_dir, actual_dir)
-    )
-    if str(expected) != str(actual):  # as text: NaN is to equal NaN
-        found.append(f'the TensorBoard files differ ({len(actual)} scalars in place of {len(expected)})')
-    expected, actual = (
-        [line.split()[1] for line in (folder / 'log.txt').read_text().splitlines() if line.startswith('tick ')]
-        for folder in (expected_dir, actual_dir)
-    )
+        differences.append(f'stats.jsonl differs ({len(actual)} lines instead of {len(expected)})')
+    expected, actual = read_both(all_scalars)
+    if str(expected) != str(actual):  # compared as text, so that NaN equals NaN
+        differences.append(f'the TensorBoard files differ ({len(actual)} scalars instead of {len(expected)})')
+    expected, actual = read_both(logged_ticks)
     if expected != actual:
-        found.append(f'log.txt has the ticks {" ".join(actual)}')
-    return found
+        differences.append(f'log.txt has the ticks {" ".join(actual)}')
+    return differences
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Command
 
 
 @click.command(cls=Command)
@@ -190,35 +224,40 @@ def differences(expected_dir, actual_dir):
     show_default='2 for each kill',
     help='Length of the run; each tick writes a snapshot',
 )
-@click.option('--seed', type=int, default=0, show_default=True, help='Of the moments')
-@click.option('--outdir', type=PATH, show_default='a temporary folder', help='Where the runs are kept')
+@click.option('--seed', type=int, default=0, show_default=True, help='Seed of the random moments')
+@click.option('--outdir', type=PATH, show_default='a temporary folder', help='Where to keep the runs')
 @click.argument('extra', nargs=-1)
-def main(kills, ticks, seed, outdir, extra):
-    """Kill a small run at random moments and compare it with one that was left alone.
+def main(kills: int, ticks: int | None, seed: int, outdir: str | None, extra: tuple[str, ...]) -> None:
+    """Kill a small run at random moments and compare it with one that was not interrupted.
 
     EXTRA are options for train.py, after a --, such as -- --gpus=2 --workers=1
     """
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(outdir or temporary)
         write_dataset(root / 'data', seed)
-        commands = [command_of(root / name, root / 'data', ticks or 2 * kills, extra) for name in ('alone', 'killed')]
+        undisturbed_command, killed_command = (
+            training_command(root / name, root / 'data', ticks or 2 * kills, extra) for name in ('alone', 'killed')
+        )
         with open(root / 'alone.txt', 'wb') as log:
-            set_up_sec, training_sec = run_to_the_end(commands[0], log)
-        print(f'Left alone: {set_up_sec:.1f} s to the first tick, then {training_sec:.1f} s of training', flush=True)
+            set_up_sec, training_sec = run_to_end(undisturbed_command, log)
+        print(f'Undisturbed: {set_up_sec:.1f} s to the first tick, then {training_sec:.1f} s of training', flush=True)
         with open(root / 'killed.txt', 'wb') as log:
-            killed, started = kill_and_resume(commands[1], log, kills, set_up_sec, training_sec, random.Random(seed))
-        (alone,) = (root / 'alone').glob('*-*')
-        run_dirs = [path for path in (root / 'killed').glob('*-*') if (path / 'training_options.json').is_file()]
+            rng = random.Random(seed)
+            killed, started = kill_and_resume(killed_command, log, kills, set_up_sec, training_sec, rng)
+
+        (undisturbed,) = map(RunDir, list_run_dirs(str(root / 'alone')))
+        run_dirs = [RunDir(path) for path in list_run_dirs(str(root / 'killed'))]
+        run_dirs = [run_dir for run_dir in run_dirs if os.path.isfile(run_dir.options_json)]
         if len(run_dirs) != 1:
-            raise click.ClickException(f'there are {len(run_dirs)} runs where one was to go on')
+            raise click.ClickException(f'Expected one run that is resumed, found {len(run_dirs)}.')
         num_files = read_every_file(run_dirs[0])
-        found = differences(alone, run_dirs[0])
-        lines = len(statistics_of(run_dirs[0] / 'stats.jsonl'))
-        if found:
-            raise click.ClickException('; '.join(found))
+        differences = find_differences(undisturbed, run_dirs[0])
+        num_lines = len(read_statistics(run_dirs[0].stats_jsonl))
+        if differences:
+            raise click.ClickException('; '.join(differences))
     print(
         f'Killed {killed} times, started {started} times: {num_files} files readable, network pickles and images '
-        f'equal to the byte, {lines} lines in stats.jsonl, none lost or doubled'
+        f'identical to the byte, {num_lines} lines in stats.jsonl, none lost or duplicated'
     )
 
 

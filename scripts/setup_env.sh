@@ -1,13 +1,13 @@
-# Sourced by the other scripts: makes the virtual environment .venv in the project's root where it is missing or older
-# than requirements.txt, and sets VENV_PYTHON to its interpreter.
+# Sourced by the other scripts: creates the virtual environment .venv in the project's root if it is missing or older than
+# requirements.txt, and sets VENV_PYTHON to its interpreter.
 #
-# PYTHON=/path/to/python chooses the interpreter it is made from (3.10 or newer; default: the first that is found).
+# PYTHON=/path/to/python selects the interpreter it is created from (3.10 or newer; default: the first one found).
 
 _setup_env() {
     local root candidate base="" installed=yes wanted marker
     root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
     VENV_PYTHON="$root/.venv/bin/python"
-    marker="$root/.venv/.complete"      # written last: a broken installation has none and is done again
+    marker="$root/.venv/.complete"      # written last: without it, an installation is incomplete and repeated
 
     local candidates=(python3 python3.13 python3.12 python3.11 python3.10 python)
     if [ -n "${PYTHON:-}" ]; then
@@ -21,7 +21,7 @@ _setup_env() {
     done
     if [ -z "$base" ]; then
         echo "No Python 3.10 or newer was found (tried: ${candidates[*]}):" \
-             "install one, or name it with PYTHON=/path/to/python." >&2
+             "install one, or specify it with PYTHON=/path/to/python." >&2
         return 1
     fi
 
@@ -34,20 +34,20 @@ print(sys.version_info[:2], hashlib.sha256(open(sys.argv[1], "rb").read()).hexdi
     fi
 
     if ! "$base" -c 'import ensurepip, venv' >/dev/null 2>&1; then
-        echo "$base cannot make virtual environments: install its venv module (Debian, Ubuntu: apt install python3-venv)," \
-             "or name another interpreter with PYTHON=/path/to/python." >&2
+        echo "$base cannot create virtual environments: install its venv module (Debian, Ubuntu: apt install python3-venv)," \
+             "or use another interpreter with PYTHON=/path/to/python." >&2
         return 1
     fi
-    echo "Setting up .venv with $("$base" --version) (first run, or requirements have changed) ..." >&2
+    echo "Setting up .venv with $("$base" --version) (first run, or the requirements have changed) ..." >&2
     rm -f "$marker"
     "$base" -m venv --clear "$root/.venv" || return 1
     if "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
         "$VENV_PYTHON" -m pip install --quiet --disable-pip-version-check -r "$root/requirements.txt" || installed=no
-    else                                # the pinned versions need 3.11: take what the ranges allow
+    else                                # the pinned versions need 3.11: use the version ranges instead
         "$VENV_PYTHON" -m pip install --quiet --disable-pip-version-check -e "$root[all]" || installed=no
     fi
     if [ "$installed" = no ]; then
-        echo "pip could not install the packages (its message is above): mend that and run the same command again." >&2
+        echo "pip could not install the packages (its message is above): fix the problem and run the same command again." >&2
         return 1
     fi
     echo "$wanted" > "$marker.new" && mv "$marker.new" "$marker"

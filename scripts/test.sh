@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the tests, after setting up .venv where needed.
-#   bash scripts/test.sh                      all but the slow ones
-#   bash scripts/test.sh -m slow              arguments go to pytest
+# Runs the tests, after setting up .venv if needed.
+#   bash scripts/test.sh                      all tests except the slow ones
+#   bash scripts/test.sh -m slow              arguments are passed to pytest
 #   bash scripts/test.sh tests/test_generate.py -k grid
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from metrics.features.detectors import deprecated_torchscript
+from metrics.features.detectors import ignore_torchscript_deprecation
 from training.networks_stylegan2 import Discriminator, Generator
 from training.run import snapshots
 
@@ -27,7 +27,7 @@ VGG_FEATURES = (_rng.randint(-2, 3, size=[NUM_MEANS, NUM_FEATURES]) / 64).astype
 LPIPS = (_rng.randn(NUM_MEANS, NUM_LPIPS) / 8).astype(np.float32)
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Detectors
 
 
@@ -60,7 +60,7 @@ class VGG(torch.nn.Module):
 
 
 def save_script(module, path):
-    with deprecated_torchscript():
+    with ignore_torchscript_deprecation():
         torch.jit.script(module.eval()).save(str(path))
     return path
 
@@ -94,7 +94,7 @@ def vgg_features(images):
     return block_means(images) @ VGG_FEATURES.astype(np.float64)
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Datasets and networks
 
 

@@ -1,4 +1,4 @@
-"""Trainings of a few images of 8x8 pixels in processes of their own, for tests that disturb them from outside."""
+"""Training runs on a few images of 8x8 pixels in processes of their own, for tests that disturb them from outside."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ import PIL.Image
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ['--cfg=tiny', '--cbase=32', '--cmax=4', '--batch=8', '--mbstd-group=4', '--device=cpu', '--metrics=none']
 
-# Go on with the training of a run directory, as a program; status 75 where a signal has stopped it.
+# A program that resumes the run in a directory. Its exit status is 75 if a signal has stopped it.
 RESUME = """
 import sys
 from pathlib import Path
@@ -43,7 +43,7 @@ def train(data, outdir, *args):
 
 
 def train_after(patches, data, outdir, *args):
-    """The same after other Python code has run, such as code that makes things fail."""
+    """The same, after running other Python code, such as code that makes something fail."""
     return words(
         sys.executable,
         '-c',
@@ -62,7 +62,7 @@ def torchrun(data, outdir, *args):
 
 
 def resume(run_dir):
-    """The command that goes on with a run."""
+    """The command that resumes a run."""
     return words(sys.executable, '-c', RESUME, run_dir)
 
 
@@ -71,7 +71,7 @@ def words(*args):
 
 
 def finish(command, timeout=250, **kwargs):
-    """Run a command to its end; CompletedProcess with text."""
+    """Run a command to its end, and return a CompletedProcess with text."""
     return subprocess.run(
         command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=timeout, **kwargs
     )
@@ -88,7 +88,7 @@ def environment():
 
 
 class Running:
-    """Context with a command that runs in a process group of its own, and what it has printed so far."""
+    """Context manager that runs a command in a process group of its own, and collects what it prints."""
 
     def __init__(self, command, **kwargs):
         self._command, self._kwargs = command, kwargs
@@ -127,7 +127,7 @@ class Running:
         self.process.stderr.close()
 
     def wait_until(self, condition, timeout=120):
-        """Wait for `condition()`, or for a text in what is printed."""
+        """Wait for `condition()`, or for a text in the output."""
         is_met = condition if callable(condition) else lambda: condition in self.out
         deadline = time.monotonic() + timeout
         while not is_met():
@@ -136,7 +136,7 @@ class Running:
             time.sleep(0.02)
 
     def wait(self, timeout=120):
-        """Its exit status, and the seconds until it came."""
+        """Wait for the end of the command, and return its exit status and the seconds that this took."""
         start = time.monotonic()
         self.process.wait(timeout)
         for reader in self._readers:
@@ -144,7 +144,7 @@ class Running:
         return self.process.returncode, time.monotonic() - start
 
     def started_by(self, pid=None, but='resource_tracker'):
-        """Processes that one has started, by default the command itself; in the order of their numbers."""
+        """The processes that a process has started (by default, the command itself), in the order of their numbers."""
         pid = self.process.pid if pid is None else pid
         children = map(int, Path(f'/proc/{pid}/task/{pid}/children').read_text().split())
         return sorted(child for child in children if but not in Path(f'/proc/{child}/cmdline').read_text())

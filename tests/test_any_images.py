@@ -1,6 +1,6 @@
-"""Images as they are, from the source to the metrics: 96x64, RGB with alpha, labels that are vectors of numbers.
+"""Images that are not square, with alpha and vector labels, from the source to the metrics.
 
-Every script in a process of its own, on one small dataset.
+Every script runs in a separate process, on one small dataset.
 """
 
 import json
@@ -33,25 +33,25 @@ def run(script, *arguments, status=0):
 
 
 def write_source(folder):
-    """Discs of a colour each on a transparent ground, and a label of the colour."""
+    """Write discs of different colors on transparent backgrounds, labeled with the color."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:80, :120]
     labels = []
     folder.mkdir()
     for index in range(8):
-        colour = rng.random(NUM_LABELS)
+        color = rng.random(NUM_LABELS)
         inside = (x - rng.integers(40, 80)) ** 2 + (y - rng.integers(30, 50)) ** 2 < 25**2
         pixels = np.zeros([80, 120, 4], np.uint8)
-        pixels[inside] = [*(colour * 255).astype(np.uint8), 255]
+        pixels[inside] = [*(color * 255).astype(np.uint8), 255]
         PIL.Image.fromarray(pixels).save(folder / f'{index}.png')
-        labels.append([f'{index}.png', [round(float(value), 3) for value in colour]])
+        labels.append([f'{index}.png', [round(float(value), 3) for value in color]])
     (folder / 'dataset.json').write_text(json.dumps({'labels': labels}))
     return [label for _name, label in labels]
 
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-    """Folder with source, data.zip, detectors and a training run; the run's snapshot; the labels."""
+    """The folder with source, data.zip, detectors and a run; the run directory; its last snapshot; the labels."""
     folder = tmp_path_factory.mktemp('any-images')
     labels = write_source(folder / 'source')
     run(
@@ -107,7 +107,7 @@ def test_training_leaves_its_files(trained):
     assert len(labels) == 8
 
 
-def test_the_pickle_says_all_and_loads_both_ways(trained, tmp_path):
+def test_the_pickle_is_complete_and_loads_both_ways(trained, tmp_path):
     _folder, _run_dir, snapshot, labels = trained
     with open(snapshot, 'rb') as file:
         plain = pickle.load(file)
@@ -144,14 +144,14 @@ def test_a_label_for_generated_images(trained, tmp_path):
 @pytest.mark.parametrize(
     'arguments, words',
     [
-        (['--label=0.2,1'], ['--label', '3 numbers, not 2']),
+        (['--label=0.2,1'], ['--label', 'expected 3 numbers', 'got 2']),
         (['--label=0.2,1,x'], ['--label', '0.2,1,x']),
         (['--label=0.2,1,nan'], ['--label', 'finite']),
-        (['--label=0.2,1,0', '--class=1'], ['--class and --label']),
-        ([], ['--class', '3 numbers with --label']),
+        (['--label=0.2,1,0', '--class=1'], ['--label', "class '1'", 'only one of them']),
+        ([], ['--class', '--label for a label of 3 numbers']),
     ],
 )
-def test_wrong_labels_are_one_sentence(trained, tmp_path, arguments, words):
+def test_invalid_labels_are_usage_errors(trained, tmp_path, arguments, words):
     arguments = [f'--network={trained[2]}', '--seeds=0', f'--outdir={tmp_path / "out"}', *arguments]
     done = run('generate.py', *arguments, status=2)
     last = done.stderr.strip().splitlines()[-1]
@@ -171,7 +171,7 @@ def test_style_mixing_between_labels(trained, tmp_path):
     )
     pixels_of(tmp_path / '0-1.png')
     grid = np.asarray(PIL.Image.open(tmp_path / 'grid.png'))
-    assert (grid[0, 0] == 255).all() and grid.shape[2] == 4  # paper, opaque
+    assert (grid[0, 0] == 255).all() and grid.shape[2] == 4  # the white background is opaque
     run(
         'style_mixing.py',
         f'--network={trained[2]}',
@@ -200,7 +200,7 @@ def test_video_on_white(trained, tmp_path, read_video):
     run('generate.py', f'--network={snapshot}', '--seeds=0', '--label=0,0,1', f'--outdir={tmp_path}')
     picture = torch.from_numpy(pixels_of(tmp_path / 'seed0000.png').copy()).permute(2, 0, 1)[None]
     shown = images.on_white(picture)[0].permute(1, 2, 0).numpy()
-    assert np.abs(frames[0].astype(int) - shown).mean() < 6  # what H.264 and its coarser colours leave
+    assert np.abs(frames[0].astype(int) - shown).mean() < 6  # H.264 is lossy, and has fewer samples for colors
 
 
 def test_projection_keeps_alpha_and_proportions(trained, tmp_path):
@@ -243,7 +243,7 @@ def test_metrics_repeat_what_training_measured(trained):
     assert results[0]['results'] == before['results'] and results[0]['dataset_sha256'] == before['dataset_sha256']
 
 
-def test_a_square_discriminator_does_not_take_them(trained):
+def test_a_square_discriminator_rejects_them(trained):
     D = Discriminator(c_dim=0, img_resolution=64, img_channels=4, channel_base=256, channel_max=8)
     with pytest.raises(AssertionError):
         D(torch.zeros([1, 4, HEIGHT, WIDTH]), None)

@@ -1,4 +1,4 @@
-"""The overview of this machine's speed runs, and its floors rest on the work that PyTorch really does."""
+"""The benchmarks of speed run, and their floors are the work that PyTorch really does."""
 
 import json
 import re
@@ -9,13 +9,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from bench.common import MarkedSection
-from bench.reference import textbook
+from bench.reference import reference_implementation
+from bench.tables import MarkedSection
 from bench.work import NetworkWork, phase_flop
 from training.loss import StyleGAN2Loss
 from training.networks_stylegan2 import Discriminator, Generator
 
-MARKED = 'Words before.\n\n<!-- bench/overview.py begin -->\nold\n<!-- bench/overview.py end -->\n\nWords after.\n'
+MARKED = 'Text before.\n\n<!-- bench/overview.py begin -->\nold\n<!-- bench/overview.py end -->\n\nText after.\n'
 
 
 def test_overview_reports_times_and_floors(run_script, tmp_path):
@@ -45,7 +45,7 @@ def test_overview_reports_times_and_floors(run_script, tmp_path):
         if row['section'] == 'peaks':
             assert row['floor_sec'] is None, row
         elif not row['what'].endswith(': EMA'):
-            assert 0 < row['share'] < 1.5, row  # above 1 by what the clock and other programs do, not more
+            assert 0 < row['share'] < 1.5, row  # above 1 only by the noise of the clock and of other programs
             assert row['share'] == pytest.approx(row['floor_sec'] / row['time_sec'])
 
     training = {row['what'].split(': ')[1]: row for row in rows if row['section'] == 'training'}
@@ -59,7 +59,7 @@ def test_overview_reports_times_and_floors(run_script, tmp_path):
     for row in rows:
         assert len(re.findall(rf'^{re.escape(row["what"])} {{2,}}\d.*/s', result.stdout, re.MULTILINE)) == 1
     text = page.read_text()
-    assert text.startswith('Words before.\n\n<!--') and text.endswith('-->\n\nWords after.\n') and 'old' not in text
+    assert text.startswith('Text before.\n\n<!--') and text.endswith('-->\n\nText after.\n') and 'old' not in text
     assert text.count('| training |') == 6
 
 
@@ -69,10 +69,10 @@ def test_overview_of_conversion(run_script):
     assert len(re.findall(r'JPEG, 32 px RGB, --workers=[12] .* images/s', result.stdout)) == 2
 
 
-def test_wrong_options_are_refused_before_anything_is_measured(run_script, tmp_path):
+def test_invalid_options_are_rejected_before_anything_is_measured(run_script, tmp_path):
     (tmp_path / 'plain.md').write_text('No marks here.\n')
     for options, status, word in (
-        (['--only=generator,nonsense'], 2, 'nonsense'),
+        (['--only=generator,nonsense'], 2, "Unknown section 'nonsense'. Choose from generator"),
         (['--json=missing/rows.json'], 2, 'missing/rows.json'),
         ([f'--markdown={tmp_path / "plain.md"}'], 1, 'no place for the table'),
     ):
@@ -83,7 +83,7 @@ def test_wrong_options_are_refused_before_anything_is_measured(run_script, tmp_p
     assert (tmp_path / 'plain.md').read_text() == 'No marks here.\n'
 
 
-def test_marked_section_keeps_what_is_around_it(tmp_path):
+def test_marked_section_keeps_the_text_around_it(tmp_path):
     page = tmp_path / 'page.md'
     page.write_text(MARKED)
     for text in ('first\n', 'second\nlines'):
@@ -92,9 +92,9 @@ def test_marked_section_keeps_what_is_around_it(tmp_path):
 
 
 class DenseConvolutions(TorchDispatchMode):
-    """Adds up the FLOP of the convolutions that run, but for the depthwise ones, which are filters.
+    """Adds up the FLOP of the convolutions that run, except for the depthwise ones, which are filters.
 
-    Modulated 1×1 convolutions run as products of batches of matrices; nothing else does.
+    Modulated 1×1 convolutions run as batched matrix products; nothing else does.
     """
 
     GROUPS_ARGUMENT = {torch.ops.aten.convolution: 8, torch.ops.aten.convolution_backward: 9}
@@ -131,10 +131,10 @@ def test_floor_of_a_phase_is_the_convolution_work_that_runs(phase):
         )
 
     floor = phase_flop(work, batch)[phase]
-    assert floor <= counted.flop <= 1.03 * floor  # the rest are gradients that come out as zero or are not used
+    assert floor <= counted.flop <= 1.03 * floor  # the rest are gradients that are zero or unused
 
 
-def test_operators_and_generators_beside_the_textbook(run_script, tmp_path):
+def test_operators_and_generators_beside_the_reference(run_script, tmp_path):
     page = tmp_path / 'page.md'
     for script, what in (
         ('ops.py', ['upfirdn2d', 'bias_act', 'filtered_lrelu', 'modulated', '3×3', 'AugmentPipe']),
@@ -147,12 +147,12 @@ def test_operators_and_generators_beside_the_textbook(run_script, tmp_path):
         assert list(dict.fromkeys(row['what'].split()[0].strip(',') for row in rows)) == what
         for row in rows:
             assert row['ratio'] == pytest.approx(median(row['textbook_sec']) / median(row['times_sec']))
-            assert row['floor_sec'] is None or 0 < row['share'] < 2.5  # 3×3 convolutions leave products out.
+            assert row['floor_sec'] is None or 0 < row['share'] < 2.5  # 3×3 convolutions skip products.
             assert row['what'] in result.stdout and f'| {row["what"]} |' in page.read_text()
 
 
 @pytest.mark.parametrize('script', ['ops.py', 'generator.py', 'shares.py'])
-def test_a_page_without_a_place_for_the_table_is_refused_in_a_sentence(script, run_script, tmp_path):
+def test_a_page_without_markers_is_rejected_in_one_sentence(script, run_script, tmp_path):
     (tmp_path / 'page.md').write_text('no marks\n')
     result = run_script(f'bench/{script}', '--quick', '--markdown=page.md')
     assert result.returncode == 1 and result.stdout == ''
@@ -174,13 +174,13 @@ def test_the_shares_of_an_image_add_up(run_script, tmp_path):
 
 
 @pytest.mark.parametrize('fused', [True, False])
-def test_the_textbook_gives_the_same_images(fused):
+def test_the_reference_gives_the_same_images(fused):
     torch.manual_seed(0)
     G = Generator(8, 0, 8, 16, 3, synthesis_kwargs=dict(channel_base=128, channel_max=16)).eval()
     z, c = torch.randn(3, 8), torch.zeros(3, 0)
     with torch.no_grad():
         expected = G(z, c, noise_mode='const', fused_modconv=fused)
-        with textbook():
+        with reference_implementation():
             images = G(z, c, noise_mode='const')
     torch.testing.assert_close(images, expected, rtol=1e-4, atol=1e-4)
-    assert not torch.equal(images, expected)  # It did take another way.
+    assert not torch.equal(images, expected)  # It was a different computation.

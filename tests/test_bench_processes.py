@@ -1,4 +1,4 @@
-"""The benchmarks of several processes and of memory run, and the model of scaling is what it says."""
+"""The benchmarks of several processes and of memory run, and the scaling model computes what it states."""
 
 import json
 import re
@@ -11,8 +11,8 @@ from training.run.memory_estimate import ACCURACY
 SMALL = ['--resolution=8', '--cbase=64', '--rounds=1']
 
 
-def test_both_ways_of_averaging_gradients_run_and_agree(run_script, tmp_path):
-    """The script itself compares the gradients, and fails where they differ."""
+def test_both_methods_of_averaging_gradients_run_and_agree(run_script, tmp_path):
+    """The script itself compares the gradients, and fails if they differ."""
     result = run_script(
         'bench/allreduce.py',
         *SMALL,
@@ -25,9 +25,9 @@ def test_both_ways_of_averaging_gradients_run_and_agree(run_script, tmp_path):
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / 'rows.json').read_text())['rows']
     assert [row['what'] for row in rows] == [
-        f'2 x 2, {phase}, {way}'
+        f'2 x 2, {phase}, {method}'
         for phase in ('Gmain', 'Dmain')
-        for way in ('flat', 'buckets of 1 MiB', 'buckets of 2 MiB')
+        for method in ('flat', 'buckets of 1 MiB', 'buckets of 2 MiB')
     ]
     assert all(row['time_sec'] > 0 for row in rows)
 
@@ -61,28 +61,30 @@ def test_memory_estimate_is_as_accurate_as_stated(run_script):
         ('bench/memory.py', '--sizes=64', "'64'"),
     ],
 )
-def test_wrong_options(run_script, script, option, word):
+def test_invalid_options(run_script, script, option, word):
     result = run_script(script, option)
     assert result.returncode == 2 and word in result.stderr and result.stdout == ''
 
 
-def test_a_ring():
+def test_ring_all_reduce():
     link = Link(latency_sec=1, bytes_per_sec=100)
     assert ring_sec(1000, 1, link) == 0
     assert ring_sec(1000, 2, link) == 2 * (1 + 500 / 100)
     assert ring_sec(1000, 4, link) == 6 * (1 + 250 / 100)
 
 
-def test_constants_are_found_again():
+def test_constants_are_recovered():
     compute = {name: Compute(0.2, 0.1) for name in PHASES}
     times = [{name: line.sec(number) for name, line in compute.items()} for number in (2, 6)]
-    found = fit_compute(times[0], 2, times[1], 6)
-    assert all(line.start_sec == pytest.approx(0.2) and line.image_sec == pytest.approx(0.1) for line in found.values())
+    fitted = fit_compute(times[0], 2, times[1], 6)
+    assert all(
+        line.start_sec == pytest.approx(0.2) and line.image_sec == pytest.approx(0.1) for line in fitted.values()
+    )
     link = Link(1e-3, 1e6)
     sizes = (4, 8_000_000)
-    found_link = fit_link(sizes, [ring_sec(size, 4, link) for size in sizes], 4)
-    assert found_link.latency_sec == pytest.approx(1e-3, rel=0.01)
-    assert found_link.bytes_per_sec == pytest.approx(1e6, rel=0.01)
+    fitted_link = fit_link(sizes, [ring_sec(size, 4, link) for size in sizes], 4)
+    assert fitted_link.latency_sec == pytest.approx(1e-3, rel=0.01)
+    assert fitted_link.bytes_per_sec == pytest.approx(1e6, rel=0.01)
     expected = (2 + 1 / 4 + 1 / 16) * (0.2 + 0.1 * 3)
     assert step_sec(compute, dict(G=0, D=0), 3, 1, link) == pytest.approx(expected)
 

@@ -92,7 +92,7 @@ def lines_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Training and calc_metrics.py agree
 
 
@@ -150,7 +150,7 @@ def test_every_snapshot_with_a_curve(run, call, tmp_path):
     assert len(table) == 1 + len(names) and 'is50_mean' in table[0]
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Networks, data and options
 
 
@@ -225,7 +225,7 @@ def test_torchrun_gives_the_same_numbers(call, place, environment, tmp_path):
         assert two['results'] == pytest.approx(one['results'], rel=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Detectors in the cache
 
 
@@ -251,34 +251,37 @@ def test_fetching_detectors(call, place, tmp_path, monkeypatch):
     Path(places['vgg16']).write_bytes(Path(places['vgg16']).read_bytes()[:999])
     result = call('--fetch-detectors')
     assert result.exit_code == 1
-    assert 'inception: ' in result.stdout and places['vgg16'] in result.stderr and 'delete it' in result.stderr
+    assert 'inception: ' in result.stdout and places['vgg16'] in result.stderr and 'Delete it' in result.stderr
 
 
-# ------------------------------------------------------------------------------------------------
-# Wrong calls: arguments, and what the sentence must say
+# ---------------------------------------------------------------------------------------------------------------------
+# Wrong calls: arguments, and what the error message must contain
 
 DETECTORS = '--detectors=detectors'
 WRONG_CALLS = {
     'nothing': ([], ['--network']),
-    'metric': (['--network=net0.pkl', '--metrics=fid50kfull'], ['--metrics', 'did you mean fid50k_full']),
+    'metric': (
+        ['--network=net0.pkl', '--metrics=fid50kfull'],
+        ['--metrics', "Unknown metric 'fid50kfull'. Did you mean fid50k_full?"],
+    ),
     'no_metrics': (['--network=net0.pkl', '--metrics=none'], ['--metrics', 'fid50k_full']),
     'network_gone': (['--network=no.pkl'], ['--network', 'no.pkl']),
     'network_text': (['--network=words.txt'], ['--network', 'words.txt']),
     'folder_without_networks': (['--network=detectors'], ['--network', "'detectors' has no network-snapshot"]),
-    'every_of_a_file': (['--network=net0.pkl', '--every=2'], ['--every', "'net0.pkl' is no folder"]),
+    'every_of_a_file': (['--network=net0.pkl', '--every=2'], ['--every', "'net0.pkl' is not the directory"]),
     'every_zero': (['--network=net0.pkl', '--every=0'], ['--every', 'x>=1']),
     'num_samples': (['--network=net0.pkl', '--num-samples=9'], ['--num-samples', '9', 'fid5k_full']),
     'bootstrap': (['--network=net0.pkl', '--metrics=is1k', '--bootstrap=50'], ['--bootstrap', 'is1k']),
     'bootstrap_few': (['--network=net0.pkl', '--bootstrap=2'], ['--bootstrap', 'x>=20']),
     'seed': (['--network=net0.pkl', '--seed=-1'], ['--seed', '-1']),
-    'mirror': (['--network=net0.pkl', '--mirror=maybe'], ['--mirror', 'maybe', '1 or 0']),
+    'mirror': (['--network=net0.pkl', '--mirror=maybe'], ['--mirror', 'maybe', '1, 0']),
     'device': (['--network=net0.pkl', '--device=cuda:3'], ['--device', 'cuda:3', 'cpu']),
     'gpus': (['--network=net0.pkl', '--gpus=0'], ['--gpus', 'x>=1']),
     'data_gone': (['--network=gone.pkl', DETECTORS], ['--data', 'gone.zip', 'does not exist']),
     'data_option_gone': (['--network=net0.pkl', '--data=no.zip'], ['--data', 'no.zip', 'does not exist']),
     'data_of_another_size': (['--network=net0.pkl', '--data=small.zip', DETECTORS], ['--data', '8x8', '16x16']),
-    'data_of_other_channels': (['--network=net0.pkl', '--data=gray.zip'], ['--data', '1 channels', 'network 3']),
-    'class_of_the_pickle': (['--network=strange.pkl'], ['--data', "'os.system'", 'not known']),
+    'data_of_other_channels': (['--network=net0.pkl', '--data=gray.zip'], ['--data', '1 channels', 'network has 3']),
+    'class_of_the_pickle': (['--network=strange.pkl'], ['--data', "'os.system'", 'not supported']),
     'detectors': (['--network=net0.pkl', '--detectors=no'], ['--detectors', "'no' is not a folder"]),
     'detectors_empty': (['--network=net0.pkl', '--detectors=cut'], ['--detectors', "no detector 'inception'"]),
     'unknown': (['--network=net0.pkl', '--sed=1'], ['--sed', '--seed']),

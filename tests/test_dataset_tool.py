@@ -1,4 +1,4 @@
-"""The conversion script as its users meet it: every source, every transform, labels, bad images, wrong calls."""
+"""dataset_tool.py as users run it: sources, transforms, labels, bad images, invalid options."""
 
 import gzip
 import io
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def random_pixels(*shape: int, seed: int = 0) -> np.ndarray:
-    """Smooth enough that JPEG and scaling have something to do, different for each seed."""
+    """Return a smooth image, different for each seed."""
     small = np.random.RandomState(seed).randint(0, 256, [5, 6, *shape[2:]], dtype=np.uint8)
     return np.asarray(PIL.Image.fromarray(small).resize((shape[1], shape[0]), PIL.Image.Resampling.BICUBIC))
 
@@ -38,7 +38,7 @@ def save(path: Path, pixels: np.ndarray, **options: object) -> np.ndarray:
 
 
 def make_folder(path: Path, num: int = 6, size: int = 16, classes: int = 2) -> dict[str, np.ndarray]:
-    """PNGs in the folders a/, b/, ...; name => pixels."""
+    """Write PNGs to the folders a/, b/, ... and return their pixels by name."""
     names = [f'{chr(ord("a") + i % classes)}/{i:03d}.png' for i in range(num)]
     return {name: save(path / name, random_pixels(size, size, 3, seed=i)) for i, name in enumerate(names)}
 
@@ -51,7 +51,7 @@ def zip_folder(folder: Path, dest: Path) -> Path:
 
 
 def call(*args: object, status: int = 0) -> str:
-    """Run the script in this process; its output."""
+    """Run the script in this process and return its output."""
     result = CliRunner().invoke(dataset_tool.main, [str(arg) for arg in args])
     assert result.exit_code == status, result.output
     assert result.exception is None or isinstance(result.exception, SystemExit)
@@ -59,7 +59,7 @@ def call(*args: object, status: int = 0) -> str:
 
 
 def read(dest: Path) -> tuple[list[np.ndarray], dict]:
-    """Pixels by Pillow, in order, and dataset.json."""
+    """Return the pixels as decoded by Pillow, in order, and the content of dataset.json."""
     with zipfile.ZipFile(dest) as archive:
         names = archive.namelist()
         assert names[:-1] == [f'{i // 1000:05d}/img{i:08d}.png' for i in range(len(names) - 1)]
@@ -80,13 +80,13 @@ def assert_nothing_in(folder: Path) -> None:
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """A folder for results only, so that tests see what was left there."""
+    """A folder for results only, so that tests can check what is left in it."""
     path = tmp_path / 'out'
     path.mkdir()
     return path
 
 
-# ----------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Sources
 
 
@@ -150,7 +150,7 @@ def test_lsun_without_the_package_says_what_to_install(tmp_path: Path, out: Path
 
 
 class Python2Pickle:
-    """What CIFAR's authors wrote: protocol 2, byte strings for keys, `numpy.core.multiarray`."""
+    """Writes pickles like those of CIFAR-10: protocol 2, byte strings as keys, `numpy.core.multiarray`."""
 
     @staticmethod
     def text(value: str) -> bytes:
@@ -215,7 +215,7 @@ CIFAR_NAMES = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', '
 
 
 def cifar_files() -> tuple[dict[str, bytes], np.ndarray, list[int]]:
-    """Content of the tarball by name, pixels NHWC, labels."""
+    """Return the content of the tar archive by name, the pixels (NHWC) and the labels."""
     pixels = np.random.RandomState(0).randint(0, 256, [15, 3, 32, 32], dtype=np.uint8)  # NCHW
     labels = [i * 7 % 10 for i in range(15)]
     files = {
@@ -285,7 +285,7 @@ def test_cifar10_pickle_cannot_run_code(tmp_path: Path, out: Path, protocol: int
     [
         ('data_batch_3', None, 'data_batch_3'),
         ('data_batch_3', b'\x80\x02}q', 'cannot be read'),
-        ('data_batch_3', Python2Pickle.dumps({'labels': [1]}), 'data or labels'),
+        ('data_batch_3', Python2Pickle.dumps({'labels': [1]}), 'data and labels'),
         ('data_batch_3', Python2Pickle.dumps({'data': np.zeros([2, 5], np.uint8), 'labels': [1, 2]}), '3072'),
         ('data_batch_3', Python2Pickle.dumps({'data': np.zeros([2, 3072], np.uint8), 'labels': [1]}), '2 integers'),
         ('batches.meta', Python2Pickle.dumps({'label_names': ['cat']}), '10 classes'),
@@ -351,7 +351,7 @@ def test_digits_without_the_package_says_what_to_install(out: Path, monkeypatch:
     assert 'pip install scikit-learn' in call('--source=digits', '--dest', out / 'a.zip', status=2)
 
 
-# ----------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Transforms
 
 FILTERS = {'box': PIL.Image.Resampling.BOX, 'lanczos': PIL.Image.Resampling.LANCZOS}
@@ -411,7 +411,7 @@ def test_center_crop_wide(tmp_path: Path, out: Path, resize_filter: str, channel
     np.testing.assert_array_equal(read(out / 'a.zip')[0], expected)
 
 
-# ----------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Labels
 
 
@@ -453,7 +453,7 @@ def test_null_labels_are_no_labels(tmp_path: Path, out: Path):
 def test_subfolders_as_labels(tmp_path: Path, out: Path, as_zip: bool):
     make_folder(tmp_path / 'in', num=7, classes=3)
     save(tmp_path / 'in' / 'b' / 'deep' / 'x.png', random_pixels(16, 16, 3))
-    write_labels(tmp_path / 'in', 'not looked at')
+    write_labels(tmp_path / 'in', 'ignored')
     source = zip_folder(tmp_path / 'in', tmp_path / 'in.zip') if as_zip else tmp_path / 'in'
     call('--source', source, '--dest', out / 'a.zip', '--subfolders-as-labels')
     _pixels, data = read(out / 'a.zip')
@@ -494,7 +494,7 @@ A, B, C = 'a/000.png', 'a/002.png', 'b/001.png'  # what make_folder(num=3) makes
         ({A: 1}, ['neither a list nor null']),
     ],
 )
-def test_labels_that_do_not_fit(tmp_path: Path, out: Path, labels: object, words: list[str]):
+def test_invalid_labels(tmp_path: Path, out: Path, labels: object, words: list[str]):
     make_folder(tmp_path / 'in', num=3)
     write_labels(tmp_path / 'in', labels)
     message = call('--source', tmp_path / 'in', '--dest', out / 'a.zip', status=2)
@@ -514,7 +514,7 @@ def test_damaged_label_file(tmp_path: Path, out: Path, content: str, word: str):
 
 
 @pytest.mark.parametrize('class_names', [['one'], ['one', 'one'], 'ab', [1, 2]])
-def test_class_names_that_do_not_fit(tmp_path: Path, out: Path, class_names: object):
+def test_invalid_class_names(tmp_path: Path, out: Path, class_names: object):
     images = make_folder(tmp_path / 'in', num=3)
     write_labels(tmp_path / 'in', [[name, i % 2] for i, name in enumerate(images)], class_names=class_names)
     assert '"class_names"' in call('--source', tmp_path / 'in', '--dest', out / 'a.zip', status=2)
@@ -524,13 +524,16 @@ def test_subfolders_as_labels_needs_subfolders(tmp_path: Path, out: Path):
     save(tmp_path / 'in' / 'x.png', random_pixels(16, 16))
     save(tmp_path / 'in' / 'a' / 'y.png', random_pixels(16, 16))
     args = ['--subfolders-as-labels', '--dest', out / 'a.zip']
-    assert '1 images' in call('--source', tmp_path / 'in', *args, status=2)
+    message = call('--source', tmp_path / 'in', *args, status=2)
+    assert "'--subfolders-as-labels'" in message and '1 images' in message
     (tmp_path / 'in' / 'x.png').unlink()
-    assert 'one folder a' in call('--source', tmp_path / 'in', *args, status=2)
-    assert 'has no folders' in call('--source=digits', *args, status=2)
+    message = call('--source', tmp_path / 'in', *args, status=2)
+    assert "'--subfolders-as-labels'" in message and 'in the same folder a' in message
+    message = call('--source=digits', *args, status=2)
+    assert "'--subfolders-as-labels'" in message and 'has no folders' in message
 
 
-# ----------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Kinds of images
 
 
@@ -542,7 +545,7 @@ def as_png(pixels: np.ndarray, mode: str | None = None, **options: object) -> by
 
 
 def png_16_bit_rgb() -> bytes:
-    """Pillow cannot write one: take an 8-bit one of twice the width, and say in the header that it has 16 bits."""
+    """Return a file that Pillow cannot write: an 8-bit PNG of twice the width with 16 bits in its header."""
     import zlib
 
     content = bytearray(as_png(random_pixels(16, 32, 3), compress_level=0))
@@ -553,7 +556,7 @@ def png_16_bit_rgb() -> bytes:
 
 
 def tiff_16_bit(channels: int) -> bytes:
-    """Pillow cannot write one: RGB, or RGB with alpha, little-endian, one strip."""
+    """Return a file that Pillow cannot write: RGB, or RGB with alpha, little-endian, one strip."""
     extra_samples = [(338, 3, 1, 2)] if channels == 4 else []
     tags = [
         (256, 4, 1, 16),
@@ -583,7 +586,7 @@ def tiff_16_bit(channels: int) -> bytes:
 
 
 def with_deep_header(file_format: str, changes: dict[bytes, tuple[int, bytes]]) -> bytes:
-    """An 8-bit image whose header says that there are more bits; by box: offset and new bytes."""
+    """Return an 8-bit image with another bit depth in its header; `changes` maps a box to (offset, new bytes)."""
     content = bytearray(as_png(RGB, format=file_format))
     for box, (offset, new) in changes.items():
         start = content.index(box) + offset
@@ -625,7 +628,7 @@ KINDS = {
     'deep-avif': (with_deep_header('avif', {b'av1C': (6, b'\x40'), b'pixi': (9, b'\n\n\n')}), '8 bits'),
     'float': (as_png(GRAY.astype(np.float32), format='tiff'), '8 bits'),
     'not-square': (as_png(random_pixels(16, 24, 3)), random_pixels(16, 24, 3)),
-    'narrow': (as_png(random_pixels(80, 16, 3)), '16x80 is not a size'),
+    'narrow': (as_png(random_pixels(80, 16, 3)), '16x80 is not a supported size'),
     'odd': (as_png(random_pixels(22, 22, 3)), 'nearest are 24x24'),
     'tiny': (as_png(random_pixels(2, 2, 3)), 'nearest are 4x4'),
     'empty': (b'', 'empty'),
@@ -656,7 +659,7 @@ KEYED = as_png(GRAY, transparency=int(GRAY[0, 0]))
 
 
 def over_white(pixels: np.ndarray) -> np.ndarray:
-    """By the definition of alpha; may differ by one from what Pillow's integers give."""
+    """Composite on white in floating point, which may differ by 1 from Pillow's integer arithmetic."""
     alpha = pixels[:, :, -1:] / 255
     return np.rint(pixels[:, :, :-1] * alpha + 255 * (1 - alpha))
 
@@ -706,7 +709,7 @@ def test_deep_channels_are_refused_with_alpha_kept(tmp_path: Path, out: Path):
     assert '8 bits' in call('--source', tmp_path / 'in', '--dest', out / 'a.zip', '--alpha=keep', status=1)
 
 
-def test_scaling_does_not_mix_in_what_cannot_be_seen(tmp_path: Path, out: Path):
+def test_scaling_ignores_transparent_pixels(tmp_path: Path, out: Path):
     pixels = np.zeros([32, 32, 4], np.uint8)
     pixels[:, :16] = (200, 100, 50, 255)
     pixels[:, 16:, :3] = (0, 255, 0)  # transparent
@@ -719,8 +722,8 @@ def test_scaling_does_not_mix_in_what_cannot_be_seen(tmp_path: Path, out: Path):
 
 
 @pytest.mark.parametrize('size', [(96, 64), (64, 96), (48, 48)])
-def test_center_crop_has_the_proportions_asked_for(tmp_path: Path, out: Path, size: tuple[int, int]):
-    """A disc stays a disc, and the middle stays in the middle."""
+def test_center_crop_has_the_requested_proportions(tmp_path: Path, out: Path, size: tuple[int, int]):
+    """A disc remains a disc, and the center remains in the center."""
     y, x = np.mgrid[:200, :300]
     disc = ((x - 149.5) ** 2 + (y - 99.5) ** 2 < 60**2) * np.uint8(255)
     save(tmp_path / 'in' / 'x.png', disc)
@@ -793,8 +796,8 @@ def test_damaged_entry_of_an_archive(tmp_path: Path, out: Path):
     assert 'a/002.png: unreadable (the archive is damaged here' in message
 
 
-# ----------------------------------------------------------------------------
-# Wrong calls
+# ---------------------------------------------------------------------------------------------------------------------
+# Invalid options
 
 
 @pytest.fixture
@@ -806,16 +809,20 @@ def images(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     'options, word',
     [
+        (['--resolution=22x22'], "'--resolution': 22x22 is not a supported size"),
         (['--resolution=22x22'], 'nearest are 24x24'),
         (['--resolution=2x2'], 'nearest are 4x4'),
         (['--resolution=80x16'], '2 to 8 times the same power of two'),
         (['--resolution=1280x720'], 'nearest are 1280x768'),
         (['--width=22'], 'nearest are 24x24'),
+        (['--width=22'], "'--width'"),
+        (['--height=22'], "'--height'"),
         (['--alpha=drop'], '--alpha'),
-        (['--resolution=32'], 'WIDTHxHEIGHT'),
-        (['--resolution=0x0'], 'WIDTHxHEIGHT'),
-        (['--resolution=16x16', '--width=16'], 'leave out --width'),
+        (['--resolution=32'], 'expected WxH'),
+        (['--resolution=0x0'], 'expected WxH'),
+        (['--resolution=16x16', '--width=16'], 'remove --width'),
         (['--transform=center-crop'], '--resolution=WxH'),
+        (['--transform=center-crop'], "'--transform': center-crop requires"),
         (['--transform=center-crop', '--width=16'], '--resolution=WxH'),
         (['--transform=center-crop-wide', '--resolution=16x32'], 'may not exceed'),
         (['--transform=center-crop-wide', '--resolution=22x16'], 'nearest are 24x24'),
@@ -827,12 +834,12 @@ def images(tmp_path: Path) -> Path:
         (['--sauce=x'], '--sauce'),
     ],
 )
-def test_wrong_options(images: Path, out: Path, options: list[str], word: str):
+def test_invalid_options(images: Path, out: Path, options: list[str], word: str):
     assert word in call('--source', images, '--dest', out / 'a.zip', *options, status=2)
     assert_nothing_in(out)
 
 
-def test_wrong_sources(tmp_path: Path, out: Path):
+def test_invalid_sources(tmp_path: Path, out: Path):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'empty' / 'notes.txt').write_text('')
     (tmp_path / 'broken.zip').write_bytes(b'PK\3\4 and no more')
@@ -843,18 +850,18 @@ def test_wrong_sources(tmp_path: Path, out: Path):
         ('gone', 'does not exist'),
         ('empty', 'no images'),
         ('broken.zip', 'not a complete zip'),
-        ('some.tar', 'none of'),
+        ('some.tar', 'not a supported source'),
         ('cifar-10-python.tar.gz', 'not a complete tar'),
         ('x_lmdb', 'cannot be opened'),
     ]:
         message = call('--source', tmp_path / name, '--dest', out / 'a.zip', status=2)
-        assert name in message and word in message
+        assert "'--source'" in message and name in message and word in message
     assert "Missing option '--source'" in call('--dest', out / 'a.zip', status=2)
     assert "Missing option '--dest'" in call('--source=digits', status=2)
     assert_nothing_in(out)
 
 
-def test_wrong_destinations(images: Path, tmp_path: Path):
+def test_invalid_destinations(images: Path, tmp_path: Path):
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full' / 'x').write_text('precious')
     (tmp_path / 'folder.zip').mkdir()
@@ -865,11 +872,13 @@ def test_wrong_destinations(images: Path, tmp_path: Path):
         ('folder.zip', 'is a folder'),
         ('file', 'is a file'),
         ('file/below.zip', 'is not a folder'),
-        ('in/below', 'lies in the source'),
+        ('in/below', 'inside the source'),
     ]:
-        assert word in call('--source', images, '--dest', tmp_path / dest, status=2)
+        message = call('--source', images, '--dest', tmp_path / dest, status=2)
+        assert "'--dest'" in message and dest in message and word in message
     same = tmp_path / '..' / tmp_path.name / 'in.zip'
-    assert 'source itself' in call('--source', tmp_path / 'in.zip', '--dest', same, status=2)
+    message = call('--source', tmp_path / 'in.zip', '--dest', same, status=2)
+    assert "'--dest'" in message and 'source itself' in message
     assert (tmp_path / 'full' / 'x').read_text() == (tmp_path / 'file').read_text() == 'precious'
 
 
@@ -885,7 +894,7 @@ def test_full_disk_is_one_sentence(images: Path, out: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(zipfile.ZipFile, 'writestr', refuse)
     message = call('--source', images, '--dest', out / 'a.zip', '--workers=1', status=1)
-    assert message == f'Error: --dest={out / "a.zip"} cannot be written: No space left on device.'
+    assert message == f'Error: {out / "a.zip"} cannot be written: No space left on device.'
     assert_nothing_in(out)
 
 
@@ -900,19 +909,19 @@ def test_existing_archive_is_replaced_only_by_success(images: Path, out: Path):
 
 
 @pytest.mark.parametrize('switch', ['--skip-bad', '--skip_bad=1', '--skip-bad=true'])
-def test_switches_take_a_value_or_none(images: Path, out: Path, switch: str):
+def test_switches_with_and_without_a_value(images: Path, out: Path, switch: str):
     (images / 'b' / 'bad.png').write_bytes(b'damaged')
     call('--source', images, switch, '--dest', out / 'a.zip')
     call('--source', images, '--skip-bad=0', '--dest', out / 'b.zip', status=1)
     assert '--skip-bad' in call('--source', images, '--skip-bad=perhaps', '--dest', out / 'b.zip', status=2)
 
 
-# ----------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Real processes
 
 
 def make_many(path: Path, num: int) -> Path:
-    """A zip archive of JPEGs in no order, large enough for several chunks."""
+    """Write a zip archive of unordered JPEGs that is large enough for several chunks."""
     with zipfile.ZipFile(path, 'w') as archive:
         for i in range(num - 1, -1, -1):
             archive.writestr(f'{i % 3}/{i:05d}.jpg', as_png(random_pixels(8, 8, 3, seed=i), format='jpeg'))
@@ -949,7 +958,7 @@ def test_errors_of_a_process_are_a_sentence(tmp_path: Path, out: Path, run_scrip
 
 
 def start_slow_run(source: Path, dest: Path) -> subprocess.Popen:
-    """A conversion of two processes that takes long, once it has begun to write."""
+    """Start a long conversion with two processes and wait until it has started to write."""
     command = [
         sys.executable,
         str(ROOT / 'dataset_tool.py'),
@@ -1000,5 +1009,5 @@ def test_killed_run_leaves_nothing_under_the_name(tmp_path: Path, out: Path, kin
         return
     [leftover] = out.iterdir()
     message = call('--source', source, '--dest', out / kind, '--max-images=2', '--workers=1')
-    assert f'{leftover} is left from a run that was killed' in message and '2 images' in message
+    assert f'{leftover} is left over from a killed conversion' in message and '2 images' in message
     assert (out / kind).exists()

@@ -1,64 +1,68 @@
-"""The attacks and a few hundred mutations of scripts/fuzz_pickles.py; the script itself runs thousands."""
+"""The attacks of scripts/fuzz_pickles.py and a few hundred of its mutations; the script itself runs thousands."""
 
-import importlib.util
-import io
 import os
 import random
 import re
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-_SPEC = importlib.util.spec_from_file_location('fuzz_pickles', ROOT / 'scripts' / 'fuzz_pickles.py')
-fuzz_pickles = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(fuzz_pickles)
+from network_files.errors import NetworkPickleError
+from network_files.reading import load_network_pkl
+from scripts.fuzz_pickles import check_valid_files, valid_files
+from scripts.fuzzing.mutations import mutations_for
+from scripts.fuzzing.pickle_attacks import attacks
+from scripts.fuzzing.sandbox import FORBIDDEN_EVENTS, Sandbox, Watch
 
-ATTACKS = fuzz_pickles.attacks()
+ATTACKS = attacks()
 
 
 @pytest.fixture(scope='module')
 def watch():
-    return fuzz_pickles.Watch()
+    return Watch()
 
 
 @pytest.fixture(scope='module')
-def files(tmp_path_factory):
-    files = fuzz_pickles.originals(tmp_path_factory.mktemp('files'))
-    for content in files.values():
-        fuzz_pickles.reading.load_network_pkl(io.BytesIO(content))  # whatever is imported late, is imported now
+def sandbox(watch):
+    return Sandbox(load_network_pkl, NetworkPickleError, watch)
+
+
+@pytest.fixture(scope='module')
+def files(sandbox, tmp_path_factory):
+    files = valid_files(tmp_path_factory.mktemp('files'))
+    check_valid_files(files, sandbox)  # also imports every module that the reader imports late
     return files
 
 
-def test_originals_open(files, watch):
-    assert {name: fuzz_pickles.try_to_load(content, watch, 20) for name, content in files.items()} == dict.fromkeys(
-        files, 'opened'
-    )
+def test_valid_files_open(files, sandbox):
+    assert {name: sandbox.try_here(content) for name, content in files.items()} == dict.fromkeys(files, 'opened')
 
 
 @pytest.mark.parametrize('name', ATTACKS)
-def test_attack_is_refused(name, files, watch, tmp_path, monkeypatch):
+def test_attack_is_refused(name, files, sandbox, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    outcome, _ = fuzz_pickles.try_alone(ATTACKS[name], watch, 20)  # which also looks at the memory it takes
+    outcome, _ = sandbox.try_in_process(ATTACKS[name])  # also checks the memory that it uses
     assert outcome == 'refused'
     assert list(tmp_path.iterdir()) == []
 
 
-def test_mutations_open_or_are_refused(files, watch):
+def test_mutations_open_or_are_refused(files, sandbox):
     rng = random.Random(1)
     faults = []
     for index in range(300):
         name = list(files)[index % len(files)]
-        content = rng.choice(fuzz_pickles.mutations_for(name))(files[name], rng, list(files.values()))
-        outcome = fuzz_pickles.try_to_load(content, watch, 20)
+        content = rng.choice(mutations_for(name))(files[name], rng, list(files.values()))
+        outcome = sandbox.try_here(content)
         if outcome not in ('opened', 'refused'):
             faults.append((name, index, outcome))
     assert faults == []
 
 
-def test_the_watch_sees_what_is_forbidden(watch):
-    """A reader that runs code must not pass for a safe one."""
+# ---------------------------------------------------------------------------------------------------------------------
+# The sandbox detects a reader that breaks its rules
+
+
+def test_forbidden_events_are_detected(watch):
     watch.events.clear()
     watch.active = True
     try:
@@ -67,25 +71,54 @@ def test_the_watch_sees_what_is_forbidden(watch):
     finally:
         watch.active = False
     assert watch.events[0].startswith('compile')
-    assert fuzz_pickles.FORBIDDEN_EVENTS.match('os.system') and fuzz_pickles.FORBIDDEN_EVENTS.match('open')
+    assert FORBIDDEN_EVENTS.match('os.system') and FORBIDDEN_EVENTS.match('open')
 
 
-def test_the_watch_sees_memory_and_ends(monkeypatch, watch):
-    def take_memory(f):
-        bytearray(b'x') * (600 * 2**20)
-        raise fuzz_pickles.reading.NetworkPickleError('refused, but too late')
+def test_a_forbidden_event_is_a_fault_even_if_the_reader_handles_the_error(watch):
+    def open_a_file(f):
+        try:
+            open(os.devnull).close()
+        except PermissionError:
+            raise NetworkPickleError('refused') from None
 
-    monkeypatch.setattr(fuzz_pickles.reading, 'load_network_pkl', take_memory)
-    outcome, taken_mib = fuzz_pickles.try_alone(b'', watch, 20)
-    # The system may take back some pages of what was there before.
-    assert outcome == f'FAULT {taken_mib:.0f} MiB of memory, more than 400' and 500 < taken_mib < 700
-    monkeypatch.setattr(fuzz_pickles.reading, 'load_network_pkl', lambda f: os._exit(3))
-    assert fuzz_pickles.try_alone(b'', watch, 20)[0] == 'FAULT its process ended'
+    assert Sandbox(open_a_file, NetworkPickleError, watch).try_here(b'').startswith('FAULT open')
 
 
-def test_the_timer_sees_what_hangs(monkeypatch, watch):
-    monkeypatch.setattr(fuzz_pickles.reading, 'load_network_pkl', lambda f: [None for _ in iter(int, 1)])
-    assert fuzz_pickles.try_to_load(b'', watch, 0.2) == 'FAULT more than 0.2 s'
+def take_memory(f):
+    bytearray(b'x') * (600 * 2**20)
+    raise NetworkPickleError('refused, but too late')
+
+
+def test_memory_is_detected(watch):
+    outcome, memory_mib = Sandbox(take_memory, NetworkPickleError, watch).try_in_process(b'')
+    # The system may reclaim some pages that were in use before.
+    assert outcome == f'FAULT {memory_mib:.0f} MiB of memory, more than 400' and 500 < memory_mib < 700
+
+
+def test_memory_that_was_freed_before_is_detected(run_script, tmp_path):
+    """Commands configure the allocator to keep freed memory (`dnnlib.machine`); a reader may reuse it."""
+    (tmp_path / 'probe.py').write_text(
+        'from dnnlib.machine import keep_freed_memory\n'
+        'from scripts.fuzzing.sandbox import Sandbox, Watch\n'
+        'keep_freed_memory()\n'
+        "freed = bytearray(b'x') * (500 * 2**20)\n"
+        'del freed\n'
+        "sandbox = Sandbox(lambda f: bytearray(b'x') * (600 * 2**20), ValueError, Watch())\n"
+        "print(sandbox.try_in_process(b'')[0])\n"
+    )
+    result = run_script(tmp_path / 'probe.py')
+    memory = re.fullmatch(r'FAULT (\d+) MiB of memory, more than 400\n', result.stdout)
+    assert memory is not None and 500 < int(memory[1]) < 700, result.stdout + result.stderr
+
+
+def test_the_end_of_the_process_is_detected(watch):
+    sandbox = Sandbox(lambda f: os._exit(3), NetworkPickleError, watch)
+    assert sandbox.try_in_process(b'')[0] == 'FAULT its process ended'
+
+
+def test_a_reader_that_hangs_is_detected(watch):
+    sandbox = Sandbox(lambda f: [None for _ in iter(int, 1)], NetworkPickleError, watch, limit_sec=0.2)
+    assert sandbox.try_here(b'') == 'FAULT more than 0.2 s'
 
 
 def test_script(run_script):

@@ -1,8 +1,7 @@
-"""gen_video.py: what the frames show, and one sentence for every wrong call."""
+"""gen_video.py: its frames and its error messages."""
 
-import pickle
+import functools
 import sys
-from types import SimpleNamespace
 
 import click.testing
 import numpy as np
@@ -11,44 +10,34 @@ import torch
 
 import gen_video
 from generation import latents, projected_latents
+from tests import small_generators
+from tests.small_generators import assert_usage_error, write_networks
 from torch_utils import images
-from training.networks_stylegan2 import Generator
 
 pytest.importorskip('imageio_ffmpeg')
 
 NAMES = ['airplane', 'dog', 'fox, red']
 
 
-def make_generator(c_dim=0, img_channels=1):
-    torch.manual_seed(1)
-    options = dict(mapping_kwargs={'num_layers': 2}, synthesis_kwargs={'channel_base': 128, 'channel_max': 8})
-    G = Generator(z_dim=8, c_dim=c_dim, w_dim=8, img_resolution=16, img_channels=img_channels, **options)
-    for name, parameter in G.named_parameters():
-        if name.endswith('noise_strength'):
-            parameter.data.fill_(0.3)
-    G.mapping.w_avg.copy_(torch.linspace(-1, 1, 8))
-    return G.eval().requires_grad_(False)
+make_generator = functools.partial(small_generators.make_generator, img_channels=1, noise_strength=0.3, w_avg=1)
 
 
 @pytest.fixture(scope='module')
 def networks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('networks')
-    made = {
-        'plain': (make_generator(), {}),
-        'color': (make_generator(img_channels=3), {}),
-        'classes': (make_generator(c_dim=3), {}),
-        'named': (make_generator(c_dim=3), {'class_names': NAMES}),
-    }
-    paths = {}
-    for name, (G, extra) in made.items():
-        paths[name] = folder / f'{name}.pkl'
-        paths[name].write_bytes(pickle.dumps({'G_ema': G, **extra}))
-    return SimpleNamespace(**paths)
+    return write_networks(
+        tmp_path_factory.mktemp('networks'),
+        {
+            'plain': make_generator(),
+            'color': make_generator(img_channels=3),
+            'classes': make_generator(c_dim=3),
+            'named': (make_generator(c_dim=3), {'class_names': NAMES}),
+        },
+    )
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Call the command in this process: (network, *arguments) → click's result, path of the video."""
+    """Function: (network, *arguments) → (result of the command, path of the video)."""
 
     def invoke(network, *arguments):
         output = tmp_path / 'out' / 'video.mp4'
@@ -60,7 +49,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def make(run, read_video):
-    """As `run`, for calls that succeed: → frames uint8 [T, H, W, 3]."""
+    """Like `run`, for calls that succeed; returns frames uint8 [T, H, W, 3]."""
 
     def invoke(*arguments):
         result, output = run(*arguments)
@@ -72,8 +61,8 @@ def make(run, read_video):
 
 
 def still(seed, c_dim=0, class_index=None, truncation_psi=1, noise_mode='const'):
-    """Gray picture [H, W] of a seed."""
-    G = make_generator(c_dim)
+    """Return the gray image [H, W] of a seed."""
+    G = make_generator(c_dim=c_dim)
     label = torch.zeros(1, c_dim)
     if class_index is not None:
         label[0, class_index] = 1
@@ -82,15 +71,16 @@ def still(seed, c_dim=0, class_index=None, truncation_psi=1, noise_mode='const')
 
 
 def difference(frame, picture):
-    """Mean difference of gray levels: about 2 where the encoder alone has been at work, 30 and more of two seeds."""
+    """Return the mean difference of gray levels: about 2 after encoding, 30 or more between two seeds."""
     frame = frame.astype(float)
     return np.abs((frame.mean(axis=2) if frame.ndim == 3 else frame) - picture).mean()
 
 
-# ------------------------------------------------------------------------------------------ what the frames show
+# ---------------------------------------------------------------------------------------------------------------------
+# Frames
 
 
-def test_keys_stand_at_their_time_and_the_end_meets_the_beginning(make, networks):
+def test_keyframes_appear_at_their_time_and_the_end_meets_the_beginning(make, networks):
     frames = make(networks.plain, '--seeds=3,8,5', '--frames=12', '--enlarge=2')
     assert frames.shape == (36, 32, 32, 3)
     for index, seed in enumerate((3, 8, 5)):
@@ -100,7 +90,7 @@ def test_keys_stand_at_their_time_and_the_end_meets_the_beginning(make, networks
     assert 1 < steps.max() < 15 and np.abs(gray[0] - gray[-1]).mean() <= steps.max() + 1
 
 
-def test_without_loop_the_video_ends_at_the_last_key(make, networks):
+def test_without_loop_the_video_ends_at_the_last_keyframe(make, networks):
     frames = make(networks.plain, '--seeds=3,8', '--w-frames=10', '--loop=0', '--trunc=0.7')
     assert len(frames) == 11
     assert difference(frames[0], still(3, truncation_psi=0.7)) < 5
@@ -108,7 +98,7 @@ def test_without_loop_the_video_ends_at_the_last_key(make, networks):
     assert difference(frames[-1], still(8)) > 10
 
 
-def test_between_equal_keys_a_linear_way_rests_and_a_cubic_one_swings(make, networks):
+def test_between_equal_keyframes_a_linear_curve_rests_and_a_cubic_one_overshoots(make, networks):
     arguments = (networks.plain, '--seeds=3,8,8', '--frames=2', '--enlarge=4')
     linear, cubic = (make(*arguments, f'--interpolation={kind}') for kind in ('linear', 'cubic'))
     picture = still(8).repeat(4, axis=0).repeat(4, axis=1)
@@ -116,13 +106,13 @@ def test_between_equal_keys_a_linear_way_rests_and_a_cubic_one_swings(make, netw
     assert difference(cubic[2], picture) < 2
 
 
-def test_grid_shares_out_the_seeds_cell_after_cell(make, networks):
+def test_grid_divides_the_seeds_cell_by_cell(make, networks):
     frames = make(networks.plain, '--seeds=0-5', '--grid=3x1', '--frames=1', '--enlarge=2', '--batch=2')
     assert frames.shape == (2, 32, 96, 3)
     for key in range(2):
         for cell in range(3):
-            shown = frames[key, :, cell * 32 : cell * 32 + 32]
-            assert difference(shown, still(cell * 2 + key).repeat(2, axis=0).repeat(2, axis=1)) < 4
+            image = frames[key, :, cell * 32 : cell * 32 + 32]
+            assert difference(image, still(cell * 2 + key).repeat(2, axis=0).repeat(2, axis=1)) < 4
 
 
 @pytest.mark.parametrize('arguments, seeds', [
@@ -130,7 +120,7 @@ def test_grid_shares_out_the_seeds_cell_after_cell(make, networks):
     (['--seeds=4-9', '--num-keyframes=2'], [4, 5]),
     (['--seeds=1-4', '--shuffle-seed=0'], [3, 4, 2, 1]),
 ])  # fmt: skip
-def test_seeds_repeated_left_out_and_shuffled(make, networks, arguments, seeds):
+def test_seeds_are_repeated_left_out_and_shuffled(make, networks, arguments, seeds):
     frames = make(networks.plain, '--frames=1', *arguments)
     assert len(frames) == len(seeds)
     assert all(difference(frame, still(seed)) < 4 for frame, seed in zip(frames, seeds))
@@ -144,7 +134,7 @@ def test_color(make, networks):
     assert frames.shape == (2, 64, 64, 3) and np.abs(frames[0].astype(int) - expected).mean() < 6
 
 
-def test_rate_and_length_are_told(run, networks):
+def test_length_is_printed(run, networks):
     result, _ = run(networks.plain, '--seeds=0,1', '--frames=5', '--fps=20')
     assert '10 frames, 0.5 s' in result.output
 
@@ -155,30 +145,31 @@ def test_rate_and_length_are_told(run, networks):
     ('0,dog,2,airplane', [0, 1, 2, 0]),
     ('fox, red', [2, 2, 2, 2]),
 ])  # fmt: skip
-def test_classes_of_all_of_each_key_and_of_each_seed(make, networks, class_text, classes):
+def test_one_class_for_all_for_each_keyframe_and_for_each_seed(make, networks, class_text, classes):
     frames = make(networks.named, '--seeds=0-3', '--grid=2x1', '--frames=1', f'--class={class_text}')
     for seed, index in enumerate(classes):
         cell, key = divmod(seed, 2)
         assert difference(frames[key, :, cell * 16 : cell * 16 + 16], still(seed, 3, index)) < 4
 
 
-def test_random_noise_flickers_the_same_way_each_time(make, networks):
+def test_random_noise_is_reproducible(make, networks):
     arguments = (networks.plain, '--seeds=0,0', '--frames=3', '--noise-mode=random')
     first, second = make(*arguments), make(*arguments, '--batch=1')
     assert difference(first[0], first[1].mean(axis=2)) > 5 > 1 > difference(first[1], second[1].mean(axis=2))
 
 
-# ------------------------------------------------------------------------------------------ projections
+# ---------------------------------------------------------------------------------------------------------------------
+# Projected latents
 
 
 def random_projection(seed, with_noise):
     random = np.random.RandomState(seed)
     noise = {f'b{size}.conv1.noise_const': 2 * random.randn(1, size, size).astype(np.float32) for size in (8, 16)}
     ws = latents.ws_of_seeds(make_generator(), [seed], torch.zeros(1, 0)).numpy()
-    return projected_latents.Projections(ws, noise if with_noise else {})
+    return projected_latents.ProjectedLatents(ws, noise if with_noise else {})
 
 
-def picture_of(projection):
+def image_of(projection):
     G = make_generator()
     for name, noise in projection.noise.items():
         G.synthesis.get_buffer(name).copy_(torch.from_numpy(noise[0]))
@@ -186,7 +177,7 @@ def picture_of(projection):
 
 
 @pytest.mark.parametrize('with_noise', [(True, True), (False, False), (True, False)])
-def test_projections_are_keys_with_their_noise(make, networks, tmp_path, with_noise):
+def test_projected_latents_are_keyframes_with_their_noise(make, networks, tmp_path, with_noise):
     parts = [random_projection(seed, own_noise) for seed, own_noise in enumerate(with_noise)]
     for index, part in enumerate(parts):
         projected_latents.write(tmp_path / f'{index}.npz', part)
@@ -194,14 +185,14 @@ def test_projections_are_keys_with_their_noise(make, networks, tmp_path, with_no
     frames = make(networks.plain, *files, '--frames=3')
     assert len(frames) == 6
     for index, part in enumerate(parts):
-        assert difference(frames[index * 3], picture_of(part)) < 4
+        assert difference(frames[index * 3], image_of(part)) < 4
         if with_noise[index]:
             assert difference(frames[index * 3], still(index)) > 8
     without = make(networks.plain, *files, '--frames=3', '--noise-mode=none')
     assert difference(without[0], still(0, noise_mode='none')) < 4
 
 
-def test_options_without_effect_beside_projections_are_mentioned(run, networks, tmp_path):
+def test_warning_about_options_without_effect(run, networks, tmp_path):
     projected_latents.write(
         tmp_path / 'w.npz', projected_latents.join([random_projection(0, True)] * 2, make_generator())
     )
@@ -211,7 +202,8 @@ def test_options_without_effect_beside_projections_are_mentioned(run, networks, 
     assert '--seeds is ignored' in result.stderr and '--trunc is ignored' in result.stderr
 
 
-# ------------------------------------------------------------------------------------------ as a process, wrong calls
+# ---------------------------------------------------------------------------------------------------------------------
+# Error messages
 
 
 def test_as_a_process(run_script, networks, tmp_path, read_video):
@@ -221,7 +213,7 @@ def test_as_a_process(run_script, networks, tmp_path, read_video):
     assert len(read_video(tmp_path / 'deep' / 'x.MP4')) == 4
 
 
-def test_the_encoder_is_looked_for_first(run, monkeypatch):
+def test_the_encoder_is_checked_first(run, monkeypatch):
     monkeypatch.setitem(sys.modules, 'imageio_ffmpeg', None)
     result, output = run('https://example.invalid/network.pkl', '--seeds=0,1')
     assert result.exit_code == 1 and result.stderr.count('\n') == 1
@@ -239,19 +231,19 @@ def test_an_encoder_that_fails_leaves_nothing(run, networks, tmp_path, monkeypat
     assert list(output.parent.iterdir()) == []
 
 
-WRONG_CALLS = {
+USAGE_ERRORS = {
     'nothing to show': ('plain', [], '--seeds'),
-    'seeds are words': ('plain', ['--seeds=one'], "'one'"),
+    'seeds are text': ('plain', ['--seeds=one'], "'one'"),
     'seeds too large': ('plain', ['--seeds=0,4294967296'], '4294967295'),
-    'one seed': ('plain', ['--seeds=7'], 'give 2 or more'),
-    'too few seeds for the grid': ('plain', ['--seeds=0-3', '--grid=2x2'], 'give 8 or more'),
+    'one seed': ('plain', ['--seeds=7'], 'use 2 or more'),
+    'too few seeds for the grid': ('plain', ['--seeds=0-3', '--grid=2x2'], 'use 8 or more'),
     'seeds that do not fill the grid': ('plain', ['--seeds=0-6', '--grid=3x1'], 'a multiple of 3'),
-    'grid is no size': ('plain', ['--seeds=0,1', '--grid=big'], 'big'),
-    'grid beyond a video': ('plain', ['--seeds=0,1', '--grid=2000x1', '--num-keyframes=2'], '16384'),
-    'one key': ('plain', ['--seeds=0,1', '--num-keyframes=1'], '--num-keyframes'),
+    'grid is not a size': ('plain', ['--seeds=0,1', '--grid=big'], 'big'),
+    'grid too large for a video': ('plain', ['--seeds=0,1', '--grid=2000x1', '--num-keyframes=2'], '16384'),
+    'one keyframe': ('plain', ['--seeds=0,1', '--num-keyframes=1'], '--num-keyframes'),
     'no frames': ('plain', ['--seeds=0,1', '--frames=0'], '--w-frames'),
     'no rate': ('plain', ['--seeds=0,1', '--fps=0'], '--fps'),
-    'rate is no number': ('plain', ['--seeds=0,1', '--fps=nan'], 'nan'),
+    'rate is not a number': ('plain', ['--seeds=0,1', '--fps=nan'], 'nan'),
     'loop': ('plain', ['--seeds=0,1', '--loop=maybe'], 'maybe'),
     'interpolation': ('plain', ['--seeds=0,1', '--interpolation=round'], 'cubic'),
     'trunc is not finite': ('plain', ['--seeds=0,1', '--trunc=nan'], 'nan'),
@@ -261,31 +253,28 @@ WRONG_CALLS = {
     'class missing': ('classes', ['--seeds=0,1'], '0 to 2'),
     'class unknown': ('named', ['--seeds=0,1', '--class=dog,cat'], "'cat'"),
     'class empty': ('classes', ['--seeds=0,1', '--class=1,'], "''"),
-    'classes of another number': ('classes', ['--seeds=0-3', '--class=0,1,2'], '3 classes for 4 keys'),
+    'classes of another number': ('classes', ['--seeds=0-3', '--class=0,1,2'], '3 classes for 4 keyframes'),
     'network missing': ('missing.pkl', ['--seeds=0,1'], 'No such file'),
     'network is text': ('text.txt', ['--seeds=0,1'], 'not a network pickle'),
     'npz missing': ('plain', ['--projected-w=missing.npz'], 'No such file'),
     'second npz is text': ('plain', ['--projected-w=two.npz', '--projected-w=text.txt'], 'not an npz'),
     'npz of another network': ('plain', ['--projected-w=shape.npz'], '[n, 6, 8]'),
     'npz with one latent': ('plain', ['--projected-w=one.npz'], 'latents'),
-    'output is no mp4': ('plain', ['--seeds=0,1', '--output=video.avi'], 'ends in .mp4'),
+    'output is not an mp4': ('plain', ['--seeds=0,1', '--output=video.avi'], 'must end in .mp4'),
     'output is a folder': ('plain', ['--seeds=0,1', '--output=folder.mp4'], 'is a folder'),
     'output in a file': ('plain', ['--seeds=0,1', '--output=text.txt/video.mp4'], "'--output'"),
 }
 
 
-@pytest.mark.parametrize('case', WRONG_CALLS)
-def test_wrong_calls_end_in_one_sentence(run, networks, tmp_path, monkeypatch, case):
+@pytest.mark.parametrize('case', USAGE_ERRORS)
+def test_usage_errors(run, networks, tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'text.txt').write_text('neither a pickle nor an npz')
     (tmp_path / 'folder.mp4').mkdir()
     for name, shape in (('one', [1, 6, 8]), ('two', [2, 6, 8]), ('shape', [2, 5, 8])):
         np.savez(f'{name}.npz', w=np.zeros(shape))
     before = sorted(path.name for path in tmp_path.iterdir())
-    network, arguments, hint = WRONG_CALLS[case]
+    network, arguments, hint = USAGE_ERRORS[case]
     result, _ = run(getattr(networks, network, tmp_path / network), *arguments)
-    assert result.exit_code == 2, result.output
-    assert isinstance(result.exception, SystemExit)
-    message = result.stderr[result.stderr.index('Error: ') :]
-    assert hint in message and message.count('\n') == 1
+    assert_usage_error(result, hint)
     assert sorted(path.name for path in tmp_path.iterdir()) == before

@@ -1,47 +1,41 @@
-"""generate.py: what it writes, that a seed is a seed, and one sentence for every wrong call."""
+"""generate.py: its images, that they depend on the seed alone, and its error messages."""
 
-import pickle
 import zipfile
-from types import SimpleNamespace
 
 import click.testing
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 
 import generate
 from generation import latents, projected_latents, rendering
+from tests.small_generators import (
+    NAMES,
+    assert_same_image,
+    assert_usage_error,
+    make_generator,
+    read_images,
+    write_networks,
+)
 from torch_utils import images
-from training.networks_stylegan2 import Generator
-
-NAMES = ['airplane', 'dog', 'red fox']
-
-
-def make_generator(c_dim, img_channels=3):
-    torch.manual_seed(1)
-    options = dict(mapping_kwargs={'num_layers': 2}, synthesis_kwargs={'channel_base': 128, 'channel_max': 8})
-    G = Generator(z_dim=8, c_dim=c_dim, w_dim=8, img_resolution=16, img_channels=img_channels, **options)
-    for name, parameter in G.named_parameters():
-        if name.endswith('noise_strength'):
-            parameter.data.fill_(0.5)
-    return G.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope='module')
 def networks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('networks')
-    made = {'plain': (0, 3, {}), 'gray': (0, 1, {}), 'classes': (3, 3, {}), 'named': (3, 3, {'class_names': NAMES})}
-    paths = {}
-    for name, (c_dim, img_channels, extra) in made.items():
-        paths[name] = folder / f'{name}.pkl'
-        paths[name].write_bytes(pickle.dumps({'G_ema': make_generator(c_dim, img_channels), **extra}))
-    return SimpleNamespace(**paths)
+    return write_networks(
+        tmp_path_factory.mktemp('networks'),
+        {
+            'plain': make_generator(),
+            'gray': make_generator(img_channels=1),
+            'classes': make_generator(c_dim=3),
+            'named': (make_generator(c_dim=3), {'class_names': NAMES}),
+        },
+    )
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Call the command in this process: (name of the outdir, *arguments) → click's result, folder of the images."""
+    """Function: (name of the outdir, network, *arguments) → (result of the command, folder of the images)."""
 
     def invoke(outdir, network, *arguments):
         folder = tmp_path / outdir
@@ -53,76 +47,75 @@ def run(tmp_path):
 
 @pytest.fixture
 def make(run):
-    """As `run`, for calls that succeed: → {file name: pixels}."""
+    """Like `run`, for calls that succeed; returns {file name: pixels}."""
 
     def invoke(outdir, network, *arguments):
         result, folder = run(outdir, network, *arguments)
         assert result.exit_code == 0, result.output
-        return {path.name: np.asarray(PIL.Image.open(path)) for path in sorted(folder.iterdir())}
+        return read_images(folder)
 
     return invoke
 
 
-def assert_same_pictures(first, second):
-    """Equal but for the last bit of a float: sums over another batch may round a level up or down."""
+def assert_same_images(first, second):
     assert list(first) == list(second)
     for name in first:
-        difference = np.abs(first[name].astype(int) - second[name].astype(int))
-        assert difference.max() <= 1 and (difference > 0).mean() < 0.01, name
+        assert_same_image(first[name], second[name])
 
 
-# ------------------------------------------------------------------------------------------ what is written
+# ---------------------------------------------------------------------------------------------------------------------
+# Images
 
 
-def test_each_seed_is_its_published_latent(make, networks):
+def test_each_seed_gives_its_published_latent(make, networks):
     files = make('out', networks.plain, '--seeds=0,1,4-6', '--trunc=0.7')
     assert list(files) == [f'seed{seed:04d}.png' for seed in (0, 1, 4, 5, 6)]
-    G = make_generator(0)
+    G = make_generator()
     for seed in (0, 5):
         z = torch.from_numpy(np.random.RandomState(seed).randn(1, 8))
         expected = images.to_uint8(G(z, None, truncation_psi=0.7, noise_mode='const'))[0]
-        assert_same_pictures({'': files[f'seed{seed:04d}.png']}, {'': expected.permute(1, 2, 0).numpy()})
+        assert_same_images({'': files[f'seed{seed:04d}.png']}, {'': expected.permute(1, 2, 0).numpy()})
 
 
 @pytest.mark.parametrize('noise_mode', ['const', 'random', 'none'])
-def test_images_depend_neither_on_the_batch_nor_on_the_company(make, networks, noise_mode):
+def test_images_depend_neither_on_the_batch_size_nor_on_other_seeds(make, networks, noise_mode):
     arguments = ('--seeds=3,8,11', f'--noise-mode={noise_mode}')
     together = make('together', networks.plain, *arguments, '--batch=3')
     torch.manual_seed(123)
-    assert_same_pictures(together, make('single', networks.plain, *arguments, '--batch=1'))
+    assert_same_images(together, make('single', networks.plain, *arguments, '--batch=1'))
     alone = make('alone', networks.plain, '--seeds=11', f'--noise-mode={noise_mode}')
-    assert_same_pictures({'seed0011.png': together['seed0011.png']}, alone)
+    assert_same_images({'seed0011.png': together['seed0011.png']}, alone)
     assert (together['seed0003.png'] != together['seed0008.png']).mean() > 0.5
 
 
-def test_options_change_the_picture(make, networks):
+def test_options_change_the_image(make, networks):
     variants = [make(f'v{index}', networks.plain, '--seeds=2', *arguments)['seed0002.png'] for index, arguments in
                 enumerate([(), ('--trunc=0.3',), ('--noise-mode=random',), ('--noise_mode=none',)])]  # fmt: skip
     for index, variant in enumerate(variants):
         assert all((variant != other).any() for other in variants[:index])
 
 
-def test_rendering_leaves_the_random_state_alone():
-    G = make_generator(0)
+def test_rendering_does_not_change_the_random_state():
+    G = make_generator()
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    pictures = list(rendering.of_seeds(G, [1, 2], torch.zeros(1, 0), noise_mode='random'))
+    pictures = list(rendering.render_seeds(G, [1, 2], torch.zeros(1, 0), noise_mode='random'))
     assert len(pictures) == 2 and torch.equal(before, torch.get_rng_state())
 
 
-def test_gray_network_writes_gray_pictures(make, networks):
+def test_gray_network_writes_gray_images(make, networks):
     assert make('out', networks.gray, '--seeds=0')['seed0000.png'].shape == (16, 16)
 
 
 def test_class_by_number_and_by_name(make, networks):
     by_number = make('number', networks.named, '--seeds=0', '--class=2')
-    assert_same_pictures(by_number, make('name', networks.named, '--seeds=0', '--class=red fox'))
+    assert_same_images(by_number, make('name', networks.named, '--seeds=0', '--class=red fox'))
     other = make('other', networks.named, '--seeds=0', '--class=0')
     assert (other['seed0000.png'] != by_number['seed0000.png']).any()
-    G = make_generator(3)
+    G = make_generator(c_dim=3)
     z = torch.from_numpy(np.random.RandomState(0).randn(1, 8))
     expected = images.to_uint8(G(z, torch.tensor([[0.0, 0, 1]]), noise_mode='const'))[0].permute(1, 2, 0).numpy()
-    assert_same_pictures(by_number, {'seed0000.png': expected})
+    assert_same_images(by_number, {'seed0000.png': expected})
 
 
 def test_grid_replaces_single_files(make, networks):
@@ -132,36 +125,36 @@ def test_grid_replaces_single_files(make, networks):
     for index, picture in enumerate(single.values()):
         row, column = divmod(index, 3)
         cell = grid['grid.png'][row * 16 : row * 16 + 16, column * 16 : column * 16 + 16]
-        assert_same_pictures({'': picture}, {'': cell})
+        assert_same_images({'': picture}, {'': cell})
     assert not grid['grid.png'][16:, 32:].any()
 
 
-def test_projected_latents_give_the_picture_they_come_from(make, networks, tmp_path):
+def test_projected_latents_give_the_image_they_come_from(make, networks, tmp_path):
     z = torch.from_numpy(np.stack([np.random.RandomState(seed).randn(8) for seed in (3, 4)]))
-    ws = make_generator(0).mapping(z.float(), None)
+    ws = make_generator().mapping(z.float(), None)
     np.savez(tmp_path / 'w.npz', w=ws.numpy())
     projected = make('projected', networks.plain, f'--projected-w={tmp_path / "w.npz"}')
     from_seeds = make('seeds', networks.plain, '--seeds=3,4')
     assert list(projected) == ['proj00.png', 'proj01.png']
-    assert_same_pictures(dict(zip('ab', projected.values())), dict(zip('ab', from_seeds.values())))
+    assert_same_images(dict(zip('ab', projected.values())), dict(zip('ab', from_seeds.values())))
 
 
 NOISE_LAYERS = ['b4.conv1', 'b8.conv0', 'b8.conv1', 'b16.conv0', 'b16.conv1']
 
 
 def random_projections(count, layers=()):
-    """Latents of seeds 0, 1 …, and noise of their own for the layers."""
-    ws = latents.ws_of_seeds(make_generator(0), range(count), torch.zeros(1, 0)).numpy()
+    """Return the latents of seeds 0, 1, ..., with random noise for the layers."""
+    ws = latents.ws_of_seeds(make_generator(), range(count), torch.zeros(1, 0)).numpy()
     random = np.random.RandomState(9)
     sizes = {layer: int(layer[1:].split('.')[0]) for layer in layers}
     noise = {f'{layer}.noise_const': random.randn(count, size, size).astype(np.float32)
              for layer, size in sizes.items()}  # fmt: skip
-    return projected_latents.Projections(ws, noise)
+    return projected_latents.ProjectedLatents(ws, noise)
 
 
-def picture_with(w, noise, noise_mode='const'):
-    """What a fresh network draws of w [num_ws, w_dim] once the noise [H, W] stands in its buffers."""
-    G = make_generator(0)
+def image_with(w, noise, noise_mode='const'):
+    """Return the image of w [num_ws, w_dim] by a new network with this noise [H, W] in its buffers."""
+    G = make_generator()
     for name, values in noise.items():
         G.synthesis.get_buffer(name).copy_(torch.from_numpy(values))
     image = images.to_uint8(G.synthesis(torch.from_numpy(w)[None], noise_mode=noise_mode))
@@ -169,39 +162,39 @@ def picture_with(w, noise, noise_mode='const'):
 
 
 @pytest.mark.parametrize('layers', [NOISE_LAYERS, NOISE_LAYERS[2:3]], ids=['all layers', 'one layer'])
-def test_projected_noise_is_rendered_to_the_byte(make, networks, tmp_path, layers):
-    found = random_projections(3, layers)
-    projected_latents.write(tmp_path / 'w.npz', found)
+def test_projected_noise_is_used_exactly(make, networks, tmp_path, layers):
+    projected = random_projections(3, layers)
+    projected_latents.write(tmp_path / 'w.npz', projected)
     files = make('out', networks.plain, f'--projected-w={tmp_path / "w.npz"}')
     assert list(files) == ['proj00.png', 'proj01.png', 'proj02.png']
     for index, picture in enumerate(files.values()):
-        noise = {name: array[index] for name, array in found.noise.items()}
-        assert (picture == picture_with(found.ws[index], noise)).all()
-        assert (picture != picture_with(found.ws[index], {})).any()
+        noise = {name: array[index] for name, array in projected.noise.items()}
+        assert (picture == image_with(projected.ws[index], noise)).all()
+        assert (picture != image_with(projected.ws[index], {})).any()
 
 
 @pytest.mark.parametrize('noise_mode', ['none', 'random'])
-def test_a_noise_mode_that_is_asked_for_wins_over_projected_noise(make, networks, tmp_path, noise_mode):
+def test_other_noise_modes_ignore_projected_noise(make, networks, tmp_path, noise_mode):
     for name, layers in (('with', NOISE_LAYERS), ('without', ())):
         projected_latents.write(tmp_path / f'{name}.npz', random_projections(2, layers))
     made = [make(name, networks.plain, f'--projected-w={tmp_path / f"{name}.npz"}', f'--noise-mode={noise_mode}')
             for name in ('with', 'without')]  # fmt: skip
-    assert_same_pictures(*made)
+    assert_same_images(*made)
 
 
-def test_projections_fill_a_grid(make, networks, tmp_path):
+def test_grid_of_projected_latents(make, networks, tmp_path):
     projected_latents.write(tmp_path / 'w.npz', random_projections(3, NOISE_LAYERS))
     single = make('single', networks.plain, f'--projected-w={tmp_path / "w.npz"}')
     grid = make('grid', networks.plain, f'--projected-w={tmp_path / "w.npz"}', '--grid=2x2')['grid.png']
     assert (grid[16:, :16] == single['proj02.png']).all() and not grid[16:, 16:].any()
 
 
-def test_projected_latents_of_a_conditional_network_need_no_class(make, networks, tmp_path):
+def test_projected_latents_do_not_need_a_class(make, networks, tmp_path):
     np.savez(tmp_path / 'w.npz', w=np.zeros([1, 6, 8], np.float32))
     assert list(make('out', networks.classes, f'--projected_w={tmp_path / "w.npz"}')) == ['proj00.png']
 
 
-def test_class_names_that_do_not_fit_the_network_are_not_used():
+def test_class_names_of_another_number_are_not_used():
     assert latents.class_names_of({'class_names': ['a']}, 3) == []
     assert latents.class_names_of({'class_names': None}, 3) == latents.class_names_of({}, 3) == []
 
@@ -212,7 +205,7 @@ def test_class_names_that_do_not_fit_the_network_are_not_used():
     ('classes', ['--class=9', '--projected-w={w}'], '--class is ignored'),
     ('plain', ['--trunc=0.5', '--projected-w={w}'], '--trunc is ignored'),
 ])  # fmt: skip
-def test_options_without_effect_are_mentioned(run, networks, tmp_path, network, arguments, warning):
+def test_warning_about_options_without_effect(run, networks, tmp_path, network, arguments, warning):
     np.savez(tmp_path / 'w.npz', w=np.zeros([1, 6, 8], np.float32))
     arguments = [argument.format(w=tmp_path / 'w.npz') for argument in arguments]
     result, folder = run('out', getattr(networks, network), *arguments)
@@ -225,19 +218,20 @@ def test_as_a_process(run_script, networks, tmp_path):
     assert 'seed0007.png' in result.stdout and (tmp_path / 'deep' / 'out' / 'seed0007.png').is_file()
 
 
-# --------------------------------------------------------------------------------------------- wrong calls
+# ---------------------------------------------------------------------------------------------------------------------
+# Error messages
 
-WRONG_CALLS = {
-    'nothing to make': ('plain', [], '--seeds'),
-    'seeds are words': ('plain', ['--seeds=a-b'], 'a-b'),
-    'seeds backwards': ('plain', ['--seeds=6-4'], 'backwards'),
+USAGE_ERRORS = {
+    'nothing to generate': ('plain', [], '--seeds'),
+    'seeds are text': ('plain', ['--seeds=a-b'], 'a-b'),
+    'seeds descending': ('plain', ['--seeds=6-4'], 'write 4-6'),
     'seeds too large': ('plain', ['--seeds=4294967296'], '4294967295'),
-    'grid is no size': ('plain', ['--seeds=0', '--grid=3by2'], '3by2'),
+    'grid is not a size': ('plain', ['--seeds=0', '--grid=3by2'], '3by2'),
     'grid of zero': ('plain', ['--seeds=0', '--grid=0x2'], '0x2'),
     'grid beyond memory': ('plain', ['--seeds=0', '--grid=9999x9999'], '1,073,741,824 pixels'),
     'grid too small': ('plain', ['--seeds=0-4', '--grid=2x2'], '5 seeds'),
     'batch of zero': ('plain', ['--seeds=0', '--batch=0'], '--batch'),
-    'trunc is no number': ('plain', ['--seeds=0', '--trunc=much'], 'much'),
+    'trunc is not a number': ('plain', ['--seeds=0', '--trunc=much'], 'much'),
     'trunc is not finite': ('plain', ['--seeds=0', '--trunc=nan'], 'nan'),
     'noise mode': ('plain', ['--seeds=0', '--noise-mode=loud'], 'const'),
     'device': ('plain', ['--seeds=0', '--device=cuda:77'], 'cuda:77'),
@@ -246,7 +240,7 @@ WRONG_CALLS = {
     'class too large': ('classes', ['--seeds=0', '--class=3'], '0 to 2'),
     'class negative': ('classes', ['--seeds=0', '--class=-1'], '0 to 2'),
     'name unknown': ('named', ['--seeds=0', '--class=cat'], 'airplane, dog, red fox'),
-    'name without names': ('classes', ['--seeds=0', '--class=dog'], 'only numbers'),
+    'name without names': ('classes', ['--seeds=0', '--class=dog'], 'have no names'),
     'network missing': ('missing.pkl', ['--seeds=0'], 'No such file'),
     'network is a folder': ('', ['--seeds=0'], 'directory'),
     'network is text': ('text.txt', ['--seeds=0'], 'not a network pickle'),
@@ -254,20 +248,20 @@ WRONG_CALLS = {
     'npz is text': ('plain', ['--projected-w=text.txt'], 'not an npz'),
     'npz is one array': ('plain', ['--projected-w=array.npy'], 'not an npz'),
     'npz of objects': ('plain', ['--projected-w=objects.npz'], 'plain arrays'),
-    'npz without w': ('plain', ['--projected-w=other.npz'], 'it has: x'),
+    'npz without w': ('plain', ['--projected-w=other.npz'], 'it contains x'),
     'npz of another network': ('plain', ['--projected-w=shape.npz'], '[n, 6, 8]'),
-    'npz with values beyond numbers': ('plain', ['--projected-w=infinite.npz'], 'not finite'),
+    'npz with infinite values': ('plain', ['--projected-w=infinite.npz'], 'not finite'),
     'npz with numbers beyond float32': ('plain', ['--projected-w=huge.npz'], 'not finite'),
-    'npz with words': ('plain', ['--projected-w=words.npz'], '<U'),
-    'npz with a file of another kind': ('plain', ['--projected-w=member.npz'], 'plain arrays'),
-    'npz cut off': ('plain', ['--projected-w=cut.npz'], 'plain arrays'),
+    'npz with text': ('plain', ['--projected-w=words.npz'], '<U'),
+    'npz with a file that is not an array': ('plain', ['--projected-w=member.npz'], 'plain arrays'),
+    'npz truncated': ('plain', ['--projected-w=cut.npz'], 'plain arrays'),
     'npz damaged': ('plain', ['--projected-w=damaged.npz'], 'plain arrays'),
     'npz is a folder': ('plain', ['--projected-w=.'], 'directory'),
     'noise of another size': ('plain', ['--projected-w=noise-size.npz'], '[1, 4, 4]'),
     'noise for other latents': ('plain', ['--projected-w=noise-count.npz'], '[1, 8, 8]'),
     'noise of an unknown layer': ('plain', ['--projected-w=noise-name.npz'], 'noise/b32.conv0.noise_const'),
-    'noise that is none': ('plain', ['--projected-w=noise-other.npz'], 'noise/b4.const'),
-    'noise with values beyond numbers': ('plain', ['--projected-w=noise-nan.npz'], 'not finite'),
+    'array that is not noise': ('plain', ['--projected-w=noise-other.npz'], 'noise/b4.const'),
+    'noise with NaN': ('plain', ['--projected-w=noise-nan.npz'], 'not finite'),
     'npz too large for the grid': ('plain', ['--projected-w=many.npz', '--grid=1x2'], '3 latents'),
     'outdir is a file': ('plain', ['--seeds=0', '--outdir=text.txt'], 'text.txt'),
     'outdir in a file': ('plain', ['--seeds=0', '--outdir=text.txt/new'], 'is a file'),
@@ -300,19 +294,16 @@ def odd_files(tmp_path, monkeypatch):
     (tmp_path / 'damaged.npz').write_bytes(content[:300] + b'damage' + content[306:])
 
 
-@pytest.mark.parametrize('case', WRONG_CALLS)
-def test_wrong_calls_end_in_one_sentence(run, networks, tmp_path, odd_files, case):
-    network, arguments, hint = WRONG_CALLS[case]
+@pytest.mark.parametrize('case', USAGE_ERRORS)
+def test_usage_errors(run, networks, tmp_path, odd_files, case):
+    network, arguments, hint = USAGE_ERRORS[case]
     before = sorted(path.name for path in tmp_path.iterdir())
     result, _ = run('out', getattr(networks, network, tmp_path / network), *arguments)
-    assert result.exit_code == 2, result.output
-    assert isinstance(result.exception, SystemExit)
-    message = result.stderr[result.stderr.index('Error: ') :]
-    assert hint in message and message.count('\n') == 1
+    assert_usage_error(result, hint)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-def test_pickle_of_unknown_classes_is_refused_until_trusted(run, make, networks, tmp_path):
+def test_pickle_with_unknown_classes_is_refused_unless_trusted(run, make, networks, tmp_path):
     content = networks.plain.read_bytes()
     forked = tmp_path / 'forked.pkl'
     forked.write_bytes(content.replace(b'ToRGBLayer', b'ToRGXLayer'))

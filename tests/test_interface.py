@@ -1,7 +1,7 @@
-"""What other code relies on: the names and parameters that network pickles use, and which module may import which.
+"""What other code relies on: the names and parameters that network pickles use, and what their source may import.
 
-A pickle carries the source of its classes, which runs against this project's packages here and against those of the
-published code there. So the names below may grow parameters at their end, but never lose or rename one.
+A pickle contains the source of its classes, which runs with the packages of this project here and with those of the
+published code elsewhere. The functions below may get further parameters at their end, but never lose or rename one.
 """
 
 import ast
@@ -19,8 +19,8 @@ import dnnlib
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = inspect.Parameter.empty
 
-# ------------------------------------------------------------------------------------------------
-# Names and parameters. `...` stands for a default that is not part of the interface.
+# ---------------------------------------------------------------------------------------------------------------------
+# Names and parameters; `...` is a default that is not part of the interface
 
 FILTER_OPTIONS = dict(flip_filter=False, gain=1, impl='cuda')
 FROZEN_FUNCTIONS = {
@@ -80,7 +80,7 @@ OTHER_FROZEN_NAMES = [
     'torch_utils.misc.symbolic_assert',
     'torch_utils.ops.bias_act.activation_funcs',
 ]
-# Named by the `training_set_kwargs` of pickles and by class names in configurations; their code is not frozen.
+# Names in the `training_set_kwargs` of pickles and in configurations; their code is not frozen.
 NAMES_IN_FILES = [
     'training.dataset.ImageFolderDataset',
     'training.networks_stylegan2.Generator',
@@ -98,13 +98,13 @@ def frozen(name):
 @pytest.mark.parametrize('name', FROZEN_FUNCTIONS)
 def test_parameters(name):
     actual = list(inspect.signature(frozen(name)).parameters.values())
-    wanted = FROZEN_FUNCTIONS[name]
-    assert [parameter.name for parameter in actual][: len(wanted)] == list(wanted)
-    assert all(parameter.default is not REQUIRED for parameter in actual[len(wanted) :])
-    for parameter in actual[: len(wanted)]:
+    expected = FROZEN_FUNCTIONS[name]
+    assert [parameter.name for parameter in actual][: len(expected)] == list(expected)
+    assert all(parameter.default is not REQUIRED for parameter in actual[len(expected) :])
+    for parameter in actual[: len(expected)]:
         assert parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-        if wanted[parameter.name] is not ...:
-            assert parameter.default == wanted[parameter.name], parameter
+        if expected[parameter.name] is not ...:
+            assert parameter.default == expected[parameter.name], parameter
 
 
 @pytest.mark.parametrize('name', [*OTHER_FROZEN_NAMES, *NAMES_IN_FILES])
@@ -133,25 +133,19 @@ def test_activations():
     }
 
 
-# ------------------------------------------------------------------------------------------------
-# Imports, read from the syntax trees; those for type checkers alone do not count
+# ---------------------------------------------------------------------------------------------------------------------
+# Imports, read from the syntax trees; those for type checkers only do not count
 
-SCRIPTS = {path.stem for path in ROOT.glob('*.py')}
-# What each part may import of this project besides itself. Scripts may import everything but each other; `legacy` is a
-# script and a library, for scripts and for training's resume.
-MAY_IMPORT = {
-    'dnnlib': set(),
-    'dataset_conversion': {'dnnlib'},
-    'torch_utils': {'dnnlib'},
-    'training': {'dataset_conversion', 'torch_utils', 'dnnlib', 'legacy'},
-    'metrics': {'training', 'dataset_conversion', 'torch_utils', 'dnnlib', 'legacy'},
-    'generation': {'metrics', 'dataset_conversion', 'torch_utils', 'dnnlib', 'legacy'},
-    'network_files': {'training', 'torch_utils', 'dnnlib'},
-    'legacy': {'network_files', 'training', 'torch_utils', 'dnnlib'},
-}
-PACKAGES = MAY_IMPORT.keys() - SCRIPTS
-for script in SCRIPTS - {'legacy'}:
-    MAY_IMPORT[script] = PACKAGES | {'legacy'}
+PACKAGES = (
+    'dataset_conversion',
+    'dataset_format',
+    'dnnlib',
+    'generation',
+    'metrics',
+    'network_files',
+    'torch_utils',
+    'training',
+)
 
 
 class _Imports(ast.NodeVisitor):
@@ -190,23 +184,14 @@ def imports_of(path):
 
 
 def modules():
-    """{dotted name: path} of all modules of the project, tests and scripts/ aside."""
+    """{dotted name: path} of all modules of the project, except tests, bench/ and scripts/."""
     paths = [*ROOT.glob('*.py'), *(path for package in PACKAGES for path in (ROOT / package).rglob('*.py'))]
     names = {'.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path for path in paths}
     assert {'train', 'dnnlib', 'torch_utils.ops.upfirdn2d', 'training.config'} <= names.keys()
     return names
 
 
-def test_imports_point_one_way():
-    wrong = []
-    for name, path in modules().items():
-        part = name.split('.')[0]
-        imported = {other.split('.')[0] for other in imports_of(path).names} & MAY_IMPORT.keys()
-        wrong += [f'{name} imports {other}' for other in imported - MAY_IMPORT[part] - {part}]
-    assert wrong == []
-
-
-def test_no_module_imports_itself_by_way_of_others():
+def test_no_module_imports_itself_through_others():
     known = modules()
     edges = {}
     for name, path in known.items():
@@ -214,18 +199,18 @@ def test_no_module_imports_itself_by_way_of_others():
         edges[name] = {other if other in known else other.rpartition('.')[0] for other in named} & known.keys() - {name}
     done = set()
 
-    def visit(name, way):
-        assert name not in way, ' imports '.join([*way[way.index(name) :], name])
+    def visit(name, path):
+        assert name not in path, ' imports '.join([*path[path.index(name) :], name])
         if name not in done:
             for other in edges[name]:
-                visit(other, [*way, name])
+                visit(other, [*path, name])
             done.add(name)
 
     for name in edges:
         visit(name, [])
 
 
-@pytest.mark.parametrize('package', ['dnnlib', 'dataset_conversion'])
+@pytest.mark.parametrize('package', ['dnnlib', 'dataset_conversion', 'dataset_format'])
 def test_packages_that_load_without_torch(package):
     for name, path in modules().items():
         if name.split('.')[0] == package:
@@ -233,13 +218,13 @@ def test_packages_that_load_without_torch(package):
 
 
 @pytest.mark.parametrize('name', ['networks_stylegan2', 'networks_stylegan3', 'augment'])
-def test_what_is_embedded_in_pickles_imports_the_frozen_names_alone(name):
+def test_modules_embedded_in_pickles_import_only_frozen_names(name):
     path = ROOT / 'training' / f'{name}.py'
     if not path.is_file():
         pytest.skip('not part of this version')
     frozen_names = {*FROZEN_FUNCTIONS, *OTHER_FROZEN_NAMES}
     frozen_modules = {name.rpartition('.')[0] for name in frozen_names}
-    aliases = {}  # what a module of ours is called in the file → its dotted name
+    aliases = {}  # dotted names by the names in the file
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:

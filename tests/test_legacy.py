@@ -34,7 +34,7 @@ def read(data, **kwargs):
 
 
 def with_source(obj, source='raise LookupError("the embedded source was run")'):
-    """Pickle of `obj` in which every persistent object carries another source."""
+    """Return a pickle of `obj` in which every persistent object has another source."""
 
     class Pickler(pickle.Pickler):
         def reducer_override(self, value):
@@ -48,7 +48,8 @@ def with_source(obj, source='raise LookupError("the embedded source was run")'):
     return file.getvalue()
 
 
-# ------------------------------------------------------------------------------------- published pickles
+# ---------------------------------------------------------------------------------------------------------------------
+# Published pickles
 
 
 def test_published_pickle_gives_the_published_numbers(golden, golden_path):
@@ -67,7 +68,7 @@ def test_published_pickle_gives_the_published_numbers(golden, golden_path):
     assert data['training_set_kwargs']['path'] == 'somewhere/ds.zip'
 
 
-def test_own_pickle_comes_back_to_the_bit():
+def test_own_pickle_is_read_exactly():
     data = make_networks(c_dim=3, class_names=['a', 'b', 'c'], progress={'kimg': np.float32(2.5)})
     back = read(with_source(data))
     assert list(back) == list(data) and back['class_names'] == ['a', 'b', 'c'] and back['progress'] == {'kimg': 2.5}
@@ -94,7 +95,7 @@ def test_synthesis_options_beside_the_others_as_stylegan3_writes_them():
     assert back.init_kwargs.synthesis_kwargs == options
 
 
-def test_force_fp16_changes_the_precision_and_nothing_else():
+def test_force_fp16_changes_only_the_precision():
     data = make_networks()
     for trust in (False, True):
         back = read(data, force_fp16=True, trust=trust)
@@ -103,7 +104,8 @@ def test_force_fp16_changes_the_precision_and_nothing_else():
         assert torch.equal(back['G_ema'].synthesis.b16.conv0.weight, data['G_ema'].synthesis.b16.conv0.weight)
 
 
-# ------------------------------------------------------------------------------------ what must not happen
+# ---------------------------------------------------------------------------------------------------------------------
+# Files that are refused
 
 
 class Call:
@@ -151,21 +153,21 @@ def test_hostile_pickle_inside_a_tensor_is_not_run(tmp_path):
     assert not (tmp_path / 'made').exists()
 
 
-def test_unknown_class_is_named_with_its_place():
+def test_unknown_class_is_named_with_its_path():
     content = with_source(make_networks()).replace(b'MinibatchStdLayer', b'MinibatchStdOther')
     with pytest.raises(legacy.NetworkPickleError, match=r"D\.b4\.mbstd.*'MinibatchStdOther'.*--trust-pickle"):
         read(content)
 
 
 @pytest.mark.parametrize('change, message', [
-    (lambda G: G.register_buffer('more', torch.zeros(1)), 'more has no place'),
+    (lambda G: G.register_buffer('more', torch.zeros(1)), 'more is unknown'),
     (lambda G: G.mapping.fc0._parameters.pop('bias'), r'mapping\.fc0\.bias is missing'),
-    (lambda G: G.mapping.fc0._parameters.update(bias=torch.nn.Parameter(torch.zeros(9))), r'shape \[9\] in place of'),
+    (lambda G: G.mapping.fc0._parameters.update(bias=torch.nn.Parameter(torch.zeros(9))), r'shape \[9\] instead of'),
     (lambda G: G._init_kwargs.update(synthesis_kwargs={'unheard_of': 1}), 'unheard_of'),
     (lambda G: G._init_kwargs.update(img_resolution=17), 'cannot be built'),
     (lambda G: G._modules.update(extra=torch.nn.Linear(2, 2)), r'torch\.nn\.modules\.linear\.Linear'),
 ], ids=['leftover', 'missing', 'shape', 'keyword', 'argument', 'module'])  # fmt: skip
-def test_networks_that_do_not_fit_are_refused(change, message):
+def test_networks_that_do_not_match_are_refused(change, message):
     G = make_networks()['G']
     change(G)
     with pytest.raises(legacy.NetworkPickleError, match=message):
@@ -176,26 +178,27 @@ def test_networks_that_do_not_fit_are_refused(change, message):
     (b'', 'not a network pickle'),
     (b'\x89PNG\r\n\x1a\n and more', 'not a network pickle'),
     (b'<html>not found</html>', 'not a network pickle'),
-    (pickle.dumps([1, 2]), 'holds a list'),
+    (pickle.dumps([1, 2]), 'contains a list'),
     (pickle.dumps({'model': 1}), 'without G, D or G_ema'),
     (pickle.dumps({'G': None, 'D': None}), "no network 'G_ema'"),
     (pickle.dumps({'G_ema': 'text'}), 'G_ema is a str'),
     (b'\x80\x02cdnnlib.tflib.network\nNetwork\n(', 'ends|exhausted'),
     (b'\x80\x02cdnnlib.tflib.network\nNetwork\n)\x81.', 'TensorFlow|state'),
 ], ids=['empty', 'png', 'html', 'list', 'dict', 'no-ema', 'text', 'tensorflow-cut', 'tensorflow-empty'])  # fmt: skip
-def test_files_that_are_no_network_pickles(content, message):
+def test_files_that_are_not_network_pickles(content, message):
     with pytest.raises(legacy.NetworkPickleError, match=message):
         read(content)
 
 
-def test_truncated_pickle_at_any_place(golden_path):
+def test_pickle_truncated_anywhere(golden_path):
     content = golden_path(f'{GOLDEN_NAME}.pkl').read_bytes()
     for length in np.random.RandomState(0).randint(1, len(content), size=30):
         with pytest.raises(legacy.NetworkPickleError):
             read(content[:length])
 
 
-# ------------------------------------------------------------------------------------------- the script
+# ---------------------------------------------------------------------------------------------------------------------
+# Command line
 
 
 def test_script_rewrites_a_published_pickle(run_script, tmp_path, golden_path):
@@ -207,7 +210,7 @@ def test_script_rewrites_a_published_pickle(run_script, tmp_path, golden_path):
     assert data['G_ema'].c_dim == 5 and data['training_set_kwargs']['max_size'] == 100
 
 
-def test_script_leaves_nothing_where_the_source_is_bad(run_script, tmp_path):
+def test_script_writes_nothing_if_the_source_is_invalid(run_script, tmp_path):
     (tmp_path / 'bad.pkl').write_bytes(b'not a pickle')
     result = run_script('legacy.py', '--source=bad.pkl', '--dest=own.pkl')
     assert result.returncode == 2 and 'Traceback' not in result.stderr and 'bad.pkl' in result.stderr

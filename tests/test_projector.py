@@ -1,9 +1,8 @@
-"""projector.py: its files, that generate.py shows the same, and one sentence for every wrong call."""
+"""projector.py: its files, that generate.py renders the same images, and its error messages."""
 
 import io
 import json
 import math
-import pickle
 import subprocess
 import sys
 import tempfile
@@ -17,29 +16,18 @@ import pytest
 import torch
 
 import generate
-import generation.projection.projector
+import generation.projection.project_to_files
 import projector
 from generation.video import NoEncoder
-from metrics.features.detectors import deprecated_torchscript
-from training.networks_stylegan2 import Generator
+from metrics.features.detectors import ignore_torchscript_deprecation
+from tests.small_generators import NAMES, assert_usage_error, make_generator, write_networks
 
-NAMES = ['airplane', 'dog', 'red fox']
 IMAGES = ['proj.png', 'proj_best.png', 'target.png']
 FILES = sorted([*IMAGES, 'projected_w.npz', 'projected_w_best.npz', 'projection.json'])
 
 
-def make_generator(c_dim=0, img_channels=3):
-    torch.manual_seed(1)
-    options = dict(mapping_kwargs={'num_layers': 2}, synthesis_kwargs={'channel_base': 128, 'channel_max': 8})
-    G = Generator(z_dim=8, c_dim=c_dim, w_dim=8, img_resolution=16, img_channels=img_channels, **options)
-    for name, parameter in G.named_parameters():
-        if name.endswith('noise_strength'):
-            parameter.data.fill_(0.5)
-    return G.eval().requires_grad_(False)
-
-
 class FeatureNetwork(torch.nn.Module):
-    """Two random convolutions behind the call interface of vgg16.pt."""
+    """Two random convolutions with the interface of vgg16.pt."""
 
     def __init__(self):
         super().__init__()
@@ -72,7 +60,7 @@ class OtherNetwork(torch.nn.Module):
 
 
 class BlindNetwork(torch.nn.Module):
-    """Answers from whole numbers, through which no gradient comes."""
+    """Rounds its input to integers, so that there are no gradients."""
 
     def forward(
         self,
@@ -88,15 +76,20 @@ class BlindNetwork(torch.nn.Module):
 def files(tmp_path_factory):
     """Networks, detectors and targets."""
     folder = tmp_path_factory.mktemp('files')
-    made = {'plain': (0, 3, {}), 'gray': (0, 1, {}), 'named': (3, 3, {'class_names': NAMES}), 'five': (0, 5, {})}
-    paths = {}
-    for name, (c_dim, img_channels, extra) in made.items():
-        paths[name] = folder / f'{name}.pkl'
-        paths[name].write_bytes(pickle.dumps({'G_ema': make_generator(c_dim, img_channels), **extra}))
+    networks = write_networks(
+        folder,
+        {
+            'plain': make_generator(),
+            'gray': make_generator(img_channels=1),
+            'named': (make_generator(c_dim=3), {'class_names': NAMES}),
+            'five': make_generator(img_channels=5),
+        },
+    )
+    paths = vars(networks)
     for name, network in {'detectors': FeatureNetwork(), 'others': OtherNetwork(), 'blind': BlindNetwork()}.items():
         paths[name] = folder / name
         paths[name].mkdir()
-        with deprecated_torchscript():
+        with ignore_torchscript_deprecation():
             torch.jit.script(network).save(paths[name] / 'vgg16.pt')
     photo = np.random.RandomState(0).randint(0, 256, [5, 7, 3], dtype=np.uint8)
     enlarged = PIL.Image.fromarray(photo).resize((70, 50), PIL.Image.Resampling.BICUBIC)
@@ -108,7 +101,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def run(tmp_path, files):
-    """Call the command in this process: (name of the outdir, network, *arguments) → click's result, folder."""
+    """Function: (name of the outdir, network, *arguments) → (result of the command, folder of the files)."""
 
     def invoke(outdir, network, *arguments):
         folder = tmp_path / outdir
@@ -121,7 +114,7 @@ def run(tmp_path, files):
 
 @pytest.fixture
 def project(run):
-    """As `run`, without a video, for calls that succeed: → folder of the files."""
+    """Like `run` without a video, for calls that succeed; returns the folder of the files."""
 
     def invoke(outdir, network, *arguments):
         result, folder = run(outdir, network, '--save-video=0', *arguments)
@@ -136,22 +129,23 @@ def pixels(path):
 
 
 def contents(folder):
-    """What is in a folder's files, the times that archives note aside."""
-    found = {}
+    """Return the contents of all files in a folder, without the timestamps in archives."""
+    files = {}
     for path in sorted(path for path in folder.rglob('*') if path.is_file()):
         if path.suffix == '.npz':
             with np.load(path) as arrays:
-                found[path.name] = {name: arrays[name].tobytes() for name in arrays.files}
+                files[path.name] = {name: arrays[name].tobytes() for name in arrays.files}
         else:
-            found[path.name] = path.read_bytes()
-    return found
+            files[path.name] = path.read_bytes()
+    return files
 
 
-# ------------------------------------------------------------------------------------------ what is written
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
 
 
-def test_as_processes_and_what_generate_shows(run_script, files, tmp_path, monkeypatch):
-    """A projection, its video, and generate.py's picture of it: the same bytes, noise included."""
+def test_as_a_process_and_generate_renders_the_same(run_script, files, tmp_path, monkeypatch):
+    """generate.py renders a projected latent, with its noise, to the same bytes."""
     imageio_ffmpeg = pytest.importorskip('imageio_ffmpeg')
     result = run_script(
         'projector.py', f'--network={files.plain}', f'--target={files.photo}', '--num_steps=12', '--seed=7',
@@ -166,22 +160,22 @@ def test_as_processes_and_what_generate_shows(run_script, files, tmp_path, monke
     with np.load(out / 'projected_w.npz') as arrays:
         assert arrays['w'].shape == (1, make_generator().num_ws, 8) and arrays['w'].dtype == np.float32
         assert arrays['noise/b16.conv1.noise_const'].shape == (1, 16, 16)
-    shown = [f'--network={files.plain}', '--device=cpu', '--outdir=shown']
-    result = run_script('generate.py', *shown, f'--projected-w={out / "projected_w.npz"}')
+    options = [f'--network={files.plain}', '--device=cpu', '--outdir=generated']
+    result = run_script('generate.py', *options, f'--projected-w={out / "projected_w.npz"}')
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / 'shown' / 'proj00.png').read_bytes() == (out / 'proj.png').read_bytes()
+    assert (tmp_path / 'generated' / 'proj00.png').read_bytes() == (out / 'proj.png').read_bytes()
     monkeypatch.chdir(tmp_path)
-    click.testing.CliRunner().invoke(generate.main, [*shown, f'--projected-w={out / "projected_w_best.npz"}'])
-    assert (tmp_path / 'shown' / 'proj00.png').read_bytes() == (out / 'proj_best.png').read_bytes()
+    click.testing.CliRunner().invoke(generate.main, [*options, f'--projected-w={out / "projected_w_best.npz"}'])
+    assert (tmp_path / 'generated' / 'proj00.png').read_bytes() == (out / 'proj_best.png').read_bytes()
 
     command = [imageio_ffmpeg.get_ffmpeg_exe(), '-i', str(out / 'proj.mp4'), '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-']
     decoded = subprocess.run(command, capture_output=True, check=True)
     frames = np.frombuffer(decoded.stdout, np.uint8).reshape(-1, 128, 256, 3)
     assert len(frames) == 12 and b' 10 fps' in decoded.stderr
-    wanted = np.concatenate([pixels(out / 'target.png'), pixels(out / 'proj.png')], axis=1)
-    wanted = wanted.repeat(8, axis=0).repeat(8, axis=1).astype(int)
-    assert np.abs(frames[-1] - wanted).mean() < 8
-    assert np.abs(frames[0] - wanted)[:, 128:].mean() > 2 * np.abs(frames[-1] - wanted)[:, 128:].mean()
+    expected = np.concatenate([pixels(out / 'target.png'), pixels(out / 'proj.png')], axis=1)
+    expected = expected.repeat(8, axis=0).repeat(8, axis=1).astype(int)
+    assert np.abs(frames[-1] - expected).mean() < 8
+    assert np.abs(frames[0] - expected)[:, 128:].mean() > 2 * np.abs(frames[-1] - expected)[:, 128:].mean()
 
 
 def test_report(project, files):
@@ -196,7 +190,7 @@ def test_report(project, files):
     assert (detector['name'], detector['label']) == ('vgg16', None) and len(detector['sha256']) == 64
 
 
-def test_vectors_of_the_layers(project, files):
+def test_spaces(project, files):
     for space, is_one in (('w', True), ('w+', False)):
         out = project(space, files.plain, f'--target={files.photo}', f'--space={space}')
         with np.load(out / 'projected_w.npz') as arrays:
@@ -211,7 +205,7 @@ def test_seeds(project, files):
     assert (pixels(first / 'proj.png') != pixels(other / 'proj.png')).any()
 
 
-def test_several_targets_are_as_each_alone(project, files, tmp_path):
+def test_several_targets_give_the_same_as_each_alone(project, files, tmp_path):
     photos = tmp_path / 'photos'
     photos.mkdir()
     for path in (files.photo, files.shades):
@@ -240,7 +234,7 @@ def test_gray_networks(project, files):
     np.testing.assert_array_equal(pixels(gray_for_rgb / 'target.png')[:, :, 0], pixels(out / 'target.png'))
 
 
-def test_class_without_effect_is_mentioned(run, files):
+def test_warning_about_a_class_without_effect(run, files):
     result, _ = run('out', files.plain, f'--target={files.photo}', '--class=1', '--save-video=0')
     assert result.exit_code == 0 and '--class=1 is ignored' in result.stderr
 
@@ -255,7 +249,8 @@ def test_progress_bar_on_terminals(files, tmp_path, monkeypatch):
     assert 'photo:' in terminal.getvalue() and 'distance' in terminal.getvalue() and '/30' in terminal.getvalue()
 
 
-# ---------------------------------------------------------------------------------------------------- video
+# ---------------------------------------------------------------------------------------------------------------------
+# Video
 
 
 @pytest.fixture
@@ -266,7 +261,7 @@ def no_encoder(monkeypatch):
     monkeypatch.setattr(projector, 'require_encoder', refuse)
 
 
-def test_without_an_encoder_there_is_no_video(run, files, no_encoder):
+def test_without_an_encoder_no_video_is_written(run, files, no_encoder):
     result, out = run('out', files.plain, f'--target={files.photo}')
     assert result.exit_code == 0 and sorted(contents(out)) == FILES
     assert result.stderr.count('\n') == 1 and 'No video' in result.stderr and 'pip install' in result.stderr
@@ -274,51 +269,52 @@ def test_without_an_encoder_there_is_no_video(run, files, no_encoder):
     assert result.exit_code == 0 and result.stderr == ''
 
 
-def test_a_video_that_was_asked_for_needs_an_encoder(run, files, no_encoder, tmp_path):
+def test_a_requested_video_needs_an_encoder(run, files, no_encoder, tmp_path):
     result, out = run('out', 'missing.pkl', f'--target={files.photo}', '--save_video=1')
     assert result.exit_code == 2 and 'pip install' in result.stderr and '--save-video' in result.stderr
     assert not out.exists()
 
 
-# --------------------------------------------------------------------------------------------- wrong calls
+# ---------------------------------------------------------------------------------------------------------------------
+# Errors
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt(), OSError(28, 'No space left on device', 'proj.mp4')])
-def test_what_ends_early_leaves_nothing(run, files, tmp_path, monkeypatch, error):
+def test_interrupted_runs_leave_nothing_behind(run, files, tmp_path, monkeypatch, error):
     pytest.importorskip('imageio_ffmpeg')
     (tmp_path / 'scratch').mkdir()
     monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'scratch'))
-    show = generation.projection.projector._Progress.show
+    show = generation.projection.project_to_files._DistanceProgress.show
 
     def show_and_end(self, step, distance):
         show(self, step, distance)
         if step == 2:
             raise error
 
-    monkeypatch.setattr(generation.projection.projector._Progress, 'show', show_and_end)
+    monkeypatch.setattr(generation.projection.project_to_files._DistanceProgress, 'show', show_and_end)
     result, out = run('out', files.plain, f'--target={files.photo}', '--save-video=1')
     assert result.exit_code == 1 and 'Traceback' not in result.output and 'step 1' in result.output
     assert not out.exists() and list((tmp_path / 'scratch').iterdir()) == []
 
 
 PHOTO = '--target={files.photo}'
-WRONG_CALLS = {
+USAGE_ERRORS = {
     'no target': ('plain', [], '--target'),
     'target missing': ('plain', ['--target=missing.png'], 'missing.png: No such file'),
     'target is text': ('plain', ['--target=text.txt'], 'not an image'),
     'target is an address': ('plain', ['--target=https://example.com/a.png'], 'a.png: No such file'),
     'second target is text': ('plain', [PHOTO, '--target=text.txt'], 'text.txt'),
-    'folder without images': ('plain', ['--target=empty'], 'empty has no images'),
+    'folder without images': ('plain', ['--target=empty'], 'empty contains no images'),
     'targets of one name': ('plain', [PHOTO, '--target=copies'], 'rename one'),
     'target among the results': (
         'plain',
         ['--target=results/target.png', '--outdir=empty/../results'],
-        'another place',
+        'choose another folder',
     ),
-    'coloured target for gray images': ('gray', [PHOTO], 'photo.png is coloured'),
+    'colored target for gray images': ('gray', [PHOTO], 'photo.png contains colors'),
     'network of five channels': ('five', [PHOTO], '5 channels'),
     'no steps': ('plain', [PHOTO, '--num-steps=0'], '--num-steps'),
-    'seed is a word': ('plain', [PHOTO, '--seed=many'], 'many'),
+    'seed is text': ('plain', [PHOTO, '--seed=many'], 'many'),
     'seed too large': ('plain', [PHOTO, '--seed=4294967296'], '--seed'),
     'space': ('plain', [PHOTO, '--space=z'], 'w+'),
     'learning rate of zero': ('plain', [PHOTO, '--lr=0'], '--lr'),
@@ -336,7 +332,7 @@ WRONG_CALLS = {
     'no detector there': ('plain', [PHOTO, '--detectors=empty'], 'vgg16.pt'),
     'detector is text': ('plain', [PHOTO, '--detectors=results'], 'results/vgg16.pt'),
     'detector of another kind': ('plain', [PHOTO, '--detectors={files.others}'], 'another interface'),
-    'detector without gradients': ('plain', [PHOTO, '--detectors={files.blind}'], 'gives no gradients'),
+    'detector without gradients': ('plain', [PHOTO, '--detectors={files.blind}'], 'provides no gradients'),
 }
 
 
@@ -349,23 +345,20 @@ def odd_files(tmp_path, monkeypatch, files):
     (tmp_path / 'copies' / 'photo.jpg').write_bytes(files.photo.read_bytes())
     (tmp_path / 'results' / 'target.png').write_bytes(files.photo.read_bytes())
     (tmp_path / 'results' / 'photo').write_text('in the way')
-    (tmp_path / 'results' / 'vgg16.pt').write_text('no detector')
+    (tmp_path / 'results' / 'vgg16.pt').write_text('not a detector')
 
 
-@pytest.mark.parametrize('case', WRONG_CALLS)
-def test_wrong_calls_end_in_one_sentence(run, files, tmp_path, odd_files, case):
-    network, arguments, hint = WRONG_CALLS[case]
+@pytest.mark.parametrize('case', USAGE_ERRORS)
+def test_usage_errors(run, files, tmp_path, odd_files, case):
+    network, arguments, hint = USAGE_ERRORS[case]
     before = contents(tmp_path)
     result, _ = run('out', getattr(files, network, Path(network)), '--save-video=0',
                     *(argument.format(files=files) for argument in arguments))  # fmt: skip
-    assert result.exit_code == 2, result.output
-    assert isinstance(result.exception, SystemExit)
-    message = result.stderr[result.stderr.index('Error: ') :]
-    assert hint in message and message.count('\n') == 1
+    assert_usage_error(result, hint)
     assert contents(tmp_path) == before and not (tmp_path / 'out').exists()
 
 
-def test_mistakes_are_found_in_the_order_of_their_cost(run, odd_files):
-    """What is wrong with a target is said before the network is even looked for."""
+def test_cheap_checks_come_first(run, odd_files):
+    """Targets are checked before the network is opened."""
     result, _ = run('out', 'missing.pkl', '--target=text.txt')
     assert 'text.txt' in result.stderr and 'missing.pkl' not in result.stderr

@@ -1,54 +1,40 @@
-"""style_mixing.py: which picture stands where, what is mixed, and one sentence for every wrong call."""
+"""style_mixing.py: its images, their places in the grid, and its error messages."""
 
-import pickle
-from types import SimpleNamespace
+import functools
 
 import click.testing
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 
 import generate
 import style_mixing
 from generation import mixing
+from tests import small_generators
+from tests.small_generators import NAMES, assert_same_image, assert_usage_error, read_images, write_networks
 from torch_utils import images
-from training.networks_stylegan2 import Generator
 
-NAMES = ['airplane', 'dog', 'red fox']
 NUM_WS = 6
 
-
-def make_generator(c_dim=0, img_channels=3, img_resolution=16):
-    torch.manual_seed(1)
-    options = dict(mapping_kwargs={'num_layers': 2}, synthesis_kwargs={'channel_base': 128, 'channel_max': 8})
-    G = Generator(z_dim=8, c_dim=c_dim, w_dim=8, img_resolution=img_resolution, img_channels=img_channels, **options)
-    for name, parameter in G.named_parameters():
-        if name.endswith('noise_strength'):
-            parameter.data.fill_(0.5)
-    G.mapping.w_avg.copy_(torch.linspace(-0.5, 0.5, 8))
-    return G.eval().requires_grad_(False)
+make_generator = functools.partial(small_generators.make_generator, w_avg=0.5)
 
 
 @pytest.fixture(scope='module')
 def networks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('networks')
-    made = {
-        'plain': (make_generator(), {}),
-        'gray': (make_generator(img_channels=1), {}),
-        'named': (make_generator(c_dim=3), {'class_names': NAMES}),
-        'deep': (make_generator(img_resolution=64), {}),
-    }
-    paths = {}
-    for name, (G, extra) in made.items():
-        paths[name] = folder / f'{name}.pkl'
-        paths[name].write_bytes(pickle.dumps({'G_ema': G, **extra}))
-    return SimpleNamespace(**paths)
+    return write_networks(
+        tmp_path_factory.mktemp('networks'),
+        {
+            'plain': make_generator(),
+            'gray': make_generator(img_channels=1),
+            'named': (make_generator(c_dim=3), {'class_names': NAMES}),
+            'deep': make_generator(img_resolution=64),
+        },
+    )
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Call the command in this process: (name of the outdir, network, *arguments) → click's result, folder."""
+    """Function: (name of the outdir, network, *arguments) → (result of the command, folder of the images)."""
 
     def invoke(outdir, network, *arguments, command=style_mixing.main):
         folder = tmp_path / outdir
@@ -60,37 +46,32 @@ def run(tmp_path):
 
 @pytest.fixture
 def make(run):
-    """As `run`, for calls that succeed: → {file name: pixels}."""
+    """Like `run`, for calls that succeed; returns {file name: pixels}."""
 
     def invoke(*arguments, **kwargs):
         result, folder = run(*arguments, **kwargs)
         assert result.exit_code == 0, result.output
-        return {path.name: np.asarray(PIL.Image.open(path)) for path in sorted(folder.iterdir())}
+        return read_images(folder)
 
     return invoke
 
 
 def w_of(G, seed, label=None, truncation_psi=1.0):
-    """[num_ws, w_dim] by the published formula: the mean of w, plus a part of the way from there."""
+    """Return w [num_ws, w_dim] by the published formula: the mean of w plus a fraction of the distance from it."""
     z = torch.from_numpy(np.random.RandomState(seed).randn(1, G.z_dim))
     mean = G.mapping.w_avg
     return (mean + (G.mapping(z, label) - mean) * truncation_psi)[0]
 
 
-def picture_of(G, w):
+def image_of(G, w):
     return images.to_uint8(G.synthesis(w[None], noise_mode='const'))[0].permute(1, 2, 0).numpy()
 
 
-def assert_close(picture, expected):
-    """Equal but for the last bit of a float: sums over another batch may round a level up or down."""
-    difference = np.abs(picture.astype(int) - expected.astype(int))
-    assert difference.max() <= 1 and (difference > 0).mean() < 0.01
+# ---------------------------------------------------------------------------------------------------------------------
+# Images
 
 
-# ------------------------------------------------------------------------------------------ what is written
-
-
-def test_every_combination_is_the_row_with_layers_of_the_column(make, networks):
+def test_each_image_is_the_row_with_layers_of_the_column(make, networks):
     files = make('out', networks.plain, '--rows=5,1', '--cols=8-10', '--styles=1,3-4', '--trunc=0.6', '--batch=3')
     pairs = [(row, col) for row in (5, 1) for col in (8, 9, 10)]
     singles = [(seed, seed) for seed in (5, 1, 8, 9, 10)]
@@ -99,11 +80,11 @@ def test_every_combination_is_the_row_with_layers_of_the_column(make, networks):
     for row, col in pairs + singles:
         w = w_of(G, row, truncation_psi=0.6)
         w[[1, 3, 4]] = w_of(G, col, truncation_psi=0.6)[[1, 3, 4]]
-        assert_close(files[f'{row}-{col}.png'], picture_of(G, w))
+        assert_same_image(files[f'{row}-{col}.png'], image_of(G, w))
     assert (files['5-8.png'] != files['5-5.png']).any() and (files['5-8.png'] != files['8-8.png']).any()
 
 
-def test_diagonal_of_the_same_rows_and_columns_is_the_plain_images_to_the_byte(make, networks):
+def test_diagonal_of_the_same_rows_and_columns_equals_the_unmixed_images(make, networks):
     files = make('out', networks.plain, '--rows=3-5', '--cols=3-5', '--styles=0,2,5', '--labels=0', '--batch=1')
     plain = make('plain', networks.plain, '--seeds=3-5', '--batch=1', command=generate.main)
     assert len(files) == 9 + 1
@@ -116,34 +97,34 @@ def test_diagonal_of_the_same_rows_and_columns_is_the_plain_images_to_the_byte(m
     assert (files['3-4.png'] != files['4-3.png']).any()
 
 
-def test_mixing_all_layers_is_the_column(make, networks):
+def test_mixing_all_layers_gives_the_column(make, networks):
     files = make('out', networks.plain, '--rows=0,1', '--cols=2,3', f'--styles=0-{NUM_WS - 1}', '--batch=1')
     for col in (2, 3):
         assert (files[f'0-{col}.png'] == files[f'{col}-{col}.png']).all()
         assert (files[f'1-{col}.png'] == files[f'{col}-{col}.png']).all()
 
 
-def test_mixing_no_layer_is_the_row():
+def test_mixing_no_layers_gives_the_row():
     G = make_generator()
     ws = {seed: w_of(G, seed) for seed in (0, 1)}
-    assert (mixing.Mixing([0], [1], ws, []).latent(0, 1) == ws[0]).all()
+    assert (mixing.StyleMix([0], [1], ws, []).latent(0, 1) == ws[0]).all()
 
 
-def test_mixing_leaves_the_latents_alone():
+def test_mixing_does_not_change_the_latents():
     ws = {0: torch.zeros(NUM_WS, 8), 1: torch.ones(NUM_WS, 8)}
-    mixed = mixing.Mixing([0], [1], ws, [2]).latent(0, 1)
+    mixed = mixing.StyleMix([0], [1], ws, [2]).latent(0, 1)
     assert mixed.sum() == 8 and mixed[2].sum() == 8 and not ws[0].any()
 
 
 @pytest.mark.parametrize('network, same', [('plain', '0-5'), ('deep', '0-6')])
-def test_layers_are_0_to_6_where_the_network_has_them(make, networks, network, same):
+def test_default_layers_are_0_to_6_as_far_as_they_exist(make, networks, network, same):
     path = getattr(networks, network)
     by_default = make('default', path, '--rows=0', '--cols=1')
-    assert_close(by_default['0-1.png'], make('named', path, '--rows=0', '--cols=1', f'--styles={same}')['0-1.png'])
+    assert_same_image(by_default['0-1.png'], make('named', path, '--rows=0', '--cols=1', f'--styles={same}')['0-1.png'])
     assert (by_default['0-1.png'] != make('fewer', path, '--rows=0', '--cols=1', '--styles=0-4')['0-1.png']).any()
 
 
-def test_grid_without_labels_has_sources_at_its_edges_and_an_empty_corner(make, networks):
+def test_grid_without_labels_has_unmixed_images_at_its_edges_and_an_empty_corner(make, networks):
     files = make('out', networks.plain, '--rows=4,2', '--cols=9,8,7', '--labels=0', '--batch=5')
     grid = files['grid.png'].reshape(3, 16, 4, 16, 3)
     assert not grid[0, :, 0].any()
@@ -155,42 +136,42 @@ def test_grid_without_labels_has_sources_at_its_edges_and_an_empty_corner(make, 
 
 
 @pytest.mark.parametrize('network', ['plain', 'gray'])
-def test_labelled_grid_has_the_images_enlarged_beside_seeds(make, networks, network):
+def test_labeled_grid_has_enlarged_images_beside_seeds(make, networks, network):
     arguments = (getattr(networks, network), '--rows=4,2', '--cols=90210,8')
     bare = make('bare', *arguments, '--labels=0')['grid.png']
-    labelled = make('labelled', *arguments)['grid.png']
+    labeled = make('labeled', *arguments)['grid.png']
     side, pitch = 3 * 68, 68
     for row in range(3):
         for column in range(3):
-            corner = (row - 3) * pitch + labelled.shape[0], (column - 3) * pitch + labelled.shape[1]
-            cell = labelled[corner[0] : corner[0] + pitch, corner[1] : corner[1] + pitch]
+            corner = (row - 3) * pitch + labeled.shape[0], (column - 3) * pitch + labeled.shape[1]
+            cell = labeled[corner[0] : corner[0] + pitch, corner[1] : corner[1] + pitch]
             image = bare[row * 16 : row * 16 + 16, column * 16 : column * 16 + 16].repeat(4, axis=0).repeat(4, axis=1)
             assert (cell[2:-2, 2:-2] == (255 if row == column == 0 else image)).all()
             assert (cell[:2] == 255).all() and (cell[:, -2:] == 255).all()
-    for margin in (labelled[:-side, -side:], labelled[-side:, :-side]):
+    for margin in (labeled[:-side, -side:], labeled[-side:, :-side]):
         cells = np.array_split(margin, 3, axis=int(margin.shape[1] > margin.shape[0]))
         assert [(cell < 128).any() for cell in cells] == [False, True, True]  # ink beside all but the corner
 
 
-def test_seeds_given_twice_are_shown_once(make, networks):
+def test_repeated_seeds_appear_once(make, networks):
     files = make('out', networks.plain, '--rows=1,1,2,1', '--cols=3-4,3', '--labels=0')
     assert len(files) == 4 + 4 + 1 and files['grid.png'].shape == (48, 48, 3)
 
 
 @pytest.mark.parametrize('noise_mode', ['const', 'random', 'none'])
-def test_pictures_do_not_depend_on_the_batch(make, networks, noise_mode):
+def test_images_do_not_depend_on_the_batch_size(make, networks, noise_mode):
     arguments = (networks.plain, '--rows=0,1', '--cols=2', f'--noise-mode={noise_mode}')
     one, five = make('one', *arguments, '--batch=1'), make('five', *arguments, '--batch=5')
     assert list(one) == list(five)
     for name in one:
-        assert_close(one[name], five[name])
+        assert_same_image(one[name], five[name])
 
 
 def test_random_noise_is_that_of_the_row(make, networks):
     files = make('out', networks.plain, '--rows=3', '--cols=4', '--noise-mode=random', f'--styles=0-{NUM_WS - 1}')
     plain = make('plain', networks.plain, '--seeds=3,4', '--noise-mode=random', command=generate.main)
     for seed in (3, 4):
-        assert_close(files[f'{seed}-{seed}.png'], plain[f'seed{seed:04d}.png'])
+        assert_same_image(files[f'{seed}-{seed}.png'], plain[f'seed{seed:04d}.png'])
     assert (files['3-4.png'] != files['4-4.png']).any()
 
 
@@ -199,7 +180,7 @@ def test_class_by_name_and_by_number(make, networks):
     by_number = make('number', networks.named, '--rows=0', '--cols=1', '--class=2')
     assert all((by_name[name] == by_number[name]).all() for name in by_name)
     G = make_generator(c_dim=3)
-    assert_close(by_name['0-0.png'], picture_of(G, w_of(G, 0, torch.tensor([[0.0, 0, 1]]))))
+    assert_same_image(by_name['0-0.png'], image_of(G, w_of(G, 0, torch.tensor([[0.0, 0, 1]]))))
 
 
 def test_columns_of_another_class(make, networks):
@@ -207,14 +188,15 @@ def test_columns_of_another_class(make, networks):
     G = make_generator(c_dim=3)
     w = w_of(G, 0, torch.tensor([[0.0, 1, 0]]))
     col = w_of(G, 1, torch.tensor([[1.0, 0, 0]]))
-    assert_close(files['1-1.png'], picture_of(G, col))
+    assert_same_image(files['1-1.png'], image_of(G, col))
     w[3] = col[3]
-    assert_close(files['0-1.png'], picture_of(G, w))
+    assert_same_image(files['0-1.png'], image_of(G, w))
 
 
-def test_class_of_an_unconditional_network_is_mentioned(run, networks):
-    result, folder = run('out', networks.plain, '--rows=0', '--cols=1', '--class=1')
-    assert result.exit_code == 0 and '--class=1 is ignored' in result.stderr and len(list(folder.iterdir())) == 4
+def test_warning_about_the_class_of_an_unconditional_network(run, networks):
+    result, folder = run('out', networks.plain, '--rows=0', '--cols=1', '--class=1', '--col-class=2')
+    assert result.exit_code == 0 and len(list(folder.iterdir())) == 4
+    assert '--class=1 is ignored' in result.stderr and '--col-class=2 is ignored' in result.stderr
 
 
 def test_as_a_process(run_script, networks, tmp_path):
@@ -224,16 +206,17 @@ def test_as_a_process(run_script, networks, tmp_path):
     assert '8 images and grid.png' in result.stdout and len(list((tmp_path / 'deep/out').iterdir())) == 9
 
 
-# --------------------------------------------------------------------------------------------- wrong calls
+# ---------------------------------------------------------------------------------------------------------------------
+# Error messages
 
-WRONG_CALLS = {
+USAGE_ERRORS = {
     'no rows': ('plain', ['--cols=0'], '--rows'),
     'no columns': ('plain', ['--rows=0'], '--cols'),
-    'rows are words': ('plain', ['--rows=a', '--cols=0'], "'a'"),
-    'columns backwards': ('plain', ['--rows=0', '--cols=5-4'], 'backwards'),
+    'rows are text': ('plain', ['--rows=a', '--cols=0'], "'a'"),
+    'columns descending': ('plain', ['--rows=0', '--cols=5-4'], 'write 4-5'),
     'seeds too large': ('plain', ['--rows=0', '--cols=4294967296'], '4294967295'),
-    'no such layer': ('plain', ['--rows=0', '--cols=1', '--styles=0-6'], '6 layers, 0 to 5'),
-    'layers are words': ('plain', ['--rows=0', '--cols=1', '--styles=coarse'], 'coarse'),
+    'unknown layer': ('plain', ['--rows=0', '--cols=1', '--styles=0-6'], '6 layers, 0 to 5'),
+    'layers are text': ('plain', ['--rows=0', '--cols=1', '--styles=coarse'], 'coarse'),
     'trunc is not finite': ('plain', ['--rows=0', '--cols=1', '--trunc=inf'], 'inf'),
     'noise mode': ('plain', ['--rows=0', '--cols=1', '--noise-mode=loud'], 'const'),
     'labels': ('plain', ['--rows=0', '--cols=1', '--labels=2'], "'2'"),
@@ -250,14 +233,11 @@ WRONG_CALLS = {
 }
 
 
-@pytest.mark.parametrize('case', WRONG_CALLS)
-def test_wrong_calls_end_in_one_sentence(run, networks, tmp_path, monkeypatch, case):
+@pytest.mark.parametrize('case', USAGE_ERRORS)
+def test_usage_errors(run, networks, tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / 'text.txt').write_text('no pickle')
-    network, arguments, hint = WRONG_CALLS[case]
+    (tmp_path / 'text.txt').write_text('not a pickle')
+    network, arguments, hint = USAGE_ERRORS[case]
     result, _ = run('out', getattr(networks, network, tmp_path / network), *arguments)
-    assert result.exit_code == 2, result.output
-    assert isinstance(result.exception, SystemExit)
-    message = result.stderr[result.stderr.index('Error: ') :]
-    assert hint in message and message.count('\n') == 1
+    assert_usage_error(result, hint)
     assert [path.name for path in tmp_path.iterdir()] == ['text.txt']

@@ -1,4 +1,4 @@
-"""train.py as users call it: what a dry run says, what a wrong call says, and what reaches the training loop."""
+"""The command line of train.py: dry runs, usage errors, and the configuration that reaches the training loop."""
 
 import json
 import os
@@ -18,8 +18,9 @@ import torch
 import dnnlib.cli
 import train
 from tests import metric_stand_ins as stand_ins
-from training.config import PRESET_NAMES, TrainingConfig
+from training.config import TrainingConfig
 from training.networks_stylegan2 import Discriminator, Generator
+from training.presets import PRESET_NAMES
 from training.run import snapshots
 
 REPOSITORY = Path(train.__file__).parent
@@ -38,7 +39,7 @@ def write_images(folder, resolution, count=NUM_IMAGES, labels=None):
 
 
 def save_networks(path, names):
-    """Network pickle for gray images of 32x32, with the given networks alone."""
+    """Write a network pickle for 32x32 grayscale images that contains only the named networks."""
     sizes = dict(img_resolution=32, img_channels=1)
     channels = dict(channel_base=32, channel_max=8)
     G = Generator(z_dim=8, c_dim=0, w_dim=8, synthesis_kwargs=channels, **sizes)
@@ -49,7 +50,7 @@ def save_networks(path, names):
 
 @pytest.fixture(scope='session')
 def data(tmp_path_factory):
-    """Folder of data sets, good and bad."""
+    """Folder of valid and invalid datasets."""
     root = tmp_path_factory.mktemp('data')
     write_images(root / 'good', 32, labels=[index % 3 for index in range(NUM_IMAGES)])
     write_images(root / 'nolabels', 32, count=2)
@@ -91,7 +92,7 @@ def call(data, tmp_path, monkeypatch):
 
 @pytest.fixture
 def launched(monkeypatch):
-    """Configurations that reach the training loop, which itself is left out."""
+    """Configurations that reach the training loop, which itself does not run."""
     configs = []
 
     def launch(config, _snapshot_metrics, resume):
@@ -119,7 +120,7 @@ class TestDryRun:
         assert facts['Data'].endswith('good.zip')
         assert facts['Images'] == '12 and their mirror images'
         assert facts['Resolution'] == '32x32 RGB'
-        assert facts['Labels'] == 'used, 3 numbers an image'
+        assert facts['Labels'] == '3 numbers per image'
         assert facts['Device'] == 'cpu, 2 processes'
         assert facts['Batch'].startswith(f'{config.batch_size} = 2 x {config.batch_gpu} images')
         assert facts['Duration'].startswith(f'{config.total_kimg} kimg')
@@ -267,18 +268,22 @@ class TestTorchrun:
         assert launched == []
 
 
-# Arguments, data set, and what the sentence must say: option, value, rule or way out
+# Arguments, dataset, and what the message must contain: option, value, and the rule or the way out
 WRONG_CALLS = {
     'gpus_zero': (['--gpus=0'], 'good.zip', ['--gpus', '0', 'x>=1']),
     'gpus_word': (['--gpus=two'], 'good.zip', ['--gpus', "'two'"]),
     'gpus_do_not_divide': (['--gpus=3'], 'good.zip', ['--batch', '--gpus=3', '--batch=63']),
     'snap_zero': (['--snap=0'], 'good.zip', ['--snap', '0', 'x>=1']),
     'tick_zero': (['--tick=0'], 'good.zip', ['--tick', '0']),
-    'metrics': (['--metrics=fid50kfull'], 'good.zip', ['--metrics', "'fid50kfull'", 'did you mean fid50k_full']),
-    'metrics_empty': (['--metrics='], 'good.zip', ['--metrics', "''", 'is no metric']),
-    'detectors_nowhere': (['--metrics=is1k', '--detectors=gone'], 'good.zip', ['--metrics', "'gone' is not a folder"]),
+    'metrics': (['--metrics=fid50kfull'], 'good.zip', ['--metrics', "'fid50kfull'", 'Did you mean fid50k_full']),
+    'metrics_empty': (['--metrics='], 'good.zip', ['--metrics', "Unknown metric ''"]),
+    'detectors_nowhere': (
+        ['--metrics=is1k', '--detectors=gone'],
+        'good.zip',
+        ['--detectors', "'gone' is not a folder", '--metrics=none'],
+    ),
     'seed_negative': (['--seed=-1'], 'good.zip', ['--seed', '-1']),
-    'cond_word': (['--cond=perhaps'], 'good.zip', ['--cond', 'perhaps', '1 or 0']),
+    'cond_word': (['--cond=perhaps'], 'good.zip', ['--cond', "'perhaps'", '1, 0, true or false']),
     'cond_without_labels': (['--cond=1'], 'nolabels', ['no labels', '--cond']),
     'labels_of_words': (['--cond=1'], 'badlabels', ['--data', 'dog']),
     'subset_zero': (['--subset=0'], 'good.zip', ['--subset', '0']),
@@ -300,7 +305,11 @@ WRONG_CALLS = {
     'init_p_too_large': (['--init-p=2'], 'good.zip', ['--init-p', '2', '0<=x<=1']),
     'keep_states_zero': (['--keep-states=0'], 'good.zip', ['--keep-states', '0', 'x>=1']),
     'resume_run_nowhere': (['--resume-run=gone'], 'good.zip', ['--resume-run', "'gone'", 'does not exist']),
-    'resume_of_two_runs': (['--resume=latest', '--resume-run=gone'], 'good.zip', ['--resume', 'gone', 'two runs']),
+    'resume_of_two_runs': (
+        ['--resume=latest', '--resume-run=gone'],
+        'good.zip',
+        ['--resume', 'gone', 'two different runs'],
+    ),
     'target_without_ada': (['--aug=noaug', '--target=0.5'], 'good.zip', ['--target', '0.5', '--aug=ada']),
     'target_too_large': (['--target=2'], 'good.zip', ['--target', '2', '0<=x<=1']),
     'augpipe': (['--augpipe=bgx'], 'good.zip', ['--augpipe', 'bgx', 'bgcfnc']),
@@ -327,7 +336,7 @@ WRONG_CALLS = {
 
 
 def assert_one_sentence(output, words):
-    """Usage, then one line of error with all the words; never a traceback."""
+    """Check that the output is the usage and one line with the error, which contains all the words."""
     assert 'Traceback' not in output
     *_, last = output.rstrip('\n').split('\n')
     assert last.startswith('Error: '), output
@@ -356,11 +365,11 @@ class TestWrongCalls:
         assert_one_sentence(result.output, ['--outdir', 'words.txt', 'is a file'])
 
     def test_outdir_read_only(self, call, tmp_path, monkeypatch):
-        """The tests may run as root, for whom no folder is read-only: the system's answer is replaced."""
+        """The test may run as root, for whom no folder is read-only, so it replaces the system's answer."""
         monkeypatch.setattr(os, 'access', lambda path, mode: False)
         result = call(outdir='below/runs', dataset='nothing.zip')
         assert result.exit_code == 2
-        assert_one_sentence(result.output, ['--outdir', 'below/runs', str(tmp_path), 'read-only'])
+        assert_one_sentence(result.output, ['--outdir', 'below/runs', str(tmp_path), 'no write permission'])
 
     def test_outdir_where_the_system_refuses(self, call, launched):
         result = call(outdir='/proc/runs')
@@ -373,7 +382,7 @@ class TestWrongCalls:
         'file, words',
         [
             ('words.txt', ['--resume', 'words.txt', 'not a network pickle']),
-            ('gray.pkl', ['--resume', 'gray.pkl', 'no weight of it fits', '--cbase']),
+            ('gray.pkl', ['--resume', 'gray.pkl', 'none of the weights', '--cbase']),
             ('average.pkl', ['--resume', 'average.pkl', 'has no G']),
         ],
     )
@@ -401,7 +410,7 @@ class TestWrongCalls:
 
 
 class TestRealProcess:
-    """The same through a real shell: status, one sentence, no traceback."""
+    """The same in a separate process: exit status, one sentence, no traceback."""
 
     def run(self, *args, cwd):
         environment = {name: value for name, value in os.environ.items() if name not in ('WORLD_SIZE', 'RANK')}
@@ -442,7 +451,7 @@ class TestRealProcess:
 
 
 class TestDetectors:
-    """What the metrics need is looked for before the training starts."""
+    """Detectors of the metrics are checked before the training starts."""
 
     @pytest.fixture
     def no_network(self, tmp_path, monkeypatch):

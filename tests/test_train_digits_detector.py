@@ -1,4 +1,4 @@
-"""The stand-ins for the detectors: what the script writes, that it writes the same again, and what they see."""
+"""The stand-ins for the detectors: the files of the script, their reproducibility, and what the detectors compute."""
 
 import importlib.util
 import re
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from metrics.features import detectors
+from metrics.features.feature_requests import INCEPTION_FEATURES, INCEPTION_PROBABILITIES, VGG_FEATURES, VGG_LPIPS
 from tests import metric_stand_ins as stand_ins
 from training.dataset import ImageFolderDataset
 
@@ -41,9 +42,9 @@ def train(run_script, digits, dest, *args):
 
 
 def test_detectors_of_the_digits(run_script, digits, tmp_path):
-    said = train(run_script, digits, 'one')
-    accuracy = float(said.split('reads ')[1].split('%')[0])
-    assert accuracy > 90 and '120 images' in said
+    output = train(run_script, digits, 'one')
+    accuracy = float(output.split('classifies ')[1].split('%')[0])
+    assert accuracy > 90 and '120 unseen images' in output
     train(run_script, digits, 'two')
     files = {path.name for path in (tmp_path / 'one').iterdir()}
     assert files == {'detectors.json', 'inception-digits.pt', 'vgg16-digits.pt'}
@@ -56,16 +57,16 @@ def test_detectors_of_the_digits(run_script, digits, tmp_path):
     dataset.close()
     inception, vgg = (detectors.load(name, 'cpu', tmp_path / 'one') for name in ('inception', 'vgg16'))
     assert inception.label == vgg.label == 'digits'
-    probabilities = detectors.ask(inception, images, detectors.PROBABILITIES)
+    probabilities = detectors.apply(inception, images, INCEPTION_PROBABILITIES)
     assert torch.allclose(probabilities.sum(dim=1), torch.ones(200), atol=1e-5)
     assert (probabilities.argmax(dim=1).numpy() == labels).mean() > 0.9
-    assert detectors.ask(inception, images, detectors.FEATURES).shape == (200, 64)
+    assert detectors.apply(inception, images, INCEPTION_FEATURES).shape == (200, 64)
     larger = images[:8].repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    assert detectors.ask(vgg, larger, detectors.FEATURES).shape == (8, 1024)
+    assert detectors.apply(vgg, larger, VGG_FEATURES).shape == (8, 1024)
     # LPIPS: zero for equal images, and the larger the more noise.
     clean = images[:20].float()
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    vectors = [detectors.ask(vgg, (clean + strength * noise).clamp(0, 255), detectors.LPIPS) for strength in (0, 5, 50)]
+    vectors = [detectors.apply(vgg, (clean + strength * noise).clamp(0, 255), VGG_LPIPS) for strength in (0, 5, 50)]
     distances = [float((vector - vectors[0]).square().sum(dim=1).mean()) for vector in vectors]
     assert distances[0] == 0 < distances[1] < distances[2]
 

@@ -1,4 +1,4 @@
-"""Trainings that meet full disks, dying processes, damaged images and numbers that are none: what the user sees."""
+"""Training with full disks, dying processes, damaged images and numbers that are not finite: what the user sees."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import pytest
 from tests import small_runs
 from tests.small_runs import Running, finish, only
 from training.run import checkpoint
+from training.run.run_dir import RunDir
 
 on_linux = pytest.mark.skipif(not Path('/proc/self/task').is_dir(), reason='looks for processes in /proc')
 OFTEN = ['--tick=0.04', '--snap=1']
@@ -27,10 +28,10 @@ def rows(run_dir):
 
 
 def states(run_dir):
-    return checkpoint.list_states(run_dir)
+    return RunDir(str(run_dir)).training_states()
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Disks
 
 
@@ -70,21 +71,21 @@ def test_a_full_disk_is_a_warning_and_the_third_snapshot_in_a_row_the_end(data, 
     newest = states(run_dir)[0]
     warning = (
         rf'Warning: this snapshot could not be written \({re.escape(str(run_dir))}/\S+: No space left on '
-        r'device\)\. The last good state is \S+\.pt\. The training goes on, but not after 3 such snapshots in a '
-        r'row\.'
+        r'device\)\. The last good state is \S+\.pt\. Training continues, but ends after 3 such snapshots '
+        r'in a row\.'
     )
     assert len(re.findall(warning, run.out)) >= 3
     assert re.search(
         rf'^Error: 3 snapshots in a row could not be written \(.*/\S+: No space left on device\)\. The '
-        rf'last good state is {re.escape(str(newest))}\. Once that is mended, go on with '
+        rf'last good state is {re.escape(str(newest))}\. Fix the cause, then resume the run with '
         rf'--resume-run={re.escape(str(run_dir))}\.$',
         run.err,
         re.MULTILINE,
     )
     assert 'Traceback' not in run.err
-    state = checkpoint.read(newest)
-    ticks = [row['Progress/tick']['mean'] for row in rows(run_dir)[: state['progress']['tick']]]
-    assert ticks == list(range(state['progress']['tick']))  # Those that had to wait are there too.
+    num_ticks = checkpoint.read(newest).counters().tick
+    ticks = [row['Progress/tick']['mean'] for row in rows(run_dir)[:num_ticks]]
+    assert ticks == list(range(num_ticks))  # Those that had to wait are there too.
 
     (small_disk / 'filler').unlink()
     with Running(small_runs.resume(run_dir)) as run:
@@ -127,7 +128,7 @@ def test_a_directory_that_becomes_read_only(data, tmp_path, make_read_only):
     assert run.out.count('Warning: this snapshot could not be written') == 2
     error = re.search(
         r'^Error: 3 snapshots in a row could not be written \((.*)/[^/]+: (Permission denied|Read-only '
-        r'file system)\)\. The last good state is (.*)\. Once that is mended, go on with '
+        r'file system)\)\. The last good state is (.*)\. Fix the cause, then resume the run with '
         r'--resume-run=(.*)\.$',
         run.err,
         re.MULTILINE,
@@ -139,7 +140,7 @@ def test_a_directory_that_becomes_read_only(data, tmp_path, make_read_only):
     assert f"Invalid value for '--outdir': '{run_dir / 'runs'}' cannot be written" in result.stderr
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Processes
 
 
@@ -154,7 +155,7 @@ def test_a_process_that_reads_images_dies(data, tmp_path):
     # PyTorch learns of it by a signal or by waiting in vain, whichever comes first.
     assert re.fullmatch(
         f'Error: A process that reads images has ended \\(process {worker} (is killed by signal: Killed|exited '
-        r'unexpectedly)\), perhaps for want of memory: use fewer --workers, or none \(0\), or give a container more '
+        r'unexpectedly)\), perhaps for lack of memory: use fewer --workers, or none \(0\), or give a container more '
         r'shared memory \(docker --ipc=host\)\.\n',
         run.err,
     ), run.err
@@ -168,7 +169,7 @@ def test_a_rank_dies(data, tmp_path):
         status, seconds = run.wait()
     assert status == 1 and seconds < 30
     assert run.err == (
-        'Error: Process 1 of 2 was killed by the system (signal 9), perhaps for want of memory: use a '
+        'Error: Process 1 of 2 was killed by the system (signal 9), perhaps because memory ran out: use a '
         'smaller --batch-gpu, or fewer --gpus and --workers.\n'
     )
 
@@ -180,11 +181,11 @@ def test_a_rank_of_torchrun_dies(data, tmp_path):
         os.kill(run.started_by()[1], signal.SIGKILL)
         status, seconds = run.wait()
     assert status == 1 and seconds < 60
-    assert 'Error: Process 0 of 2 stops, as another one is gone: see what that one says.\n' in run.err
+    assert 'Error: Process 0 of 2 stops because another process has ended: see the message of that one.\n' in run.err
     assert 'Signal 9 (SIGKILL) received' in run.err  # By torchrun, of the other one.
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Images
 
 
@@ -223,7 +224,7 @@ def test_a_damaged_image_ends_a_strict_run(damaged, tmp_path):
     assert 'img00000007.png cannot be read as an image' in result.stderr and '--skip-bad' in result.stderr
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Numbers and memory
 
 NAN_FROM_STEP_30 = """
@@ -244,11 +245,11 @@ def test_numbers_that_stay_nan_end_the_run_and_spare_the_last_good_state(data, t
     assert result.returncode == 1
     (last_good,) = (path for path in states(run_dir) if path.name.startswith('training-state-000000.168'))
     assert last_good == states(run_dir)[0]
-    assert 'Warning: no snapshot is written, as the gradients of ' in result.stdout
+    assert 'Warning: no snapshot is written, because the gradients of ' in result.stdout
     sentence = (
         r'^Error: The training has diverged: the gradients of [GD](main|both|reg) were not finite \(inf or '
-        r'NaN\) in each of its last \d+ steps\. The last good state is (\S+)\. If the machine is to blame, go '
-        r'on from there \(--resume-run=\S+\); if not, start a new run from a network pickle of this one '
+        r'NaN\) in each of its last \d+ steps\. The last good state is (\S+)\. If the machine is at fault, '
+        r'resume from there \(--resume-run=\S+\); otherwise start a new run from one of the network pickles '
         r'\(--resume\) with a smaller --glr and --dlr, or a larger --gamma\.$'
     )
     match = re.search(sentence, result.stderr, re.MULTILINE)
@@ -270,11 +271,11 @@ resource.setrlimit(resource.RLIMIT_AS, (size + 400 * 2 ** 20, size + 400 * 2 ** 
 
 
 @on_linux
-def test_want_of_memory_names_batches_that_need_less(data, tmp_path):
+def test_lack_of_memory_names_batches_that_need_less(data, tmp_path):
     command = small_runs.train_after(LITTLE_MEMORY, data, tmp_path, '--cbase=8192', '--cmax=512', '--batch=256')
     result = finish(command)
     assert result.returncode == 1
     assert result.stderr.endswith(
         'Error: The memory of this machine is too small for 256 images at once: add --batch-gpu=128 or 64 or 32 or 16 '
-        'or 8 or 4 (which leaves the batch as it is and takes more time), or use a smaller --cbase or --cmax.\n'
+        'or 8 or 4 (the batch stays the same but takes more time), or use a smaller --cbase or --cmax.\n'
     )

@@ -1,4 +1,4 @@
-"""Trainings that get signals: what is saved, what is said, and that they go on as if nothing had happened."""
+"""Signals during training: what is saved and printed, and that the run resumes as if nothing had happened."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from tests.small_runs import Running, finish, last_network, only, resume
 
 pytestmark = pytest.mark.skipif(not Path('/proc/self/task').is_dir(), reason='looks for processes in /proc')
 
-# One snapshot as the run starts and one at its end, so that what is found in between was asked for.
+# One snapshot at the start of the run and one at its end: any other was requested by a signal.
 FEW_SNAPSHOTS = ['--tick=0.08', '--snap=100000']
 
 
@@ -25,7 +25,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def undisturbed(data, tmp_path_factory):
-    """A run of two processes that nothing has disturbed."""
+    """A run of two processes that got no signal."""
     outdir = tmp_path_factory.mktemp('undisturbed')
     result = finish(small_runs.train(data, outdir, '--gpus=2', '--kimg=1.2', *FEW_SNAPSHOTS))
     assert result.returncode == 0, result.stderr
@@ -62,7 +62,9 @@ def test_saving_goes_on_and_an_interrupt_of_the_terminal_stops_with_everything_s
         os.killpg(run.process.pid, signal.SIGINT)  # To the process that reads images as well.
         status, seconds = run.wait()
     assert status == 75 and seconds < 10
-    assert run.err.strip() == 'SIGINT: the run saves and stops after this step; once more to stop at once.'
+    assert (
+        run.err.strip() == 'SIGINT: saving and stopping after this step; repeat SIGTERM or Ctrl-C to stop immediately.'
+    )
     assert 'Stopped by a signal after ' in run.out.splitlines()[-1]
     assert len(list(run_dir.glob('training-state-*.pt'))) == 2 and not first.exists()
     assert not list(run_dir.glob('.*'))

@@ -1,10 +1,10 @@
-"""Training over two machines, which are two network namespaces here."""
+"""Training on two machines, which are two network namespaces here."""
 
 import pytest
 
 
 @pytest.mark.parametrize('rendezvous', ['c10d', 'static'])
-def test_two_machines_get_what_two_processes_get(run_script, rendezvous):
+def test_two_machines_equal_two_processes(run_script, rendezvous):
     result = run_script('scripts/two_machines.py', f'--rendezvous={rendezvous}', timeout=280)
     if result.returncode == 3:
         pytest.skip(result.stderr.strip())

@@ -1,1 +1,1 @@
-"""Helpers that network pickles lean on: persistence, tensor utilities, operators, statistics, image output."""
+"""What network pickles depend on: persistence, tensor helpers, operators and statistics; also processes and images."""

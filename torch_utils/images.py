@@ -1,7 +1,9 @@
-"""From network output to files: the one rounding rule, PNG, grids, labels.
+"""From network output to image files: conversion to 8 bits, PNG files, grids with labels.
 
 Legend: N images, C channels (1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha), H height, W width.
 """
+
+from __future__ import annotations
 
 import os
 from collections.abc import Sequence
@@ -15,26 +17,28 @@ import torch
 from dnnlib.files import atomic_file
 
 _CHANNELS = (1, 2, 3, 4)
-_INK, _PAPER = 0, 255
-_SMALLEST_FONT = 10
+_BLACK, _WHITE = 0, 255
+_MIN_FONT_SIZE = 10
+
+Font = PIL.ImageFont.ImageFont | PIL.ImageFont.FreeTypeFont
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """Network output in [-1, +1], NCHW or CHW float, to 8 bits: x * 127.5 + 128, clamped to [0, 255], truncated.
+    """Convert network output in [-1, +1], float NCHW or CHW, to uint8: x * 127.5 + 128, clamped to [0, 255], truncated.
 
-    Every script and metric goes through this function, so that the same network gives the same bytes everywhere.
+    Every script and metric uses this function, so that the same network gives the same bytes everywhere.
     """
     return (images.to(torch.float32) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
 def on_background(images: torch.Tensor, shade: float, transparent: float = 0, opaque: float = 255) -> torch.Tensor:
-    """Images [N, C, H, W] float without their alpha channel, if they have one, on a gray background.
-
-    The colours are not multiplied by alpha beforehand. Differentiable.
+    """Place images on a gray background and remove their alpha channel. Differentiable.
 
     Args:
-        shade: Of the background.
-        transparent, opaque: The ends of alpha; what is beyond counts as the nearest of the two.
+        images: float [N, C, H, W]; without alpha they are returned as they are. Colors are not premultiplied.
+        shade: Value of the background.
+        transparent: Alpha value of transparent pixels; lower ones are clamped to it.
+        opaque: Alpha value of opaque pixels; higher ones are clamped to it.
     """
     if images.shape[1] not in (2, 4):
         return images
@@ -43,51 +47,50 @@ def on_background(images: torch.Tensor, shade: float, transparent: float = 0, op
 
 
 def on_white(images: torch.Tensor) -> torch.Tensor:
-    """Images uint8 [N, C, H, W] without their alpha channel, if they have one, on white: how all is shown and measured
-    that has no place for transparency."""
+    """Place uint8 [N, C, H, W] on white and remove the alpha channel, for videos and metrics."""
     if images.shape[1] not in (2, 4):
         return images
     return on_background(images.to(torch.float32), shade=255).round().to(torch.uint8)
 
 
 def to_pil(image: np.ndarray | torch.Tensor) -> PIL.Image.Image:
-    """Picture from uint8 HW, HWC or CHW with 1 to 4 channels. A first axis of size 1 to 4 counts as the channels."""
+    """Convert uint8 HW, HWC or CHW with 1 to 4 channels; a first axis of size 1 to 4 is taken as the channels."""
     array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
     if array.dtype != np.uint8:
-        raise ValueError(f'an image of type {array.dtype} cannot be saved: convert it with to_uint8 first')
+        raise ValueError(f'an image of dtype {array.dtype} cannot be saved: convert it with to_uint8 first')
     if array.ndim == 3 and array.shape[0] in _CHANNELS:
         array = array.transpose(1, 2, 0)  # HWC
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in _CHANNELS):
-        raise ValueError(f'an image of shape {list(array.shape)} cannot be saved: it needs 1 to 4 channels')
-    return _picture_of(array)
+        raise ValueError(f'an image of shape {list(array.shape)} cannot be saved: it must have 1 to 4 channels')
+    return _from_array(array)
 
 
-def _picture_of(array: np.ndarray) -> PIL.Image.Image:
-    """Picture of mode L, LA, RGB or RGBA from uint8 HW or HWC."""
+def _from_array(array: np.ndarray) -> PIL.Image.Image:
+    """Convert uint8 HW or HWC to an image of mode L, LA, RGB or RGBA."""
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]  # HW
     return PIL.Image.fromarray(np.ascontiguousarray(array))
 
 
 def from_pil(picture: PIL.Image.Image) -> np.ndarray:
-    """uint8 [C, H, W] of a picture of mode L, LA, RGB or RGBA."""
+    """Convert an image of mode L, LA, RGB or RGBA to uint8 [C, H, W]."""
     array = np.asarray(picture)
     return array[np.newaxis] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
 def save_png(image: np.ndarray | torch.Tensor | PIL.Image.Image, path: str | os.PathLike) -> None:
-    """Write one image (see `to_pil`) as PNG, whole or not at all."""
+    """Write one image (see `to_pil`) as PNG, complete or not at all."""
     picture = image if isinstance(image, PIL.Image.Image) else to_pil(image)
     with atomic_file(path) as f:
         picture.save(f, format='png')
 
 
 def image_grid(images: np.ndarray | torch.Tensor, grid_size: tuple[int, int]) -> np.ndarray:
-    """Images in reading order on one canvas.
+    """Arrange images in reading order on one canvas.
 
     Args:
         images: uint8 [N, C, H, W]. Cells beyond N stay black, or transparent.
-        grid_size: (columns, rows), at least N cells.
+        grid_size: (columns, rows), with at least N cells.
 
     Returns:
         uint8 [rows * H, columns * W, C], or [rows * H, columns * W] for one channel.
@@ -95,9 +98,9 @@ def image_grid(images: np.ndarray | torch.Tensor, grid_size: tuple[int, int]) ->
     images = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
     columns, rows = grid_size
     if images.ndim != 4 or images.shape[1] not in _CHANNELS:
-        raise ValueError(f'a grid needs images of shape [N, 1 to 4, H, W], not {list(images.shape)}')
+        raise ValueError(f'a grid needs images of shape [N, 1 to 4, H, W], got {list(images.shape)}')
     if columns < 1 or rows < 1 or columns * rows < len(images):
-        raise ValueError(f'a grid of {columns}x{rows} has no room for {len(images)} images')
+        raise ValueError(f'a grid of {columns}x{rows} is too small for {len(images)} images')
     num_images, num_channels, height, width = images.shape
     cells = np.zeros([rows * columns, num_channels, height, width], dtype=np.uint8)
     cells[:num_images] = images
@@ -107,11 +110,11 @@ def image_grid(images: np.ndarray | torch.Tensor, grid_size: tuple[int, int]) ->
     return canvas[:, :, 0] if num_channels == 1 else canvas
 
 
-def spaced_for_people(images: np.ndarray, smallest: int = 64, margin: int = 2) -> np.ndarray:
-    """uint8 [N, C, H, W] with each pixel repeated until sides have `smallest` pixels, in a margin of white."""
-    factor = max(-(-smallest // min(images.shape[2:])), 1)  # rounded up
+def enlarge_with_margin(images: np.ndarray, min_side: int = 64, margin: int = 2) -> np.ndarray:
+    """Repeat the pixels of uint8 [N, C, H, W] until sides have at least `min_side` pixels, and add a white margin."""
+    factor = max(-(-min_side // min(images.shape[2:])), 1)  # rounded up
     images = images.repeat(factor, axis=2).repeat(factor, axis=3)
-    return np.pad(images, [(0, 0), (0, 0), (margin, margin), (margin, margin)], constant_values=_PAPER)
+    return np.pad(images, [(0, 0), (0, 0), (margin, margin), (margin, margin)], constant_values=_WHITE)
 
 
 def save_image_grid(
@@ -121,12 +124,12 @@ def save_image_grid(
     row_labels: Sequence[str] | None = None,
     column_labels: Sequence[str] | None = None,
 ) -> None:
-    """Write a grid (see `image_grid`) as PNG, with names left of the rows and above the columns where given."""
+    """Write a grid (see `image_grid`) as PNG, optionally with labels left of the rows and above the columns."""
     columns, rows = grid_size
     for labels, count, what in ((row_labels, rows, 'row'), (column_labels, columns, 'column')):
         if labels is not None and len(labels) != count:
             raise ValueError(f'{len(labels)} {what} labels for a grid of {columns}x{rows}')
-    picture = _picture_of(image_grid(images, grid_size))
+    picture = _from_array(image_grid(images, grid_size))
     if row_labels is not None or column_labels is not None:
         cell = picture.width // columns, picture.height // rows
         picture = _with_labels(picture, cell, row_labels or [], column_labels or [])
@@ -137,7 +140,7 @@ def _with_labels(
     grid: PIL.Image.Image, cell: tuple[int, int], row_labels: Sequence[str], column_labels: Sequence[str]
 ) -> PIL.Image.Image:
     cell_width, cell_height = cell
-    font = _fitting_font(column_labels, cell_width, largest=min(max(cell_height // 4, _SMALLEST_FONT), 32))
+    font = _fitting_font(column_labels, cell_width, max_size=min(max(cell_height // 4, _MIN_FONT_SIZE), 32))
     boxes = [font.getbbox(str(text)) for text in [*row_labels, *column_labels]]
     padding = 4
     line_height = max(int(bottom) for _, _, _, bottom in boxes) + padding
@@ -145,42 +148,42 @@ def _with_labels(
     top = line_height + padding if column_labels else 0
 
     width = left + grid.width
-    picture = PIL.Image.new(grid.mode, (width, top + grid.height), _paper(grid.mode))
+    picture = PIL.Image.new(grid.mode, (width, top + grid.height), _white(grid.mode))
     picture.paste(grid, (left, top))
     pen = PIL.ImageDraw.Draw(picture)
     for row, text in enumerate(row_labels):
         y = top + row * cell_height + cell_height // 2
-        pen.text((left - padding, y), str(text), fill=_ink(grid.mode), font=font, anchor='rm')
+        pen.text((left - padding, y), str(text), fill=_black(grid.mode), font=font, anchor='rm')
     for column, text in enumerate(column_labels):
         x = left + column * cell_width + cell_width // 2
-        fitting = _shortened(str(text), font, cell_width)
-        pen.text((x, top - padding), fitting, fill=_ink(grid.mode), font=font, anchor='mb')
+        fitting = _shorten(str(text), font, cell_width)
+        pen.text((x, top - padding), fitting, fill=_black(grid.mode), font=font, anchor='mb')
     return picture
 
 
-def _fitting_font(column_labels: Sequence[str], cell_width: int, largest: int) -> PIL.ImageFont.ImageFont:
-    """The largest font in which all labels fit their columns; the smallest where none does."""
-    for size in range(largest, _SMALLEST_FONT, -1):
+def _fitting_font(column_labels: Sequence[str], cell_width: int, max_size: int) -> Font:
+    """Return the largest font in which all labels fit their columns, or the smallest font."""
+    for size in range(max_size, _MIN_FONT_SIZE, -1):
         font = PIL.ImageFont.load_default(size=size)
         if all(font.getlength(str(text)) <= cell_width for text in column_labels):
             return font
-    return PIL.ImageFont.load_default(size=_SMALLEST_FONT)
+    return PIL.ImageFont.load_default(size=_MIN_FONT_SIZE)
 
 
-def _shortened(text: str, font: PIL.ImageFont.ImageFont, width: int) -> str:
-    """`text`, or its beginning and an ellipsis where it is too wide for its column; at least one character."""
+def _shorten(text: str, font: Font, width: int) -> str:
+    """Return the text, or its beginning and an ellipsis if it is too wide; at least one character."""
     if font.getlength(text) <= width:
         return text
-    kept = len(text) - 1
-    while kept > 1 and font.getlength(f'{text[:kept]}…') > width:
-        kept -= 1
-    return f'{text[:kept]}…'
+    length = len(text) - 1
+    while length > 1 and font.getlength(f'{text[:length]}…') > width:
+        length -= 1
+    return f'{text[:length]}…'
 
 
-def _paper(mode: str) -> tuple[int, ...]:
-    return (_PAPER,) * len(mode)
+def _white(mode: str) -> tuple[int, ...]:
+    return (_WHITE,) * len(mode)
 
 
-def _ink(mode: str) -> tuple[int, ...]:
-    """Opaque where the mode has alpha."""
-    return tuple(255 if band == 'A' else _INK for band in mode)
+def _black(mode: str) -> tuple[int, ...]:
+    """Return black, opaque if the mode has alpha."""
+    return tuple(255 if band == 'A' else _BLACK for band in mode)

@@ -1,42 +1,61 @@
-"""Small helpers that networks and network pickles lean on.
+"""Small helpers that networks and network pickles depend on.
 
-The public names are part of the frozen interface: the source embedded in a network pickle imports
-them by name, from this project's pickles and from the published ones alike.
+The public names are part of the frozen interface: the source embedded in a network pickle imports them by name, in this
+project's pickles and in the published ones.
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+
+T = TypeVar('T')
 
 nan_to_num = torch.nan_to_num
 symbolic_assert = torch._assert
 
 
 @functools.lru_cache(maxsize=1024)
-def _constant_from_bytes(data, value_shape, numpy_dtype, shape, dtype, device, memory_format):
+def _constant_from_bytes(
+    data: bytes,
+    value_shape: tuple[int, ...],
+    numpy_dtype: str,
+    shape: tuple[int, ...] | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    memory_format: torch.memory_format,
+) -> torch.Tensor:
     array = np.frombuffer(data, dtype=numpy_dtype).reshape(value_shape)
-    with torch.inference_mode(False):  # A tensor made in inference mode would be of no use to autograd later.
+    with torch.inference_mode(False):  # autograd cannot use tensors made in inference mode
         tensor = torch.as_tensor(array.copy(), dtype=dtype, device=device)
         if shape is not None:
             tensor = tensor.expand(shape)
         return tensor.contiguous(memory_format=memory_format)
 
 
-def constant(value, shape=None, dtype=None, device=None, memory_format=None):
-    """Tensor with the given value, made once and then taken from a cache.
+def constant(
+    value: Any,
+    shape: Sequence[int] | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    memory_format: torch.memory_format | None = None,
+) -> torch.Tensor:
+    """Return a tensor with the given value, created once and then taken from a cache.
 
-    Saves the copy from the host that `torch.tensor` makes each time. The result is shared: never
-    write into it.
+    This saves the copy from the host that `torch.tensor` makes each time. The result is shared: never modify it.
 
     Args:
         value: Number, nested sequence or array.
-        shape: Shape to broadcast the value to; the value's own by default.
-        dtype: Default: the current default dtype.
-        device: Default: the CPU.
-        memory_format: Default: contiguous.
+        shape: Shape to broadcast the value to; its own shape by default.
+        dtype: Type of the result; PyTorch's default dtype by default.
+        device: Device of the result; the CPU by default.
+        memory_format: Memory format of the result; contiguous by default.
     """
     array = np.ascontiguousarray(value)
     return _constant_from_bytes(
@@ -51,68 +70,70 @@ def constant(value, shape=None, dtype=None, device=None, memory_format=None):
 
 
 @contextlib.contextmanager
-def suppress_tracer_warnings():
-    """Within this context `torch.jit.trace` does not warn about Python values that it freezes."""
+def suppress_tracer_warnings() -> Iterator[None]:
+    """Suppress the warnings of `torch.jit.trace` about Python values that it treats as constants."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', category=torch.jit.TracerWarning)
         yield
 
 
-def assert_shape(tensor, ref_shape):
-    """Raise AssertionError unless `tensor` has the shape `ref_shape`; None stands for any size."""
+def assert_shape(tensor: torch.Tensor, ref_shape: Iterable[int | None]) -> None:
+    """Raise AssertionError unless `tensor` has the shape `ref_shape`, in which None stands for any size."""
     shape = tuple(tensor.shape)
     expected = tuple(ref_shape)
     fits = len(shape) == len(expected) and all(
         want is None or int(size) == int(want) for size, want in zip(shape, expected)
     )
     if not fits:
-        words = ', '.join('any' if want is None else str(int(want)) for want in expected)
-        raise AssertionError(f'tensor of shape {list(shape)} where [{words}] is expected')
+        sizes = ', '.join('any' if want is None else str(int(want)) for want in expected)
+        raise AssertionError(f'expected a tensor of shape [{sizes}], got {list(shape)}')
 
 
-def profiled_function(fn):
-    """Decorate `fn` so that the PyTorch profiler shows its calls under its name."""
+def profiled_function(fn: Callable[..., T]) -> Callable[..., T]:
+    """Decorate a function so that the PyTorch profiler shows its calls under its name."""
 
     @functools.wraps(fn)
-    def wrapper(*args, **kwargs):
+    def wrapper(*args: Any, **kwargs: Any) -> T:
         with torch.autograd.profiler.record_function(fn.__name__):
             return fn(*args, **kwargs)
 
     return wrapper
 
 
-def named_params_and_buffers(module):
-    """List of (name, tensor): all parameters, then all buffers, in registration order."""
+def named_params_and_buffers(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Return (name, tensor) of all parameters, then of all buffers, in registration order."""
     return [*module.named_parameters(), *module.named_buffers()]
 
 
-def params_and_buffers(module):
-    """List of all parameters, then all buffers."""
+def params_and_buffers(module: torch.nn.Module) -> list[torch.Tensor]:
+    """Return all parameters, then all buffers."""
     return [tensor for _, tensor in named_params_and_buffers(module)]
 
 
 @torch.no_grad()
-def copy_params_and_buffers(src_module, dst_module, require_all=False):
+def copy_params_and_buffers(
+    src_module: torch.nn.Module, dst_module: torch.nn.Module, require_all: bool = False
+) -> None:
     """Copy the tensors of one module into those of another that have the same name.
 
     Args:
-        src_module: Where the values come from; what only it has is left out.
-        dst_module: Where they go, in place; requires_grad stays as it is.
-        require_all: Raise KeyError where `dst_module` has a tensor that `src_module` has not.
+        src_module: Source; tensors that only it has are ignored.
+        dst_module: Destination, changed in place; requires_grad stays as it is.
+        require_all: Raise KeyError if `dst_module` has a tensor that `src_module` lacks.
     """
     source = dict(named_params_and_buffers(src_module))
     for name, tensor in named_params_and_buffers(dst_module):
         if name in source:
             tensor.copy_(source[name].detach())
         elif require_all:
-            raise KeyError(f'the source module has no parameter or buffer named {name}')
+            raise KeyError(f'the source module has no parameter or buffer called {name}')
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Module summary
 
 
-def _tensors_in(value):
+def _tensors_in(value: Any) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         return [value]
     if isinstance(value, (tuple, list)):
@@ -120,15 +141,19 @@ def _tensors_in(value):
     return []
 
 
-def _record_outputs(module, inputs, max_nesting):
-    """Run the module; return its result and [(submodule, output tensors)] in order of completion."""
-    calls, hooks, depth = [], [], 0
+def _record_outputs(
+    module: torch.nn.Module, inputs: Sequence[Any], max_nesting: int
+) -> tuple[Any, list[tuple[torch.nn.Module, list[torch.Tensor]]]]:
+    """Run the module; return its result, and (submodule, output tensors) in order of completion."""
+    calls: list[tuple[torch.nn.Module, list[torch.Tensor]]] = []
+    hooks: list[Any] = []
+    depth = 0
 
-    def enter(_module, _inputs):
+    def enter(_module: torch.nn.Module, _inputs: Any) -> None:
         nonlocal depth
         depth += 1
 
-    def leave(submodule, _inputs, outputs):
+    def leave(submodule: torch.nn.Module, _inputs: Any, outputs: Any) -> None:
         nonlocal depth
         depth -= 1
         if depth <= max_nesting:
@@ -146,22 +171,24 @@ def _record_outputs(module, inputs, max_nesting):
     return result, calls
 
 
-def print_module_summary(module, inputs, max_nesting=3, skip_redundant=True):
-    """Run `module(*inputs)` once and print a table of its layers; returns the module's result.
+def print_module_summary(
+    module: torch.nn.Module, inputs: Sequence[Any], max_nesting: int = 3, skip_redundant: bool = True
+) -> Any:
+    """Run `module(*inputs)` once, print a table of its layers, and return the result.
 
-    Each tensor is counted at the first layer that finishes with it, so the columns add up.
+    Each tensor is counted at the first layer that outputs it, so that the columns add up.
 
     Args:
         module: Module to run.
-        inputs: Positional arguments, a list.
-        max_nesting: Depth of submodules to list.
-        skip_redundant: Leave out layers that add neither parameters, buffers nor new outputs.
+        inputs: Positional arguments.
+        max_nesting: Maximum depth of the submodules to list.
+        skip_redundant: Leave out layers that add no parameters, buffers or outputs.
     """
     result, calls = _record_outputs(module, inputs, max_nesting)
     names = {submodule: name for name, submodule in module.named_modules()}
-    seen = set()
+    seen: set[int] = set()
 
-    def unseen(tensors):
+    def unseen(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
         fresh = [t for t in tensors if id(t) not in seen]
         seen.update(id(t) for t in fresh)
         return fresh
@@ -176,14 +203,14 @@ def print_module_summary(module, inputs, max_nesting=3, skip_redundant=True):
             continue
         total_params += num_params
         total_buffers += num_buffers
-        shown = fresh_outputs or outputs
+        listed = fresh_outputs or outputs
         rows.append(
             (
                 names.get(submodule) or '<top-level>',
                 str(num_params or '-'),
                 str(num_buffers or '-'),
-                '; '.join(str(list(t.shape)) for t in shown) or '-',
-                '; '.join(str(t.dtype).removeprefix('torch.') for t in shown) or '-',
+                '; '.join(str(list(t.shape)) for t in listed) or '-',
+                '; '.join(str(t.dtype).removeprefix('torch.') for t in listed) or '-',
             )
         )
     rows.append(('Total', str(total_params), str(total_buffers), '-', '-'))
@@ -196,14 +223,14 @@ def print_module_summary(module, inputs, max_nesting=3, skip_redundant=True):
 
 
 @contextlib.contextmanager
-def full_precision():
-    """Inside, CUDA computes float32 as float32; PyTorch lets convolutions drop 13 bits of it by default."""
-    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [backend.allow_tf32 for backend in backends]
+def without_tf32() -> Iterator[None]:
+    """Compute float32 in full precision on CUDA; by default PyTorch uses TensorFloat-32 for convolutions."""
+    backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    previous = [backend.allow_tf32 for backend in backends]
     try:
         for backend in backends:
             backend.allow_tf32 = False
         yield
     finally:
-        for backend, allowed in zip(backends, before):
+        for backend, allowed in zip(backends, previous):
             backend.allow_tf32 = allowed

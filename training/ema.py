@@ -1,16 +1,18 @@
-"""Moving average of the generator's weights, what snapshots and metrics use (arXiv 1710.10196)."""
+"""Moving average of the generator's weights, which snapshots and metrics use (arXiv 1710.10196)."""
+
+from __future__ import annotations
 
 import torch
 
 
-def ema_decay(batch_size, cur_nimg, ema_kimg, ema_rampup):
-    """Factor of the old average in one step: half-life `ema_kimg`, in the beginning shorter.
+def ema_decay(batch_size: int, cur_nimg: int, ema_kimg: float, ema_rampup: float | None) -> float:
+    """Return the factor of the old average in one step.
 
     Args:
-        batch_size: Images a step.
-        cur_nimg: Images shown so far; the half-life is at most `ema_rampup` times that.
-        ema_kimg: Half-life in thousands of images; 0: no averaging.
-        ema_rampup: None: no ramp-up.
+        batch_size: Images per step.
+        cur_nimg: Images shown so far.
+        ema_kimg: Half-life of the average in thousands of images. 0: no averaging.
+        ema_rampup: Limits the half-life to `ema_rampup * cur_nimg` images at the beginning. None: no limit.
     """
     half_life_nimg = ema_kimg * 1000
     if ema_rampup is not None:
@@ -19,9 +21,9 @@ def ema_decay(batch_size, cur_nimg, ema_kimg, ema_rampup):
 
 
 @torch.no_grad()
-def update_ema(G_ema, G, decay):
-    """Move the parameters of `G_ema` towards those of `G`; buffers are copied."""
+def update_ema(G_ema: torch.nn.Module, G: torch.nn.Module, decay: float) -> None:
+    """Move the parameters of `G_ema` toward those of `G`, and copy the buffers."""
     for averaged, current in zip(G_ema.parameters(), G.parameters(), strict=True):
         averaged.lerp_(current, 1 - decay)
-    for averaged, current in zip(G_ema.buffers(), G.buffers(), strict=True):
-        averaged.copy_(current)
+    for copied, buffer in zip(G_ema.buffers(), G.buffers(), strict=True):
+        copied.copy_(buffer)

@@ -1,8 +1,17 @@
-"""Losses of StyleGAN2 with ADA: non-saturating logistic, R1, path length (arXiv 1912.04958, 1801.04406).
+"""The loss of StyleGAN2: non-saturating logistic loss with R1 and path length regularization.
 
-`StyleGAN2Loss.accumulate_gradients` runs one phase on one per-GPU batch and adds to the gradients
-of the network that the phase trains. Shapes: N batch, C H W image, L w vectors of a generator.
+`StyleGAN2Loss.accumulate_gradients` runs one phase on one batch of a process, and adds to the gradients of the network
+that the phase trains.
+
+Shapes: N batch, C H W channels, height and width of images, L number of w vectors of a generator (`num_ws`).
+
+Sources: StyleGAN2 (arXiv 1912.04958), R1 (arXiv 1801.04406), the logistic loss (arXiv 1406.2661).
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +22,30 @@ from torch_utils import training_stats
 PHASES = ('Gmain', 'Greg', 'Gboth', 'Dmain', 'Dreg', 'Dboth')
 
 
-def r1_penalty(logits, images):
-    """Squared gradient norm of the logits at real images, [N]; differentiable (arXiv 1801.04406, eq. 9)."""
+def r1_penalty(logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Return the squared norm of the gradient of D at real images (arXiv 1801.04406, eq. 9, without its factor γ/2).
+
+    Args:
+        logits: [N, 1] output of D.
+        images: [N, C, H, W] input of D, which requires gradients.
+
+    Returns:
+        [N] penalties, differentiable again.
+    """
     (gradient,) = torch.autograd.grad(outputs=logits.sum(), inputs=images, create_graph=True)
     return gradient.square().sum(dim=[1, 2, 3])
 
 
-def path_lengths(images, ws):
-    """Norm of Jᵀy for a random image y, [N]; differentiable (arXiv 1912.04958, section 3.2)."""
+def path_lengths(images: torch.Tensor, ws: torch.Tensor) -> torch.Tensor:
+    """Return the length of Jᵀy for random images y, where J is the Jacobian of G (arXiv 1912.04958, eq. 4).
+
+    Args:
+        images: [N, C, H, W] output of the synthesis network.
+        ws: [N, L, w_dim] input of the synthesis network.
+
+    Returns:
+        [N] lengths, differentiable again.
+    """
     height, width = images.shape[2:]
     noise = torch.randn_like(images) / np.sqrt(height * width)
     (gradient,) = torch.autograd.grad(outputs=(images * noise).sum(), inputs=ws, create_graph=True)
@@ -28,30 +53,31 @@ def path_lengths(images, ws):
 
 
 class StyleGAN2Loss:
-    """One training objective for a generator and a discriminator.
+    """The training objective of a generator and a discriminator.
 
     Args:
-        device: Where the running mean of path lengths lives.
-        G, D: Networks.
-        augment_pipe: Applied to what D sees, real and generated; None: nothing.
-        style_mixing_prob: Probability of a second latent from a random layer on.
-        r1_gamma: Weight of R1; 0 turns it off.
-        pl_weight: Weight of the path length term; 0 turns it off.
-        pl_batch_shrink: The path length term runs on a batch smaller by this factor.
-        pl_decay: Rate of the running mean of path lengths.
+        device: Where the running mean of path lengths is stored.
+        G: Generator.
+        D: Discriminator.
+        augment_pipe: Applied to the real and generated images that D sees. None: no augmentation.
+        style_mixing_prob: Probability that the layers from a random one on use a second latent.
+        r1_gamma: Weight of R1. 0: no R1.
+        pl_weight: Weight of path length regularization. 0: no path length regularization.
+        pl_batch_shrink: Factor by which the batch of path length regularization is smaller.
+        pl_decay: Decay of the running mean of path lengths.
     """
 
     def __init__(
         self,
-        device,
-        G,
-        D,
-        augment_pipe=None,
-        style_mixing_prob=0.9,
-        r1_gamma=10,
-        pl_weight=2,
-        pl_batch_shrink=2,
-        pl_decay=0.01,
+        device: torch.device | str,
+        G: Any,
+        D: Any,
+        augment_pipe: torch.nn.Module | None = None,
+        style_mixing_prob: float = 0.9,
+        r1_gamma: float = 10,
+        pl_weight: float = 2,
+        pl_batch_shrink: int = 2,
+        pl_decay: float = 0.01,
     ):
         self.G = G
         self.D = D
@@ -63,21 +89,62 @@ class StyleGAN2Loss:
         self.pl_decay = pl_decay
         self.pl_mean = torch.zeros([], device=device)
 
-    def state_dict(self):
-        """What a loss remembers from step to step: tensors by name."""
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the tensors that the loss keeps from one step to the next."""
         return dict(pl_mean=self.pl_mean)
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Restore what `state_dict` returned."""
         self.pl_mean.copy_(state['pl_mean'])
 
-    def run_G(self, z, c):
-        """Images [N, C, H, W] and the ws [N, L, w_dim] they come from, with style mixing."""
+    def accumulate_gradients(
+        self,
+        phase: str,
+        real_img: torch.Tensor,
+        real_c: torch.Tensor,
+        gen_z: torch.Tensor,
+        gen_c: torch.Tensor,
+        gain: float = 1,
+    ) -> None:
+        """Run a phase and add its gradients, multiplied by `gain`, to those of the parameters.
+
+        Args:
+            phase: One of `PHASES`: the network, and 'main' for the adversarial loss, 'reg' for the regularizer or
+                'both'.
+            real_img: [N, C, H, W] float32 in [-1, +1]; only the phases of D use it.
+            real_c: [N, c_dim] labels.
+            gen_z: [N, z_dim] latents.
+            gen_c: [N, c_dim] labels.
+            gain: Factor of the loss: the interval of a lazy regularizer, divided by the rounds of accumulation.
+
+        Raises:
+            ValueError: The phase is unknown.
+        """
+        if phase not in PHASES:
+            raise ValueError(f'phase={phase!r}: must be one of {", ".join(PHASES)}')
+        network, part = phase[0], phase[1:]
+        adversarial, regularized = part in ('main', 'both'), part in ('reg', 'both')
+        if network == 'G':
+            if adversarial:
+                self._G_main(gen_z, gen_c, gain)
+            if regularized and self.pl_weight != 0:
+                self._G_path_length(gen_z, gen_c, gain)
+        else:
+            regularized = regularized and self.r1_gamma != 0
+            if adversarial:
+                self._D_fake(gen_z, gen_c, gain)
+            if adversarial or regularized:
+                self._D_real(real_img, real_c, gain, adversarial, regularized)
+
+    def run_G(self, z: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return images [N, C, H, W] and the ws [N, L, w_dim] that they are made from, with style mixing."""
         ws = self.G.mapping(z, c)
         if self.style_mixing_prob > 0:
             ws = self._mix_styles(ws, c)
         return self.G.synthesis(ws), ws
 
-    def _mix_styles(self, ws, c):
+    def _mix_styles(self, ws: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        """Replace the ws from a random layer on by those of other latents (arXiv 1812.04948, section 3.1)."""
         num_ws = ws.shape[1]
         if torch.rand([]).item() >= self.style_mixing_prob:
             return ws
@@ -86,78 +153,47 @@ class StyleGAN2Loss:
         other = self.G.mapping(z, c, skip_w_avg_update=True)
         return torch.cat([ws[:, :crossover], other[:, crossover:]], dim=1)
 
-    def run_D(self, images, c):
-        """Logits [N, 1] of the augmented images."""
+    def run_D(self, images: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        """Return the logits [N, 1] of the augmented images."""
         if self.augment_pipe is not None:
             images = self.augment_pipe(images)
         return self.D(images, c)
 
-    def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, gain=1):
-        """Run one phase and add its gradients, scaled by `gain`, to the parameters.
-
-        Args:
-            phase: One of `PHASES`: 'main' the adversarial loss, 'reg' the regulariser, 'both' both.
-            real_img: [N, C, H, W] float32 in [-1, +1]; used by the phases of D.
-            real_c: [N, c_dim].
-            gen_z: [N, z_dim].
-            gen_c: [N, c_dim].
-            gain: Factor of the loss: the interval of a lazy regulariser, over the accumulation rounds.
-        """
-        if phase not in PHASES:
-            raise ValueError(f'phase={phase!r}: must be one of {", ".join(PHASES)}')
-        network, part = phase[0], phase[1:]
-        if network == 'G':
-            if part in ('main', 'both'):
-                self._G_main(gen_z, gen_c, gain)
-            if part in ('reg', 'both') and self.pl_weight != 0:
-                self._G_path_length(gen_z, gen_c, gain)
-        else:
-            adversarial = part in ('main', 'both')
-            regularise = part in ('reg', 'both') and self.r1_gamma != 0
-            if adversarial:
-                self._D_fake(gen_z, gen_c, gain)
-            if adversarial or regularise:
-                self._D_real(real_img, real_c, gain, adversarial, regularise)
-
-    def _count_nonfinite(self, loss):
-        training_stats.report('Loss/nonfinite', ~loss.detach().isfinite())
-
-    def _G_main(self, z, c, gain):
-        """Maximise log D(G(z)), the non-saturating loss."""
+    def _G_main(self, z: torch.Tensor, c: torch.Tensor, gain: float) -> None:
+        """Minimize -log sigmoid(D(G(z))), the non-saturating loss (arXiv 1406.2661, section 3)."""
         images, _ws = self.run_G(z, c)
-        logits = self.run_D(images, c)
-        training_stats.report('Loss/scores/fake', logits)
-        training_stats.report('Loss/signs/fake', logits.sign())
-        loss = softplus(-logits)
+        logits = self._logits_of_fakes(images, c)
+        loss = softplus(-logits)  # [N, 1]
         training_stats.report('Loss/G/loss', loss)
-        self._count_nonfinite(loss)
+        _report_nonfinite(loss)
         loss.mean().mul(gain).backward()
 
-    def _G_path_length(self, z, c, gain):
+    def _G_path_length(self, z: torch.Tensor, c: torch.Tensor, gain: float) -> None:
+        """Minimize (|Jᵀy| - a)², where a is the running mean of the lengths (arXiv 1912.04958, eq. 4)."""
         batch_size = max(z.shape[0] // self.pl_batch_shrink, 1)
         images, ws = self.run_G(z[:batch_size], c[:batch_size])
         lengths = path_lengths(images, ws)
         mean = self.pl_mean.lerp(lengths.mean(), self.pl_decay)
         self.pl_mean.copy_(mean.detach())
-        penalty = (lengths - mean).square()
+        penalty = (lengths - mean).square()  # [N]
         training_stats.report('Loss/pl_penalty', penalty)
         loss = penalty * self.pl_weight
         training_stats.report('Loss/G/reg', loss)
-        self._count_nonfinite(loss)
+        _report_nonfinite(loss)
         loss.mean().mul(gain).backward()
 
-    def _D_fake(self, z, c, gain):
+    def _D_fake(self, z: torch.Tensor, c: torch.Tensor, gain: float) -> None:
+        """Minimize -log(1 - sigmoid(D(G(z)))), the first half of the logistic loss (arXiv 1406.2661, eq. 1)."""
         with torch.no_grad():
             images, _ws = self.run_G(z, c)
-        logits = self.run_D(images, c)
-        training_stats.report('Loss/scores/fake', logits)
-        training_stats.report('Loss/signs/fake', logits.sign())
+        logits = self._logits_of_fakes(images, c)
         softplus(logits).mean().mul(gain).backward()
-        self._fake_loss = softplus(logits.detach())
-        self._count_nonfinite(self._fake_loss)
+        self._fake_loss = softplus(logits.detach())  # [N, 1]
+        _report_nonfinite(self._fake_loss)
 
-    def _D_real(self, images, c, gain, adversarial, regularise):
-        images = images.detach().requires_grad_(regularise)
+    def _D_real(self, images: torch.Tensor, c: torch.Tensor, gain: float, adversarial: bool, regularized: bool) -> None:
+        """Minimize -log sigmoid(D(x)), the second half of the logistic loss, plus R1 · γ/2, or one of the two."""
+        images = images.detach().requires_grad_(regularized)
         logits = self.run_D(images, c)
         training_stats.report('Loss/scores/real', logits)
         training_stats.report('Loss/signs/real', logits.sign())
@@ -165,13 +201,23 @@ class StyleGAN2Loss:
         if adversarial:
             loss = softplus(-logits)  # [N, 1]
             training_stats.report('Loss/D/loss', self._fake_loss + loss)
-        if regularise:
+        if regularized:
             penalty = r1_penalty(logits, images)  # [N]
             training_stats.report('Loss/r1_penalty', penalty)
             weighted = penalty * (self.r1_gamma / 2)
             training_stats.report('Loss/D/reg', weighted)
             loss = loss + weighted.unsqueeze(1)
-        self._count_nonfinite(loss)
-        # Naming the parameters spares the way back to the images, whose gradient nobody reads.
+        _report_nonfinite(loss)
+        # Naming the parameters saves the backward pass to the images, whose gradient is not needed.
         trained = [parameter for parameter in self.D.parameters() if parameter.requires_grad]
         loss.mean().mul(gain).backward(inputs=trained)
+
+    def _logits_of_fakes(self, images: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        logits = self.run_D(images, c)
+        training_stats.report('Loss/scores/fake', logits)
+        training_stats.report('Loss/signs/fake', logits.sign())
+        return logits
+
+
+def _report_nonfinite(loss: torch.Tensor) -> None:
+    training_stats.report('Loss/nonfinite', ~loss.detach().isfinite())

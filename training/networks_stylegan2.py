@@ -1,18 +1,24 @@
-"""Generator and discriminator of StyleGAN2 (arXiv 1912.04958), conditional and mixed precision.
+"""The networks of StyleGAN2 (Karras et al., arXiv 1912.04958): conditional, mixed precision, images of any shape.
 
-Read top-down: `Generator` = `MappingNetwork` (z, c → w) + `SynthesisNetwork` (w → image, one
-`SynthesisBlock` per resolution); `Discriminator` = one `DiscriminatorBlock` per resolution +
-`DiscriminatorEpilogue`. Network pickles embed the source of this file, so it imports only the
-frozen interface.
+`Generator` = `MappingNetwork` (z, c → w) + `SynthesisNetwork` (w → image, one `SynthesisBlock` per resolution);
+`Discriminator` = one `DiscriminatorBlock` per resolution + `DiscriminatorEpilogue`.
 
-Shapes: N batch, C channels, H W height and width, O output and I input channels of a weight,
-L number of w vectors a generator takes (`num_ws`).
+This file is long because network pickles embed its source, so that it has to be self-contained: it imports only the
+names that old pickles rely on. It reads in parts: resolutions, modulated convolution, layers, generator, discriminator.
 
-A resolution is one number for square maps and [height, width] for others. Blocks are named by their
-level, a power of two: in a square network of such a size the level is the resolution, in any other
-it is that of the square network's block whose map has about as many pixels. So `b64` means the same
-number of channels in all networks. The last block of a discriminator is `b4` in every one.
+Shapes: N batch, C channels, H W height and width, O output and I input channels of a weight, L number of w vectors that
+a generator takes (`num_ws`).
+
+A resolution is one number for square maps, and [height, width] for others. Blocks are named by their level, a power of
+two. In a square network whose size is a power of two, the level is the resolution; in any other network, it is the
+level of the square network's block that has about as many pixels. So `b64` means the same number of channels in all
+networks. The last block of every discriminator is `b4`.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,33 +26,43 @@ import torch
 from torch_utils import misc, persistence
 from torch_utils.ops import bias_act, conv2d_resample, fma, upfirdn2d
 
+if TYPE_CHECKING:  # published code may run this source with a Python that does not know such types
+    Resolution = int | Sequence[int]
+
 SQRT_HALF = float(np.sqrt(0.5))
 
 
-def _channels_at(resolution, channel_base, channel_max):
-    return min(channel_base // resolution, channel_max)
+# ---------------------------------------------------------------------------------------------------------------------
+# Resolutions and levels
 
 
-def _sides(resolution):
-    """(height, width) of a resolution."""
+def _channels_at(level: int, channel_base: int, channel_max: int) -> int:
+    return min(channel_base // level, channel_max)
+
+
+def _sides(resolution: Resolution) -> tuple[int, int]:
+    """Return the height and width of a resolution."""
     height, width = (resolution, resolution) if isinstance(resolution, (int, np.integer)) else resolution
     return int(height), int(width)
 
 
-def _as_resolution(height, width):
+def _as_resolution(height: int, width: int) -> Resolution:
     return height if height == width else [height, width]
 
 
-def _level_of(height, width):
-    """The power of two that is nearest, by its logarithm, to the side of a square with as many pixels."""
+def _level_of(height: int, width: int) -> int:
+    """Return the power of two nearest, in its logarithm, to the side of a square with as many pixels."""
     return 2 ** (((2 * height * width).bit_length() - 1) // 2)
 
 
-def _pyramid(img_resolution):
-    """{level: resolution} of a network's blocks, the lowest first.
+def _pyramid(img_resolution: Resolution) -> dict[int, Resolution]:
+    """Return the resolution of each level of a network, lowest level first.
 
-    The lowest is the image halved as often as both sides are even and what is left has 8 pixels or more, 2 or more
-    each way: 4x4 for powers of two, 3x3 for 48x48, 4x6 for 64x96.
+    The lowest resolution is that of the image, halved as long as both sides are even and the result has at least 8
+    pixels and at least 2 on each side: 4x4 for powers of two, 3x3 for 48x48, 4x6 for 64x96.
+
+    Raises:
+        ValueError: A network cannot have this resolution.
     """
     height, width = _sides(img_resolution)
     if min(height, width) < 4:
@@ -60,21 +76,28 @@ def _pyramid(img_resolution):
     return {first * 2**i: _as_resolution(height * 2**i, width * 2**i) for i in range(num_doublings + 1)}
 
 
-def _first_fp16_level(top_level_log2, num_fp16_res):
-    """The lowest level computed in float16: never below 8, whatever was asked for."""
+def _first_fp16_level(top_level_log2: int, num_fp16_res: int) -> int:
+    """Return the lowest level that may compute in float16, which is never below 8."""
     return max(2 ** (top_level_log2 + 1 - num_fp16_res), 8)
 
 
-def _block_format(use_fp16, channels_last, force_fp32, weight, batch_size, resolution):
-    """(dtype, memory format) that a block computes in: its weights' own, or float16 where asked for, on CUDA alone.
+def _block_format(
+    weight: torch.Tensor,
+    use_fp16: bool,
+    channels_last: bool,
+    batch_size: int,
+    resolution: Resolution,
+) -> tuple[torch.dtype, torch.memory_format]:
+    """Return the dtype and memory format that a block computes in.
 
-    On the CPU, convolutions are faster channels-last, forward and backward, but for few pixels: before each one PyTorch
-    brings the weights into the layout of the maps, and there the weights are the larger part.
+    The dtype is that of its weights, or float16 if requested and on CUDA. On the CPU, convolutions are faster in
+    channels-last format, forward and backward, except for few pixels: PyTorch converts the weights to the format of the
+    maps before each convolution, and then the weights are the larger part.
     """
-    half = use_fp16 and not force_fp32 and weight.device.type == 'cuda'
+    half = use_fp16 and weight.device.type == 'cuda'
     pixels_together = half and channels_last
     if weight.device.type == 'cpu':
-        # What is traced or exported for batches of any size has a symbol here.
+        # When a network is traced or exported for any batch size, the size is a symbol.
         images = batch_size if isinstance(batch_size, int) else 1
         height, width = _sides(resolution)
         pixels_together = images * height * width >= 256
@@ -84,54 +107,140 @@ def _block_format(use_fp16, channels_last, force_fp32, weight, batch_size, resol
     )
 
 
-def _expect_map(x, channels, resolution, down=1):
-    """Check that `x` is [N, channels, H, W] of a resolution, or of that divided by `down`."""
+def _check_map(x: torch.Tensor, channels: int, resolution: Resolution, down: int = 1) -> None:
+    """Check that `x` is [N, channels, H, W] with the resolution divided by `down`."""
     height, width = _sides(resolution)
     misc.assert_shape(x, [None, channels, height // down, width // down])
 
 
-def _conv_weight(out_channels, in_channels, kernel_size, channels_last):
-    """Random weight [O, I, k, k] of unit variance; what it is scaled by at run time is `_he_gain`."""
+# ---------------------------------------------------------------------------------------------------------------------
+# Initialization and normalization
+
+
+def _conv_weight(out_channels: int, in_channels: int, kernel_size: int, channels_last: bool) -> torch.Tensor:
+    """Return a random weight [O, I, k, k] of unit variance, which layers scale by `_he_gain` at run time."""
     weight = torch.randn(out_channels, in_channels, kernel_size, kernel_size)
     return weight.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-def _he_gain(fan_in):
-    """Scale that keeps the variance of a layer's input (arXiv 1502.01852)."""
+def _he_gain(fan_in: int) -> float:
+    """Return the scale of a weight that preserves the variance of a layer's input (arXiv 1502.01852)."""
     return float(1 / np.sqrt(fan_in))
 
 
-def normalize_2nd_moment(x, dim=1, eps=1e-8):
-    """Scale `x` so that the mean square along `dim` is one."""
+def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
+    """Scale `x` to a mean square of one along `dim`."""
     mean_square = x.square().mean(dim=dim, keepdim=True)
     return x * torch.rsqrt(mean_square + eps)
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Modulated convolution
 
 
-def _demodulation(weight, styles):
-    """[N, O] factors that give each output channel of each sample unit expected variance.
+@misc.profiled_function
+def modulated_conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    styles: torch.Tensor,
+    *,
+    up: int = 1,
+    down: int = 1,
+    resample_filter: torch.Tensor | None = None,
+    padding: int = 0,
+    flip_weight: bool = True,
+    demodulate: bool = True,
+    noise: torch.Tensor | None = None,
+    fused_modconv: bool = True,
+) -> torch.Tensor:
+    """Convolve with weights that are scaled by a style of each sample (arXiv 1912.04958, section 2.2).
 
-    The sum over the kernel commutes with the style (arXiv 1912.04958, eq. 3), so the weights of
-    the single samples need not be formed: s² [N, I] times Σ_k w² [I, O].
+    Args:
+        x: [N, I, H, W], float16 or float32.
+        weight: [O, I, kh, kw].
+        styles: [N, I].
+        up: Integer upsampling factor.
+        down: Integer downsampling factor.
+        resample_filter: Filter for both, of `upfirdn2d.setup_filter`.
+        padding: Padding relative to the upsampled image.
+        flip_weight: False: convolution; True: correlation, as in `torch.nn.functional.conv2d`.
+        demodulate: Normalize each output channel.
+        noise: Added to the result, broadcast to [N, O, H', W'].
+        fused_modconv: Use one grouped convolution with separate weights for each sample, instead of scaling the
+            activations before and after a common one. The results are the same.
+
+    Returns:
+        [N, O, H', W'], in the dtype of `x`.
     """
-    energy = weight.square().sum(dim=[2, 3])  # [O, I]
-    return torch.rsqrt(styles.square() @ energy.t() + 1e-8)  # [N, O]
+    batch_size = x.shape[0]
+    misc.assert_shape(x, [batch_size, weight.shape[1], None, None])
+    misc.assert_shape(styles, [batch_size, weight.shape[1]])
+    if demodulate and x.dtype == torch.float16:
+        weight, styles = _limit_to_half_range(weight, styles)
+    geometry = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
+    conv = _Conv(demodulate, noise, geometry)
+    if not fused_modconv:
+        return _modulate_activations(x, weight, styles, conv)
+    with misc.suppress_tracer_warnings():
+        is_single = int(batch_size) == 1
+    return (_modulate_single_weight if is_single else _modulate_weights)(x, weight, styles, conv)
 
 
-def _keep_in_half_range(weight, styles):
-    """Scale weight and styles to at most one, so that float16 sums stay finite; demodulation undoes it."""
+class _Conv(NamedTuple):
+    """What a modulated convolution does besides modulating."""
+
+    demodulate: bool
+    noise: torch.Tensor | None
+    geometry: dict[str, Any]  # arguments of `conv2d_resample`
+
+
+def _limit_to_half_range(weight: torch.Tensor, styles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale weight and styles to at most one, so that sums in float16 stay finite. Demodulation cancels the scale."""
     fan_in = weight[0].numel()
     peak = weight.abs().amax(dim=[1, 2, 3], keepdim=True)  # [O, 1, 1, 1]
     return weight / (peak * np.sqrt(fan_in)), styles / styles.abs().amax(dim=1, keepdim=True)
 
 
-def _pointwise_product(x, weight, styles, coefs):
-    """A modulated 1×1 convolution as a matrix product for each sample, which reads the activations once.
+def _demodulation(weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
+    """Return the factors [N, O] that give each output channel of each sample unit expected variance.
 
-    x [N, I, H, W], best with channels last, weight [O, I, 1, 1], styles [N, I], coefs [N, O] or None → [N, O, H, W].
+    The sum over the kernel commutes with the style (arXiv 1912.04958, eq. 3), so the weights of the individual samples
+    are not needed: s² [N, I] times Σ_k w² [I, O].
+    """
+    energy = weight.square().sum(dim=[2, 3])  # [O, I]
+    return torch.rsqrt(styles.square() @ energy.t() + 1e-8)  # [N, O]
+
+
+def _modulate_activations(x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor, conv: _Conv) -> torch.Tensor:
+    """Scale the activations before and after a convolution that all samples share."""
+    demodulate, noise, geometry = conv
+    coefs = _demodulation(weight, styles) if demodulate else None  # [N, O]
+    kernel_h, kernel_w = weight.shape[2:]
+    sizes = (kernel_h, kernel_w, geometry['up'], geometry['down'], geometry['padding'])
+    if x.device.type == 'cpu' and sizes == (1, 1, 1, 1, 0):
+        x = _pointwise_product(x, weight, styles, coefs)
+        return x if noise is None else x + noise.to(x.dtype)
+    x = x * styles.to(x.dtype)[:, :, None, None]
+    x = conv2d_resample.conv2d_resample(x=x, w=weight.to(x.dtype), **geometry)
+    if coefs is None:
+        return x if noise is None else x + noise.to(x.dtype)
+    coefs = coefs.to(x.dtype)[:, :, None, None]
+    return x * coefs if noise is None else fma.fma(x, coefs, noise.to(x.dtype))
+
+
+def _pointwise_product(
+    x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor, coefs: torch.Tensor | None
+) -> torch.Tensor:
+    """Compute a modulated 1×1 convolution as a matrix product of each sample, which reads the activations only once.
+
+    Args:
+        x: [N, I, H, W], preferably in channels-last format.
+        weight: [O, I, 1, 1].
+        styles: [N, I].
+        coefs: [N, O], or None.
+
+    Returns:
+        [N, O, H, W].
     """
     batch_size, in_channels, height, width = x.shape
     per_sample = weight[None, :, :, 0, 0] * styles[:, None, :]  # [N, O, I]
@@ -142,15 +251,32 @@ def _pointwise_product(x, weight, styles, coefs):
     return x.reshape(batch_size, height, width, -1).permute(0, 3, 1, 2)
 
 
-def _modulate_single(x, weight, styles, demodulate, noise, geometry):
-    """A modulated convolution of one sample by weights of its own: x [1, I, H, W] → [1, O, H', W'].
+def _modulate_weights(x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor, conv: _Conv) -> torch.Tensor:
+    """Convolve each sample with its own weight, as the groups of one convolution."""
+    demodulate, noise, geometry = conv
+    with misc.suppress_tracer_warnings():
+        groups = int(x.shape[0])
+    out_channels, in_channels, kernel_h, kernel_w = weight.shape
+    per_sample = weight * styles[:, None, :, None, None]  # [N, O, I, kh, kw]
+    if demodulate:
+        per_sample = per_sample * _demodulation(weight, styles)[:, :, None, None, None]
+    x = x.reshape(1, groups * in_channels, *x.shape[2:])
+    per_sample = per_sample.reshape(groups * out_channels, in_channels, kernel_h, kernel_w)
+    x = conv2d_resample.conv2d_resample(x=x, w=per_sample.to(x.dtype), groups=groups, **geometry)
+    x = x.reshape(groups, out_channels, *x.shape[2:])
+    return x if noise is None else x.add_(noise.to(x.dtype))
 
-    No groups and no reshaping, which would hide from the convolution that the channels lie last. On the CPU a result
-    of fewer numbers than the weights is demodulated instead of those.
+
+def _modulate_single_weight(x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor, conv: _Conv) -> torch.Tensor:
+    """Convolve a single sample with its own weight: x [1, I, H, W] → [1, O, H', W'].
+
+    Without groups or reshaping, which would hide from the convolution that its input is in channels-last format. On
+    the CPU, the result is demodulated instead of the weight if it has fewer elements.
     """
+    demodulate, noise, geometry = conv
     weight = weight * styles[0, :, None, None]  # [O, I, kh, kw]
     coefs = None
-    if demodulate:  # A sum over what lies side by side is faster than `_demodulation`.
+    if demodulate:  # A sum over adjacent elements is faster than `_demodulation`.
         coefs = torch.rsqrt(weight.flatten(1).square().sum(dim=1) + 1e-8)  # [O]
     with misc.suppress_tracer_warnings():
         few_pixels = (
@@ -166,82 +292,32 @@ def _modulate_single(x, weight, styles, demodulate, noise, geometry):
     return x * coefs if noise is None else fma.fma(x, coefs[None], noise.to(x.dtype))
 
 
-@misc.profiled_function
-def modulated_conv2d(
-    x,
-    weight,
-    styles,
-    *,
-    up=1,
-    down=1,
-    resample_filter=None,
-    padding=0,
-    flip_weight=True,
-    demodulate=True,
-    noise=None,
-    fused_modconv=True,
-):
-    """Convolution whose weights are scaled by a style of each sample (arXiv 1912.04958, section 2.2).
-
-    Args:
-        x: [N, I, H, W], float16 or float32.
-        weight: [O, I, kh, kw].
-        styles: [N, I].
-        noise: Added to the result, broadcast to [N, O, H', W'].
-        up, down: Integer resampling factors, with `resample_filter` (see `upfirdn2d.setup_filter`).
-        padding: Relative to the upsampled image.
-        demodulate: Normalise each output channel.
-        flip_weight: False: convolution; True: correlation, as `torch.nn.functional.conv2d`.
-        fused_modconv: One grouped convolution with the weights of each sample, instead of scaling
-            the activations before and after a common one. The same result by another road.
-
-    Returns:
-        [N, O, H', W'], the dtype of `x`.
-    """
-    batch_size = x.shape[0]
-    out_channels, in_channels, kernel_h, kernel_w = weight.shape
-    misc.assert_shape(x, [batch_size, in_channels, None, None])
-    misc.assert_shape(styles, [batch_size, in_channels])
-
-    if demodulate and x.dtype == torch.float16:
-        weight, styles = _keep_in_half_range(weight, styles)
-    geometry = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
-
-    if not fused_modconv:
-        coefs = _demodulation(weight, styles) if demodulate else None  # [N, O]
-        if x.device.type == 'cpu' and (kernel_h, kernel_w, up, down, padding) == (1, 1, 1, 1, 0):
-            x = _pointwise_product(x, weight, styles, coefs)
-            return x if noise is None else x + noise.to(x.dtype)
-        x = x * styles.to(x.dtype)[:, :, None, None]
-        x = conv2d_resample.conv2d_resample(x=x, w=weight.to(x.dtype), **geometry)
-        if coefs is None:
-            return x if noise is None else x + noise.to(x.dtype)
-        coefs = coefs.to(x.dtype)[:, :, None, None]
-        return x * coefs if noise is None else fma.fma(x, coefs, noise.to(x.dtype))
-
-    with misc.suppress_tracer_warnings():
-        groups = int(batch_size)
-    if groups == 1:
-        return _modulate_single(x, weight, styles, demodulate, noise, geometry)
-    per_sample = weight * styles[:, None, :, None, None]  # [N, O, I, kh, kw]
-    if demodulate:
-        per_sample = per_sample * _demodulation(weight, styles)[:, :, None, None, None]
-    x = x.reshape(1, groups * in_channels, *x.shape[2:])
-    per_sample = per_sample.reshape(groups * out_channels, in_channels, kernel_h, kernel_w)
-    x = conv2d_resample.conv2d_resample(x=x, w=per_sample.to(x.dtype), groups=groups, **geometry)
-    x = x.reshape(groups, out_channels, *x.shape[2:])
-    return x if noise is None else x.add_(noise.to(x.dtype))
-
-
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Layers
 
 
 @persistence.persistent_class
 class FullyConnectedLayer(torch.nn.Module):
-    """Dense layer with equalised learning rate: [N, in_features] → [N, out_features]."""
+    """Fully connected layer with equalized learning rate: [N, in_features] → [N, out_features].
 
-    def __init__(self, in_features, out_features, bias=True, activation='linear', lr_multiplier=1, bias_init=0):
+    Args:
+        in_features: Number of input features.
+        out_features: Number of output features.
+        bias: Whether to add a bias.
+        activation: Name in `bias_act.activation_funcs`.
+        lr_multiplier: Learning rate relative to that of other layers.
+        bias_init: Initial value of the bias.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        activation: str = 'linear',
+        lr_multiplier: float = 1,
+        bias_init: float = 0,
+    ) -> None:
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
@@ -251,8 +327,8 @@ class FullyConnectedLayer(torch.nn.Module):
         self.weight_gain = lr_multiplier * _he_gain(in_features)
         self.bias_gain = lr_multiplier
 
-    def forward(self, x):
-        weight, x = self.weight.to(x.dtype), x * self.weight_gain  # Scaled where there are fewer numbers.
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight, x = self.weight.to(x.dtype), x * self.weight_gain  # `x` has fewer elements to scale
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if bias is not None and self.bias_gain != 1:
             bias = bias * self.bias_gain
@@ -260,32 +336,48 @@ class FullyConnectedLayer(torch.nn.Module):
             return torch.nn.functional.linear(x, weight, bias)
         return bias_act.bias_act(x @ weight.t(), bias, act=self.activation)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f'in_features={self.in_features}, out_features={self.out_features}, activation={self.activation}'
 
 
 @persistence.persistent_class
 class Conv2dLayer(torch.nn.Module):
-    """Convolution with equalised learning rate, resampling, bias and activation.
+    """Convolution with equalized learning rate, resampling, bias and activation.
 
-    [N, in_channels, H, W] → [N, out_channels, H·up/down, W·up/down]. A layer with `trainable=False`
-    keeps weight and bias as buffers, under the same names.
+    [N, in_channels, H, W] → [N, out_channels, H·up/down, W·up/down].
+
+    Args:
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
+        kernel_size: Width and height of the kernel.
+        bias: Whether to add a bias.
+        activation: Name in `bias_act.activation_funcs`.
+        up: Integer upsampling factor.
+        down: Integer downsampling factor.
+        resample_filter: Low-pass filter for both.
+        conv_clamp: Largest magnitude of the output. None: no limit.
+        channels_last: Memory format of the weight.
+        trainable: False keeps weight and bias as buffers of the same names.
     """
+
+    resample_filter: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None
 
     def __init__(
         self,
-        in_channels,
-        out_channels,
-        kernel_size,
-        bias=True,
-        activation='linear',
-        up=1,
-        down=1,
-        resample_filter=(1, 3, 3, 1),
-        conv_clamp=None,
-        channels_last=False,
-        trainable=True,
-    ):
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        bias: bool = True,
+        activation: str = 'linear',
+        up: int = 1,
+        down: int = 1,
+        resample_filter: Sequence[float] = (1, 3, 3, 1),
+        conv_clamp: float | None = None,
+        channels_last: bool = False,
+        trainable: bool = True,
+    ) -> None:
         super().__init__()
         self.up, self.down = up, down
         self.in_channels, self.out_channels = in_channels, out_channels
@@ -306,7 +398,7 @@ class Conv2dLayer(torch.nn.Module):
             else:
                 setattr(self, name, None)
 
-    def forward(self, x, gain=1):
+    def forward(self, x: torch.Tensor, gain: float = 1) -> torch.Tensor:
         weight = (self.weight * self.weight_gain).to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         x = conv2d_resample.conv2d_resample(
@@ -316,53 +408,55 @@ class Conv2dLayer(torch.nn.Module):
             up=self.up,
             down=self.down,
             padding=self.padding,
-            flip_weight=(self.up == 1),
-        )  # The transposed convolution of the up path flips by itself.
+            flip_weight=(self.up == 1),  # upsampling uses a transposed convolution, which flips the weight itself
+        )
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         return bias_act.bias_act(x, bias, act=self.activation, gain=self.act_gain * gain, clamp=clamp)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return (
             f'in_channels={self.in_channels}, out_channels={self.out_channels}, '
             f'activation={self.activation}, up={self.up}, down={self.down}'
         )
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Generator
 
 
 @persistence.persistent_class
 class MappingNetwork(torch.nn.Module):
-    """Latent z and label c to intermediate latents w.
+    """Map latents z and labels c to intermediate latents w.
 
     Args:
-        z_dim: Size of z; 0 for none.
-        c_dim: Size of the label; 0 for none.
+        z_dim: Size of z. 0: no latent.
+        c_dim: Size of the label. 0: no label.
         w_dim: Size of w.
-        num_ws: How many times w is repeated; None: once, without the axis.
-        num_layers: Dense layers.
-        embed_features: Size of the label's embedding, `w_dim` by default.
-        layer_features: Size between layers, `w_dim` by default.
+        num_ws: Number of times that w is repeated. None: w has no such dimension.
+        num_layers: Number of fully connected layers.
         activation: Name in `bias_act.activation_funcs`.
-        lr_multiplier: Learning rate relative to the other networks'.
-        w_avg_beta: Decay of W's running mean in training mode; None: no running mean.
+        lr_multiplier: Learning rate relative to that of the other networks.
+        embed_features: Size of the embedding of the label. None: `w_dim`.
+        layer_features: Size between layers. None: `w_dim`.
+        w_avg_beta: Decay of the running mean of w in training mode. None: no running mean.
     """
+
+    w_avg: torch.Tensor
 
     def __init__(
         self,
-        z_dim,
-        c_dim,
-        w_dim,
-        num_ws,
+        z_dim: int,
+        c_dim: int,
+        w_dim: int,
+        num_ws: int | None,
         *,
-        num_layers=8,
-        activation='lrelu',
-        lr_multiplier=0.01,
-        embed_features=None,
-        layer_features=None,
-        w_avg_beta=0.995,
-    ):
+        num_layers: int = 8,
+        activation: str = 'lrelu',
+        lr_multiplier: float = 0.01,
+        embed_features: int | None = None,
+        layer_features: int | None = None,
+        w_avg_beta: float | None = 0.995,
+    ) -> None:
         super().__init__()
         self.num_ws, self.w_dim = num_ws, w_dim
         self.z_dim, self.c_dim = z_dim, c_dim
@@ -383,13 +477,25 @@ class MappingNetwork(torch.nn.Module):
         if num_ws is not None and w_avg_beta is not None:
             self.register_buffer('w_avg', torch.zeros(w_dim))
 
-    def forward(self, z, c, truncation_psi=1, truncation_cutoff=None, skip_w_avg_update=False):
-        """z [N, z_dim], c [N, c_dim] or None → ws [N, L, w_dim], or [N, w_dim] where num_ws is None.
+    def forward(
+        self,
+        z: torch.Tensor | None,
+        c: torch.Tensor | None,
+        truncation_psi: float = 1,
+        truncation_cutoff: int | None = None,
+        skip_w_avg_update: bool = False,
+    ) -> torch.Tensor:
+        """Compute intermediate latents.
 
         Args:
-            truncation_psi: Distance from W's mean that is kept: 1 all, 0 none.
-            truncation_cutoff: Truncate the first so many of the L vectors; None: all.
-            skip_w_avg_update: Leave the running mean alone in training mode.
+            z: [N, z_dim]; ignored if `z_dim` is 0.
+            c: [N, c_dim]; ignored if `c_dim` is 0.
+            truncation_psi: Distance from the mean of w, as a fraction of the original: 1 keeps w, 0 gives the mean.
+            truncation_cutoff: Number of vectors to truncate, from the first on. None: all.
+            skip_w_avg_update: Do not update the running mean in training mode.
+
+        Returns:
+            [N, L, w_dim], or [N, w_dim] if `num_ws` is None.
         """
         w = self._transform(z, c)  # [N, w_dim]
         if self.training and self.w_avg_beta is not None and not skip_w_avg_update:
@@ -401,19 +507,22 @@ class MappingNetwork(torch.nn.Module):
         ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)  # [N, L, w_dim]
         if truncation_psi != 1:
             if self.w_avg_beta is None:
-                raise ValueError(f'truncation_psi={truncation_psi}: this network keeps no mean of w; use 1')
+                raise ValueError(f'truncation_psi={truncation_psi}: this network has no mean of w, so it must be 1')
             kept = self.num_ws if truncation_cutoff is None else truncation_cutoff
             ws = torch.cat([self.w_avg.lerp(ws[:, :kept], truncation_psi), ws[:, kept:]], dim=1)
         return ws
 
-    def _transform(self, z, c):
+    def _transform(self, z: torch.Tensor | None, c: torch.Tensor | None) -> torch.Tensor:
+        """Return w [N, w_dim] without truncation."""
         inputs = []
         dtype = next((weight.dtype for weight in self.parameters()), torch.float32)
         with torch.autograd.profiler.record_function('input'):
             if self.z_dim > 0:
+                assert z is not None
                 misc.assert_shape(z, [None, self.z_dim])
                 inputs.append(normalize_2nd_moment(z.to(dtype)))
             if self.c_dim > 0:
+                assert c is not None
                 misc.assert_shape(c, [None, self.c_dim])
                 inputs.append(normalize_2nd_moment(self.embed(c.to(dtype))))
         x = torch.cat(inputs, dim=1)
@@ -421,31 +530,47 @@ class MappingNetwork(torch.nn.Module):
             x = getattr(self, f'fc{index}')(x)
         return x
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f'z_dim={self.z_dim}, c_dim={self.c_dim}, w_dim={self.w_dim}, num_ws={self.num_ws}'
 
 
 @persistence.persistent_class
 class SynthesisLayer(torch.nn.Module):
-    """Modulated 3×3 convolution, noise, bias and activation.
+    """Modulated convolution, noise, bias and activation.
 
-    [N, in, H, W], w [N, w_dim] → [N, out, H', W'], where H' and W' are those of `resolution`.
+    [N, in_channels, H/up, W/up], w [N, w_dim] → [N, out_channels, H, W], where H and W are those of `resolution`.
+
+    Args:
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
+        w_dim: Size of w.
+        resolution: Resolution of the output.
+        kernel_size: Width and height of the kernel.
+        up: Integer upsampling factor.
+        use_noise: Whether to add noise.
+        activation: Name in `bias_act.activation_funcs`.
+        resample_filter: Low-pass filter for upsampling.
+        conv_clamp: Largest magnitude of the output. None: no limit.
+        channels_last: Memory format of the weight.
     """
+
+    resample_filter: torch.Tensor
+    noise_const: torch.Tensor
 
     def __init__(
         self,
-        in_channels,
-        out_channels,
-        w_dim,
-        resolution,
-        kernel_size=3,
-        up=1,
-        use_noise=True,
-        activation='lrelu',
-        resample_filter=(1, 3, 3, 1),
-        conv_clamp=None,
-        channels_last=False,
-    ):
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: Resolution,
+        kernel_size: int = 3,
+        up: int = 1,
+        use_noise: bool = True,
+        activation: str = 'lrelu',
+        resample_filter: Sequence[float] = (1, 3, 3, 1),
+        conv_clamp: float | None = None,
+        channels_last: bool = False,
+    ) -> None:
         super().__init__()
         self.w_dim, self.in_channels, self.out_channels = w_dim, in_channels, out_channels
         self.resolution, self.up = resolution, up
@@ -463,7 +588,7 @@ class SynthesisLayer(torch.nn.Module):
             self.noise_strength = torch.nn.Parameter(torch.zeros([]))
         self.bias = torch.nn.Parameter(torch.zeros(out_channels))
 
-    def _noise(self, batch_size, noise_mode, device):
+    def _noise(self, batch_size: int, noise_mode: str, device: torch.device) -> torch.Tensor | None:
         if noise_mode not in ('random', 'const', 'none'):
             raise ValueError(f"noise_mode={noise_mode!r}: must be 'random', 'const' or 'none'")
         if not self.use_noise or noise_mode == 'none':
@@ -473,8 +598,15 @@ class SynthesisLayer(torch.nn.Module):
         shape = [batch_size, 1, *_sides(self.resolution)]
         return torch.randn(shape, device=device) * self.noise_strength  # [N, 1, H, W]
 
-    def forward(self, x, w, noise_mode='random', fused_modconv=True, gain=1):
-        _expect_map(x, self.in_channels, self.resolution, down=self.up)
+    def forward(
+        self,
+        x: torch.Tensor,
+        w: torch.Tensor,
+        noise_mode: str = 'random',
+        fused_modconv: bool = True,
+        gain: float = 1,
+    ) -> torch.Tensor:
+        _check_map(x, self.in_channels, self.resolution, down=self.up)
         x = modulated_conv2d(
             x=x,
             weight=self.weight,
@@ -489,7 +621,7 @@ class SynthesisLayer(torch.nn.Module):
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         return bias_act.bias_act(x, self.bias.to(x.dtype), act=self.activation, gain=self.act_gain * gain, clamp=clamp)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return (
             f'in_channels={self.in_channels}, out_channels={self.out_channels}, w_dim={self.w_dim}, '
             f'resolution={self.resolution}, up={self.up}, activation={self.activation}'
@@ -498,9 +630,28 @@ class SynthesisLayer(torch.nn.Module):
 
 @persistence.persistent_class
 class ToRGBLayer(torch.nn.Module):
-    """Modulated convolution to image channels, without demodulation: [N, in, H, W] → [N, out, H, W]."""
+    """Modulated convolution to image channels, without demodulation.
 
-    def __init__(self, in_channels, out_channels, w_dim, kernel_size=1, conv_clamp=None, channels_last=False):
+    [N, in_channels, H, W], w [N, w_dim] → [N, out_channels, H, W].
+
+    Args:
+        in_channels: Number of input channels.
+        out_channels: Number of image channels.
+        w_dim: Size of w.
+        kernel_size: Width and height of the kernel.
+        conv_clamp: Largest magnitude of the output. None: no limit.
+        channels_last: Memory format of the weight.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        kernel_size: int = 1,
+        conv_clamp: float | None = None,
+        channels_last: bool = False,
+    ) -> None:
         super().__init__()
         self.w_dim, self.in_channels, self.out_channels = w_dim, in_channels, out_channels
         self.weight_gain = _he_gain(in_channels * kernel_size**2)
@@ -510,39 +661,55 @@ class ToRGBLayer(torch.nn.Module):
         self.weight = torch.nn.Parameter(_conv_weight(out_channels, in_channels, kernel_size, channels_last))
         self.bias = torch.nn.Parameter(torch.zeros(out_channels))
 
-    def forward(self, x, w, fused_modconv=True):
+    def forward(self, x: torch.Tensor, w: torch.Tensor, fused_modconv: bool = True) -> torch.Tensor:
         styles = self.affine(w) * self.weight_gain
         x = modulated_conv2d(
             x=x, weight=self.weight, styles=styles, padding=self.padding, demodulate=False, fused_modconv=fused_modconv
         )
         return bias_act.bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f'in_channels={self.in_channels}, out_channels={self.out_channels}, w_dim={self.w_dim}'
 
 
 @persistence.persistent_class
 class SynthesisBlock(torch.nn.Module):
-    """The layers of one resolution; doubles the size, except for the first block (in_channels = 0).
+    """The layers of one resolution, which double the size, except in the first block.
 
-    `num_conv` and `num_torgb` say how many w vectors the block takes.
+    The block takes `num_conv + num_torgb` vectors w.
+
+    Args:
+        in_channels: Number of input channels, 0 in the first block.
+        out_channels: Number of output channels.
+        w_dim: Size of w.
+        resolution: Resolution of the output.
+        img_channels: Number of image channels.
+        is_last: Whether this is the last block.
+        architecture: 'orig', 'skip' or 'resnet'.
+        resample_filter: Low-pass filter for upsampling.
+        conv_clamp: Largest magnitude of the activations. None: no limit.
+        use_fp16: Whether to compute in float16 on CUDA.
+        fp16_channels_last: Whether float16 activations are in channels-last format.
+        **layer_kwargs: Arguments of `SynthesisLayer`.
     """
+
+    resample_filter: torch.Tensor
 
     def __init__(
         self,
-        in_channels,
-        out_channels,
-        w_dim,
-        resolution,
-        img_channels,
-        is_last,
-        architecture='skip',
-        resample_filter=(1, 3, 3, 1),
-        conv_clamp=None,
-        use_fp16=False,
-        fp16_channels_last=False,
-        **layer_kwargs,
-    ):
+        in_channels: int,  # 0 in the first block
+        out_channels: int,
+        w_dim: int,
+        resolution: Resolution,
+        img_channels: int,
+        is_last: bool,
+        architecture: str = 'skip',
+        resample_filter: Sequence[float] = (1, 3, 3, 1),
+        conv_clamp: float | None = None,
+        use_fp16: bool = False,
+        fp16_channels_last: bool = False,
+        **layer_kwargs: Any,
+    ) -> None:
         super().__init__()
         if architecture not in ('orig', 'skip', 'resnet'):
             raise ValueError(f"architecture={architecture!r}: must be 'orig', 'skip' or 'resnet'")
@@ -554,8 +721,8 @@ class SynthesisBlock(torch.nn.Module):
         self.num_torgb = int(is_last or architecture == 'skip')
         self.register_buffer('resample_filter', upfirdn2d.setup_filter(resample_filter))
 
-        shared = dict(w_dim=w_dim, conv_clamp=conv_clamp, channels_last=self.channels_last)
-        layer = dict(shared, resolution=resolution, **layer_kwargs)
+        shared: dict[str, Any] = dict(w_dim=w_dim, conv_clamp=conv_clamp, channels_last=self.channels_last)
+        layer: dict[str, Any] = dict(shared, resolution=resolution, **layer_kwargs)
         if in_channels == 0:
             self.const = torch.nn.Parameter(torch.randn(out_channels, *_sides(resolution)))
         else:
@@ -574,78 +741,99 @@ class SynthesisBlock(torch.nn.Module):
                 resample_filter=resample_filter,
             )
 
-    def forward(self, x, img, ws, force_fp32=False, fused_modconv=None, **layer_kwargs):
-        """x [N, in, H/2, W/2] and img [N, C, H/2, W/2] (both None in the first block), ws [N, l, w_dim] → x, img.
+    def forward(
+        self,
+        x: torch.Tensor | None,
+        img: torch.Tensor | None,
+        ws: torch.Tensor,
+        force_fp32: bool = False,
+        fused_modconv: bool | None = None,
+        **layer_kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Compute the activations and the image of this resolution.
 
-        fused_modconv: None chooses by itself: in evaluation mode, where that is the faster way.
+        Args:
+            x: [N, in_channels, H/2, W/2]; None in the first block.
+            img: [N, img_channels, H/2, W/2] sum of the ToRGB layers so far, or None.
+            ws: [N, num_conv + num_torgb, w_dim].
+            force_fp32: Do not compute in float16.
+            fused_modconv: See `modulated_conv2d`. None: choose the faster way in evaluation mode, False in training.
+            **layer_kwargs: Arguments of `SynthesisLayer.forward`.
+
+        Returns:
+            `x` [N, out_channels, H, W] and `img` [N, img_channels, H, W] or None.
         """
-        num_layers = self.num_conv + self.num_torgb
-        misc.assert_shape(ws, [None, num_layers, self.w_dim])
-        w_of_layer = iter(ws.unbind(dim=1))
+        misc.assert_shape(ws, [None, self.num_conv + self.num_torgb, self.w_dim])
+        w_iter = iter(ws.unbind(dim=1))
+        use_fp16 = self.use_fp16 and not force_fp32
         dtype, memory_format = _block_format(
-            self.use_fp16, self.channels_last, force_fp32, self.conv1.weight, ws.shape[0], self.resolution
+            self.conv1.weight, use_fp16, self.channels_last, ws.shape[0], self.resolution
         )
         if fused_modconv is None:
-            # A grouped convolution is slow on the CPU, and in float16 too; that of a single image is none of groups.
-            single = int(ws.shape[0]) == 1
-            groups_pay = ws.device.type != 'cpu' and dtype != torch.float16
-            fused_modconv = not self.training and (single or groups_pay)
+            # Grouped convolutions are slow on the CPU and in float16; a single image does not need groups.
+            is_single = int(ws.shape[0]) == 1
+            has_fast_groups = ws.device.type != 'cpu' and dtype != torch.float16
+            fused_modconv = not self.training and (is_single or has_fast_groups)
         options = dict(layer_kwargs, fused_modconv=fused_modconv)
 
         if self.in_channels == 0:
             x = self.const.to(dtype).unsqueeze(0).repeat(ws.shape[0], 1, 1, 1)  # [N, C, H, W]
             x = x.contiguous(memory_format=memory_format)
-            x = self.conv1(x, next(w_of_layer), **options)
+            x = self.conv1(x, next(w_iter), **options)
         else:
-            _expect_map(x, self.in_channels, self.resolution, down=2)
-            x = x.to(dtype=dtype, memory_format=memory_format)
-            if self.architecture == 'resnet':
-                shortcut = self.skip(x, gain=SQRT_HALF)  # [N, C, H, W]
-                x = self.conv0(x, next(w_of_layer), **options)
-                x = self.conv1(x, next(w_of_layer), gain=SQRT_HALF, **options) + shortcut
-            else:
-                x = self.conv0(x, next(w_of_layer), **options)
-                x = self.conv1(x, next(w_of_layer), **options)
+            assert x is not None
+            _check_map(x, self.in_channels, self.resolution, down=2)
+            x = self._convolve(x.to(dtype=dtype, memory_format=memory_format), w_iter, options)
 
         if img is not None:
-            _expect_map(img, self.img_channels, self.resolution, down=2)
+            _check_map(img, self.img_channels, self.resolution, down=2)
             img = upfirdn2d.upsample2d(img, self.resample_filter)  # [N, C, H, W]
         if self.num_torgb:
-            rgb = self.torgb(x, next(w_of_layer), fused_modconv=fused_modconv)
+            rgb = self.torgb(x, next(w_iter), fused_modconv=fused_modconv)
             rgb = rgb.to(dtype=ws.dtype, memory_format=torch.contiguous_format)
             img = rgb if img is None else img + rgb
         return x, img
 
-    def extra_repr(self):
+    def _convolve(self, x: torch.Tensor, w_iter: Iterator[torch.Tensor], options: dict[str, Any]) -> torch.Tensor:
+        """Apply both convolutions: [N, in_channels, H/2, W/2] → [N, out_channels, H, W]."""
+        if self.architecture == 'resnet':
+            shortcut = self.skip(x, gain=SQRT_HALF)  # [N, C, H, W]
+            x = self.conv0(x, next(w_iter), **options)
+            return self.conv1(x, next(w_iter), gain=SQRT_HALF, **options) + shortcut
+        x = self.conv0(x, next(w_iter), **options)
+        return self.conv1(x, next(w_iter), **options)
+
+    def extra_repr(self) -> str:
         return f'resolution={self.resolution}, architecture={self.architecture}'
 
 
 @persistence.persistent_class
 class SynthesisNetwork(torch.nn.Module):
-    """ws [N, L, w_dim] → images [N, img_channels, H, W] of `img_resolution`, float32.
+    """Synthesize images from intermediate latents: [N, L, w_dim] → [N, img_channels, H, W], float32.
 
     Args:
         w_dim: Size of w.
-        img_resolution: Power of two, at least 4; or a number or [height, width] as `_pyramid` says.
-        img_channels: Channels of the images.
-        channel_base, channel_max: A layer of level r has min(channel_base / r, channel_max) channels.
-        num_fp16_res: So many of the highest levels compute in float16 on CUDA.
-        block_kwargs: To every `SynthesisBlock`.
+        img_resolution: Height and width of the images, or one number if they are equal (see `_pyramid`).
+        img_channels: Number of image channels.
+        channel_base: A layer of level r has min(channel_base / r, channel_max) channels.
+        channel_max: See `channel_base`.
+        num_fp16_res: Number of the highest levels that compute in float16 on CUDA.
+        **block_kwargs: Arguments of `SynthesisBlock`.
     """
 
     def __init__(
         self,
-        w_dim,
-        img_resolution,
-        img_channels,
-        channel_base=32768,
-        channel_max=512,
-        num_fp16_res=0,
-        **block_kwargs,
-    ):
+        w_dim: int,
+        img_resolution: Resolution,
+        img_channels: int,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        num_fp16_res: int = 0,
+        **block_kwargs: Any,
+    ) -> None:
         super().__init__()
         pyramid = _pyramid(img_resolution)
-        self.block_resolutions = list(pyramid)  # Levels, which are resolutions where these are powers of two.
+        self.block_resolutions = list(pyramid)  # levels
         self.img_resolution_log2 = self.block_resolutions[-1].bit_length() - 1
         self.img_resolution, self.img_channels, self.w_dim = pyramid[max(pyramid)], img_channels, w_dim
         self.num_fp16_res = num_fp16_res
@@ -670,20 +858,23 @@ class SynthesisNetwork(torch.nn.Module):
             in_channels = out_channels
         self.num_ws += block.num_torgb
 
-    def forward(self, ws, **block_kwargs):
+    def forward(self, ws: torch.Tensor, **block_kwargs: Any) -> torch.Tensor:
+        """Synthesize images. `block_kwargs` are further arguments of `SynthesisBlock.forward`."""
         misc.assert_shape(ws, [None, self.num_ws, self.w_dim])
         blocks = [getattr(self, f'b{level}') for level in self.block_resolutions]
         ws = ws.to(blocks[0].const.dtype)
-        x = img = None
+        x: torch.Tensor | None = None
+        img: torch.Tensor | None = None
         first = 0
         for block in blocks:
-            # A block's ToRGB shares its w with the first convolution of the next block.
+            # The ToRGB layer of a block shares its w with the first convolution of the next block.
             block_ws = ws[:, first : first + block.num_conv + block.num_torgb]
             x, img = block(x, img, block_ws, **block_kwargs)
             first += block.num_conv
+        assert img is not None
         return img
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return (
             f'w_dim={self.w_dim}, num_ws={self.num_ws}, img_resolution={self.img_resolution}, '
             f'img_channels={self.img_channels}, num_fp16_res={self.num_fp16_res}'
@@ -692,26 +883,28 @@ class SynthesisNetwork(torch.nn.Module):
 
 @persistence.persistent_class
 class Generator(torch.nn.Module):
-    """z [N, z_dim], c [N, c_dim] → images [N, img_channels, H, W], float32 around [-1, +1].
+    """Generate images: z [N, z_dim], c [N, c_dim] → [N, img_channels, H, W], float32, mostly in [-1, +1].
 
     Args:
-        z_dim, c_dim, w_dim: Sizes of latent, label (0: unconditional) and intermediate latent.
-        img_resolution: Power of two, at least 4; or a number or [height, width] as `_pyramid` says.
-        img_channels: 1 for grayscale, 3 for RGB; 2 and 4 for the same with alpha.
-        mapping_kwargs: To `MappingNetwork`.
-        synthesis_kwargs: To `SynthesisNetwork`.
+        z_dim: Size of the latents.
+        c_dim: Size of the labels. 0: unconditional.
+        w_dim: Size of the intermediate latents.
+        img_resolution: Height and width of the images, or one number if they are equal (see `_pyramid`).
+        img_channels: 1 for grayscale, 3 for RGB, 2 and 4 for these with alpha.
+        mapping_kwargs: Further arguments of `MappingNetwork`.
+        synthesis_kwargs: Further arguments of `SynthesisNetwork`.
     """
 
     def __init__(
         self,
-        z_dim,
-        c_dim,
-        w_dim,
-        img_resolution,
-        img_channels,
-        mapping_kwargs=None,
-        synthesis_kwargs=None,
-    ):
+        z_dim: int,
+        c_dim: int,
+        w_dim: int,
+        img_resolution: Resolution,
+        img_channels: int,
+        mapping_kwargs: Mapping[str, Any] | None = None,
+        synthesis_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, **(synthesis_kwargs or {}))
         self.img_resolution, self.img_channels = self.synthesis.img_resolution, img_channels
@@ -721,46 +914,79 @@ class Generator(torch.nn.Module):
 
     def forward(
         self,
-        z,
-        c,
-        truncation_psi=1,
-        truncation_cutoff=None,
-        noise_mode='random',
-        force_fp32=False,
-        fused_modconv=None,
-    ):
+        z: torch.Tensor,
+        c: torch.Tensor,
+        truncation_psi: float = 1,
+        truncation_cutoff: int | None = None,
+        noise_mode: str = 'random',
+        force_fp32: bool = False,
+        fused_modconv: bool | None = None,
+    ) -> torch.Tensor:
+        """Generate images.
+
+        Args:
+            z: [N, z_dim] latents.
+            c: [N, c_dim] labels.
+            truncation_psi: See `MappingNetwork.forward`.
+            truncation_cutoff: See `MappingNetwork.forward`.
+            noise_mode: 'random', 'const' (fixed noise that belongs to the network) or 'none'.
+            force_fp32: Do not compute in float16.
+            fused_modconv: See `SynthesisBlock.forward`.
+
+        Returns:
+            [N, img_channels, H, W] images.
+        """
         ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
         return self.synthesis(ws, noise_mode=noise_mode, force_fp32=force_fp32, fused_modconv=fused_modconv)
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Discriminator
 
 
 @persistence.persistent_class
 class DiscriminatorBlock(torch.nn.Module):
-    """The layers of one resolution; halves the size.
+    """The `num_layers` layers of one resolution, which halve the size.
 
-    Layers are numbered over the whole network from `first_layer_idx` on; those below
-    `freeze_layers` do not train (arXiv 2002.10964, Freeze-D). `num_layers` tells how many are here.
+    Args:
+        in_channels: Number of input channels, 0 in the first block.
+        tmp_channels: Number of channels between the convolutions.
+        out_channels: Number of output channels.
+        resolution: Resolution of the input.
+        img_channels: Number of image channels.
+        first_layer_idx: Number of layers in the blocks before this one.
+        architecture: 'orig', 'skip' or 'resnet'.
+        activation: Name in `bias_act.activation_funcs`.
+        resample_filter: Low-pass filter for downsampling.
+        conv_clamp: Largest magnitude of the activations. None: no limit.
+        use_fp16: Whether to compute in float16 on CUDA.
+        fp16_channels_last: Whether float16 activations are in channels-last format.
+        freeze_layers: Number of layers of the whole network, from the first on, that are not trained (arXiv
+            2002.10964, Freeze-D).
     """
+
+    fromrgb: Conv2dLayer
+    conv0: Conv2dLayer
+    conv1: Conv2dLayer
+    skip: Conv2dLayer
+    resample_filter: torch.Tensor
 
     def __init__(
         self,
-        in_channels,
-        tmp_channels,
-        out_channels,
-        resolution,
-        img_channels,
-        first_layer_idx,
-        architecture='resnet',
-        activation='lrelu',
-        resample_filter=(1, 3, 3, 1),
-        conv_clamp=None,
-        use_fp16=False,
-        fp16_channels_last=False,
-        freeze_layers=0,
-    ):
+        in_channels: int,
+        tmp_channels: int,
+        out_channels: int,
+        resolution: Resolution,
+        img_channels: int,
+        first_layer_idx: int,
+        architecture: str = 'resnet',
+        activation: str = 'lrelu',
+        resample_filter: Sequence[float] = (1, 3, 3, 1),
+        conv_clamp: float | None = None,
+        use_fp16: bool = False,
+        fp16_channels_last: bool = False,
+        freeze_layers: int = 0,
+    ) -> None:
         super().__init__()
         if in_channels not in (0, tmp_channels):
             raise ValueError(f'in_channels={in_channels}: must be 0 or tmp_channels={tmp_channels}')
@@ -774,16 +1000,13 @@ class DiscriminatorBlock(torch.nn.Module):
         self.num_layers = 0
         self.register_buffer('resample_filter', upfirdn2d.setup_filter(resample_filter))
 
-        def add_layer(name, *channels_and_size, **kwargs):
-            trainable = first_layer_idx + self.num_layers >= freeze_layers
-            setattr(
-                self,
-                name,
-                Conv2dLayer(*channels_and_size, trainable=trainable, channels_last=self.channels_last, **kwargs),
-            )
+        def add_layer(name: str, num_in: int, num_out: int, kernel_size: int, **kwargs: Any) -> None:
+            is_trainable = first_layer_idx + self.num_layers >= freeze_layers
+            options = dict(trainable=is_trainable, channels_last=self.channels_last, **kwargs)
+            setattr(self, name, Conv2dLayer(num_in, num_out, kernel_size, **options))
             self.num_layers += 1
 
-        active = dict(activation=activation, conv_clamp=conv_clamp)
+        active: dict[str, Any] = dict(activation=activation, conv_clamp=conv_clamp)
         if in_channels == 0 or architecture == 'skip':
             add_layer('fromrgb', img_channels, tmp_channels, 1, **active)
         add_layer('conv0', tmp_channels, tmp_channels, 3, **active)
@@ -791,22 +1014,32 @@ class DiscriminatorBlock(torch.nn.Module):
         if architecture == 'resnet':
             add_layer('skip', tmp_channels, out_channels, 1, bias=False, down=2, resample_filter=resample_filter)
 
-    def forward(self, x, img, force_fp32=False):
-        """x [N, in, H, W] or None, img [N, C, H, W] or None → x [N, out, H/2, W/2], img halved or None."""
+    def forward(
+        self, x: torch.Tensor | None, img: torch.Tensor | None, force_fp32: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Process the activations and the image of this resolution.
+
+        Args:
+            x: [N, in_channels, H, W]; None in the first block.
+            img: [N, img_channels, H, W], or None if the block does not use it.
+            force_fp32: Do not compute in float16.
+
+        Returns:
+            `x` [N, out_channels, H/2, W/2], and `img` of the same size or None.
+        """
+        first_input = img if x is None else x
+        assert first_input is not None
+        use_fp16 = self.use_fp16 and not force_fp32
         dtype, memory_format = _block_format(
-            self.use_fp16,
-            self.channels_last,
-            force_fp32,
-            self.conv1.weight,
-            (img if x is None else x).shape[0],
-            self.resolution,
+            self.conv1.weight, use_fp16, self.channels_last, first_input.shape[0], self.resolution
         )
         if x is not None:
-            _expect_map(x, self.in_channels, self.resolution)
+            _check_map(x, self.in_channels, self.resolution)
             x = x.to(dtype=dtype, memory_format=memory_format)
 
         if self.in_channels == 0 or self.architecture == 'skip':
-            _expect_map(img, self.img_channels, self.resolution)
+            assert img is not None
+            _check_map(img, self.img_channels, self.resolution)
             img = img.to(dtype=dtype, memory_format=memory_format)
             features = self.fromrgb(img)
             x = features if x is None else x + features  # [N, tmp, H, W]
@@ -819,7 +1052,7 @@ class DiscriminatorBlock(torch.nn.Module):
             x = self.conv1(self.conv0(x))
         return x, img
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f'resolution={self.resolution}, architecture={self.architecture}'
 
 
@@ -827,53 +1060,66 @@ class DiscriminatorBlock(torch.nn.Module):
 class MinibatchStdLayer(torch.nn.Module):
     """Append the standard deviation over groups of samples as channels (arXiv 1710.10196, section 3).
 
-    [N, C, H, W] → [N, C + num_channels, H, W]. Sample n is in group n mod (N / group_size).
+    [N, C, H, W] → [N, C + num_channels, H, W]. Sample n belongs to group n mod (N / group_size).
+
+    Args:
+        group_size: Number of samples in a group. None: the whole batch.
+        num_channels: Number of channels to append.
     """
 
-    def __init__(self, group_size, num_channels=1):
+    def __init__(self, group_size: int | None, num_channels: int = 1) -> None:
         super().__init__()
         self.group_size = group_size
         self.num_channels = num_channels
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch_size, channels, height, width = x.shape
         with misc.suppress_tracer_warnings():
             members = int(batch_size) if self.group_size is None else min(self.group_size, int(batch_size))
         if members == 0:
             return torch.cat([x, x.new_zeros(0, self.num_channels, height, width)], dim=1)
         if batch_size % members != 0:
-            raise ValueError(f'batch of {batch_size}: must be a multiple of mbstd_group_size={members}')
+            raise ValueError(f'a batch of {batch_size} must be a multiple of mbstd_group_size={members}')
         grouped = x.reshape(members, -1, self.num_channels, channels // self.num_channels, height, width)
         variance = (grouped - grouped.mean(dim=0)).square().mean(dim=0)  # [n, F, c, H, W]
         spread = (variance + 1e-8).sqrt().mean(dim=[2, 3, 4])  # [n, F]
         spread = spread.repeat(members, 1)[:, :, None, None].expand(-1, -1, height, width)
         return torch.cat([x, spread], dim=1)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f'group_size={self.group_size}, num_channels={self.num_channels}'
 
 
 @persistence.persistent_class
 class DiscriminatorEpilogue(torch.nn.Module):
-    """The last block, at 4×4 or the like: minibatch deviation, a convolution and two dense layers → [N, 1] logits.
+    """The last block: minibatch standard deviation, a convolution and two fully connected layers.
 
-    With a label (`cmap_dim` > 0) the last layer gives a vector whose product with the mapped label
-    is the logit (arXiv 1802.05637).
+    Args:
+        in_channels: Number of input channels.
+        cmap_dim: Size of the mapped label. If it is not 0, the logit is the product of the last layer's output with
+            the mapped label (arXiv 1802.05637).
+        resolution: Resolution of the input, 4 if that of the images is a power of two.
+        img_channels: Number of image channels.
+        architecture: 'orig', 'skip' or 'resnet'.
+        activation: Name in `bias_act.activation_funcs`.
+        conv_clamp: Largest magnitude of the activations. None: no limit.
+        mbstd_group_size: See `MinibatchStdLayer`.
+        mbstd_num_channels: See `MinibatchStdLayer`. 0: no such layer.
     """
 
     def __init__(
         self,
-        in_channels,
-        cmap_dim,
-        resolution,
-        img_channels,
+        in_channels: int,
+        cmap_dim: int,
+        resolution: Resolution,
+        img_channels: int,
         *,
-        architecture='resnet',
-        activation='lrelu',
-        conv_clamp=None,
-        mbstd_group_size=4,
-        mbstd_num_channels=1,
-    ):
+        architecture: str = 'resnet',
+        activation: str = 'lrelu',
+        conv_clamp: float | None = None,
+        mbstd_group_size: int | None = 4,
+        mbstd_num_channels: int = 1,
+    ) -> None:
         super().__init__()
         self.architecture, self.resolution, self.cmap_dim = architecture, resolution, cmap_dim
         self.img_channels, self.in_channels = img_channels, in_channels
@@ -887,68 +1133,86 @@ class DiscriminatorEpilogue(torch.nn.Module):
         self.fc = FullyConnectedLayer(in_channels * height * width, in_channels, activation=activation)
         self.out = FullyConnectedLayer(in_channels, cmap_dim if cmap_dim > 0 else 1)
 
-    def forward(self, x, img, cmap, force_fp32=False):
-        del force_fp32  # This block never computes in float16.
-        _expect_map(x, self.in_channels, self.resolution)
+    def forward(
+        self, x: torch.Tensor, img: torch.Tensor | None, cmap: torch.Tensor | None, force_fp32: bool = False
+    ) -> torch.Tensor:
+        """Compute logits.
+
+        Args:
+            x: [N, in_channels, H, W].
+            img: [N, img_channels, H, W]; used by the architecture 'skip' only.
+            cmap: [N, cmap_dim] mapped labels; used if `cmap_dim` is not 0.
+            force_fp32: Without effect, since this block never computes in float16.
+
+        Returns:
+            [N, 1] logits.
+        """
+        del force_fp32
+        _check_map(x, self.in_channels, self.resolution)
         x = x.to(dtype=self.conv.weight.dtype, memory_format=torch.contiguous_format)
         if self.architecture == 'skip':
-            _expect_map(img, self.img_channels, self.resolution)
+            assert img is not None
+            _check_map(img, self.img_channels, self.resolution)
             x = x + self.fromrgb(img.to(dtype=x.dtype, memory_format=torch.contiguous_format))
         if self.mbstd is not None:
             x = self.mbstd(x)  # [N, C + F, 4, 4]
         x = self.out(self.fc(self.conv(x).flatten(1)))  # [N, 1 or cmap_dim]
         if self.cmap_dim > 0:
+            assert cmap is not None
             misc.assert_shape(cmap, [None, self.cmap_dim])
             x = (x * cmap).sum(dim=1, keepdim=True) * _he_gain(self.cmap_dim)
         return x
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f'resolution={self.resolution}, architecture={self.architecture}, cmap_dim={self.cmap_dim}'
 
 
 @persistence.persistent_class
 class Discriminator(torch.nn.Module):
-    """img [N, img_channels, H, W] of `img_resolution`, c [N, c_dim] or None → logits [N, 1], float32.
+    """Rate images: img [N, img_channels, H, W], c [N, c_dim] or None → logits [N, 1], float32.
 
     Args:
-        c_dim: Size of the label; 0: unconditional.
-        img_resolution: Power of two, at least 4; or a number or [height, width] as `_pyramid` says.
-        img_channels: Channels of the images.
+        c_dim: Size of the labels. 0: unconditional.
+        img_resolution: Height and width of the images, or one number if they are equal (see `_pyramid`).
+        img_channels: Number of image channels.
         architecture: 'orig', 'skip' or 'resnet'.
-        channel_base, channel_max: A layer of level r has min(channel_base / r, channel_max) channels.
-        cmap_dim: Size of the mapped label; the channels of the last block by default.
-        num_fp16_res: So many of the highest levels compute in float16 on CUDA.
-        conv_clamp: Bound of activations, None: none.
-        block_kwargs, mapping_kwargs, epilogue_kwargs: To the parts.
+        channel_base: A layer of level r has min(channel_base / r, channel_max) channels.
+        channel_max: See `channel_base`.
+        cmap_dim: Size of the mapped labels. None: the number of channels of the last block.
+        num_fp16_res: Number of the highest levels that compute in float16 on CUDA.
+        conv_clamp: Largest magnitude of the activations. None: no limit.
+        mapping_kwargs: Further arguments of `MappingNetwork`.
+        block_kwargs: Further arguments of `DiscriminatorBlock`.
+        epilogue_kwargs: Further arguments of `DiscriminatorEpilogue`.
     """
 
     def __init__(
         self,
-        c_dim,
-        img_resolution,
-        img_channels,
+        c_dim: int,
+        img_resolution: Resolution,
+        img_channels: int,
         *,
-        architecture='resnet',
-        channel_base=32768,
-        channel_max=512,
-        cmap_dim=None,
-        num_fp16_res=0,
-        conv_clamp=None,
-        mapping_kwargs=None,
-        block_kwargs=None,
-        epilogue_kwargs=None,
-    ):
+        architecture: str = 'resnet',
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        cmap_dim: int | None = None,
+        num_fp16_res: int = 0,
+        conv_clamp: float | None = None,
+        mapping_kwargs: Mapping[str, Any] | None = None,
+        block_kwargs: Mapping[str, Any] | None = None,
+        epilogue_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         pyramid = _pyramid(img_resolution)
         lowest, *levels = pyramid
-        self.block_resolutions = levels[::-1]  # Levels, which are resolutions where these are powers of two.
+        self.block_resolutions = levels[::-1]  # levels
         self.img_resolution_log2 = max(pyramid).bit_length() - 1
         self.c_dim, self.img_resolution, self.img_channels = c_dim, pyramid[max(pyramid)], img_channels
         fp16_from = _first_fp16_level(self.img_resolution_log2, num_fp16_res)
         top_channels = _channels_at(lowest, channel_base, channel_max)
         cmap_dim = 0 if c_dim == 0 else top_channels if cmap_dim is None else cmap_dim
 
-        common = dict(img_channels=img_channels, architecture=architecture, conv_clamp=conv_clamp)
+        common: dict[str, Any] = dict(img_channels=img_channels, architecture=architecture, conv_clamp=conv_clamp)
         layer_idx = 0
         for level in self.block_resolutions:
             channels = _channels_at(level, channel_base, channel_max)
@@ -972,12 +1236,22 @@ class Discriminator(torch.nn.Module):
             top_channels, cmap_dim=cmap_dim, resolution=pyramid[lowest], **common, **(epilogue_kwargs or {})
         )
 
-    def forward(self, img, c, **block_kwargs):
+    def forward(self, img: torch.Tensor, c: torch.Tensor | None, **block_kwargs: Any) -> torch.Tensor:
+        """Compute logits.
+
+        Args:
+            img: [N, img_channels, H, W] images.
+            c: [N, c_dim] labels, or None without labels.
+            **block_kwargs: Further arguments of `DiscriminatorBlock.forward`.
+
+        Returns:
+            [N, 1] logits.
+        """
         x = None
         for level in self.block_resolutions:
             x, img = getattr(self, f'b{level}')(x, img, **block_kwargs)
         cmap = self.mapping(None, c) if self.c_dim > 0 else None
         return self.b4(x, img, cmap)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f'c_dim={self.c_dim}, img_resolution={self.img_resolution}, img_channels={self.img_channels}'

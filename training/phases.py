@@ -1,52 +1,50 @@
-"""Training phases: which network trains, on which part of the loss, how often.
+"""Training phases: which network is trained, on which part of the loss, and how often.
 
-Lazy regularisation (arXiv 1912.04958, appendix B) runs the regulariser of a network every
-`interval` steps only, with its gradient scaled by the interval, on the same optimiser state.
+Lazy regularization (arXiv 1912.04958, appendix B) evaluates the regularizer of a network only every `interval` steps,
+with its gradient multiplied by the interval. Both kinds of steps share the state of one optimizer.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
-import dnnlib
+from dnnlib.util import construct_class_by_name
 from torch_utils import distributed, training_stats
+from torch_utils.distributed import World
+from training.config import TrainingConfig
+from training.loss import StyleGAN2Loss
 
 
 @dataclasses.dataclass
 class Phase:
-    """One optimiser step on one part of the loss, every `interval` batches."""
+    """One optimizer step on one part of the loss, every `interval` batches."""
 
-    name: str  # As `loss.accumulate_gradients` knows it.
+    name: str  # a phase of the loss, such as 'Gmain'
     module: torch.nn.Module
     optimizer: torch.optim.Optimizer
     interval: int
-    nonfinite_steps: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros([]))  # In a row, up to now.
+    nonfinite_steps: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros([]))  # consecutive, so far
 
-    def is_due(self, batch_idx):
+    def is_due(self, batch_idx: int) -> bool:
+        """Return whether the phase is part of this batch."""
         return batch_idx % self.interval == 0
 
 
-def _optimizer(module, opt_kwargs, reg_interval):
-    """An optimiser whose rate and betas make up for the extra steps of a lazy regulariser."""
-    kwargs = dict(opt_kwargs, betas=[float(beta) for beta in opt_kwargs['betas']])
-    if reg_interval is not None:
-        ratio = reg_interval / (reg_interval + 1)
-        kwargs['lr'] = kwargs['lr'] * ratio
-        kwargs['betas'] = [beta**ratio for beta in kwargs['betas']]
-    return dnnlib.util.construct_class_by_name(params=list(module.parameters()), **kwargs)
+def build_phases(G: torch.nn.Module, D: torch.nn.Module, config: TrainingConfig) -> list[Phase]:
+    """Return the phases of a batch in their order.
 
-
-def build_phases(G, D, config):
-    """Phases of one training batch, in their order.
-
-    A regularisation interval of None puts the regulariser into every step of the network.
+    If the regularization interval of a network is None, every step of the network includes the regularizer.
     """
     phases = []
     for name, module, opt_kwargs, reg_interval in (
         ('G', G, config.G_opt_kwargs, config.G_reg_interval),
         ('D', D, config.D_opt_kwargs, config.D_reg_interval),
     ):
-        optimizer = _optimizer(module, opt_kwargs, reg_interval)
+        optimizer = _build_optimizer(module, opt_kwargs, reg_interval)
         if reg_interval is None:
             phases.append(Phase(f'{name}both', module, optimizer, 1))
         else:
@@ -55,13 +53,25 @@ def build_phases(G, D, config):
     return phases
 
 
-def run_phase(phase, loss, batches, world):
-    """Accumulate the gradients of one phase over the rounds of a batch, and take its step.
+def _build_optimizer(
+    module: torch.nn.Module, opt_kwargs: Mapping[str, Any], reg_interval: int | None
+) -> torch.optim.Optimizer:
+    """Return an optimizer whose learning rate and betas account for the extra steps of a lazy regularizer."""
+    kwargs = dict(opt_kwargs, betas=[float(beta) for beta in opt_kwargs['betas']])
+    if reg_interval is not None:
+        ratio = reg_interval / (reg_interval + 1)
+        kwargs['lr'] = kwargs['lr'] * ratio
+        kwargs['betas'] = [beta**ratio for beta in kwargs['betas']]
+    return construct_class_by_name(params=list(module.parameters()), **kwargs)
+
+
+def run_phase(phase: Phase, loss: StyleGAN2Loss, batches: Sequence[Mapping[str, torch.Tensor]], world: World) -> None:
+    """Accumulate the gradients of a phase over the rounds of a batch, and take its optimizer step.
 
     Args:
-        phase: What to run.
-        loss: Object with `accumulate_gradients`.
-        batches: One dict(real_img, real_c, gen_z, gen_c) per accumulation round.
+        phase: The phase to run.
+        loss: The training objective.
+        batches: Tensors `real_img`, `real_c`, `gen_z` and `gen_c` of each round of gradient accumulation.
         world: Ranks to average the gradients over.
     """
     phase.optimizer.zero_grad(set_to_none=True)

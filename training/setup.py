@@ -1,4 +1,4 @@
-"""What a training run is made of, constructed from its configuration: networks, augmentation, and their checks."""
+"""Construct the parts of a training run from its configuration, and check them: networks and augmentation."""
 
 from __future__ import annotations
 
@@ -9,33 +9,49 @@ from typing import Any
 
 import torch
 
-import dnnlib
+from dnnlib.util import construct_class_by_name
 from torch_utils import distributed, misc
+from torch_utils.distributed import World
 from training import transfer
 from training.ada import AdaController
+from training.augment import AugmentPipe
 from training.config import TrainingConfig
 from training.dataset import ImageFolderDataset
 
 
-def construct_networks(config, dataset):
-    """G and D as `config` has them, for the images and labels of `dataset`."""
-    common = dict(c_dim=dataset.label_dim, img_resolution=dataset.resolution, img_channels=dataset.num_channels)
-    G = dnnlib.util.construct_class_by_name(**config.G_kwargs, **common)
-    D = dnnlib.util.construct_class_by_name(**config.D_kwargs, **common)
+def construct_networks(config: TrainingConfig, dataset: ImageFolderDataset) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Return G and D with random weights, for the images and labels of `dataset`."""
+    common: dict[str, Any] = dict(
+        c_dim=dataset.label_dim, img_resolution=dataset.resolution, img_channels=dataset.num_channels
+    )
+    G = construct_class_by_name(**config.G_kwargs, **common)
+    D = construct_class_by_name(**config.D_kwargs, **common)
     return G, D
 
 
-def check_resume(config, dataset):
-    """Refuse a network to start from that is none, or does not fit, before anything is written.
+def check_resume(config: TrainingConfig, dataset: ImageFolderDataset) -> None:
+    """Check, before anything is written, that the network pickle to start from can be opened and matches the run.
 
-    Raises click.BadParameter where the file cannot be opened, ValueError where it does not fit.
+    Raises:
+        OSError: The file cannot be read or downloaded.
+        ValueError: It is not a network pickle, or does not match.
     """
+    assert config.resume_pkl is not None
     G, D = construct_networks(config, dataset)
-    transfer.open_source(config.resume_pkl, dict(G=G, D=D, G_ema=G))
+    transfer.open_pretrained(config.resume_pkl, dict(G=G, D=D, G_ema=G))
 
 
-def build_networks(world, config, dataset, resume_pkl):
-    """G, D and G_ema on the device, with the same weights on all ranks; from a pickle where there is one."""
+def build_networks(
+    world: World, config: TrainingConfig, dataset: ImageFolderDataset, resume_pkl: str | None
+) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
+    """Collective: return G, D and G_ema on the device, with the same weights on all ranks.
+
+    Args:
+        world: Ranks.
+        config: Configuration of the run.
+        dataset: Determines the shapes of images and labels.
+        resume_pkl: Network pickle to copy weights from. None: random weights.
+    """
     G, D = construct_networks(config, dataset)
     for module in (G, D):
         module.train().requires_grad_(False).to(world.device)
@@ -43,17 +59,17 @@ def build_networks(world, config, dataset, resume_pkl):
     if resume_pkl is not None and world.is_main:
         print(f'Starting from "{resume_pkl}"')
         networks = dict(G=G, D=D, G_ema=G_ema)
-        transfer.take_over(transfer.open_source(resume_pkl, networks), networks)
+        transfer.copy_pretrained(transfer.open_pretrained(resume_pkl, networks), networks)
     for module in (G, D, G_ema):
         distributed.broadcast_tensors(world, misc.params_and_buffers(module))
     return G, D, G_ema
 
 
-def build_augmentation(config, device):
-    """The augmentation pipe and the controller of its strength; None for what the run goes without."""
+def build_augmentation(config: TrainingConfig, device: torch.device) -> tuple[AugmentPipe | None, AdaController | None]:
+    """Return the augmentation pipe and the controller of its strength, or None for each that the run does not use."""
     if config.augment_kwargs is None or (config.augment_p == 0 and config.ada_target is None):
         return None, None
-    augment_pipe = dnnlib.util.construct_class_by_name(**config.augment_kwargs)
+    augment_pipe = construct_class_by_name(**config.augment_kwargs)
     augment_pipe.train().requires_grad_(False).to(device)
     augment_pipe.p.copy_(torch.as_tensor(config.augment_p))
     if config.ada_target is None:
@@ -63,31 +79,32 @@ def build_augmentation(config, device):
     )
 
 
-def check_same_on_all_ranks(world: distributed.World, config: TrainingConfig, dataset: ImageFolderDataset) -> None:
-    """Raise ValueError, on all ranks, where one trains with other options or data than rank 0.
+def check_same_on_all_ranks(world: World, config: TrainingConfig, dataset: ImageFolderDataset) -> None:
+    """Collective: check that all ranks train with the same options and data. Paths may differ.
 
-    On several machines each has a command line and perhaps a copy of the data set of its own. Paths may differ.
+    On several machines, each has its own command line and perhaps its own copy of the dataset.
+
+    Raises:
+        ValueError: A rank differs from rank 0. Raised on all ranks.
     """
     if not world.is_distributed:
         return
-    facts = _facts(config, dataset)
-    of_ranks = [None] * world.size
-    torch.distributed.all_gather_object(of_ranks, (socket.gethostname(), facts))
-    (_host, expected) = of_ranks[0]
-    for rank, (host, found) in enumerate(of_ranks):
-        differing = [name for name in expected if found[name] != expected[name]]
-        if differing:
-            name = differing[0]
+    per_rank: list[Any] = [None] * world.size
+    torch.distributed.all_gather_object(per_rank, (socket.gethostname(), _shared_facts(config, dataset)))
+    _host, expected = per_rank[0]
+    for rank, (host, facts) in enumerate(per_rank):
+        name = next((name for name in expected if facts[name] != expected[name]), None)
+        if name is not None:
             raise ValueError(
-                f'Rank {rank} (on {host}) differs from rank 0 in {name}: {found[name]} instead of '
-                f'{expected[name]}; start all machines with the same options and the same data.'
+                f'Rank {rank} (on {host}) differs from rank 0 in {name}: {facts[name]} instead of '
+                f'{expected[name]}. Start all machines with the same options and the same data.'
             )
 
 
-def _facts(config: TrainingConfig, dataset: ImageFolderDataset) -> dict[str, Any]:
-    """What must be the same everywhere, by name: the options but for places, and what the data set holds."""
+def _shared_facts(config: TrainingConfig, dataset: ImageFolderDataset) -> dict[str, Any]:
+    """Return what must be equal on all ranks, by name: the options except for paths, and the content of the dataset."""
     facts = dataclasses.asdict(config)
     for name in ('run_dir', 'device', 'detectors', 'resume_pkl', 'data_loader_kwargs', 'options'):
         del facts[name]
     del facts['training_set_kwargs']['path']
-    return dict(facts, images=dataset.outline_sha256())
+    return dict(facts, images=dataset.metadata_sha256())

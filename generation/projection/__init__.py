@@ -1,0 +1,1 @@
+"""Projection: find the latents with which a generator reproduces given pictures."""

@@ -1,39 +1,49 @@
-"""Projection: the latent and the noise with which a generator shows a given picture.
+"""Find the latent and the noise with which a generator reproduces a given picture.
 
-The optimisation of arXiv 1912.04958, appendix D, with the numbers of the published projector: w starts at W's mean and
-follows the gradient of a perceptual distance, while fading noise is added to it; the noise maps of the synthesis
-network are optimised along, and kept free of any correlation between pixels, lest they carry the picture themselves.
+This is the optimization of arXiv 1912.04958, appendix D, with the published numbers: w starts at the mean of W and
+follows the gradient of a perceptual distance, while decaying noise is added to it. The noise maps of the synthesis
+network are optimized as well, with a penalty on correlations between pixels, so that they do not encode the picture.
 
-Shapes: C image channels, H W height and width, L the w vectors a generator takes (`num_ws`), D size of the features.
+Shapes: C image channels, H W height and width, L number of w vectors of the generator (`num_ws`), D features.
 """
+
+from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from dataset_format.sizes import Resolution, sides
-from generation.projected_latents import Projections, noise_buffers, noise_of
+from generation.projected_latents import ProjectedLatents, noise_buffers, use_projected_noise
 from torch_utils import images, misc
 
-Features = Callable[[torch.Tensor], torch.Tensor]
-"""[N, 3, H, W] float32 from 0 to 255 → [N, D], whose squared distance says how different two images look."""
+FeatureFunction = Callable[[torch.Tensor], torch.Tensor]
+"""Maps float32 [N, 3, H, W] from 0 to 255 to [N, D]; squared distances measure how different two images look."""
 
-_LARGEST_FEATURE_INPUT, _SMALLEST_FEATURE_INPUT = 256, 32  # the latter: VGG16 halves five times
-_SMALLEST_NOISE_LEVEL = 8
+_MAX_FEATURE_INPUT, _MIN_FEATURE_INPUT = 256, 32  # VGG16 halves its input five times
+_MIN_NOISE_LEVEL = 8
 _W_SAMPLES_SEED, _W_BATCH = 123, 1000
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to project. The defaults are the published numbers; shares and lengths are parts of the whole run.
+class ProjectionSettings:
+    """Settings of the optimization; the defaults are the published numbers.
 
-    space: 'w': one vector w for all layers; 'w+': one for each.
-    noise_weight: Of the penalty on correlation in the noise maps.
-    w_noise: Deviation of the noise added to w at first, in deviations of W; it falls to nothing at `w_noise_until`.
+    Args:
+        num_steps: Number of updates.
+        seed: Seed of all noise.
+        space: 'w' optimizes one vector w for all layers, 'w+' one for each.
+        learning_rate: Maximum learning rate.
+        noise_weight: Weight of the penalty on correlations in the noise maps.
+        ramp_up: Fraction of the run in which the learning rate rises.
+        ramp_down: Fraction of the run in which the learning rate falls.
+        w_noise: Initial standard deviation of the noise added to w, in standard deviations of W.
+        w_noise_until: Fraction of the run after which no noise is added to w.
     """
 
     num_steps: int = 1000
@@ -49,19 +59,21 @@ class Settings:
 
 @dataclass(frozen=True)
 class WStatistics:
-    """W's mean [w_dim] and its deviation, one number: the root of the mean squared distance from the mean."""
+    """Mean [w_dim] of W, and its standard deviation: the root of the mean squared distance from the mean."""
 
     mean: torch.Tensor
     deviation: float
 
 
 @dataclass(frozen=True)
-class Rendering:
-    """What an image was rendered from, and how far it was from the target.
+class Candidate:
+    """The inputs of one rendered image, and its distance from the target.
 
-    step: Updates made before it.
-    ws: float32 [1, L, w_dim], as rendered: with what was added to w.
-    noise: Name of a noise buffer of `G.synthesis` → float32 [H, W].
+    Args:
+        step: Number of updates made before.
+        distance: Squared distance of the features.
+        ws: float32 [1, L, w_dim] as rendered, including the noise added to w.
+        noise: float32 [H, W] by the name of a noise buffer of `G.synthesis`.
     """
 
     step: int
@@ -69,49 +81,55 @@ class Rendering:
     ws: torch.Tensor
     noise: dict[str, torch.Tensor]
 
-    def projections(self) -> Projections:
-        """The same for a file."""
+    def to_latents(self) -> ProjectedLatents:
+        """Return the latent and the noise in the form that is written to a file."""
         noise = {name: buffer.detach().cpu().numpy()[np.newaxis] for name, buffer in self.noise.items()}
-        return Projections(self.ws.cpu().numpy(), noise)
+        return ProjectedLatents(self.ws.cpu().numpy(), noise)
 
 
 @dataclass(frozen=True)
-class Result:
-    """`last` is after all updates, as the published projector returns it; `best` has the lowest distance of all.
+class ProjectionResult:
+    """The result of a projection.
 
-    distances: After 0, 1, …, num_steps updates.
+    Args:
+        last: After all updates, as in the published projector.
+        best: The candidate with the lowest distance.
+        distances: Distances after 0, 1, ..., num_steps updates.
     """
 
-    last: Rendering
-    best: Rendering
+    last: Candidate
+    best: Candidate
     distances: list[float]
 
 
-# ---------------------------------------------------------------------------------------- the optimisation
+# ---------------------------------------------------------------------------------------------------------------------
+# Optimization
 
 
-@misc.full_precision()
+@misc.without_tf32()
 def project(
-    G: torch.nn.Module,
+    G: Any,
     target: np.ndarray,
-    features: Features,
+    features: FeatureFunction,
     statistics: WStatistics,
-    settings: Settings,
+    settings: ProjectionSettings,
     on_render: Callable[[int, float, torch.Tensor], None] | None = None,
-) -> Result:
-    """Find the w and the noise with which `G` shows the target. `G` itself stays as it is.
+) -> ProjectionResult:
+    """Find the w and the noise with which `G` reproduces the target. `G` itself is not changed.
 
-    The random numbers are drawn on the CPU, the same for every device.
+    Random numbers are drawn on the CPU, so that they are the same on every device.
 
     Args:
-        G: Generator, on the device of the statistics.
-        target: uint8 [C, H, W], of the size that G makes.
-        features: What distances are measured in, on the same device.
-        statistics: Of G, and of the class that is meant (`measure_w`).
-        on_render: Called num_steps + 1 times with the updates made so far, the distance, and the image [1, C, H, W].
+        G: Generator on the device of the statistics.
+        target: uint8 [C, H, W] of the size of G's images.
+        features: Features whose distance is minimized, on the same device.
+        statistics: Statistics of G for the class of the target, from `measure_w`.
+        settings: Settings of the optimization.
+        on_render: Called num_steps + 1 times with the number of updates so far, the distance, and the image
+            [1, C, H, W].
 
     Raises:
-        ValueError: The distance became infinite or no number.
+        ValueError: The distance became infinite or NaN.
     """
     device = statistics.mean.device
     synthesis = _frozen(G.synthesis)
@@ -124,26 +142,28 @@ def project(
     w = statistics.mean.repeat(1, num_vectors, 1).requires_grad_()  # [1, 1 or L, w_dim]
     optimizer = torch.optim.Adam([w, *noise.values()], betas=(0.9, 0.999))
     with torch.no_grad():
-        wanted = features(feature_input(torch.from_numpy(target).to(device, torch.float32)[None]))
+        target_features = features(feature_input(torch.from_numpy(target).to(device, torch.float32)[None]))
 
-    distances, best = [], None
+    distances: list[float] = []
+    best: Candidate | None = None
     for step in range(settings.num_steps + 1):
         progress = step / settings.num_steps
         added = torch.randn(w.shape, generator=random).to(device) * w_noise_at(progress, statistics.deviation, settings)
         ws = (w + added).repeat(1, G.num_ws // num_vectors, 1)  # [1, L, w_dim]
         image = _synthesize(synthesis, ws, noise)  # [1, C, H, W]
-        distance = (features(feature_input((image + 1) * 127.5)) - wanted).square().sum()
-        rendering = Rendering(step, _finite(distance.item(), step), ws.detach(), noise)
+        distance = (features(feature_input((image + 1) * 127.5)) - target_features).square().sum()
+        candidate = Candidate(step, _check_finite(distance.item(), step), ws.detach(), noise)
         if on_render is not None:
-            on_render(step, rendering.distance, image.detach())
-        distances.append(rendering.distance)
-        if best is None or rendering.distance < best.distance:
-            best = _copy_of(rendering)
+            on_render(step, candidate.distance, image.detach())
+        distances.append(candidate.distance)
+        if best is None or candidate.distance < best.distance:
+            best = _copy(candidate)
         if step < settings.num_steps:
             loss = distance + settings.noise_weight * noise_penalty(noise.values())
             loss.backward(inputs=[w, *noise.values()])
             _update(optimizer, learning_rate_at(progress, settings), noise.values())
-    return Result(_copy_of(rendering), best, distances)
+    assert best is not None
+    return ProjectionResult(_copy(candidate), best, distances)
 
 
 def _update(optimizer: torch.optim.Optimizer, learning_rate: float, noise: Iterable[torch.Tensor]) -> None:
@@ -156,49 +176,50 @@ def _update(optimizer: torch.optim.Optimizer, learning_rate: float, noise: Itera
 
 
 def _synthesize(synthesis: torch.nn.Module, ws: torch.Tensor, noise: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Images in float32 with these tensors in place of the network's own noise buffers; gradients flow to them."""
+    """Return float32 images, with these tensors in place of the network's noise buffers; gradients flow to them."""
     return torch.func.functional_call(synthesis, noise, (ws,), {'noise_mode': 'const', 'force_fp32': True})
 
 
-def _finite(distance: float, step: int) -> float:
+def _check_finite(distance: float, step: int) -> float:
     if not math.isfinite(distance):
         raise ValueError(
-            f'The distance to the target became {distance} in step {step}: lower --lr or --noise-weight.'
+            f'The distance to the target became {distance} in step {step}: use a lower --lr or --noise-weight.'
             if step > 0
-            else f'The distance to the target is {distance} at the start: the network makes no finite images.'
+            else f'The distance to the target is {distance} at the start: the images of the network are not finite.'
         )
     return distance
 
 
-def _copy_of(rendering: Rendering) -> Rendering:
-    """The optimiser changes the noise in place, and what is kept is not to follow."""
-    noise = {name: buffer.detach().clone() for name, buffer in rendering.noise.items()}
-    return Rendering(rendering.step, rendering.distance, rendering.ws, noise)
+def _copy(candidate: Candidate) -> Candidate:
+    """Copy the noise, which the optimizer changes in place."""
+    noise = {name: buffer.detach().clone() for name, buffer in candidate.noise.items()}
+    return Candidate(candidate.step, candidate.distance, candidate.ws, noise)
 
 
 def _frozen(module: torch.nn.Module) -> torch.nn.Module:
     return copy.deepcopy(module).eval().requires_grad_(False)
 
 
-@misc.full_precision()
+@misc.without_tf32()
 @torch.no_grad()
-def render(G: torch.nn.Module, rendering: Rendering) -> np.ndarray:
-    """The image of a rendering, uint8 [C, H, W]; `generate.py --projected-w` makes the same of its projection."""
-    with noise_of(G, rendering.projections(), 0):
-        return images.to_uint8(G.synthesis(rendering.ws, noise_mode='const', force_fp32=True))[0].cpu().numpy()
+def render(G: Any, candidate: Candidate) -> np.ndarray:
+    """Return the image of a candidate, uint8 [C, H, W]: the same as `generate.py --projected-w` renders."""
+    with use_projected_noise(G, candidate.to_latents(), 0):
+        return images.to_uint8(G.synthesis(candidate.ws, noise_mode='const', force_fp32=True))[0].cpu().numpy()
 
 
-# ------------------------------------------------------------------------------------ where w starts, schedule
+# ---------------------------------------------------------------------------------------------------------------------
+# Start and schedule
 
 
 @torch.no_grad()
-def measure_w(G: torch.nn.Module, label: torch.Tensor, num_samples: int = 10_000) -> WStatistics:
-    """Mean and deviation of w over random z, always the same ones, without truncation.
+def measure_w(G: Any, label: torch.Tensor, num_samples: int = 10_000) -> WStatistics:
+    """Measure mean and standard deviation of w over a fixed set of random z, without truncation.
 
     Args:
         G: Generator.
-        label: float32 [1, c_dim], on G's device: the class of all samples.
-        num_samples: How many; more than 1.
+        label: float32 [1, c_dim] on the device of G: the class of all samples.
+        num_samples: Number of samples, more than 1.
     """
     mapping = _frozen(G.mapping)
     z = np.random.RandomState(_W_SAMPLES_SEED).randn(num_samples, G.z_dim)
@@ -210,31 +231,32 @@ def measure_w(G: torch.nn.Module, label: torch.Tensor, num_samples: int = 10_000
     return WStatistics(mean.to(label.device, torch.float32), deviation.item())
 
 
-def learning_rate_at(progress: float, settings: Settings) -> float:
-    """Rises in a line, stays, and falls along half a cosine. `progress` runs from 0 to 1."""
+def learning_rate_at(progress: float, settings: ProjectionSettings) -> float:
+    """Return the learning rate: linear ramp-up, constant, cosine ramp-down. `progress` runs from 0 to 1."""
     rise = min(progress / settings.ramp_up, 1)
     left = min((1 - progress) / settings.ramp_down, 1)
     return settings.learning_rate * rise * (1 - math.cos(math.pi * left)) / 2
 
 
-def w_noise_at(progress: float, w_deviation: float, settings: Settings) -> float:
-    """Deviation of what is added to w."""
+def w_noise_at(progress: float, w_deviation: float, settings: ProjectionSettings) -> float:
+    """Return the standard deviation of the noise added to w."""
     left = max(1 - progress / settings.w_noise_until, 0)
     return settings.w_noise * w_deviation * left**2
 
 
-# --------------------------------------------------------------------------------------- distance and noise
+# ---------------------------------------------------------------------------------------------------------------------
+# Distance and noise
 
 
 def feature_input(image: torch.Tensor) -> torch.Tensor:
-    """Image [1, C, H, W] from 0 to 255 → [1, 3, H', W'] for the features: gray is repeated, sides are at most 256.
+    """Convert an image [1, C, H, W] from 0 to 255 to the input of the features, [1, 3, H', W'].
 
-    Larger images are averaged down until the longer side has 256 pixels. Those below 32, which the feature network
-    could not take, have their pixels repeated until the shorter side has 32.
+    Gray is repeated three times. Larger images are averaged down to 256 pixels on the longer side; images smaller than
+    32 pixels, too small for the feature network, are enlarged by repeating pixels to 32 on the shorter side.
 
-    An image with alpha becomes two, on white and on black: what it looks like on these says all about its alpha.
+    An image with alpha becomes two images, on white and on black, which together determine its alpha: [2, 3, H', W'].
     """
-    size = feature_input_size(image.shape[2:])
+    size = feature_input_size(list(image.shape[2:]))
     if image.shape[1] in (2, 4):
         image = torch.cat([images.on_background(image, shade) for shade in (255, 0)])
     if max(image.shape[2:]) > max(size):
@@ -245,17 +267,17 @@ def feature_input(image: torch.Tensor) -> torch.Tensor:
 
 
 def feature_input_size(resolution: Resolution) -> tuple[int, int]:
-    """Height and width that `feature_input` gives to images of a network's resolution."""
+    """Return the (height, width) of `feature_input` for images of a resolution."""
     height, width = sides(resolution)
-    scale = min(_LARGEST_FEATURE_INPUT / max(height, width), 1)
-    scale = max(scale, _SMALLEST_FEATURE_INPUT / min(height, width))
+    scale = min(_MAX_FEATURE_INPUT / max(height, width), 1)
+    scale = max(scale, _MIN_FEATURE_INPUT / min(height, width))
     return round(height * scale), round(width * scale)
 
 
 def noise_penalty(noise: Iterable[torch.Tensor]) -> torch.Tensor:
-    """How much neighbouring pixels of noise maps [H, W] agree, at all scales (arXiv 1912.04958, appendix D).
+    """Return the correlation of neighboring pixels of noise maps [H, W] at all scales (arXiv 1912.04958, appendix D).
 
-    The sum, over all levels of all maps, of the squared autocorrelations at one pixel's distance in x and in y.
+    It is the sum of the squared autocorrelations at a distance of one pixel in x and y, over all levels of all maps.
     """
     correlations = [
         (level * level.roll(1, dims=axis)).mean() for buffer in noise for level in _levels(buffer) for axis in (0, 1)
@@ -264,15 +286,15 @@ def noise_penalty(noise: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 def _levels(buffer: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The map itself, then ever halved by averaging, down to 8 pixels."""
+    """Yield the map, and smaller and smaller averages of it, each half as large, down to 8 pixels."""
     yield buffer
-    while min(buffer.shape) > _SMALLEST_NOISE_LEVEL:
+    while min(buffer.shape) > _MIN_NOISE_LEVEL:
         buffer = torch.nn.functional.avg_pool2d(buffer[None, None], kernel_size=2)[0, 0]
         yield buffer
 
 
 @torch.no_grad()
 def standardize_(buffer: torch.Tensor) -> None:
-    """In place: mean 0, then mean square 1."""
+    """Normalize in place to mean 0 and mean square 1."""
     buffer -= buffer.mean()
     buffer *= buffer.square().mean().rsqrt()

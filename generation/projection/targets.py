@@ -1,40 +1,50 @@
-"""Pictures to project: any file that Pillow reads, of any size and kind, as the pixels of a network's image.
+"""Load pictures to project: files of any size and kind that Pillow reads, as the pixels of a network's image.
 
-What becomes of a picture: it is turned as its EXIF data say; transparent parts become white, unless the network makes
-such itself; 16 bits per channel are scaled to 8; its largest central part with the proportions of the network's images
-is scaled to their size (Lanczos). A network of grayscale images takes grayscale pictures only, also those stored as
-colours that are all gray; a network of colour images takes both.
+A picture is rotated as its EXIF data say; transparent parts become white, unless the network generates alpha itself; 16
+bits per channel are scaled to 8; and the largest central part with the proportions of the network's images is scaled to
+their size (Lanczos). A network of grayscale images accepts grayscale pictures only, including those stored in color
+whose pixels are all gray; a network of color images accepts both.
 """
+
+from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import numpy as np
 import PIL.Image
 
-from dataset_conversion.transforms import crop_to_proportions
-from dataset_format.images import BadImage, decode, has_alpha, is_image_name, on_white, to_pixels
+from dataset_format.images import (
+    BadImage,
+    crop_to_proportions,
+    decode,
+    has_alpha,
+    is_image_name,
+    paste_on_white,
+    to_pixels,
+)
 from dataset_format.sizes import Resolution, sides
+from dnnlib.errors import InvalidArgument
 
 TARGET_RULES = """\
-Targets may be of any size and kind: each is turned as its EXIF data say, transparent parts become white (unless the
+Targets may be of any size and kind: each is rotated as its EXIF data say, transparent parts become white (unless the
 network's images have alpha themselves), 16 bits are scaled to 8, and the largest central part with the proportions of
-the network's images is scaled to their size. A network of grayscale images takes no coloured picture."""
+the network's images is scaled to their size. A network of grayscale images does not accept color pictures."""
 
-_GRAY_TOLERANCE = 8  # levels of 255 by which the channels of a gray picture may differ: lossy formats are not exact
-_LARGEST_16_BIT = 65535
-_OPTION = "'--target'"
+_GRAY_TOLERANCE = 8  # difference between the channels of a gray picture, of 255: lossy formats are not exact
+_MAX_16_BIT = 65535
 
 
 @dataclass(frozen=True)
 class Target:
     """A picture to project.
 
-    name: Its file's name without the extension.
-    is_colored: Whether it shows colours; False for gray pictures stored as colours too.
+    Args:
+        path: Its file.
+        name: The file's name without the extension.
+        is_colored: Whether it contains colors; False for gray pictures stored in color.
     """
 
     path: Path
@@ -42,35 +52,46 @@ class Target:
     is_colored: bool
 
 
-def find_targets(places: Iterable[str]) -> list[Target]:
-    """The pictures that `--target` names: files, and the images directly in folders, ordered by name.
+def find_targets(paths: Iterable[str]) -> list[Target]:
+    """Find the pictures to project: files, and the images directly in folders, ordered by name.
 
-    Every file is decoded once, so that a damaged one is found before hours of work. Raises click.BadParameter where one
-    cannot be used, or where two share a name.
+    Every file is decoded once, so that a damaged one is found before hours of work.
+
+    Raises:
+        InvalidArgument: Argument 'target': a picture cannot be used, or two have the same name.
     """
-    targets = [_inspect(path) for place in places for path in _files_of(place)]
+    targets = [_inspect(file) for path in paths for file in _files_of(path)]
     by_name: dict[str, Target] = {}
     for target in targets:
         other = by_name.setdefault(target.name.casefold(), target)
         if other is not target:
-            raise click.BadParameter(
-                f'{other.path} and {target.path} would both be written to a folder {target.name!r}: rename one, or '
+            raise InvalidArgument(
+                'target',
+                f'{other.path} and {target.path} would both be written to the folder {target.name!r}: rename one, or '
                 'project them in two calls.',
-                param_hint=_OPTION,
             )
     return targets
 
 
 def load_target(target: Target, resolution: Resolution, num_channels: int) -> np.ndarray:
-    """Pixels of the picture for a network, uint8 [C, H, W] (C from 1 to 4; H, W as `resolution` says).
+    """Load a picture for a network.
 
-    Raises click.BadParameter where the file cannot be read (any more) or is coloured and the network is not.
+    Args:
+        target: The picture.
+        resolution: Resolution of the network.
+        num_channels: C, from 1 to 4.
+
+    Returns:
+        uint8 [C, H, W].
+
+    Raises:
+        InvalidArgument: Argument 'target': the file cannot be read, or contains colors that the network lacks.
     """
     check_channels(target, num_channels)
     height, width = sides(resolution)
     image = _read(target.path)
     if num_channels in (1, 3) and has_alpha(image):
-        image = on_white(image)
+        image = paste_on_white(image)
     image = image.convert({1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}[num_channels])
     image = crop_to_proportions(image, width, height)
     pixels = to_pixels(image.resize((width, height), PIL.Image.Resampling.LANCZOS))  # HW or HWC
@@ -78,32 +99,32 @@ def load_target(target: Target, resolution: Resolution, num_channels: int) -> np
 
 
 def check_channels(target: Target, num_channels: int) -> None:
-    """Raises click.BadParameter where the picture is coloured and the network makes grayscale images."""
+    """Raise InvalidArgument if the picture contains colors and the network generates grayscale images."""
     if num_channels in (1, 2) and target.is_colored:
-        raise click.BadParameter(
-            f'{target.path} is coloured, but the network makes grayscale images: convert it to grayscale first.',
-            param_hint=_OPTION,
+        raise InvalidArgument(
+            'target',
+            f'{target.path} contains colors, but the network generates grayscale images: convert it first.',
         )
 
 
-def _files_of(place: str) -> list[Path]:
-    path = Path(place)
-    if not path.is_dir():
-        return [path]
-    files = sorted(file for file in path.iterdir() if is_image_name(file.name) and file.is_file())
+def _files_of(path: str) -> list[Path]:
+    folder = Path(path)
+    if not folder.is_dir():
+        return [folder]
+    files = sorted(file for file in folder.iterdir() if is_image_name(file.name) and file.is_file())
     if not files:
-        raise click.BadParameter(f'{place} has no images directly in it: give another folder.', param_hint=_OPTION)
+        raise InvalidArgument('target', f'{path} contains no images directly: choose another folder.')
     return files
 
 
 def _inspect(path: Path) -> Target:
-    name = path.stem if path.stem.strip('.') else path.name  # '..jpg' has '.' for its stem, a folder that is there
+    name = path.stem if path.stem.strip('.') else path.name  # the stem of '..jpg' is '.', which is a folder
     return Target(path, name, is_colored=_is_colored(_read(path)))
 
 
 def _is_colored(image: PIL.Image.Image) -> bool:
     if has_alpha(image):
-        image = on_white(image)
+        image = paste_on_white(image)
     if image.mode == 'L':
         return False
     side = min(image.size)
@@ -111,23 +132,24 @@ def _is_colored(image: PIL.Image.Image) -> bool:
     return int((pixels.max(axis=2) - pixels.min(axis=2)).max()) > _GRAY_TOLERANCE
 
 
-# ------------------------------------------------------------------------------------- the kinds of pictures
+# ---------------------------------------------------------------------------------------------------------------------
+# Kinds of pictures
 
 
 def _read(path: Path) -> PIL.Image.Image:
-    """The whole picture, upright, of mode L, LA, RGB or RGBA."""
+    """Return the whole picture, upright, in mode L, LA, RGB or RGBA."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # Pillow's remarks on odd metadata and on large pictures
+            warnings.simplefilter('ignore')  # Pillow's warnings about odd metadata and large pictures
             return _to_8_bits(decode(path.read_bytes()))
     except BadImage as error:
-        raise click.BadParameter(f'{path}: {error}.', param_hint=_OPTION) from error
+        raise InvalidArgument('target', f'{path}: {error}.') from error
     except OSError as error:
-        raise click.BadParameter(f'{path}: {error.strerror or error}.', param_hint=_OPTION) from error
+        raise InvalidArgument('target', f'{path}: {error.strerror or error}.') from error
 
 
 def _to_8_bits(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Any mode → L, LA, RGB or RGBA. Pillow has turned 16-bit colours into 8 bits already."""
+    """Convert any mode to L, LA, RGB or RGBA. Pillow has already reduced 16-bit colors to 8 bits."""
     if image.mode.startswith('I') or image.mode == 'F':
         return _from_wide_pixels(np.asarray(image, dtype=np.float64), is_float=image.mode == 'F')
     if has_alpha(image):
@@ -141,10 +163,10 @@ def _to_8_bits(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _from_wide_pixels(values: np.ndarray, is_float: bool) -> PIL.Image.Image:
-    """Grayscale with more than 8 bits; integers up to 65535 and floating-point numbers up to 1 are scaled to 255."""
-    largest = 1 if is_float else _LARGEST_16_BIT
-    if not (values.min() >= 0 and values.max() <= largest):  # in this form, NaN is refused too
+    """Convert grayscale with more than 8 bits; integers up to 65535 and floats up to 1 are scaled to 255."""
+    largest = 1 if is_float else _MAX_16_BIT
+    if not (values.min() >= 0 and values.max() <= largest):  # written so that NaN is refused too
         raise BadImage(
-            f'pixels from {values.min():g} to {values.max():g}, beyond 0 to {largest} (scale it to 8 or 16 bits)'
+            f'pixels from {values.min():g} to {values.max():g}, outside of 0 to {largest} (scale them to 8 or 16 bits)'
         )
     return PIL.Image.fromarray(np.rint(values * (255 / largest)).astype(np.uint8))

@@ -1,9 +1,9 @@
-"""Features of real images, kept on disk: found by what they are of, never by where that lies.
+"""A cache on disk for features of real images.
 
-The key of an entry says everything that its numbers depend on: digests of the dataset's content and of the detector,
-and how many images were looked at, mirrored or not. Files are plain npz archives (nothing in them is executed) with
-their key and a digest of their arrays inside. What is damaged, or belongs to another key, is computed again, and a
-notice says so.
+The key of an entry contains everything that its numbers depend on: digests of the content of the dataset and of the
+detector, the number of images, and whether they are mirrored. Paths are not part of it. The files are plain npz
+archives (nothing in them is executed) that contain their key and a digest of their arrays. Entries that are damaged or
+belong to another key are computed again, with a notice.
 """
 
 from __future__ import annotations
@@ -11,36 +11,32 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dnnlib.files import atomic_file
-from dnnlib.progress import Progress
 from dnnlib.util import make_cache_dir_path
-from training.dataset import ImageFolderDataset
 
-FORMAT = 1  # part of every key: raise it when the same key would mean other numbers
+FORMAT = 1  # part of every key; to be increased when the same key would mean other numbers
 _KEY = 'key'
 _DIGEST = 'sha256'
 
-# Two changes of a file within this time may leave it with the same times and size.
-_CLOCK_TICK_SEC = 3
-
 
 def cache_folder() -> Path:
+    """Return the folder of the entries."""
     return Path(make_cache_dir_path('gan-metrics'))
 
 
 class StatisticsCache:
-    """Arrays by key. What cannot be written to disk stays in memory as long as this object lives."""
+    """Arrays by key. Entries that cannot be written to disk are kept in memory as long as this object exists."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._in_memory: dict[str, dict[str, np.ndarray]] = {}
 
-    def load(self, key: dict) -> dict[str, np.ndarray] | None:
-        """The arrays of `key`, or None where there are none that are sound."""
+    def load(self, key: dict[str, Any]) -> dict[str, np.ndarray] | None:
+        """Return the arrays of `key`, or None if there is no intact entry."""
         text = _canonical(key)
         if text in self._in_memory:
             return self._in_memory[text]
@@ -49,24 +45,25 @@ class StatisticsCache:
             return _read(path, text)
         except FileNotFoundError:
             return None
-        except Exception as error:  # whatever the reader of a damaged file raises
+        except Exception as error:  # The reader of a damaged file can raise anything.
             reason = ' '.join(str(error).split())[:100]
-            _notice(f'{path} cannot be used ({reason}); its statistics are computed again.')
+            _notice(f'{path} cannot be used ({reason}); its statistics will be computed again.')
             return None
 
-    def save(self, key: dict, arrays: dict[str, np.ndarray]) -> None:
+    def save(self, key: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Store arrays under `key`; if that fails, keep them in memory and print a notice."""
         text = _canonical(key)
         path = _path_of(text)
         try:
             with atomic_file(path) as file:
-                extra = {_KEY: np.array(text), _DIGEST: np.array(_digest(arrays))}
-                np.savez(file, **arrays, **extra)
+                content: dict[str, Any] = {**arrays, _KEY: np.array(text), _DIGEST: np.array(_digest(arrays))}
+                np.savez(file, **content)
         except OSError as error:
-            _notice(f'{path} cannot be written ({error.strerror}); its statistics are not kept for another time.')
+            _notice(f'{path} cannot be written ({error.strerror}); its statistics are not stored for later runs.')
             self._in_memory[text] = arrays
 
 
-def _canonical(key: dict) -> str:
+def _canonical(key: dict[str, Any]) -> str:
     return json.dumps({'format': FORMAT, **key}, sort_keys=True)
 
 
@@ -75,7 +72,7 @@ def _path_of(text: str) -> Path:
 
 
 def _read(path: Path, text: str) -> dict[str, np.ndarray]:
-    """Raises some error for anything but the sound entry of the key `text`."""
+    """Return the arrays of a file, or raise an error of any type if it is not an intact entry of the key `text`."""
     with open(path, 'rb') as file, np.load(file, allow_pickle=False) as content:
         arrays = {name: content[name] for name in content.files}
     if str(arrays.pop(_KEY)) != text:
@@ -96,44 +93,3 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
 
 def _notice(text: str) -> None:
     print(f'Metrics cache: {text}', file=sys.stderr, flush=True)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Digests of datasets
-
-
-def content_sha256(dataset: ImageFolderDataset, shown: bool = True) -> str:
-    """Digest of a dataset's images and labels.
-
-    Reading them all takes a while, so the digest is kept beside the statistics, with a fingerprint of the file (or of
-    all files of the folder) that changes whenever one is written. One that was taken too soon after a change is not
-    kept, as the next change could have the same fingerprint.
-    """
-    taken_at = time.time()
-    fingerprint, last_change = dataset.fingerprint()
-    memo = cache_folder() / f'content-{fingerprint[:32]}.json'
-    known = _read_memo(memo, fingerprint)
-    if known is not None:
-        return known
-    with Progress('Digest of the dataset', unit='file', shown=shown) as progress:
-        digest = dataset.content_sha256(progress.show)
-    unchanged = dataset.fingerprint()[0] == fingerprint
-    if unchanged and taken_at - last_change > _CLOCK_TICK_SEC:
-        try:
-            with atomic_file(memo) as file:
-                file.write(json.dumps({'fingerprint': fingerprint, 'content': digest}).encode())
-        except OSError as error:
-            _notice(f'{memo} cannot be written ({error.strerror}); the dataset is read again the next time.')
-    return digest
-
-
-def _read_memo(path: Path, fingerprint: str) -> str | None:
-    try:
-        memo = json.loads(path.read_bytes())
-        sound = memo['fingerprint'] == fingerprint and len(bytes.fromhex(memo['content'])) == 32
-        return memo['content'] if sound else None
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        _notice(f'{path} is damaged; the dataset is read again.')
-        return None

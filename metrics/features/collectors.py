@@ -1,6 +1,6 @@
-"""What is kept of a stream of feature vectors: their mean and covariance, or the vectors themselves.
+"""Collectors for a stream of feature vectors: of their mean and covariance, or of the vectors themselves.
 
-N images, D numbers in a feature vector.
+N images, D dimensions of a feature vector.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch_utils.distributed import World
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean float64 [D] and covariance float64 [D, D] (divided by N, as the published ones are) of `count` vectors."""
+    """Mean float64 [D] and covariance float64 [D, D] (divided by N, as in published statistics) of `count` vectors."""
 
     count: int
     mean: np.ndarray
@@ -24,31 +24,31 @@ class Moments:
 
 
 class MomentsCollector:
-    """Mean and covariance in one pass over batches, in float64, whatever rank sees which batch.
+    """Computes mean and covariance in one pass over batches, in float64, for any distribution of batches over ranks.
 
-    Kept are count, mean and the sum of (x - mean)(x - mean)ᵀ, merged by the pairwise update of Chan, Golub and LeVeque
-    ("Updating formulae and a pairwise algorithm for computing sample variances", 1979, eq. 2.1): no large sums are
-    subtracted from each other, so that it is exact to rounding for features of any mean.
+    The state consists of the count, the mean and the sum of (x - mean)(x - mean)ᵀ, merged by the pairwise update of
+    Chan, Golub and LeVeque ("Updating formulae and a pairwise algorithm for computing sample variances", 1979,
+    eq. 2.1). It never subtracts large sums from each other, so it is exact to rounding for features of any mean.
 
     Args:
-        world: ranks.
-        dim:   D.
+        world: Ranks.
+        dim: D.
     """
 
     def __init__(self, world: World, dim: int):
         self._world = world
-        # Apple's GPUs know no float64.
+        # Apple GPUs do not support float64.
         device = torch.device('cpu') if world.device.type == 'mps' else world.device
         self._count = 0
         self._mean = torch.zeros([dim], dtype=torch.float64, device=device)
         self._scatter = torch.zeros([dim, dim], dtype=torch.float64, device=device)  # sum of (x - mean)(x - mean)ᵀ
 
     def add(self, features: torch.Tensor, sizes: list[int]) -> None:
-        """Features of one batch from each rank.
+        """Add one batch from each rank.
 
         Args:
-            features: [N, D] of this rank's batch; rows beyond its size do not count.
-            sizes:    of all ranks' batches.
+            features: [N, D] of this rank's batch; rows beyond its size are ignored.
+            sizes: Sizes of the batches of all ranks.
         """
         x = features[: sizes[self._world.rank]].to(self._mean.device, torch.float64)
         if len(x) == 0:
@@ -56,7 +56,7 @@ class MomentsCollector:
         total = self._count + len(x)
         batch_mean = x.mean(dim=0)
         shift = batch_mean - self._mean
-        # One more row stands for the distance of the two means.
+        # One more row represents the distance between the two means.
         row = shift * (self._count * len(x) / total) ** 0.5
         centered = torch.cat([x - batch_mean, row[None]])
         self._scatter.addmm_(centered.T, centered)
@@ -64,7 +64,7 @@ class MomentsCollector:
         self._count = total
 
     def finish(self) -> Moments | None:
-        """Merged over all ranks, which all must call this; the result is on the main rank alone."""
+        """Return the moments over all ranks on the main rank, else None. Collective: every rank must call this."""
         count = torch.tensor(self._count, dtype=torch.float64, device=self._mean.device)
         mean = self._mean * self._count
         distributed.sum_tensors(self._world, [count, mean])
@@ -78,35 +78,34 @@ class MomentsCollector:
 
 
 class FeatureCollector:
-    """All feature vectors, on the main rank, in the order of the images.
+    """Collects all feature vectors on the main rank, in the order of the images.
 
     Args:
-        world: ranks.
+        world: Ranks.
         count: N.
-        dim:   D.
-        dtype: in which they are kept.
+        dim: D.
+        dtype: Type in which the features are stored.
     """
 
     def __init__(self, world: World, count: int, dim: int, dtype: torch.dtype):
         self._world = world
-        self._kept = torch.empty([count, dim] if world.is_main else [0, dim], dtype=dtype)
+        self._features = torch.empty([count, dim] if world.is_main else [0, dim], dtype=dtype)
         self._filled = 0
 
     def add(self, features: torch.Tensor, sizes: list[int]) -> None:
-        """Features of one batch from each rank, which all must call this.
+        """Add one batch from each rank. Collective: every rank must call this.
 
         Args:
-            features: [N, D] of this rank's batch; rows beyond its size do not count.
-            sizes:    of all ranks' batches, which follow each other in the order of the images; none is larger than
-                      the first.
+            features: [N, D] of this rank's batch; rows beyond its size are ignored.
+            sizes: Sizes of the batches of all ranks, in the order of the images. None is larger than the first one.
         """
-        own = features[: sizes[self._world.rank]].to(self._kept.dtype)
+        own = features[: sizes[self._world.rank]].to(self._features.dtype)
         padded = torch.cat([own, own.new_zeros([sizes[0] - len(own), own.shape[1]])])
         for rows, size in zip(distributed.gather_to_main(self._world, padded), sizes):
-            self._kept[self._filled : self._filled + size] = rows[:size]
+            self._features[self._filled : self._filled + size] = rows[:size]
             self._filled += size
 
     def finish(self) -> np.ndarray | None:
-        """[N, D] on the main rank."""
-        assert self._filled == len(self._kept)
-        return self._kept.numpy() if self._world.is_main else None
+        """Return the features [N, D] on the main rank, else None."""
+        assert self._filled == len(self._features)
+        return self._features.numpy() if self._world.is_main else None

@@ -1,110 +1,78 @@
-"""One pass over images, in which detectors answer all that metrics want to know, over all ranks.
+"""One pass over images in which detectors compute all features that metrics request, distributed over all ranks.
 
-N images, D numbers in a feature vector. Images go to the ranks in turns, a batch at a time. Whatever a rank fails at,
-all of them fail.
+N images, D dimensions of a feature vector. The ranks take turns, a batch at a time. If one rank fails, all fail.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from dnnlib.progress import Progress
+from metrics.batching import rounds
 from metrics.features import detectors
 from metrics.features.collectors import FeatureCollector, Moments, MomentsCollector
 from metrics.features.detectors import Detector
+from metrics.features.feature_requests import DetectorCall, FeatureRequest
 from metrics.features.image_sources import ImageSource, require_finite
 from torch_utils.distributed import World, failing_together
 
 
-@dataclass(frozen=True)
-class Call:
-    """A question to a detector, and the precision in which its answers are kept."""
-
-    detector: str
-    keywords: tuple[tuple[str, bool], ...]
-    dtype: torch.dtype = torch.float32
-
-
-INCEPTION_FEATURES = Call('inception', tuple(detectors.FEATURES.items()))
-INCEPTION_PROBABILITIES = Call('inception', tuple(detectors.PROBABILITIES.items()))
-VGG_FEATURES = Call('vgg16', tuple(detectors.FEATURES.items()), torch.float16)
-VGG_LPIPS = Call('vgg16', tuple(detectors.LPIPS.items()))
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a metric wants to know: of how many images, real or generated, and whether as moments or as features."""
-
-    call: Call
-    count: int | None  # the first images of the dataset, or so many generated ones; None: the whole dataset
-    real: bool
-    as_moments: bool = False
-    xflip: bool = False
-
-
-def gather(
+def extract(
     world: World,
     source: ImageSource,
-    counts: dict[Need, int],
-    found: dict[str, Detector],
-    dims: dict[Call, int],
+    counts: dict[FeatureRequest, int],
+    loaded_detectors: dict[str, Detector],
+    dims: dict[DetectorCall, int],
     batch: int,
     progress: Progress,
-) -> dict[Need, Moments | np.ndarray | None]:
-    """Show the first images of `source` to detectors, once for all needs. Every rank must call this.
+) -> dict[FeatureRequest, Moments | np.ndarray | None]:
+    """Compute the features of the first images of a source for all requests. Collective: every rank must call this.
 
     Args:
-        source:   of images, alike on all ranks.
-        counts:   what is wanted, and of how many images.
-        found:    detectors by name.
-        dims:     D of each call.
-        batch:    images that a detector sees at once.
-        progress: of the images.
+        world: Ranks.
+        source: Images, the same on all ranks.
+        counts: Number of images for each request.
+        loaded_detectors: Detectors by name.
+        dims: D of each call.
+        batch: Images that a detector sees at once.
+        progress: Display for the number of images.
 
     Returns:
-        For each need its `Moments`, or numpy [N, D]; None but on the main rank.
+        The `Moments` or the features [N, D] of each request on the main rank, else None.
     """
-    rounds = _rounds(max(counts.values()), batch, world.size)
-    images_of_rank = source.batches([spans[world.rank] for spans in rounds if spans[world.rank]])
+    batches_of_rounds = rounds(max(counts.values()), batch, world.size)
+    own_batches = source.batches([batches[world.rank] for batches in batches_of_rounds if batches[world.rank]])
     with failing_together(world):
-        collectors = {need: _collector(world, need, count, dims[need.call]) for need, count in counts.items()}
-    for spans in rounds:
-        wanted = {need: count for need, count in counts.items() if count > spans[0].start}
+        collectors = {request: _collector(world, request, n, dims[request.call]) for request, n in counts.items()}
+    for batches in batches_of_rounds:
+        unfinished = {request: count for request, count in counts.items() if count > batches[0].start}
+        # Compute the features of this rank's batch.
         with failing_together(world):
-            images = next(images_of_rank) if spans[world.rank] else None
-            answers = {
-                call: _answer(found[call.detector], images, call, dims[call], world.device)
-                for call in {need.call for need in wanted}
+            images = next(own_batches) if batches[world.rank] else None
+            features = {
+                call: _features(loaded_detectors[call.detector], images, call, dims[call], world.device)
+                for call in {request.call for request in unfinished}
             }
-        for need, count in wanted.items():
-            sizes = [len(range(span.start, min(span.stop, count))) for span in spans]
-            collectors[need].add(answers[need.call], sizes)
-        progress.update(spans[-1].stop)
-    return {need: collector.finish() for need, collector in collectors.items()}
+        # Merge the features of all ranks.
+        for request, count in unfinished.items():
+            sizes = [len(range(indices.start, min(indices.stop, count))) for indices in batches]
+            collectors[request].add(features[request.call], sizes)
+        progress.update(batches[-1].stop)
+    return {request: collector.finish() for request, collector in collectors.items()}
 
 
-def _collector(world: World, need: Need, count: int, dim: int) -> MomentsCollector | FeatureCollector:
-    return MomentsCollector(world, dim) if need.as_moments else FeatureCollector(world, count, dim, need.call.dtype)
+def _collector(world: World, request: FeatureRequest, count: int, dim: int) -> MomentsCollector | FeatureCollector:
+    if request.as_moments:
+        return MomentsCollector(world, dim)
+    return FeatureCollector(world, count, dim, getattr(torch, request.call.dtype))
 
 
-def _rounds(count: int, batch: int, num_ranks: int) -> list[list[range]]:
-    """Spans of indices: in each round one for every rank, in order; the last ones may be short or empty."""
-
-    def span(number: int) -> range:
-        return range(min(number * batch, count), min((number + 1) * batch, count))
-
-    num_rounds = -(-count // (batch * num_ranks))
-    return [[span(index * num_ranks + rank) for rank in range(num_ranks)] for index in range(num_rounds)]
-
-
-def _answer(
-    detector: Detector, images: torch.Tensor | None, call: Call, dim: int, device: torch.device
+def _features(
+    detector: Detector, images: torch.Tensor | None, call: DetectorCall, dim: int, device: torch.device
 ) -> torch.Tensor:
-    """float32 [N, D]; [0, D] for a rank that has no images in this round."""
+    """Return the features float32 [N, D] of images, or [0, D] if this rank has no images in this round."""
     if images is None:
         return torch.zeros([0, dim], device=device)
-    answer = detectors.ask(detector, images, dict(call.keywords)).to(torch.float32)
-    return require_finite(answer, f'The detector {detector.name!r} gives features')
+    features = detectors.apply(detector, images, call).to(torch.float32)
+    return require_finite(features, f'The detector {detector.name!r} gives features')

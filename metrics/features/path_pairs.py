@@ -1,89 +1,101 @@
 """Pairs of images a small step apart, for the perceptual path length (StyleGAN, arXiv 1812.04948, section 4.1).
 
-The step is taken in z along a great circle, or in w along a line; at a random point between two latents ("full") or at
-the first of them ("end"). N pairs, C channels, H height, W width, D numbers of the detector's vectors.
+The step is along a great circle in z, or along a line in w. It begins at a random point between two latents ("full") or
+at the first of them ("end").
+
+N pairs, C channels, H height, W width, D dimensions of LPIPS vectors.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
+from dnnlib.progress import Progress
+from metrics.batching import rounds
 from metrics.features import detectors, randomness
-from metrics.features.extraction import VGG_LPIPS
-from metrics.features.image_sources import require_finite, split
-from metrics.features.samples import Samples, networks_in_full_precision
+from metrics.features.detectors import Detector
+from metrics.features.feature_requests import VGG_LPIPS, PathRequest
+from metrics.features.image_sources import require_finite
 from metrics.perceptual_path_length import path_lengths, slerp
-from torch_utils.distributed import failing_together, gather_to_main
+from torch_utils.distributed import World, failing_together, gather_to_main
 from torch_utils.images import on_background
+from training.dataset import Dataset
 
 EPSILON = 1e-4
 _DETECTOR_RESOLUTION = 256
 
 
-@dataclass(frozen=True)
-class PathKind:
-    """Where the step is taken, and whether only the middle of the images counts: where faces are in FFHQ."""
+def gather_distances(
+    world: World,
+    request: PathRequest,
+    G: Any,
+    detector: Detector,
+    dataset: Dataset,
+    seed: int,
+    batch: int,
+    progress: Progress,
+) -> np.ndarray | None:
+    """Compute the squared LPIPS distances of all pairs, over ε². Collective: every rank must call this.
 
-    space: str  # 'z' or 'w'
-    sampling: str  # 'full' or 'end'
-    crop: bool
+    Args:
+        world: Ranks.
+        request: Kind and number of pairs.
+        G: Generator in eval mode on `world.device`.
+        detector: VGG detector.
+        dataset: Dataset from which labels are drawn.
+        seed: Seed of all draws.
+        batch: Pairs that the generator renders at once.
+        progress: Display for the number of pairs.
 
-
-def gather_distances(samples: Samples, kind: PathKind, count: int) -> np.ndarray | None:
-    """Squared LPIPS distance over ε² of `count` pairs: float32 [N] on the main rank. Every rank must call this."""
-    world = samples.world
-    detector = samples.prepare(VGG_LPIPS)
-    dataset = samples.dataset()
-    # A copy, as the buffers with its noise are overwritten.
-    G = copy.deepcopy(samples.G)
-    spans = split(range(count), max(samples.images_at_once() // 2, 1))
-    gathered = []
-    with networks_in_full_precision(), samples.progress('Path lengths', count, unit='pair') as progress:
-        for first in range(0, len(spans), world.size):
-            of_ranks = [*spans[first : first + world.size], *[range(0)] * world.size][: world.size]
-            with failing_together(world):
-                distances = torch.zeros([len(of_ranks[0])], device=world.device)
-                own = of_ranks[world.rank]
-                if own:
-                    c = randomness.labels(samples.settings.seed, own, dataset).to(world.device)
-                    distances[: len(own)] = _distances(G, detector, kind, own, c, samples.settings.seed)
-            for part, span in zip(gather_to_main(world, distances), of_ranks):
-                gathered.append(part[: len(span)].cpu().numpy())
-            progress.update(max(span.stop for span in of_ranks))
-    return np.concatenate(gathered) if world.is_main else None
+    Returns:
+        float32 [N] on the main rank, else None.
+    """
+    G = copy.deepcopy(G)  # its noise buffers are overwritten
+    distances = []
+    for batches in rounds(request.count, batch, world.size):
+        with failing_together(world):
+            own_distances = torch.zeros([len(batches[0])], device=world.device)
+            indices = batches[world.rank]
+            if indices:
+                c = randomness.labels(seed, indices, dataset).to(world.device)
+                own_distances[: len(indices)] = _distances(G, detector, request, indices, c, seed)
+        for rank_distances, rank_indices in zip(gather_to_main(world, own_distances), batches):
+            distances.append(rank_distances[: len(rank_indices)].cpu().numpy())
+        progress.update(batches[-1].stop)
+    return np.concatenate(distances) if world.is_main else None
 
 
 @torch.no_grad()
 def _distances(
-    G: torch.nn.Module, detector: detectors.Detector, kind: PathKind, indices: range, c: torch.Tensor, seed: int
+    G: Any, detector: Detector, request: PathRequest, indices: range, c: torch.Tensor, seed: int
 ) -> torch.Tensor:
-    """float32 [N]"""
-    ws = _pairs_of_latents(G, kind, indices, c, seed)
-    with randomness.own_noise(c.device, seed, indices[0]):
+    """Return the distances of some pairs, float32 [N]."""
+    ws = _latent_pairs(G, request, indices, c, seed)
+    with randomness.batch_noise(c.device, seed, indices[0]):
         for name, buffer in G.named_buffers():
             if name.endswith('.noise_const'):
                 buffer.normal_()
     images = G.synthesis(ws, noise_mode='const', force_fp32=True).to(torch.float32)  # [2N, C, H, W]
-    images = _as_detector_sees(require_finite(images, 'The generator gives images'), kind.crop)
-    here, there = detectors.ask(detector, images, detectors.LPIPS).to(torch.float32).chunk(2)  # [N, D]
-    return require_finite(path_lengths(here, there, EPSILON), 'The detector gives distances')
+    images = _detector_input(require_finite(images, 'The generator gives images'), request.crop)
+    start, end = detectors.apply(detector, images, VGG_LPIPS).to(torch.float32).chunk(2)  # [N, D]
+    return require_finite(path_lengths(start, end, EPSILON), 'The detector gives distances')
 
 
-def _pairs_of_latents(G: torch.nn.Module, kind: PathKind, indices: range, c: torch.Tensor, seed: int) -> torch.Tensor:
-    """[2N, num_ws, w_dim]: the points, then their neighbours."""
+def _latent_pairs(G: Any, request: PathRequest, indices: range, c: torch.Tensor, seed: int) -> torch.Tensor:
+    """Return the starting points followed by the end points of all steps, in w: [2N, num_ws, w_dim]."""
     generators = [randomness.generator(seed, randomness.PATH, index) for index in indices]
     ends = np.stack([generator.standard_normal([2, G.z_dim]) for generator in generators])
     z0, z1 = torch.from_numpy(ends.astype(np.float32)).to(c.device).unbind(dim=1)  # [N, z_dim]
-    if kind.sampling == 'full':
+    if request.sampling == 'full':
         t = torch.tensor([generator.random() for generator in generators], dtype=torch.float32, device=c.device)
     else:
         t = torch.zeros([len(c)], device=c.device)
     both_c = torch.cat([c, c])
-    if kind.space == 'z':
+    if request.space == 'z':
         t = t[:, None]
         return G.mapping(torch.cat([slerp(z0, z1, t), slerp(z0, z1, t + EPSILON)]), both_c)
     w0, w1 = G.mapping(torch.cat([z0, z1]), both_c).chunk(2)  # [N, num_ws, w_dim]
@@ -91,11 +103,15 @@ def _pairs_of_latents(G: torch.nn.Module, kind: PathKind, indices: range, c: tor
     return torch.cat([w0.lerp(w1, t), w0.lerp(w1, t + EPSILON)])
 
 
-def _as_detector_sees(images: torch.Tensor, crop: bool) -> torch.Tensor:
-    """[N, C, H, W], [-1, +1] → [N, 3, H', W'], [0, 255]: the part that counts, averaged down where the whole is larger.
+def _detector_input(images: torch.Tensor, crop: bool) -> torch.Tensor:
+    """Convert images [N, C, H, W] from -1 to +1 to RGB [N, 3, H', W'] from 0 to 255, on white.
 
-    The part is from 3/8 to 7/8 of the height and from 2/8 to 6/8 of the width; the whole becomes 256x256, or 256 pixels
-    or a little more on its shorter side. What is transparent is on white.
+    Large images are averaged down by the factor that reduces the shorter side of the whole image to 256 pixels or
+    slightly more.
+
+    Args:
+        images: Images of the generator.
+        crop: Whether to use only the part from 3/8 to 7/8 of the height and from 2/8 to 6/8 of the width.
     """
     height, width = images.shape[2:]
     factor = min(height, width) // _DETECTOR_RESOLUTION

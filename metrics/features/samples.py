@@ -1,6 +1,6 @@
-"""Everything that the metrics of one network look at, gathered once for all of them.
+"""The images that the metrics of one network look at, and their features, gathered once for all of these metrics.
 
-Every rank makes the calls marked "collective", in the same order; the main rank alone gets results.
+Every rank must make the calls marked "Collective", in the same order. Only the main rank gets results.
 """
 
 from __future__ import annotations
@@ -8,161 +8,213 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from dnnlib.progress import Progress
 from metrics.features import detectors
-from metrics.features.cache import StatisticsCache, content_sha256
+from metrics.features.cache import StatisticsCache
 from metrics.features.collectors import Moments
 from metrics.features.detectors import Detector
-from metrics.features.extraction import Call, Need, gather
-from metrics.features.image_sources import GeneratedImages, RealImages, images_at_once, open_dataset, transparency_of
-from metrics.options import Settings
+from metrics.features.extraction import extract
+from metrics.features.feature_requests import VGG_LPIPS, DetectorCall, FeatureRequest, PathRequest, Request
+from metrics.features.image_sources import (
+    GeneratedImages,
+    ImageSource,
+    RealImages,
+    alpha_entry,
+    images_at_once,
+    open_dataset,
+)
+from metrics.features.path_pairs import gather_distances
+from metrics.options import MetricOptions
 from torch_utils import misc
 from torch_utils.distributed import World, broadcast_object, failing_together
-from training.dataset import Dataset
+from training.data.digest import content_sha256
+from training.dataset import Dataset, ImageFolderDataset
 
 
 class Samples:
     """Features of real and generated images.
 
     Args:
-        world:    ranks.
-        G:        generator in eval mode on `world.device`.
-        settings: see there.
-        wanted:   what all metrics are going to need, so that one pass over the images serves them all.
-        cache:    where features of real images are kept.
+        world: Ranks.
+        G: Generator in eval mode on `world.device`.
+        options: How the metrics are computed.
+        requests: Requests of all metrics, so that one pass over the images serves all of them.
+        cache: Cache for the features of real images.
     """
 
     def __init__(
-        self, world: World, G: torch.nn.Module, settings: Settings, wanted: Sequence[Need], cache: StatisticsCache
+        self, world: World, G: Any, options: MetricOptions, requests: Sequence[Request], cache: StatisticsCache
     ):
-        self.world, self.G, self.settings = world, G, settings
-        self._wanted, self._cache = wanted, cache
-        self._have: dict[Need, Moments | np.ndarray | None] = {}
-        self._found: dict[str, Detector] = {}
-        self._dims: dict[Call, int] = {}
+        self._world, self._G, self._options, self._cache = world, G, options, cache
+        self._requests = [request for request in requests if isinstance(request, FeatureRequest)]
+        self._gathered: dict[FeatureRequest, Moments | np.ndarray | None] = {}
+        self._detectors: dict[str, Detector] = {}
+        self._dims: dict[DetectorCall, int] = {}
         self._datasets: dict[bool, Dataset] = {}
-        self._content: str | None = None
+        self._dataset_sha256: str | None = None
 
-    def get(self, need: Need) -> Moments | np.ndarray | None:
-        """Collective: `Moments`, or features [N, D] in the order of the images."""
-        if need not in self._have:
-            self.prepare(need.call)
-            same_images = [other for other in self._wanted if (other.real, other.xflip) == (need.real, need.xflip)]
-            pending = {need: None} | {other: None for other in same_images if other not in self._have}
-            pending = [other for other in pending if self._is_available(other.call)]
-            pending = [other for other in pending if not (other.real and self._load_cached(other))]
-            if pending:
-                self._gather({need: self.count(need) for need in pending})
-        return self._have[need]
+    def get(self, request: Request) -> Moments | np.ndarray | None:
+        """Return what was requested. Collective.
 
-    def count(self, need: Need) -> int:
-        """Collective: of how many images there are features."""
-        if not need.real:
-            return need.count
-        available = len(self.dataset(need.xflip))
-        return available if need.count is None else min(need.count, available)
+        Returns:
+            On the main rank, `Moments`, features [N, D] in the order of the images, or distances [N] of pairs of
+            images. On other ranks, None.
+
+        Raises:
+            ValueError: The detector, the dataset or the images cannot be used.
+        """
+        if isinstance(request, PathRequest):
+            return self._path_distances(request)
+        if request not in self._gathered:
+            self.prepare_detector(request.call)
+            # Serve all requests for the same images, but those without a detector or with a cache entry.
+            pending = {request: None} | {
+                other: None
+                for other in self._requests
+                if (other.real, other.xflip) == (request.real, request.xflip) and other not in self._gathered
+            }
+            missing = [other for other in pending if self._has_detector(other.call)]
+            missing = [other for other in missing if not (other.real and self._load_cached(other))]
+            if missing:
+                self._gather({other: self._num_images(other) for other in missing})
+        return self._gathered[request]
+
+    def count(self, request: Request) -> int:
+        """Return the number of images or pairs that a request is answered with. Collective."""
+        return request.count if isinstance(request, PathRequest) else self._num_images(request)
 
     def dataset(self, xflip: bool = False) -> Dataset:
-        """Collective: all images of the dataset, with or without their mirror images."""
+        """Open the dataset with all of its images, with or without mirrored ones. Collective."""
         if xflip not in self._datasets:
-            with failing_together(self.world):
-                self._datasets[xflip] = open_dataset(self.settings.dataset_kwargs, xflip, self.G)
+            with failing_together(self._world):
+                self._datasets[xflip] = open_dataset(self._options.dataset_kwargs, xflip, self._G)
         return self._datasets[xflip]
 
     def dataset_sha256(self) -> str | None:
-        """Collective: digest of the dataset's content; None for a kind of dataset that has none."""
+        """Return the digest of the dataset's content, or None if the dataset class does not have one. Collective."""
         dataset = self.dataset()
-        if self._content is None and hasattr(dataset, 'content_sha256'):
-            with failing_together(self.world):
-                if self.world.is_main:
-                    self._content = content_sha256(dataset, shown=self.settings.verbose)
-            self._content = broadcast_object(self.world, self._content)
-        return self._content
-
-    def prepare(self, call: Call) -> Detector:
-        """Collective: the detector for a call, known to answer it. The main rank loads first: it may download."""
-        for main_turn in (True, False):
-            with failing_together(self.world):
-                if call.detector not in self._found and self.world.is_main == main_turn:
-                    shown = self.settings.verbose and main_turn
-                    self._found[call.detector] = detectors.load(
-                        call.detector, self.world.device, self.settings.detectors, shown
+        if self._dataset_sha256 is None and hasattr(dataset, 'content_sha256'):
+            with failing_together(self._world):
+                if self._world.is_main:
+                    self._dataset_sha256 = content_sha256(
+                        cast(ImageFolderDataset, dataset), verbose=self._options.verbose
                     )
-        detector = self._found[call.detector]
+            self._dataset_sha256 = broadcast_object(self._world, self._dataset_sha256)
+        return self._dataset_sha256
+
+    def prepare_detector(self, call: DetectorCall) -> Detector:
+        """Load the detector of a call, and check that it supports the call. Collective.
+
+        The main rank loads first, because it may have to download the file.
+
+        Raises:
+            DetectorError: The detector cannot be found, loaded or called.
+        """
+        for is_main_turn in (True, False):
+            with failing_together(self._world):
+                if call.detector not in self._detectors and self._world.is_main == is_main_turn:
+                    verbose = self._options.verbose and is_main_turn
+                    self._detectors[call.detector] = detectors.load(
+                        call.detector, self._world.device, self._options.detectors, verbose
+                    )
+        detector = self._detectors[call.detector]
         if call not in self._dims:
-            with failing_together(self.world):
-                keywords, resolution = dict(call.keywords), self.G.img_resolution
-                self._dims[call] = detectors.check(detector, keywords, resolution, self.world.device)
+            with failing_together(self._world):
+                self._dims[call] = detectors.check(detector, call, self._G.img_resolution, self._world.device)
         return detector
 
-    def images_at_once(self) -> int:
-        """How many images the generator makes together."""
-        return images_at_once(self.G.img_resolution, self.settings.batch)
-
-    def progress(self, what: str, total: int = 0, unit: str = 'img') -> Progress:
-        return Progress(what, total, unit, shown=self.settings.verbose and self.world.is_main)
-
     def close(self) -> None:
+        """Close the dataset."""
         for dataset in self._datasets.values():
             dataset.close()
 
-    def _is_available(self, call: Call) -> bool:
-        """Collective. A detector that fails must not take along the metrics that go without it."""
+    def _num_images(self, request: FeatureRequest) -> int:
+        """Collective."""
+        if not request.real:
+            assert request.count is not None
+            return request.count
+        available = len(self.dataset(request.xflip))
+        return available if request.count is None else min(request.count, available)
+
+    def _has_detector(self, call: DetectorCall) -> bool:
+        """Return whether a detector can be used. If not, only the metrics that need it fail. Collective."""
         try:
-            self.prepare(call)
+            self.prepare_detector(call)
         except ValueError:
             return False
         return True
 
-    def _gather(self, counts: dict[Need, int]) -> None:
-        first = next(iter(counts))
-        device = self.world.device
-        if first.real:
-            source = RealImages(self.dataset(first.xflip), self.settings.workers, device)
-        else:
-            source = GeneratedImages(self.G, self.dataset(), self.settings.seed, self.images_at_once(), device)
-        progress = self.progress(f'Features of {source.what}', max(counts.values()))
-        with networks_in_full_precision(), progress:
-            self._have |= gather(self.world, source, counts, self._found, self._dims, self.settings.batch, progress)
-        for need in counts:
-            key = self._key_of(need)
-            if need.real and self.world.is_main and self._content is not None:
-                self._cache.save(key, _as_arrays(self._have[need]))
+    def _gather(self, counts: dict[FeatureRequest, int]) -> None:
+        """Compute features for requests that differ in nothing but the detector call and the number of images."""
+        source = self._source(next(iter(counts)))
+        progress = self._progress(f'Features of {source.title}', max(counts.values()), unit='img')
+        with _float32_inference(), progress:
+            self._gathered |= extract(
+                self._world, source, counts, self._detectors, self._dims, self._options.batch, progress
+            )
+        for request in counts:
+            key = self._cache_key(request)
+            data = self._gathered[request]
+            if request.real and data is not None and self._dataset_sha256 is not None:
+                self._cache.save(key, _to_arrays(data))
 
-    def _load_cached(self, need: Need) -> bool:
-        """Collective: whether the features are there now."""
+    def _source(self, request: FeatureRequest) -> ImageSource:
+        if request.real:
+            return RealImages(self.dataset(request.xflip), self._options.workers, self._world.device)
+        return GeneratedImages(self._G, self.dataset(), self._options.seed, self._generator_batch(), self._world.device)
+
+    def _path_distances(self, request: PathRequest) -> np.ndarray | None:
+        """Collective."""
+        detector = self.prepare_detector(VGG_LPIPS)
+        dataset = self.dataset()
+        batch = max(self._generator_batch() // 2, 1)
+        progress = self._progress('Path lengths', request.count, unit='pair')
+        with _float32_inference(), progress:
+            return gather_distances(
+                self._world, request, self._G, detector, dataset, self._options.seed, batch, progress
+            )
+
+    def _generator_batch(self) -> int:
+        """Return how many images the generator renders at once."""
+        return images_at_once(self._G.img_resolution, self._options.batch)
+
+    def _progress(self, title: str, total: int, unit: str) -> Progress:
+        return Progress(title, total, unit, enabled=self._options.verbose and self._world.is_main)
+
+    def _load_cached(self, request: FeatureRequest) -> bool:
+        """Load features from the cache, and return whether they were there. Collective."""
         if self.dataset_sha256() is None:
             return False
-        key = self._key_of(need)
-        with failing_together(self.world):
-            arrays = self._cache.load(key) if self.world.is_main else None
-        hit = broadcast_object(self.world, arrays is not None)
-        if hit:
-            self._have[need] = None if arrays is None else _from_arrays(arrays)
-        return hit
+        key = self._cache_key(request)
+        with failing_together(self._world):
+            arrays = self._cache.load(key) if self._world.is_main else None
+        is_cached = broadcast_object(self._world, arrays is not None)
+        if is_cached:
+            self._gathered[request] = None if arrays is None else _from_arrays(arrays)
+        return is_cached
 
-    def _key_of(self, need: Need) -> dict[str, Any]:
+    def _cache_key(self, request: FeatureRequest) -> dict[str, Any]:
         """Collective."""
         return {
-            'dataset': self._content,
-            'images': self.count(need),
-            'xflip': need.xflip,
-            'detector': self._found[need.call.detector].sha256,
-            'call': dict(need.call.keywords),
-            'kept': 'moments' if need.as_moments else str(need.call.dtype),
-            **transparency_of(self.G.img_channels),
+            'dataset': self._dataset_sha256,
+            'images': self._num_images(request),
+            'xflip': request.xflip,
+            'detector': self._detectors[request.call.detector].sha256,
+            'call': dict(request.call.keywords),
+            'kept': 'moments' if request.as_moments else f'torch.{request.call.dtype}',
+            **alpha_entry(self._G.img_channels),
         }
 
 
-def _as_arrays(kept: Moments | np.ndarray) -> dict[str, np.ndarray]:
-    if isinstance(kept, Moments):
-        return {'count': np.array(kept.count), 'mean': kept.mean, 'cov': kept.cov}
-    return {'features': kept}
+def _to_arrays(data: Moments | np.ndarray) -> dict[str, np.ndarray]:
+    if isinstance(data, Moments):
+        return {'count': np.array(data.count), 'mean': data.mean, 'cov': data.cov}
+    return {'features': data}
 
 
 def _from_arrays(arrays: dict[str, np.ndarray]) -> Moments | np.ndarray:
@@ -172,7 +224,7 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> Moments | np.ndarray:
 
 
 def network_sha256(G: torch.nn.Module) -> str:
-    """Digest of a network's parameters and buffers, the same for the same network in whatever file."""
+    """Return a digest of a network's parameters and buffers, which does not depend on the file that it is from."""
     digest = hashlib.sha256()
     for name, tensor in sorted(misc.named_params_and_buffers(G)):
         array = tensor.detach().cpu().contiguous().numpy()
@@ -182,12 +234,12 @@ def network_sha256(G: torch.nn.Module) -> str:
 
 
 @contextlib.contextmanager
-def networks_in_full_precision() -> Iterator[None]:
-    """Inside, products of float32 are not rounded to TensorFloat-32, and cuDNN takes the fastest of its algorithms."""
+def _float32_inference() -> Iterator[None]:
+    """Within this context, networks compute without TensorFloat-32, and with the fastest algorithms of cuDNN."""
     benchmark = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:
-        with misc.full_precision():
+        with misc.without_tf32():
             yield
     finally:
         torch.backends.cudnn.benchmark = benchmark

@@ -1,4 +1,4 @@
-"""Parts of the conversion whose promises reach further than the script shows."""
+"""Parts of the conversion: properties that do not show in the script."""
 
 import io
 import json
@@ -12,18 +12,19 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from dataset_conversion.array_datasets import load_plain_pickle
 from dataset_conversion.convert import archive_name, convert_all
-from dataset_conversion.sources import load_plain_pickle
+from dataset_conversion.loading import load_image
 from dataset_conversion.transforms import Transform
 from dataset_conversion.writer import open_destination
-from dataset_format.images import BadImage, encode_png, is_image_name, load_image
+from dataset_format.images import BadImage, encode_png, is_image_name
 from dataset_format.labels import format_label_file, parse_label_file
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize('shape', [(4, 4), (16, 16, 3), (256, 256), (148, 148, 3), (512, 128, 3)])
-def test_png_gives_its_pixels_back_and_is_not_compressed(shape: tuple[int, ...]):
+def test_png_is_lossless_and_not_compressed(shape: tuple[int, ...]):
     pixels = np.random.RandomState(0).randint(0, 256, shape, dtype=np.uint8)
     content = encode_png(pixels)
     image = PIL.Image.open(io.BytesIO(content))
@@ -58,7 +59,7 @@ def test_which_files_are_images(name: str, expected: bool):
     assert is_image_name(name) == expected
 
 
-def test_archive_names_count_through():
+def test_archive_names():
     assert [archive_name(i) for i in (0, 999, 1000, 12345678)] == [
         '00000/img00000000.png',
         '00000/img00000999.png',
@@ -102,7 +103,7 @@ def test_unpickler_reads_arrays_of_all_protocols(protocol: int):
     assert data['names'] == ['a'] and data['raw'] == b'\xff\0'
 
 
-def test_destination_vanishes_with_an_exception(tmp_path: Path):
+def test_destination_is_deleted_after_an_exception(tmp_path: Path):
     for name in ['a.zip', 'a']:
         with pytest.raises(RuntimeError), open_destination(tmp_path / name) as writer:
             writer.write('x/y.png', b'content')
@@ -130,7 +131,7 @@ class Reader:
 
 
 def test_killed_worker_is_reported(tmp_path: Path):
-    """In a process of its own, as workers import the reader's module by name."""
+    """Runs in another process because workers import the module of the reader by name."""
     (tmp_path / 'reader.py').write_text(READER_MODULE)
     (tmp_path / 'go.py').write_text(
         'from reader import Reader\n'
@@ -151,7 +152,7 @@ def test_killed_worker_is_reported(tmp_path: Path):
 
 
 def test_sources_larger_than_memory_are_not_read_ahead():
-    """Results are made when they are asked for."""
+    """Results are computed when they are requested."""
     read = []
 
     class Reader:

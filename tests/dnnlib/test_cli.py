@@ -1,4 +1,4 @@
-"""dnnlib.cli: the manners that every command line of this project has."""
+"""dnnlib.cli: the behavior that all command lines share."""
 
 import subprocess
 import sys
@@ -74,7 +74,7 @@ class TestTypes:
         assert value_of('flag', f'--flag={text}') is expected
 
     @pytest.mark.parametrize('text', ['2', '', 'maybe', '-1'])
-    def test_no_bool(self, text):
+    def test_invalid_bool(self, text):
         result = run(f'--flag={text}')
         assert result.exit_code == 2
         assert "'--flag'" in result.output and repr(text) in result.output
@@ -100,13 +100,13 @@ class TestTypes:
         assert value_of('seeds', f'--seeds={text}') == expected
 
     @pytest.mark.parametrize('text', ['', 'a', '1,', '-1', '1-2-3', '1.5', '6-4', '0-99999999999'])
-    def test_no_list(self, text):
+    def test_invalid_list(self, text):
         with pytest.raises(ValueError, match='.'):
             cli.parse_int_list(text)
         assert run(f'--seeds={text}').exit_code == 2
 
     @pytest.mark.parametrize('text', ['nan', 'inf', '-inf', '1.1', '-0.1', 'x'])
-    def test_no_finite_number_in_range(self, text):
+    def test_invalid_number(self, text):
         result = run(f'--number={text}')
         assert result.exit_code == 2
         assert "'--number'" in result.output
@@ -144,7 +144,7 @@ class TestDevice:
         assert caught.value.exit_code == 2
 
     @pytest.mark.parametrize('name', ['gpu', '', 'cuda:', 'cuda:-1', 'xpu'])
-    def test_no_device(self, name):
+    def test_unknown_device(self, name):
         with pytest.raises(click.BadParameter, match='cuda, cuda:N, mps or cpu'):
             cli.resolve_device(name)
 
@@ -164,7 +164,7 @@ class TestErrors:
     def test_value_error_of_this_project(self):
         result = self.outcome(lambda: cli.parse_int_list('x'))
         assert result.exit_code == 1
-        assert result.output.startswith("Error: 'x' is no list of numbers")
+        assert result.output.startswith("Error: expected comma-separated integers and ranges such as 0,1,4-6, got 'x'")
 
     def test_value_error_of_a_library_is_a_bug(self):
         import ast

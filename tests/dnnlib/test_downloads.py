@@ -1,4 +1,4 @@
-"""dnnlib.downloads against a real local server that does what servers and networks do, good and bad."""
+"""Downloads from a real local server that behaves and misbehaves as servers and networks do."""
 
 import email.utils
 import errno
@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from dnnlib import downloads, log
+from dnnlib import cache as cache_module
+from dnnlib import downloads, http_transfer, log
 
 CONTENT = random.Random(0).randbytes(300_000)
 NEW_CONTENT = random.Random(1).randbytes(300_000)
@@ -34,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Request(http.server.BaseHTTPRequestHandler):
-    """Notes each request and lets the function answer that a test gave for its path."""
+    """Records each request and calls the function that a test has set for its path."""
 
     protocol_version = 'HTTP/1.1'
 
@@ -44,7 +45,7 @@ class Request(http.server.BaseHTTPRequestHandler):
         self.server.answers[self.path](self, count)
 
     def send(self, body=b'', status=200, length=None, ends=True, **headers):
-        """An answer that announces `length` bytes. Underscores in the names of headers become hyphens."""
+        """Send a response that announces `length` bytes. Underscores in header names become hyphens."""
         self.send_response(status)
         self.send_header('Content-Length', str(len(body) if length is None else length))
         if ends:
@@ -54,11 +55,11 @@ class Request(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def send_file(self, content=CONTENT, stop=None, ranges=True, heeds_if_range=True, **headers):
-        """As honest servers do; with `stop`, the connection breaks after so many bytes of the body."""
+    def send_file(self, content=CONTENT, stop=None, ranges=True, honors_if_range=True, **headers):
+        """Send a file as correct servers do; with `stop`, the connection breaks after that many bytes of the body."""
         wanted = self.headers.get('Range')
         unchanged = self.headers.get('If-Range') in {headers.get('ETag'), headers.get('Last_Modified')}
-        if not (wanted and ranges and (unchanged or not heeds_if_range)):
+        if not (wanted and ranges and (unchanged or not honors_if_range)):
             return self.send(content[:stop], length=len(content), **headers)
         start = int(re.fullmatch(r'bytes=(\d+)-', wanted)[1])
         if start >= len(content):
@@ -96,7 +97,7 @@ class Server(http.server.ThreadingHTTPServer):
             super().handle_error(*_args)
 
     def serve(self, answer, path='/network.pkl'):
-        """URL that `answer(request, number of the request)` answers from now on."""
+        """Return a URL that `answer(request, number of the request)` serves from now on."""
         self.answers[path] = answer
         return self.url + path
 
@@ -118,14 +119,14 @@ def server():
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """The cache's folder of downloads, which is empty; no proxies, and no long waits."""
+    """An empty folder for downloads, without proxies and long waits."""
     monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path / 'cache'))
     for name in ('http_proxy', 'https_proxy', 'all_proxy', 'no_proxy'):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setattr(downloads, '_FIRST_RETRY_DELAY_SEC', 0.001)
     monkeypatch.setattr(downloads, '_LONGEST_RETRY_DELAY_SEC', 0.01)
-    monkeypatch.setattr(downloads, '_LOCK_POLL_SEC', 0.01)
+    monkeypatch.setattr(cache_module, '_LOCK_POLL_SEC', 0.01)
     return tmp_path / 'cache' / 'downloads'
 
 
@@ -135,7 +136,7 @@ def download(url, **kwargs):
 
 
 def failure(url, **kwargs):
-    """The sentence with which a download fails."""
+    """Return the message with which a download fails."""
     with pytest.raises(downloads.DownloadError) as caught:
         download(url, **kwargs)
     sentence = str(caught.value)
@@ -178,7 +179,7 @@ class TestLocalFiles:
             downloads.open_url(tmp_path / 'nothing.pkl')
 
     @pytest.mark.parametrize('address', ['s3://bucket/a.pkl', 'ftp://a.b/c.pkl', 'file://server/a.pkl', 'file://a.pkl'])
-    def test_other_addresses_end_in_a_sentence(self, address):
+    def test_unsupported_addresses(self, address):
         assert 'file://' in failure(address)
 
     def test_checksum(self, tmp_path):
@@ -217,7 +218,7 @@ class TestCache:
         cache.mkdir(parents=True)
         path = downloads.cache_path(url)
         path.write_bytes(unsound)
-        assert 'in place of what is there' in failure(url, sha256=SHA256)
+        assert 'to replace the present file' in failure(url, sha256=SHA256)
         assert path.read_bytes() == unsound
         assert download(url, sha256=SHA256) == CONTENT
         assert path.read_bytes() == CONTENT
@@ -270,25 +271,25 @@ def test_is_url(text, expected):
 
 class TestFailures:
     @pytest.mark.parametrize('answer, reason, requests', [
-        (dict(status=404), 'answered 404 Not Found', 1),
-        (dict(status=403), 'answered 403 Forbidden', 1),
-        (dict(status=500), 'answered 500 Internal Server Error, 3 attempts', 3),
-        (dict(status=204), 'answered 204 No Content', 1),
-        (dict(status=206, body=CONTENT), 'answered 206', 1),
-        (dict(status=302), 'answered 302', 1),
+        (dict(status=404), 'returned 404 Not Found', 1),
+        (dict(status=403), 'returned 403 Forbidden', 1),
+        (dict(status=500), 'returned 500 Internal Server Error, 3 attempts', 3),
+        (dict(status=204), 'returned 204 No Content', 1),
+        (dict(status=206, body=CONTENT), 'returned 206', 1),
+        (dict(status=302), 'returned 302', 1),
         (dict(body=b'\n<!DOCTYPE html><html>sign in</html>'), 'a web page instead of a file', 1),
         (dict(body=b'please sign in', Content_Type='text/html; charset=utf-8'), 'a web page instead of a file', 1),
         (dict(body=b''), 'the file is empty', 1),
-        (dict(body=CONTENT, length=len(CONTENT) + 9), 'broke after 300,000 of 300,009 bytes, 3 attempts', 3),
-        (dict(body=CONTENT, length=1000), 'more than the 1,000 bytes that it announced', 3),
-        (dict(body=CONTENT, length=len(CONTENT) - 1, **ETAG), 'more than the 299,999 bytes', 3),
+        (dict(body=CONTENT, length=len(CONTENT) + 9), 'was lost after 300,000 of 300,009 bytes, 3 attempts', 3),
+        (dict(body=CONTENT, length=1000), 'more than the announced 1,000 bytes', 3),
+        (dict(body=CONTENT, length=len(CONTENT) - 1, **ETAG), 'more than the announced 299,999 bytes', 3),
         (dict(body=CONTENT, Content_Encoding='gzip'), 'cannot be decompressed', 3),
     ])  # fmt: skip
-    def test_ends_in_a_sentence_and_leaves_nothing(self, server, cache, answer, reason, requests):
+    def test_fails_with_a_sentence_and_leaves_nothing(self, server, cache, answer, reason, requests):
         url = server.serve(lambda request, _: request.send(**answer))
         sentence = failure(url, num_attempts=3)
         assert reason in sentence
-        assert f'put it at the path {downloads.cache_path(url)}' in sentence
+        assert f'save it as {downloads.cache_path(url)}' in sentence
         assert len(server.requests) == requests
         assert files_in(cache) == []
 
@@ -301,13 +302,13 @@ class TestFailures:
         lambda request: request.connection.shutdown(socket.SHUT_RDWR),
         lambda request: request.send_chunked(CONTENT, stop=50_000),
     ])  # fmt: skip
-    def test_tries_again_after_a_passing_failure(self, server, cache, bad_answer):
+    def test_retries_after_a_temporary_failure(self, server, cache, bad_answer):
         url = server.serve(lambda request, count: bad_answer(request) if count < 3 else request.send_file())
         assert download(url) == CONTENT
         assert len(server.requests) == 3
         assert files_in(cache) == only_the_file(url)
 
-    def test_nobody_there(self, cache):
+    def test_connection_refused(self, cache):
         with socket.create_server(('127.0.0.1', 0)) as unused:
             url = f'http://127.0.0.1:{unused.getsockname()[1]}/x.pkl'
         try:
@@ -323,20 +324,20 @@ class TestFailures:
         monkeypatch.setattr(socket, 'getaddrinfo', getaddrinfo)
         assert '(no connection: Name or service not known)' in failure('http://host.invalid/x.pkl', num_attempts=1)
 
-    def test_proxy_that_is_not_there(self, monkeypatch):
+    def test_unreachable_proxy(self, monkeypatch):
         with socket.create_server(('127.0.0.1', 0)) as unused:
             monkeypatch.setenv('http_proxy', f'http://127.0.0.1:{unused.getsockname()[1]}')
-        assert '(the proxy: Connection refused)' in failure('http://host.invalid/x.pkl', num_attempts=1)
+        assert '(proxy error: Connection refused)' in failure('http://host.invalid/x.pkl', num_attempts=1)
 
-    def test_https_of_a_server_that_speaks_none(self, server):
+    def test_https_request_to_an_http_server(self, server):
         sentence = failure(server.url.replace('http', 'https') + '/x.pkl', num_attempts=1)
         assert 'no secure connection' in sentence
 
-    def test_certificates_that_are_not_there(self, monkeypatch, tmp_path):
+    def test_missing_certificates(self, monkeypatch, tmp_path):
         monkeypatch.setenv('REQUESTS_CA_BUNDLE', str(tmp_path / 'certificates.pem'))
         assert f'{tmp_path / "certificates.pem"}): check' in failure('https://127.0.0.1:9/x.pkl')
 
-    def test_retry_after_is_waited_for(self, server):
+    def test_waits_for_retry_after(self, server):
         def answer(request, count):
             request.send_file() if count > 1 else request.send(status=503, Retry_After='1')
 
@@ -348,9 +349,9 @@ class TestFailures:
     @pytest.mark.parametrize(
         'seconds_or_date', [str, lambda sec: email.utils.formatdate(time.time() + sec, usegmt=True)]
     )
-    def test_retry_after_that_is_too_long_ends_it(self, server, seconds_or_date):
+    def test_retry_after_that_is_too_long(self, server, seconds_or_date):
         url = server.serve(lambda request, _: request.send(status=429, Retry_After=seconds_or_date(86400)))
-        assert re.search(r'429 Too Many Requests and wants to be left alone for 8\d,\d\d\d s\)', failure(url))
+        assert re.search(r'429 Too Many Requests and asks to wait 8\d,\d\d\d s\)', failure(url))
         assert len(server.requests) == 1
 
     def test_messages_go_to_stderr(self, server, capsys):
@@ -359,7 +360,7 @@ class TestFailures:
         screen = capsys.readouterr()
         assert screen.out == ''
         assert f'Downloading {url}\n' in screen.err
-        assert 'answered 503 Service Unavailable; next attempt (2 of 10) in 0.001 s' in screen.err
+        assert 'returned 503 Service Unavailable; retrying (2 of 10) in 0.001 s' in screen.err
 
 
 class TestRedirects:
@@ -371,7 +372,7 @@ class TestRedirects:
         assert download(url) == CONTENT
         assert files_in(cache) == only_the_file(url)
 
-    def test_goes_on_with_the_part_that_arrived(self, server):
+    def test_resumes_through_a_redirect(self, server):
         url = server.serve(lambda request, _: request.send(status=307, Location='/elsewhere.pkl'))
         server.serve(breaks_once(**ETAG), '/elsewhere.pkl')
         assert download(url) == CONTENT
@@ -379,21 +380,21 @@ class TestRedirects:
 
     def test_loop(self, server):
         url = server.serve(lambda request, _: request.send(status=302, Location='/network.pkl'))
-        assert 'redirects more than 10 times' in failure(url)
+        assert 'redirected more than 10 times' in failure(url)
         assert len(server.requests) == 11
 
     @pytest.mark.parametrize('location', ['file:///etc/passwd', 'ftp://127.0.0.1/a.pkl', 'http://['])
-    def test_to_what_is_no_http(self, server, cache, location):
+    def test_to_an_unsupported_address(self, server, cache, location):
         url = server.serve(lambda request, _: request.send(status=302, Location=location))
-        assert 'no valid http or https' in failure(url)
+        assert 'is not a valid http or https URL' in failure(url)
         assert len(server.requests) == 1
         assert files_in(cache) == []
 
 
 class TestSlowServers:
     @pytest.mark.parametrize('sent', [0, HALF])
-    def test_one_that_hangs_is_asked_again(self, server, monkeypatch, sent):
-        monkeypatch.setattr(downloads, '_READ_TIMEOUT_SEC', 0.3)
+    def test_retries_when_the_server_hangs(self, server, monkeypatch, sent):
+        monkeypatch.setattr(http_transfer, '_READ_TIMEOUT_SEC', 0.3)
 
         def answer(request, count):
             if count == 1:
@@ -408,10 +409,10 @@ class TestSlowServers:
         assert server.ranges[:2] == [None, f'bytes={sent}-' if sent else None]
 
     @pytest.mark.parametrize(
-        'sent, reason', [(0, 'no answer within 0.1 s'), (HALF, 'no data for 0.1 s after 150,000 ')]
+        'sent, reason', [(0, 'no response within 0.1 s'), (HALF, 'no data for 0.1 s after 150,000 ')]
     )
-    def test_one_that_always_hangs_ends_in_a_sentence(self, server, cache, monkeypatch, sent, reason):
-        monkeypatch.setattr(downloads, '_READ_TIMEOUT_SEC', 0.1)
+    def test_server_that_always_hangs(self, server, cache, monkeypatch, sent, reason):
+        monkeypatch.setattr(http_transfer, '_READ_TIMEOUT_SEC', 0.1)
 
         def answer(request, _count):
             if sent:
@@ -420,11 +421,11 @@ class TestSlowServers:
 
         # The last attempt decides on the sentence; on a busy machine it may not even reach the body.
         sentence = failure(server.serve(answer), num_attempts=2)
-        assert reason in sentence or 'no answer within 0.1 s' in sentence
+        assert reason in sentence or 'no response within 0.1 s' in sentence
         assert files_in(cache) == []
 
     def test_trickle(self, server, monkeypatch):
-        monkeypatch.setattr(downloads, '_SLOW_WINDOW_SEC', 0.1)
+        monkeypatch.setattr(http_transfer, '_SLOW_WINDOW_SEC', 0.1)
 
         def answer(request, _count):
             request.send(CONTENT[:100], length=len(CONTENT))
@@ -434,9 +435,9 @@ class TestSlowServers:
         assert re.search(r'\(only \d+ bytes in 0\.\d+ s', failure(server.serve(answer), num_attempts=1))
 
     def test_connection_that_stays_open_after_the_file(self, server, monkeypatch):
-        """Where the server says so, nobody waits for its end; where it says otherwise, the file is accepted anyway."""
+        """The client does not wait for the end of a connection that stays open, and accepts the file in any case."""
         for ends in (False, True):
-            monkeypatch.setattr(downloads, '_READ_TIMEOUT_SEC', 0.5 if ends else 30)
+            monkeypatch.setattr(http_transfer, '_READ_TIMEOUT_SEC', 0.5 if ends else 30)
 
             def answer(request, _count, ends=ends):
                 request.send(CONTENT, ends=ends)
@@ -457,7 +458,7 @@ class TestResume:
         ({'Last_Modified': 'Wed, 01 Jan 2020 00:00:00 GMT'}, 'Wed, 01 Jan 2020 00:00:00 GMT'),
         ({'ETag': 'W/"weak"', 'Last_Modified': 'Wed, 01 Jan 2020 00:00:00 GMT'}, 'Wed, 01 Jan 2020 00:00:00 GMT'),
     ])  # fmt: skip
-    def test_goes_on_where_the_connection_broke(self, server, cache, headers, if_range):
+    def test_resumes_where_the_connection_broke(self, server, cache, headers, if_range):
         stops = {1: 1000, 2: HALF - 1000}
         url = server.serve(lambda request, count: request.send_file(stop=stops.get(count), **headers))
         assert download(url) == CONTENT
@@ -466,7 +467,7 @@ class TestResume:
         assert files_in(cache) == only_the_file(url)
 
     @pytest.mark.parametrize('headers', [{}, {'ETag': 'W/"weak"'}])
-    def test_begins_anew_without_a_sure_sign_of_the_version(self, server, headers):
+    def test_starts_over_without_a_strong_validator(self, server, headers):
         url = server.serve(breaks_once(**headers))
         assert download(url) == CONTENT
         assert server.ranges == [None, None]
@@ -487,9 +488,9 @@ class TestResume:
 
     @pytest.mark.parametrize('later', [
         dict(ETag='"version-2"'),  # an honest server sends the new file
-        dict(ETag='"version-2"', heeds_if_range=False),
-        dict(content=NEW_CONTENT + b'longer', heeds_if_range=False),
-        dict(content=NEW_CONTENT[:-1], heeds_if_range=False),
+        dict(ETag='"version-2"', honors_if_range=False),
+        dict(content=NEW_CONTENT + b'longer', honors_if_range=False),
+        dict(content=NEW_CONTENT[:-1], honors_if_range=False),
     ])  # fmt: skip
     def test_two_versions_are_never_mixed(self, server, later):
         later = {'content': NEW_CONTENT, **later}
@@ -503,7 +504,7 @@ class TestResume:
         'bytes 0-299999/300000', f'bytes {HALF + 1}-299999/300000', f'bytes {HALF}-299998/300000',
         f'bytes {HALF}-299999/*x', f'bytes {HALF}-299999/300001', f'bytes {HALF}-300000/300001', '', 'nonsense',
     ])  # fmt: skip
-    def test_answer_that_does_not_fit_begins_anew(self, server, content_range):
+    def test_starts_over_if_the_range_does_not_match(self, server, content_range):
         def answer(request, count):
             wrong = {'Content_Range': content_range} if count == 2 else {}
             request.send_file(stop=HALF if count == 1 else None, **ETAG, **wrong)
@@ -518,7 +519,7 @@ class TestResume:
         (HALF, HALF + 1000, f'bytes {HALF}-{HALF + 999}/300000'),
         (HALF - 1000, None, f'bytes {HALF}-299999/300000'),
     ])  # fmt: skip
-    def test_another_part_than_was_asked_for_never_gets_in(self, server, send, start, stop, content_range):
+    def test_a_wrong_part_is_never_used(self, server, send, start, stop, content_range):
         def answer(request, count):
             if count == 2:
                 send(request, CONTENT[start:stop], status=206, Content_Range=content_range, **ETAG)
@@ -536,7 +537,7 @@ class TestResume:
         assert len(server.requests) == 2
 
     def test_announced_more_than_there_is(self, server):
-        """The rest that it asks for does not exist (status 416): it begins anew."""
+        """The rest that is requested does not exist (status 416), so the download starts over."""
 
         def answer(request, count):
             if count == 1:
@@ -547,13 +548,13 @@ class TestResume:
         assert download(server.serve(answer)) == CONTENT
         assert server.ranges == [None, f'bytes={len(CONTENT)}-', None]
 
-    def test_next_call_goes_on(self, server, cache, capsys):
+    def test_next_call_resumes(self, server, cache, capsys):
         url = server.serve(breaks_once(**ETAG))
-        assert 'the 150,000 bytes that arrived are kept for the next call' in failure(url, num_attempts=1)
+        assert 'the next call resumes after 150,000 bytes' in failure(url, num_attempts=1)
         assert files_in(cache) == [f'{md5(url)}.partial', f'{md5(url)}.partial.json']
         assert download(url, verbose=True) == CONTENT
         assert server.ranges == [None, f'bytes={HALF}-']
-        assert f'Downloading {url} (going on after 150,000 bytes)' in capsys.readouterr().err
+        assert f'Downloading {url} (resuming after 150,000 bytes)' in capsys.readouterr().err
         assert files_in(cache) == only_the_file(url)
 
     @pytest.mark.parametrize('note', ['', '{', '[]', '{"another": 1}', '{"etag": ""}', '{"etag": "x", "size": 7}'])
@@ -565,13 +566,13 @@ class TestResume:
         assert download(url) == CONTENT
         assert server.ranges == [None]
 
-    def test_attempts_that_bring_it_forward_do_not_count(self, server, monkeypatch):
+    def test_attempts_with_progress_do_not_count(self, server, monkeypatch):
         monkeypatch.setattr(downloads, '_PROGRESS_BYTES', 10_000)
         url = server.serve(lambda request, _: request.send_file(stop=60_000, **ETAG))
         assert download(url, num_attempts=2) == CONTENT
         assert len(server.requests) == 5
 
-    def test_attempts_that_always_begin_anew_do_count(self, server, monkeypatch):
+    def test_attempts_that_start_over_count(self, server, monkeypatch):
         monkeypatch.setattr(downloads, '_PROGRESS_BYTES', 10_000)
         url = server.serve(lambda request, _: request.send_file(stop=60_000))
         failure(url, num_attempts=3)
@@ -608,7 +609,7 @@ class TestEncodings:
 
 
 class TestChecksum:
-    def test_right_one(self, server):
+    def test_correct_checksum(self, server):
         url = server.serve(lambda request, _: request.send_file())
         assert download(url, sha256=SHA256.upper()) == CONTENT
         assert download(url, sha256=SHA256) == CONTENT
@@ -628,7 +629,7 @@ class TestChecksum:
         assert download(url, sha256=SHA256) == CONTENT
         assert server.ranges == [None, f'bytes={HALF}-', None]
 
-    def test_no_checksum(self):
+    def test_invalid_checksum(self):
         with pytest.raises(ValueError, match='64 hexadecimal digits'):
             downloads.open_url('http://127.0.0.1:9/x.pkl', sha256='1234')
 
@@ -649,7 +650,7 @@ class TestDisk:
         url = server.serve(lambda request, _: request.send_file(**ETAG))
         with monkeypatch.context() as full:
             full.setattr(os, 'fsync', fsync)
-            assert f'to {cache} (No space left on device): make room' in failure(url)
+            assert f'to {cache} (No space left on device): check free space' in failure(url)
         assert downloads.cached_file(url) is None
         assert download(url) == CONTENT
         assert len(server.requests) == 1  # all of it was there, waiting for its name
@@ -660,8 +661,8 @@ class TestDisk:
 
 PROGRAM = """
 import hashlib, sys
-from dnnlib import downloads
-downloads._WAIT_NOTICE_SEC = 0
+from dnnlib import cache, downloads
+cache._WAIT_NOTICE_SEC = 0
 with downloads.open_url(sys.argv[1]) as file:
     print(hashlib.sha256(file.read()).hexdigest())
 """
@@ -669,7 +670,7 @@ with downloads.open_url(sys.argv[1]) as file:
 
 @pytest.fixture
 def start():
-    """Function: begin a download in a process of its own."""
+    """A function that starts a download in another process."""
     processes = []
 
     def start(url):
@@ -695,7 +696,7 @@ def wait_for(condition):
 
 
 def hold_back_half(server):
-    """An answer that sends the second half when the server is released."""
+    """Return an answer that sends the second half when the server is released."""
 
     def answer(request, count):
         if count > 1:
@@ -728,7 +729,7 @@ class TestSeveralAtOnce:
         assert len(server.requests) == 1
         assert files_in(cache) == only_the_file(url)
 
-    def test_lock_file_that_its_holder_removes_meanwhile(self, server, cache, monkeypatch):
+    def test_lock_file_that_is_deleted_while_waiting(self, server, cache, monkeypatch):
         fcntl = pytest.importorskip('fcntl')
         flock, calls = fcntl.flock, []
 
@@ -750,8 +751,8 @@ class TestSeveralAtOnce:
         assert download(url) == CONTENT
         assert locked == [True]
 
-    def test_where_there_are_no_locks(self, server, cache, monkeypatch):
-        monkeypatch.setattr(downloads, 'fcntl', None)
+    def test_without_locks(self, server, cache, monkeypatch):
+        monkeypatch.setattr(cache_module, 'fcntl', None)
         together = threading.Barrier(4)
 
         def answer(request, count):
@@ -764,9 +765,9 @@ class TestSeveralAtOnce:
         assert len(server.requests) == 8
         assert files_in(cache) == only_the_file(url)
 
-    def test_holder_that_does_nothing_any_more(self, server, cache, monkeypatch):
+    def test_holder_of_the_lock_that_makes_no_progress(self, server, cache, monkeypatch):
         fcntl = pytest.importorskip('fcntl')
-        monkeypatch.setattr(downloads, '_SILENT_HOLDER_SEC', 0.05)
+        monkeypatch.setattr(cache_module, '_SILENT_HOLDER_SEC', 0.05)
         url = server.serve(lambda request, _: request.send_file())
         cache.mkdir(parents=True)
         with open(cache / f'{md5(url)}.lock', 'wb') as lock:
@@ -791,7 +792,7 @@ class TestSeveralAtOnce:
 
 
 class TestProgressBar:
-    def test_on_a_terminal_counts_what_was_there(self, server, monkeypatch, tmp_path):
+    def test_on_a_terminal_includes_the_resumed_part(self, server, monkeypatch, tmp_path):
         terminal = io.StringIO()
         terminal.isatty = lambda: True
         monkeypatch.setattr(sys, 'stderr', terminal)
@@ -802,7 +803,7 @@ class TestProgressBar:
         assert re.search(r'50%\|.*150k/300k', terminal.getvalue())
         assert '%|' not in (tmp_path / 'log.txt').read_text(encoding='utf-8')
 
-    def test_elsewhere_there_is_none(self, server, capsys):
+    def test_no_bar_elsewhere(self, server, capsys):
         download(server.serve(lambda request, _: request.send_file()), verbose=True)
         assert '%|' not in capsys.readouterr().err
 

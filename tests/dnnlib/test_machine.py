@@ -1,4 +1,4 @@
-"""What is freed stays with the process, where the user did not say otherwise."""
+"""dnnlib.machine: freed memory stays with the process unless the environment configures the allocator."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Faults of the pages of one large piece of memory, after another of the same size has been freed.
+# Prints whether a large block of memory causes page faults after another one of the same size was freed.
 CODE = """
 import ctypes, resource, sys
 import dnnlib.cli, dnnlib.machine
@@ -43,8 +43,8 @@ def run(*args, **settings):
     return done.stdout.split()
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='speaks to glibc')
-def test_memory_is_kept_by_who_asks_for_it():
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='requires glibc')
+def test_freed_memory_is_kept_on_request():
     assert run('keep') == ['True', 'False']
     assert run() == ['True']  # An import changes nothing.
 
@@ -57,5 +57,5 @@ def test_memory_is_kept_by_who_asks_for_it():
         {'GLIBC_TUNABLES': 'glibc.malloc.mmap_max=100000'},
     ],
 )
-def test_the_environment_has_the_last_word(settings):
+def test_the_environment_takes_precedence(settings):
     assert run('keep', **settings)[0] == 'False'

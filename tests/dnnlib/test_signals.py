@@ -1,4 +1,4 @@
-"""Signals as requests: what each asks for, and what a second one does."""
+"""Signals as requests: what each one requests, and what a second one does."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ import torch
 
 from dnnlib import signals
 from dnnlib.signals import Request, SignalWatch
-from torch_utils import distributed
+from torch_utils import distributed, launcher
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,24 +25,24 @@ def send(number):
 
 @pytest.fixture
 def hurry(monkeypatch):
-    """A second signal counts as one after a tenth of a second."""
-    monkeypatch.setattr(signals, 'AGAIN_SEC', 0.1)
+    """A second signal counts after a tenth of a second."""
+    monkeypatch.setattr(signals, 'REPEAT_SEC', 0.1)
 
 
 @pytest.fixture(autouse=True)
 def not_under_nohup():
-    """The tests themselves may be."""
+    """Undo nohup, under which the tests themselves may run."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
 
 
-def test_nothing_is_asked_for_without_a_signal():
+def test_no_request_without_a_signal():
     with SignalWatch() as watch:
         assert watch.take() == watch.take() == Request.NONE
 
 
-def test_saving_is_asked_for_once_and_stopping_for_good():
+def test_a_request_to_save_is_taken_once_and_one_to_stop_remains():
     with SignalWatch() as watch:
         send(signal.SIGUSR1)
         assert [watch.take(), watch.take()] == [Request.SAVE, Request.NONE]
@@ -53,14 +53,14 @@ def test_saving_is_asked_for_once_and_stopping_for_good():
 
 
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR2'])
-def test_each_of_these_asks_to_stop(name):
+def test_signals_that_request_to_stop(name):
     with SignalWatch() as watch:
         send(getattr(signal, name))
         assert watch.take() == Request.STOP
 
 
 @pytest.mark.parametrize('second', ['SIGTERM', 'SIGINT'])
-def test_a_second_one_stops_at_once(hurry, second):
+def test_a_second_signal_stops_immediately(hurry, second):
     with SignalWatch() as watch:
         send(signal.SIGTERM)
         time.sleep(0.15)
@@ -69,7 +69,7 @@ def test_a_second_one_stops_at_once(hurry, second):
         assert watch.take() == Request.STOP
 
 
-def test_two_within_a_moment_are_one_request():
+def test_signals_within_a_moment_are_one_request():
     # As `timeout` sends them: to the process, then to its group.
     with SignalWatch() as watch:
         for _ in range(3):
@@ -77,7 +77,7 @@ def test_two_within_a_moment_are_one_request():
         assert watch.take() == Request.STOP
 
 
-def test_what_the_starting_process_passes_on_never_insists(hurry):
+def test_signals_from_the_launcher_never_stop_immediately(hurry):
     with SignalWatch() as watch:
         send(signal.SIGINT)
         for _ in range(3):
@@ -86,17 +86,17 @@ def test_what_the_starting_process_passes_on_never_insists(hurry):
         assert watch.take() == Request.STOP
 
 
-def test_handlers_of_before_come_back():
+def test_previous_handlers_are_restored():
     before = [signal.getsignal(number) for number in signals.ALL_SIGNALS]
     with SignalWatch(), signals.ignored():
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
     assert [signal.getsignal(number) for number in signals.ALL_SIGNALS] == before
 
 
-def test_a_process_that_ends_by_itself_is_not_cut_short():
+def test_a_process_that_is_about_to_exit_is_not_cut_short():
     program = (
-        'import os, signal\nfrom torch_utils import signals\n'
-        'signals.ignore_sigterm_from_here_on()\n'
+        'import os, signal\nfrom dnnlib import signals\n'
+        'signals.ignore_sigterm()\n'
         'os.kill(os.getpid(), signal.SIGTERM)\n'
         'print("last words")\n'
     )
@@ -114,7 +114,7 @@ def test_nohup_is_respected():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_other_threads_watch_for_nothing():
+def test_other_threads_see_no_signals():
     seen = []
 
     def watch_in_thread():
@@ -127,7 +127,7 @@ def test_other_threads_watch_for_nothing():
     assert seen == [Request.NONE]
 
 
-def test_the_answer_says_what_happens_and_what_to_do(tmp_path):
+def test_confirmation_of_a_request_to_stop(tmp_path):
     program = (
         'import os, signal\nfrom dnnlib.signals import SignalWatch\n'
         'with SignalWatch(announce=True) as watch:\n'
@@ -136,7 +136,9 @@ def test_the_answer_says_what_happens_and_what_to_do(tmp_path):
     )
     result = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True)
     assert result.stdout == 'STOP\n'
-    assert result.stderr == '\nSIGTERM: the run saves and stops after this step; once more to stop at once.\n'
+    assert result.stderr == (
+        '\nSIGTERM: saving and stopping after this step; repeat SIGTERM or Ctrl-C to stop immediately.\n'
+    )
 
 
 def _wait_to_be_orphaned(path):
@@ -165,7 +167,7 @@ def test_an_orphan_is_asked_to_stop(tmp_path):
     assert (tmp_path / 'seen').read_text() == 'asked to stop'
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Through the launcher
 
 
@@ -203,12 +205,12 @@ def test_all_ranks_stop_at_the_same_step(tmp_path, whom):
 
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
-    saved, steps = distributed.launch(_steps_until_asked_to_stop, 2, 'cpu', str(tmp_path), heeds_signals=True)
+    saved, steps = launcher.launch(_steps_until_asked_to_stop, 2, 'cpu', str(tmp_path), handles_signals=True)
     assert saved == 1
     assert [int((tmp_path / f'steps-{rank}').read_text()) for rank in range(2)] == [steps, steps]
 
 
-def _heeds_no_request(world, folder):
+def _ignores_requests(world, folder):
     with SignalWatch():
         Path(folder, f'pid-{world.rank}').write_text(str(os.getpid()))
         time.sleep(120)
@@ -224,7 +226,7 @@ def test_an_insistent_interrupt_ends_all_at_once(tmp_path, hurry):
     threading.Thread(target=insist, daemon=True).start()
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        distributed.launch(_heeds_no_request, 2, 'cpu', str(tmp_path), heeds_signals=True)
+        launcher.launch(_ignores_requests, 2, 'cpu', str(tmp_path), handles_signals=True)
     assert time.monotonic() - start < 30
     for path in tmp_path.glob('pid-*'):
         with pytest.raises(ProcessLookupError):
@@ -239,9 +241,9 @@ def _hangs_while_another_dies(world, folder):
 
 
 def test_a_process_that_hangs_is_ended_after_another_died(tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed, 'GRACE_SEC', 0.5)
+    monkeypatch.setattr(launcher, 'GRACE_SEC', 0.5)
     with pytest.raises(ValueError, match=r'^Process 1 of 2 was killed by the system \(signal 9\)'):
-        distributed.launch(_hangs_while_another_dies, 2, 'cpu', str(tmp_path), heeds_signals=True)
+        launcher.launch(_hangs_while_another_dies, 2, 'cpu', str(tmp_path), handles_signals=True)
 
 
 def _waits_for_one_that_is_interrupted(world):
@@ -252,42 +254,42 @@ def _waits_for_one_that_is_interrupted(world):
 
 def test_one_that_is_interrupted_is_a_sentence():
     with pytest.raises(ValueError, match='^Process 1 of 2 was interrupted.$'):
-        distributed.launch(_waits_for_one_that_is_interrupted, 2, 'cpu')
+        launcher.launch(_waits_for_one_that_is_interrupted, 2, 'cpu')
 
 
-# ------------------------------------------------------------------------------------------------
-# Work that can be left, and helpers
+# ---------------------------------------------------------------------------------------------------------------------
+# Work that can be repeated, and worker processes
 
 
-def test_work_that_can_be_begun_again_is_left_at_once(capsys):
+def test_repeatable_work_stops_immediately(capsys):
     with SignalWatch() as watch:
-        with pytest.raises(SystemExit) as left, watch.leaving_at_once(lambda: 'Until next time.'):
+        with pytest.raises(SystemExit) as left, watch.stopping_immediately(lambda: 'Until next time.'):
             send(signal.SIGTERM)
             time.sleep(99)
         assert left.value.code == 75
-        with pytest.raises(SystemExit), watch.leaving_at_once(lambda: 'Not even begun.'):
+        with pytest.raises(SystemExit), watch.stopping_immediately(lambda: 'Not even begun.'):
             time.sleep(99)
         send(signal.SIGTERM)  # Outside, it is a request again.
     assert capsys.readouterr().out == '\nUntil next time.\n\nNot even begun.\n'
 
 
-def _help(helpers, path):
-    helpers.begin(0)
+def _work(workers, path):
+    workers.init_worker(0)
     Path(path).touch()
     time.sleep(120)
 
 
 @pytest.mark.parametrize('method', ['fork', 'spawn'])
-def test_helpers_ignore_signals_until_their_parent_has_done(tmp_path, method):
-    helpers = signals.Helpers()
-    process = multiprocessing.get_context(method).Process(target=_help, args=(helpers, tmp_path / 'begun'))
+def test_workers_ignore_signals_until_their_parent_is_done(tmp_path, method):
+    workers = signals.WorkerSignals()
+    process = multiprocessing.get_context(method).Process(target=_work, args=(workers, tmp_path / 'begun'))
     process.start()
     _wait_for_files(tmp_path, 'begun', 1)
     for number in signals.ALL_SIGNALS:
         os.kill(process.pid, number)
     process.join(0.5)
     assert process.is_alive()
-    helpers.let_end()
+    workers.allow_termination()
     process.terminate()
     process.join(30)
     assert process.exitcode == 0

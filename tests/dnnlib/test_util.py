@@ -111,7 +111,7 @@ class TestLogger:
         assert capsys.readouterr().out == 'late'
 
 
-def test_downloads_are_here_too():
+def test_downloads_are_re_exported():
     for name in ('open_url', 'is_url', 'make_cache_dir_path', 'DownloadError'):
         assert getattr(util, name) is getattr(downloads, name)
 
@@ -131,7 +131,7 @@ def test_errors_of_the_system_name_the_file(tmp_path):
 class TestRetryingFile:
     @pytest.fixture
     def full_disk(self, monkeypatch):
-        """Function: whether the disk is full from now on; of what is written then, some bytes still get through."""
+        """A function that sets whether the disk is full. On a full disk, the first few bytes are still written."""
         real_write, full = os.write, []
 
         def write(fd, content):
@@ -144,7 +144,7 @@ class TestRetryingFile:
         monkeypatch.setattr(os, 'write', write)
         return lambda is_full: full.append(1) if is_full else full.clear()
 
-    def test_text_waits_for_room_and_no_line_is_ever_torn(self, tmp_path, full_disk):
+    def test_text_waits_for_space_and_lines_stay_complete(self, tmp_path, full_disk):
         file = files.RetryingFile(tmp_path / 'lines')
         file.write('one\n')
         assert file.error is None
@@ -161,14 +161,14 @@ class TestRetryingFile:
         file.write('dropped\n')
         assert (tmp_path / 'lines').read_text() == 'one\ntwo two\nthree three\nfour\n'
 
-    def test_appends_or_starts_anew(self, tmp_path):
-        for start_anew, expected in ((False, 'a'), (False, 'aa'), (True, 'a')):
-            file = files.RetryingFile(tmp_path / 'file', start_anew=start_anew)
+    def test_appends_or_truncates(self, tmp_path):
+        for truncate, expected in ((False, 'a'), (False, 'aa'), (True, 'a')):
+            file = files.RetryingFile(tmp_path / 'file', truncate=truncate)
             file.write('a')
             file.close()
             assert (tmp_path / 'file').read_text() == expected
 
-    def test_the_log_of_a_full_disk_says_so_once_and_goes_on(self, tmp_path, full_disk, capsys):
+    def test_logger_warns_once_about_a_full_disk_and_continues(self, tmp_path, full_disk, capsys):
         with log.Logger(tmp_path / 'log.txt'):
             print('before')
             full_disk(True)
@@ -180,10 +180,13 @@ class TestRetryingFile:
         expected = 'before\na long line in between\nanother long line in between\nafter\n'
         assert out == (tmp_path / 'log.txt').read_text() == expected
         path = tmp_path / 'log.txt'
-        assert err == f"Warning: [Errno 28] No space left on device: '{path}'; the log waits for room.\n"
+        assert (
+            err
+            == f"Warning: [Errno 28] No space left on device: '{path}'; the log will be written when there is space.\n"
+        )
 
     @pytest.mark.parametrize('number, survives', [(errno.ENOSPC, True), (errno.EIO, True), (errno.EPIPE, False)])
-    def test_output_that_is_lost_ends_no_run_but_a_closed_pipe_does(self, tmp_path, monkeypatch, number, survives):
+    def test_lost_output_is_ignored_but_a_closed_pipe_is_an_error(self, tmp_path, monkeypatch, number, survives):
         class Lost(io.StringIO):
             def write(self, text):
                 raise OSError(number, os.strerror(number))

@@ -1,10 +1,10 @@
-"""The way from key to key: where it passes, that it has no jumps, and what becomes of the noise."""
+"""The curve through the keyframes: it passes them on time, without jumps, and blends their noise."""
 
 import numpy as np
 import pytest
 
 from generation.interpolation import Interpolation
-from generation.projected_latents import Projections
+from generation.projected_latents import ProjectedLatents
 
 NOISE = 'b4.conv1.noise_const'
 
@@ -12,11 +12,11 @@ NOISE = 'b4.conv1.noise_const'
 def random_keys(count, noise=False):
     random = np.random.RandomState(3)
     ws = random.randn(count, 2, 5).astype(np.float32)
-    return Projections(ws, {NOISE: random.randn(count, 4, 4).astype(np.float32)} if noise else {})
+    return ProjectedLatents(ws, {NOISE: random.randn(count, 4, 4).astype(np.float32)} if noise else {})
 
 
 def frames_of(interpolation, frames_at_once=3):
-    """(w [T, cells, num_ws, w_dim], noise [T, cells, H, W] or None)."""
+    """Return (w [T, cells, num_ws, w_dim], noise [T, cells, H, W] or None)."""
     chunks = list(interpolation.chunks(frames_at_once))
     ws = np.concatenate([chunk.ws for chunk in chunks])
     shape = [interpolation.num_frames, interpolation.num_cells]
@@ -27,11 +27,11 @@ def frames_of(interpolation, frames_at_once=3):
 @pytest.mark.parametrize('num_keys, num_cells', [(2, 1), (3, 2), (5, 1)])
 @pytest.mark.parametrize('loop', [True, False])
 @pytest.mark.parametrize('kind', ['cubic', 'linear'])
-def test_every_key_is_passed_at_its_time(kind, loop, num_keys, num_cells):
+def test_every_keyframe_is_reached_at_its_time(kind, loop, num_keys, num_cells):
     keys = random_keys(num_keys * num_cells)
-    way = Interpolation(keys, num_cells, frames_per_key=4, kind=kind, loop=loop)
-    assert (way.num_keys, way.num_frames) == (num_keys, num_keys * 4 if loop else (num_keys - 1) * 4 + 1)
-    ws, _ = frames_of(way)
+    path = Interpolation(keys, num_cells, frames_per_key=4, kind=kind, loop=loop)
+    assert (path.num_keys, path.num_frames) == (num_keys, num_keys * 4 if loop else (num_keys - 1) * 4 + 1)
+    ws, _ = frames_of(path)
     assert ws.dtype == np.float32
     expected = keys.ws.reshape(num_cells, num_keys, 2, 5).swapaxes(0, 1)
     np.testing.assert_allclose(ws[::4], expected, atol=1e-6)
@@ -44,7 +44,7 @@ def test_a_loop_has_no_jump_at_its_end(kind):
     assert np.abs(ws[0] - ws[-1]).max() <= steps.max()
 
 
-def test_a_cubic_way_has_no_corners_a_linear_one_has():
+def test_a_cubic_curve_has_no_corners_unlike_a_linear_one():
     def sharpest_turn(kind):
         ws, _ = frames_of(Interpolation(random_keys(4), 1, frames_per_key=50, kind=kind))
         around = np.concatenate([ws, ws[:2]])  # also across the end of the loop
@@ -53,20 +53,20 @@ def test_a_cubic_way_has_no_corners_a_linear_one_has():
     assert sharpest_turn('cubic') < 0.15 and sharpest_turn('linear') > 0.5
 
 
-def test_a_linear_way_is_straight():
+def test_a_linear_curve_is_straight():
     keys = random_keys(2)
     ws, _ = frames_of(Interpolation(keys, 1, frames_per_key=4, kind='linear', loop=False))
     np.testing.assert_allclose(ws[1, 0], 0.75 * keys.ws[0] + 0.25 * keys.ws[1], atol=1e-6)
 
 
-def test_chunks_do_not_change_the_way():
-    way = Interpolation(random_keys(6, noise=True), 2, frames_per_key=5)
-    for first, second in zip(frames_of(way, 1), frames_of(way, 100)):
+def test_chunks_do_not_change_the_curve():
+    path = Interpolation(random_keys(6, noise=True), 2, frames_per_key=5)
+    for first, second in zip(frames_of(path, 1), frames_of(path, 100)):
         np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize('loop', [True, False])
-def test_noise_is_that_of_the_keys_and_as_strong_between_them(loop):
+def test_noise_is_that_of_the_keyframes_and_as_strong_between_them(loop):
     keys = random_keys(6, noise=True)
     keys.noise[NOISE][1] *= 3
     _, noise = frames_of(Interpolation(keys, 2, frames_per_key=4, loop=loop))
@@ -76,7 +76,7 @@ def test_noise_is_that_of_the_keys_and_as_strong_between_them(loop):
     np.testing.assert_allclose(strength[2], (strength[0] + strength[4]) / 2, rtol=1e-5)
 
 
-def test_noise_that_cancels_out_is_no_division_by_zero():
+def test_noise_that_cancels_out_does_not_divide_by_zero():
     keys = random_keys(2, noise=True)
     keys.noise[NOISE][1] = -keys.noise[NOISE][0]
     _, noise = frames_of(Interpolation(keys, 1, frames_per_key=2))

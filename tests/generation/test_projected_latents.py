@@ -1,10 +1,10 @@
-"""The file of projections, and the noise buffers that it stands in for."""
+"""The file of projected latents, and the noise buffers that it replaces."""
 
-import click
 import numpy as np
 import pytest
 import torch
 
+from dnnlib.errors import InvalidArgument
 from generation import projected_latents
 from training.networks_stylegan2 import Generator
 
@@ -22,7 +22,7 @@ def make(count, names=NAMES, seed=0):
     random = np.random.RandomState(seed)
     sizes = {name: int(name[1]) for name in names}
     noise = {name: random.randn(count, size, size).astype(np.float32) for name, size in sizes.items()}
-    return projected_latents.Projections(random.randn(count, 4, 4).astype(np.float32), noise)
+    return projected_latents.ProjectedLatents(random.randn(count, 4, 4).astype(np.float32), noise)
 
 
 def assert_equal(first, second):
@@ -33,14 +33,14 @@ def assert_equal(first, second):
 
 
 @pytest.mark.parametrize('names', [NAMES, NAMES[1:2], []])
-def test_what_is_written_is_read(G, tmp_path, names):
+def test_reading_returns_what_was_written(G, tmp_path, names):
     made = make(3, names)
     projected_latents.write(tmp_path / 'deep' / 'w.npz', made)
     assert_equal(projected_latents.read(tmp_path / 'deep' / 'w.npz', G), made)
     assert [path.name for path in (tmp_path / 'deep').iterdir()] == ['w.npz']
 
 
-def test_the_file_is_what_other_tools_read(tmp_path):
+def test_the_format_of_the_file(tmp_path):
     made = make(2)
     projected_latents.write(tmp_path / 'w.npz', made)
     with np.load(tmp_path / 'w.npz', allow_pickle=False) as content:
@@ -51,21 +51,21 @@ def test_the_file_is_what_other_tools_read(tmp_path):
 def test_the_published_file_has_no_noise(G, tmp_path):
     w = np.random.RandomState(0).randn(1, 4, 4)
     np.savez(tmp_path / 'w.npz', w=w)
-    found = projected_latents.read(str(tmp_path / 'w.npz'), G)
-    assert len(found) == 1 and found.noise == {} and found.ws.dtype == np.float32
-    np.testing.assert_allclose(found.ws, w, rtol=1e-6)
+    read = projected_latents.read(str(tmp_path / 'w.npz'), G)
+    assert len(read) == 1 and read.noise == {} and read.ws.dtype == np.float32
+    np.testing.assert_allclose(read.ws, w, rtol=1e-6)
 
 
-def test_other_arrays_may_lie_beside(G, tmp_path):
+def test_other_arrays_are_ignored(G, tmp_path):
     np.savez(tmp_path / 'w.npz', w=np.zeros([1, 4, 4]), loss=np.zeros(7))
     assert projected_latents.read(tmp_path / 'w.npz', G).noise == {}
 
 
-def test_the_noise_stands_in_the_buffers_inside_and_the_networks_own_outside(G):
+def test_the_noise_replaces_the_buffers_inside_the_context_only(G):
     made = make(3, NAMES[:2])
     before = {name: buffer.clone() for name, buffer in projected_latents.noise_buffers(G).items()}
     assert list(before) == NAMES
-    with pytest.raises(KeyError), projected_latents.noise_of(G, made, 2):
+    with pytest.raises(KeyError), projected_latents.use_projected_noise(G, made, 2):
         inside = projected_latents.noise_buffers(G)
         for name in NAMES[:2]:
             assert (inside[name].numpy() == made.noise[name][2]).all()
@@ -75,33 +75,32 @@ def test_the_noise_stands_in_the_buffers_inside_and_the_networks_own_outside(G):
         assert torch.equal(buffer, before[name])
 
 
-def test_changes_inside_do_not_reach_the_projections(G):
+def test_changes_of_the_buffers_do_not_change_the_latents(G):
     made = make(1)
     copy = made.noise[NAMES[0]].copy()
-    with projected_latents.noise_of(G, made, 0):
+    with projected_latents.use_projected_noise(G, made, 0):
         G.synthesis.b4.conv1.noise_const.zero_()
     np.testing.assert_array_equal(made.noise[NAMES[0]], copy)
 
 
-def test_join_and_pick(G):
+def test_join_and_select(G):
     with_noise, without = make(2, NAMES[:1], seed=1), make(1, [], seed=2)
     joined = projected_latents.join([without, with_noise], G)
     np.testing.assert_array_equal(joined.ws, np.concatenate([without.ws, with_noise.ws]))
     own = G.synthesis.b4.conv1.noise_const.numpy()
     np.testing.assert_array_equal(joined.noise[NAMES[0]], [own, *with_noise.noise[NAMES[0]]])
-    assert_equal(projected_latents.pick(joined, [1, 2]), with_noise)
-    assert_equal(projected_latents.pick(without, [0, 0]), projected_latents.join([without, without], G))
+    assert_equal(projected_latents.select(joined, [1, 2]), with_noise)
+    assert_equal(projected_latents.select(without, [0, 0]), projected_latents.join([without, without], G))
 
 
-def test_the_option_is_named(G, tmp_path):
-    for call in (lambda: projected_latents.read(tmp_path / 'w.npz', G, '--other'),
-                 lambda: projected_latents.check_readable(tmp_path / 'w.npz', '--other')):  # fmt: skip
-        with pytest.raises(click.BadParameter) as error:
-            call()
-        assert error.value.format_message().startswith("Invalid value for '--other'")
+def test_errors_name_the_argument(G, tmp_path):
+    for check in (lambda path: projected_latents.read(path, G), projected_latents.check_readable):
+        with pytest.raises(InvalidArgument, match='w.npz: No such file') as error:
+            check(tmp_path / 'w.npz')
+        assert error.value.argument == 'projected_w'
 
 
-def test_damaged_files_are_refused_in_one_sentence(G, tmp_path):
+def test_damaged_files_are_refused_in_one_line(G, tmp_path):
     path = tmp_path / 'w.npz'
     projected_latents.write(path, make(1))
     content = path.read_bytes()
@@ -114,7 +113,7 @@ def test_damaged_files_are_refused_in_one_sentence(G, tmp_path):
         path.write_bytes(damaged[: random.choice([len(content), random.randint(len(content))])])
         try:
             projected_latents.read(path, G)
-        except click.BadParameter as error:
+        except InvalidArgument as error:
             refused += 1
-            assert '\n' not in error.format_message()
+            assert '\n' not in str(error)
     assert refused > 250

@@ -1,4 +1,4 @@
-"""Videos: what comes out is what went in, whole or not at all; and what is said where no encoder runs."""
+"""Videos: the frames that were written, complete or not at all; and the errors if no encoder works."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ pytest.importorskip('imageio_ffmpeg')
 
 
 def smooth_frames(count, height, width):
-    """Colours that run over the picture and change with time: uint8 [T, H, W, 3]."""
+    """Return smooth colors that change over the image and in time, uint8 [T, H, W, 3]."""
     y, x = np.mgrid[0:height, 0:width]
     planes = [[127 + 120 * np.sin((x + y * k) / 40 + t / 3 + k) for k in range(3)] for t in range(count)]
     return np.transpose(planes, (0, 2, 3, 1)).astype(np.uint8)
@@ -26,19 +26,19 @@ def write(path, frames, **kwargs):
             writer.add(frame)
 
 
-def test_frames_come_back(tmp_path, read_video):
+def test_frames_are_reproduced(tmp_path, read_video):
     frames = smooth_frames(7, 48, 64)
     write(tmp_path / 'deep' / 'x.mp4', frames)
-    shown = read_video(tmp_path / 'deep' / 'x.mp4')
-    assert shown.shape == frames.shape
-    assert np.abs(shown.astype(int) - frames).mean() < 3
+    decoded = read_video(tmp_path / 'deep' / 'x.mp4')
+    assert decoded.shape == frames.shape
+    assert np.abs(decoded.astype(int) - frames).mean() < 3
     assert [path.name for path in (tmp_path / 'deep').iterdir()] == ['x.mp4']
 
 
 @pytest.mark.parametrize('color', [
     (255, 0, 0), (0, 200, 30), (10, 20, 250), (255, 255, 255), (0, 0, 0), (128, 128, 128),
 ])  # fmt: skip
-def test_colors_are_kept(tmp_path, read_video, color):
+def test_colors_are_reproduced(tmp_path, read_video, color):
     write(tmp_path / 'x.mp4', [np.full([32, 32, 3], color, np.uint8)])
     assert np.abs(read_video(tmp_path / 'x.mp4')[0].astype(int) - color).max() <= 3
 
@@ -53,10 +53,10 @@ def test_gray_frames(tmp_path, read_video, shape):
 def test_odd_sizes_repeat_their_last_row_and_column(tmp_path, read_video):
     frames = smooth_frames(2, 33, 47)
     write(tmp_path / 'x.mp4', frames)
-    shown = read_video(tmp_path / 'x.mp4').astype(int)
-    assert shown.shape == (2, 34, 48, 3)
-    assert np.abs(shown[:, :33, :47] - frames).mean() < 3
-    assert np.abs(shown[:, 33, :47] - frames[:, 32]).mean() < 4
+    decoded = read_video(tmp_path / 'x.mp4').astype(int)
+    assert decoded.shape == (2, 34, 48, 3)
+    assert np.abs(decoded[:, :33, :47] - frames).mean() < 3
+    assert np.abs(decoded[:, 33, :47] - frames[:, 32]).mean() < 4
 
 
 @pytest.mark.parametrize('fps', [10, 29.97])
@@ -66,8 +66,8 @@ def test_rate(tmp_path, fps):
     import imageio_ffmpeg
 
     write(tmp_path / 'x.mp4', smooth_frames(3, 16, 16), fps=fps)
-    said = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), '-i', tmp_path / 'x.mp4'], capture_output=True, text=True)
-    stream = next(line for line in said.stderr.splitlines() if 'Video:' in line)
+    output = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), '-i', tmp_path / 'x.mp4'], capture_output=True, text=True)
+    stream = next(line for line in output.stderr.splitlines() if 'Video:' in line)
     assert f'{fps} fps' in stream and 'h264' in stream and 'yuv420p(tv, bt709' in stream
 
 
@@ -75,14 +75,14 @@ def test_rate(tmp_path, fps):
     np.zeros([16, 16, 3], np.float32), np.zeros([16, 16, 5], np.uint8), np.zeros([3, 16, 16], np.uint8),
     np.zeros([16], np.uint8), np.zeros([2, 16, 16, 3], np.uint8),
 ])  # fmt: skip
-def test_frames_that_are_none(tmp_path, frame):
-    with pytest.raises(ValueError, match='a frame is uint8'), video.VideoWriter(tmp_path / 'x.mp4') as writer:
+def test_invalid_frames(tmp_path, frame):
+    with pytest.raises(ValueError, match='a frame must be uint8'), video.VideoWriter(tmp_path / 'x.mp4') as writer:
         writer.add(frame)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_frames_of_two_sizes(tmp_path):
-    with pytest.raises(ValueError, match=r'\[16, 18, 3\] after one of \[16, 16, 3\]'):
+def test_frames_of_different_sizes(tmp_path):
+    with pytest.raises(ValueError, match=r'\[16, 18, 3\] after \[16, 16, 3\]'):
         write(tmp_path / 'x.mp4', [np.zeros([16, 16, 3], np.uint8), np.zeros([16, 18, 3], np.uint8)])
     assert list(tmp_path.iterdir()) == []
 
@@ -93,7 +93,7 @@ def test_no_frames(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_block_that_raises_leaves_what_was_there(tmp_path):
+def test_an_error_in_the_block_leaves_the_old_file(tmp_path):
     (tmp_path / 'x.mp4').write_bytes(b'before')
     with pytest.raises(KeyboardInterrupt), video.VideoWriter(tmp_path / 'x.mp4') as writer:
         writer.add(np.zeros([16, 16, 3], np.uint8))
@@ -134,7 +134,7 @@ def test_an_encoder_that_fails_at_the_end(tmp_path, monkeypatch):
     assert list((tmp_path / 'out').iterdir()) == []
 
 
-def test_an_encoder_is_there():
+def test_the_encoder_works():
     video.require_encoder()
 
 
@@ -145,10 +145,10 @@ def test_an_encoder_without_h264(tmp_path, monkeypatch):
         video.require_encoder()
 
 
-@pytest.mark.parametrize('what', ['missing', 'no program'])
+@pytest.mark.parametrize('what', ['missing', 'not a program'])
 def test_an_encoder_that_does_not_start(tmp_path, monkeypatch, what):
     program = tmp_path / 'ffmpeg'
-    if what == 'no program':
+    if what == 'not a program':
         program.write_bytes(b'\0\1\2')
         program.chmod(0o755)
     monkeypatch.setenv('IMAGEIO_FFMPEG_EXE', str(program))
@@ -159,7 +159,7 @@ def test_an_encoder_that_does_not_start(tmp_path, monkeypatch, what):
     assert list((tmp_path / 'out').iterdir()) == []
 
 
-def test_no_package(monkeypatch):
+def test_missing_package(monkeypatch):
     monkeypatch.setitem(sys.modules, 'imageio_ffmpeg', None)
     with pytest.raises(video.NoEncoder, match='pip install imageio-ffmpeg$'):
         video.require_encoder()
@@ -172,5 +172,5 @@ def test_a_package_without_a_program(monkeypatch):
         raise RuntimeError('No ffmpeg exe could be found.')
 
     monkeypatch.setattr(imageio_ffmpeg, 'get_ffmpeg_exe', fail)
-    with pytest.raises(video.NoEncoder, match='finds no ffmpeg program'):
+    with pytest.raises(video.NoEncoder, match='does not find an ffmpeg program'):
         video.require_encoder()

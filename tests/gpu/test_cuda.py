@@ -1,4 +1,4 @@
-"""The same code on CUDA: golden values, mixed precision, a short run. Skipped where there is no CUDA device."""
+"""The same code on CUDA: golden values, mixed precision, short runs. Skipped without a CUDA device."""
 
 import json
 
@@ -17,14 +17,14 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def full_precision():
-    """No TensorFloat-32, whose ten bits of mantissa would hide mistakes."""
+    """Disable TensorFloat-32, whose 10-bit mantissa would hide errors."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     yield
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def test_free_memory_is_asked_by_another_process():
+def test_free_memory_is_queried_by_another_process():
     total = torch.cuda.get_device_properties(0).total_memory
     assert 0 < cuda_memory.free_cuda_bytes([0]) <= total
 
@@ -52,7 +52,7 @@ def test_golden_generators(golden):
 
 
 @pytest.mark.parametrize('channels_last', [False, True])
-def test_half_precision_follows_full_precision(channels_last):
+def test_half_precision_agrees_with_full_precision(channels_last):
     torch.manual_seed(0)
     half = dict(num_fp16_res=4, conv_clamp=256)
     sizes = dict(channel_base=1024, channel_max=64)
@@ -102,7 +102,7 @@ def test_train_and_generate(run_script, tmp_path):
     assert len(list((tmp_path / 'out').glob('seed*.png'))) == 4
 
 
-def test_a_deterministic_run_repeats_and_goes_on_to_the_bit(run_script, tmp_path):
+def test_deterministic_runs_repeat_and_resume_bitwise(run_script, tmp_path):
     data = tmp_path / 'digits.zip'
     assert run_script('dataset_tool.py', '--source=digits', f'--dest={data}').returncode == 0
     command = [

@@ -1,6 +1,6 @@
-"""The CUDA kernels on a GPU: values and both derivatives against float64, all types and layouts, capture into graphs.
+"""The CUDA kernels on a GPU: values and derivatives against float64, all types and layouts, capture into CUDA graphs.
 
-Under compute-sanitizer, where that is installed:
+To run them under compute-sanitizer:
     compute-sanitizer --tool memcheck  python -m pytest -q -n0 tests/gpu/test_ops.py
     compute-sanitizer --tool racecheck python -m pytest -q -n0 tests/gpu/test_ops.py -k "not graph"
 """
@@ -54,7 +54,7 @@ def prepared():
 
 
 def derivatives(op, x, b, fs, dy_seed=1):
-    """y; the gradients in x and b; the gradient of |dx|² in dy and x, zeros where there is none."""
+    """Return y, the gradients of x and b, and the gradients of |dx|² by dy and x, with zeros for missing ones."""
     x, b = x.detach().requires_grad_(), b.detach().requires_grad_()
     y = op(x, b, fs)
     generator = torch.Generator().manual_seed(dy_seed)
@@ -68,15 +68,15 @@ def derivatives(op, x, b, fs, dy_seed=1):
 @pytest.mark.parametrize('dtype', TOLERANCE)
 @pytest.mark.parametrize('layout', LAYOUTS)
 def test_values_and_derivatives(name, dtype, layout):
-    # Multiples of 1/8, so that no type puts a number on the other side of the leaky ReLU's corner.
+    # Multiples of 1/8 are exact in all types, so no rounding moves a number across the kink of the leaky ReLU.
     x = LAYOUTS[layout](torch.randint(-12, 13, (2, 8, 36, 40)) / 8 + 1 / 16).to(dtype)
     b = torch.randint(-8, 9, (8,)).to(dtype) / 8
-    found = derivatives(OPS[name], x.cuda(), b.cuda(), (SHORT.cuda(), LONG.cuda()))
-    with native.textbook_only():
+    actual = derivatives(OPS[name], x.cuda(), b.cuda(), (SHORT.cuda(), LONG.cuda()))
+    with native.reference_only():
         expected = derivatives(OPS[name], x.double(), b.double(), (SHORT, LONG))
-    # From a y of 16 bits, curved activations have rough derivatives, and rounding takes some numbers to the clamp.
+    # Derivatives of curved activations are inaccurate if y has 16 bits, and rounding moves some numbers to the clamp.
     rough = dtype.itemsize == 2 and not name.startswith(('up', 'down', 'filter ', 'bias_act linear', 'bias_act lrelu'))
-    for index, (value, reference) in enumerate(zip(found, expected)):
+    for index, (value, reference) in enumerate(zip(actual, expected)):
         if rough and index >= 1 or dtype.itemsize == 2 and index >= 3:
             continue
         error = (value.double().cpu() - reference).abs().max()
@@ -85,7 +85,7 @@ def test_values_and_derivatives(name, dtype, layout):
 
 
 @pytest.mark.parametrize('name', ['bias_act lrelu', 'up 2', 'down 2, 12 taps', 'filtered_lrelu'])
-def test_channels_last_stays(name):
+def test_channels_last_is_preserved(name):
     x = torch.randn(2, 8, 32, 32, device='cuda').to(memory_format=torch.channels_last)
     y = OPS[name](x, torch.randn(8, device='cuda'), (SHORT.cuda(), LONG.cuda()))
     assert y.is_contiguous(memory_format=torch.channels_last)
@@ -96,13 +96,13 @@ def test_captured_into_a_graph(name):
     x, b = torch.randn(2, 8, 33, 31, device='cuda'), torch.randn(8, device='cuda')
     fs = SHORT.cuda(), LONG.cuda()
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-    with torch.cuda.graph(graph, stream=stream):  # the kernels' first use in some of these
+    with torch.cuda.graph(graph, stream=stream):  # In some cases, this is the first use of the kernel.
         y = OPS[name](x, b, fs)
     for _ in range(2):
         x.copy_(torch.randn_like(x))
         graph.replay()
         torch.cuda.synchronize()
-        with native.textbook_only():
+        with native.reference_only():
             torch.testing.assert_close(y, OPS[name](x, b, fs), rtol=1e-4, atol=1e-4)
 
 
@@ -135,7 +135,7 @@ def test_another_stream_and_another_thread():
         assert torch.equal(result, upfirdn2d.upsample2d(x, SHORT.cuda()))
 
 
-def test_nothing_waits_for_the_gpu():
+def test_no_synchronization_with_the_gpu():
     x, fs = torch.randn(4, 8, 64, 64, device='cuda'), (SHORT.cuda(), LONG.cuda())
     b = torch.randn(8, device='cuda')
     torch.cuda.set_sync_debug_mode('error')

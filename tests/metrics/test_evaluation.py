@@ -11,14 +11,14 @@ import pytest
 import scipy.linalg
 import torch
 
-from metrics import metric_main
 from metrics.evaluation import Evaluation, SnapshotMetrics, check_detectors, report
 from metrics.features import detectors, path_pairs
 from metrics.features.cache import StatisticsCache
 from metrics.features.image_sources import RealImages
-from metrics.options import Settings
+from metrics.metric_table import ENTRIES, find_metric
+from metrics.options import MetricOptions
 from tests import metric_stand_ins as stand_ins
-from torch_utils import distributed
+from torch_utils import launcher
 from torch_utils.distributed import World
 
 ALONE = World(rank=0, size=1, device=torch.device('cpu'))
@@ -31,22 +31,22 @@ def dataset_kwargs(path, **kwargs):
 
 
 @pytest.fixture
-def settings(rgb_zip, detector_folder):
-    return Settings(
+def options(rgb_zip, detector_folder):
+    return MetricOptions(
         dataset_kwargs(rgb_zip), seed=SEED, batch=BATCH, detectors=str(detector_folder), num_samples=40, verbose=False
     )
 
 
-def compute(settings, *metrics, G=None, cache=None):
+def compute(options, *metrics, G=None, cache=None):
     """Results of the metrics by name."""
-    evaluation = Evaluation(metrics, ALONE, stand_ins.make_generator() if G is None else G, settings, cache)
+    evaluation = Evaluation(metrics, ALONE, stand_ins.make_generator() if G is None else G, options, cache)
     results = [evaluation.compute(name) for name in metrics]
     evaluation.close()
     return {name: value for result in results for name, value in result['results'].items()}
 
 
-# ------------------------------------------------------------------------------------------------
-# The textbook, on images of the tests' own making
+# ---------------------------------------------------------------------------------------------------------------------
+# Reference implementations, on images that the tests generate
 
 
 def generated(count, G=None, labels=None):
@@ -65,14 +65,14 @@ def generated(count, G=None, labels=None):
     return np.clip(images * 127.5 + 128, 0, 255).astype(np.uint8)
 
 
-def textbook_fid(real, fake):
+def reference_fid(real, fake):
     sigmas = [np.cov(x.T, bias=True) for x in (real, fake)]
     # The eigenvalues of the square root are the square roots of the eigenvalues.
     overlap = np.sqrt(scipy.linalg.eigvals(sigmas[0] @ sigmas[1])).real.sum()
     return np.square(real.mean(axis=0) - fake.mean(axis=0)).sum() + np.trace(sum(sigmas)) - 2 * overlap
 
 
-def textbook_kid(real, fake):
+def reference_kid(real, fake):
     def kernel(a, b):
         return (a @ b.T / a.shape[1] + 1) ** 3
 
@@ -80,7 +80,7 @@ def textbook_kid(real, fake):
     return sum(within) - 2 * kernel(real, fake).mean()
 
 
-def textbook_manifolds(real, fake, k=3):
+def reference_manifolds(real, fake, k=3):
     """As published: float16 features, and distances in float16."""
     real, fake = (x.astype(np.float32).astype(np.float16).astype(np.float64) for x in (real, fake))
 
@@ -100,7 +100,7 @@ def textbook_manifolds(real, fake, k=3):
     )
 
 
-def textbook_inception_score(probabilities, num_splits=10):
+def reference_inception_score(probabilities, num_splits=10):
     scores = []
     for i in range(num_splits):
         p = probabilities[len(probabilities) * i // num_splits : len(probabilities) * (i + 1) // num_splits]
@@ -108,21 +108,21 @@ def textbook_inception_score(probabilities, num_splits=10):
     return np.mean(scores), np.std(scores)
 
 
-def test_fid(settings, rgb_images):
+def test_fid(options, rgb_images):
     real, fake = stand_ins.inception_features(rgb_images), stand_ins.inception_features(generated(200))
-    found = compute(settings, 'fid200_full', 'fid50')
-    assert found['fid200_full'] == pytest.approx(textbook_fid(real, fake), rel=1e-5)
-    assert found['fid50'] == pytest.approx(textbook_fid(real[:50], fake[:50]), rel=1e-5)
+    found = compute(options, 'fid200_full', 'fid50')
+    assert found['fid200_full'] == pytest.approx(reference_fid(real, fake), rel=1e-5)
+    assert found['fid50'] == pytest.approx(reference_fid(real[:50], fake[:50]), rel=1e-5)
 
 
-def test_kid(settings, rgb_images):
+def test_kid(options, rgb_images):
     # As many generated as real images: every subset is the whole.
     real, fake = stand_ins.inception_features(rgb_images), stand_ins.inception_features(generated(len(rgb_images)))
-    found = compute(settings, f'kid{len(rgb_images)}_full')
-    assert found == {f'kid{len(rgb_images)}_full': pytest.approx(textbook_kid(real, fake), rel=1e-5)}
+    found = compute(options, f'kid{len(rgb_images)}_full')
+    assert found == {f'kid{len(rgb_images)}_full': pytest.approx(reference_kid(real, fake), rel=1e-5)}
 
 
-def test_precision_and_recall(settings, tmp_path):
+def test_precision_and_recall(options, tmp_path):
     # Real images that overlap with the generated ones in part: half of them are such, with some noise.
     rng = np.random.RandomState(0)
     near = generated(1100)[1000:].astype(np.int64) + rng.randint(-6, 7, size=[100, 3, 16, 16])
@@ -130,8 +130,8 @@ def test_precision_and_recall(settings, tmp_path):
     path = stand_ins.write_zip(tmp_path / 'overlapping.zip', images)
     # The name can only say thousands; the real ones are fewer.
     real, fake = stand_ins.vgg_features(images), stand_ins.vgg_features(generated(1000))
-    expected = textbook_manifolds(real, fake)
-    found = compute(dataclasses.replace(settings, dataset_kwargs=dataset_kwargs(path)), 'pr1k3_full', 'prdc1k3_full')
+    expected = reference_manifolds(real, fake)
+    found = compute(dataclasses.replace(options, dataset_kwargs=dataset_kwargs(path)), 'pr1k3_full', 'prdc1k3_full')
     assert found.keys() == {
         'pr1k3_full_precision',
         'pr1k3_full_recall',
@@ -149,15 +149,15 @@ def test_precision_and_recall(settings, tmp_path):
     assert found['pr1k3_full_recall'] == found['prdc1k3_full_recall']
 
 
-def test_inception_score(settings):
-    mean, std = textbook_inception_score(stand_ins.class_probabilities(generated(105)))
-    assert compute(settings, 'is105') == {
+def test_inception_score(options):
+    mean, std = reference_inception_score(stand_ins.class_probabilities(generated(105)))
+    assert compute(options, 'is105') == {
         'is105_mean': pytest.approx(mean, rel=1e-5),
         'is105_std': pytest.approx(std, rel=1e-4),
     }
 
 
-def textbook_path_length(G, space, full, crop, count):
+def reference_path_length(G, space, full, crop, count):
     """Pair by pair, in PyTorch up to the images, as the step is no larger than float32 can bear."""
     distances = []
     for index in range(count):
@@ -196,51 +196,53 @@ def textbook_path_length(G, space, full, crop, count):
         ('ppl_zfull', 'z', True, True),
     ],
 )
-def test_path_lengths(settings, name, space, full, crop):
+def test_path_lengths(options, name, space, full, crop):
     G = stand_ins.make_generator()
     G.synthesis.b16.torgb.weight.mul_(20)  # Larger differences, next to rounding.
-    expected = textbook_path_length(G, space, full, crop, 40)
-    assert compute(settings, name, G=G) == {name: pytest.approx(expected, rel=2e-2)}
+    expected = reference_path_length(G, space, full, crop, 40)
+    assert compute(options, name, G=G) == {name: pytest.approx(expected, rel=2e-2)}
 
 
-def test_path_lengths_leave_the_network_as_it_is(settings):
+def test_path_lengths_leave_the_network_as_it_is(options):
     G = stand_ins.make_generator(noise_strength=0.1)
     before = {name: buffer.clone() for name, buffer in G.named_buffers()}
-    compute(settings, 'ppl_wend', G=G)
+    compute(options, 'ppl_wend', G=G)
     assert all(torch.equal(buffer, before[name]) for name, buffer in G.named_buffers())
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Gray, labels, mirror, subset
 
 
-def test_gray_images_and_drawn_labels(settings, tmp_path):
+def test_gray_images_and_drawn_labels(options, tmp_path):
     images = stand_ins.random_images(60, channels=1)
     labels = [index % 3 for index in range(60)]
     path = stand_ins.write_zip(tmp_path / 'gray.zip', images, labels)
     G = stand_ins.make_generator(channels=1, c_dim=3)
-    found = compute(dataclasses.replace(settings, dataset_kwargs=dataset_kwargs(path)), 'fid80_full', G=G)
+    found = compute(dataclasses.replace(options, dataset_kwargs=dataset_kwargs(path)), 'fid80_full', G=G)
     real = stand_ins.inception_features(images)
     fake = stand_ins.inception_features(generated(80, G, labels))
-    assert found['fid80_full'] == pytest.approx(textbook_fid(real, fake), rel=1e-5)
+    assert found['fid80_full'] == pytest.approx(reference_fid(real, fake), rel=1e-5)
 
 
-def test_mirror_and_subset(settings, rgb_zip, rgb_images):
+def test_mirror_and_subset(options, rgb_zip, rgb_images):
     """Names that end in _full mean all images as they are; the others keep the mirror images of the training."""
     kwargs = dataset_kwargs(rgb_zip, xflip=True, max_size=20, random_seed=1)
-    found = compute(dataclasses.replace(settings, dataset_kwargs=kwargs), 'fid300_full', 'fid300')
+    found = compute(dataclasses.replace(options, dataset_kwargs=kwargs), 'fid300_full', 'fid300')
     both = np.concatenate([rgb_images, rgb_images[:, :, :, ::-1]])
     fake = stand_ins.inception_features(generated(300))
-    assert found['fid300_full'] == pytest.approx(textbook_fid(stand_ins.inception_features(rgb_images), fake), rel=1e-5)
-    assert found['fid300'] == pytest.approx(textbook_fid(stand_ins.inception_features(both), fake), rel=1e-5)
+    assert found['fid300_full'] == pytest.approx(
+        reference_fid(stand_ins.inception_features(rgb_images), fake), rel=1e-5
+    )
+    assert found['fid300'] == pytest.approx(reference_fid(stand_ins.inception_features(both), fake), rel=1e-5)
     assert found['fid300'] != pytest.approx(found['fid300_full'], rel=1e-4)
 
 
-def test_intervals(settings):
+def test_intervals(options):
     evaluation = Evaluation(
-        ['fid90_full', 'kid90_full'], ALONE, stand_ins.make_generator(), dataclasses.replace(settings, bootstrap=50)
+        ['fid90_full', 'kid90_full'], ALONE, stand_ins.make_generator(), dataclasses.replace(options, bootstrap=50)
     )
-    plain = compute(settings, 'fid90_full', 'kid90_full')
+    plain = compute(options, 'fid90_full', 'kid90_full')
     for name in ('fid90_full', 'kid90_full'):
         result = evaluation.compute(name)
         value, interval = result['results'][name], result['bootstrap']
@@ -250,12 +252,12 @@ def test_intervals(settings):
     evaluation.close()
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Results
 
 
-def test_what_a_result_holds(settings, rgb_images, detector_folder):
-    evaluation = Evaluation(['fid40_full'], ALONE, stand_ins.make_generator(), settings)
+def test_what_a_result_holds(options, rgb_images, detector_folder):
+    evaluation = Evaluation(['fid40_full'], ALONE, stand_ins.make_generator(), options)
     result = evaluation.compute('fid40_full')
     evaluation.close()
     assert list(result)[:7] == [
@@ -276,9 +278,9 @@ def test_what_a_result_holds(settings, rgb_images, detector_folder):
     json.dumps(result, allow_nan=False)
 
 
-def test_hashes_tell_networks_apart_and_files_not(settings):
+def test_hashes_tell_networks_apart_and_files_not(options):
     def network_hash(G):
-        evaluation = Evaluation(['is10'], ALONE, G, settings)
+        evaluation = Evaluation(['is10'], ALONE, G, options)
         result = evaluation.compute('is10')
         evaluation.close()
         return result['network_sha256']
@@ -334,46 +336,46 @@ def test_a_full_disk_leaves_the_results_of_before(tmp_path, full_disk):
     assert path.read_text() == '{}\n'
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Seeds, batches, ranks
 
 ALL_KINDS = ('fid150_full', 'kid150_full', 'prdc1k3', 'is150', 'ppl_zfull')
 
 
-def test_a_seed_repeats_the_numbers(settings):
+def test_a_seed_repeats_the_numbers(options):
     G = stand_ins.make_generator(noise_strength=0.3)
-    first = compute(settings, *ALL_KINDS, G=G)
+    first = compute(options, *ALL_KINDS, G=G)
     torch.randn(7)
-    assert compute(settings, *ALL_KINDS, G=G) == first
-    others = compute(dataclasses.replace(settings, seed=SEED + 1), *ALL_KINDS, G=G)
+    assert compute(options, *ALL_KINDS, G=G) == first
+    others = compute(dataclasses.replace(options, seed=SEED + 1), *ALL_KINDS, G=G)
     assert all(others[name] != first[name] for name in first if 'recall' not in name)
 
 
-def test_neither_batch_nor_company_change_the_numbers(settings):
+def test_neither_batch_nor_company_change_the_numbers(options):
     """But for noise, which this network does not use."""
-    together = compute(settings, 'fid150_full', 'kid150_full', 'is150')
+    together = compute(options, 'fid150_full', 'kid150_full', 'is150')
     for name in ('fid150_full', 'kid150_full', 'is150'):
-        alone = compute(dataclasses.replace(settings, batch=33), name)
+        alone = compute(dataclasses.replace(options, batch=33), name)
         for key, value in alone.items():
             assert value == pytest.approx(together[key], rel=1e-6)
 
 
-def test_the_random_state_of_a_training_is_untouched(settings):
+def test_the_random_state_of_a_training_is_untouched(options):
     torch.manual_seed(0)
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    compute(settings, *ALL_KINDS, G=None)  # Makes its generator from a seed of its own.
+    compute(options, *ALL_KINDS, G=None)  # Makes its generator from a seed of its own.
     torch.manual_seed(0)
     G = stand_ins.make_generator()
     state = torch.get_rng_state()
-    compute(settings, *ALL_KINDS, G=G)
+    compute(options, *ALL_KINDS, G=G)
     assert torch.equal(torch.get_rng_state(), state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)
 
 
-def evaluate_on_ranks(world, settings, path):
+def evaluate_on_ranks(world, options, path):
     """Runs in processes of its own. A network with noise, batches that do not divide the images."""
     results = {}
-    evaluation = Evaluation(ALL_KINDS, world, stand_ins.make_generator(noise_strength=0.3), settings)
+    evaluation = Evaluation(ALL_KINDS, world, stand_ins.make_generator(noise_strength=0.3), options)
     for name in ALL_KINDS:
         result = evaluation.compute(name)
         assert (result is None) == (not world.is_main)
@@ -383,7 +385,7 @@ def evaluate_on_ranks(world, settings, path):
     broken = stand_ins.make_generator()
     if world.rank == 1:
         broken.synthesis.b4.const.fill_(float('nan'))
-    evaluation = Evaluation(['is150', 'fid20_full'], world, broken, settings)
+    evaluation = Evaluation(['is150', 'fid20_full'], world, broken, options)
     try:
         evaluation.compute('is150')
     except ValueError as error:
@@ -395,43 +397,43 @@ def evaluate_on_ranks(world, settings, path):
 
 
 @pytest.mark.parametrize('size', [2, 4])
-def test_ranks_give_the_numbers_of_one(settings, tmp_path, monkeypatch, size):
-    alone = compute(settings, *ALL_KINDS, G=stand_ins.make_generator(noise_strength=0.3))
+def test_ranks_give_the_numbers_of_one(options, tmp_path, monkeypatch, size):
+    alone = compute(options, *ALL_KINDS, G=stand_ins.make_generator(noise_strength=0.3))
     monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path / 'fresh'))
-    distributed.launch(evaluate_on_ranks, size, 'cpu', settings, str(tmp_path / 'results.json'))
+    launcher.launch(evaluate_on_ranks, size, 'cpu', options, str(tmp_path / 'results.json'))
     together = json.loads((tmp_path / 'results.json').read_text())
     assert 'not finite' in together.pop('failure')
     assert together == pytest.approx(alone, rel=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # The cache of features
 
 REAL_METRICS = ('fid60_full', 'kid60_full', 'prdc1k3')
 
 
-def test_features_of_real_images_are_gathered_once(settings, monkeypatch):
-    first = compute(settings, *REAL_METRICS)
+def test_features_of_real_images_are_gathered_once(options, monkeypatch):
+    first = compute(options, *REAL_METRICS)
     monkeypatch.setattr(RealImages, 'batches', None)
-    assert compute(settings, *REAL_METRICS) == first
+    assert compute(options, *REAL_METRICS) == first
 
 
-def test_another_detector_is_not_served(settings, tmp_path, detector_folder):
-    before = compute(settings, 'fid60_full')
+def test_another_detector_is_not_served(options, tmp_path, detector_folder):
+    before = compute(options, 'fid60_full')
     other = shutil.copytree(detector_folder, tmp_path / 'other')
     module = stand_ins.Inception()
     module.features.mul_(2)
     stand_ins.save_script(module, other / 'inception-2015-12-05.pt')
-    found = compute(dataclasses.replace(settings, detectors=str(other)), 'fid60_full')
+    found = compute(dataclasses.replace(options, detectors=str(other)), 'fid60_full')
     assert found['fid60_full'] == pytest.approx(4 * before['fid60_full'], rel=1e-5)
 
 
-def test_a_changed_zip_is_not_served(settings, tmp_path, monkeypatch):
+def test_a_changed_zip_is_not_served(options, tmp_path, monkeypatch):
     """Same path, same size, same time."""
-    monkeypatch.setattr('metrics.features.cache._CLOCK_TICK_SEC', -1)
+    monkeypatch.setattr('training.data.digest._CLOCK_TICK_SEC', -1)
     path = stand_ins.write_zip(tmp_path / 'data.zip', stand_ins.random_images(50, seed=1))
     os.utime(path, (1e9, 1e9))
-    here = dataclasses.replace(settings, dataset_kwargs=dataset_kwargs(path))
+    here = dataclasses.replace(options, dataset_kwargs=dataset_kwargs(path))
     size, before = path.stat().st_size, compute(here, *REAL_METRICS)
     images = stand_ins.random_images(50, seed=2)
     stand_ins.write_zip(path, images)
@@ -439,77 +441,81 @@ def test_a_changed_zip_is_not_served(settings, tmp_path, monkeypatch):
     assert (path.stat().st_size, path.stat().st_mtime) == (size, 1e9)
     after = compute(here, *REAL_METRICS)
     assert after['fid60_full'] == pytest.approx(
-        textbook_fid(stand_ins.inception_features(images), stand_ins.inception_features(generated(60))), rel=1e-5
+        reference_fid(stand_ins.inception_features(images), stand_ins.inception_features(generated(60))), rel=1e-5
     )
     assert after['kid60_full'] != before['kid60_full']
 
 
-def test_a_cache_file_cut_in_half_is_computed_again(settings, cache_dir, capsys):
-    first = compute(settings, *REAL_METRICS)
+def test_a_cache_file_cut_in_half_is_computed_again(options, cache_dir, capsys):
+    first = compute(options, *REAL_METRICS)
     files = sorted((cache_dir / 'gan-metrics').glob('*.npz'))
     assert len(files) == 3
     for path in files:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert compute(settings, *REAL_METRICS) == first
+    assert compute(options, *REAL_METRICS) == first
     assert capsys.readouterr().err.count('computed again') == 3
-    assert compute(settings, *REAL_METRICS) == first
+    assert compute(options, *REAL_METRICS) == first
     assert capsys.readouterr().err == ''
 
 
-def test_a_cache_that_cannot_be_written_is_a_notice(settings, tmp_path, monkeypatch, capsys):
-    first = compute(settings, *REAL_METRICS)
+def test_a_cache_that_cannot_be_written_is_a_notice(options, tmp_path, monkeypatch, capsys):
+    first = compute(options, *REAL_METRICS)
     (tmp_path / 'file').write_text('no folder')
     monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path / 'file'))
     capsys.readouterr()
     cache = StatisticsCache()
-    assert compute(settings, *REAL_METRICS, cache=cache) == first
+    assert compute(options, *REAL_METRICS, cache=cache) == first
     assert capsys.readouterr().err.count('cannot be written') >= 3
     monkeypatch.setattr(RealImages, 'batches', None)
-    assert compute(settings, *REAL_METRICS, cache=cache) == first  # Kept in memory.
+    assert compute(options, *REAL_METRICS, cache=cache) == first  # Kept in memory.
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # What goes wrong
 
 
-def test_a_network_that_gives_no_numbers(settings):
+def test_a_network_that_gives_no_numbers(options):
     G = stand_ins.make_generator()
     G.synthesis.b8.conv0.weight.fill_(float('nan'))
     for name in ('fid60_full', 'ppl_wend'):
         with pytest.raises(ValueError, match='generator gives images that are not finite'):
-            compute(settings, name, G=G)
+            compute(options, name, G=G)
 
 
-def test_data_that_do_not_fit(settings, tmp_path):
+def test_data_that_do_not_fit(options, tmp_path):
     for words, path, G in (
-        ('3 channels an image, the network 1', settings.dataset_kwargs['path'], stand_ins.make_generator(channels=1)),
-        ('no labels', settings.dataset_kwargs['path'], stand_ins.make_generator(c_dim=3)),
         (
-            '2 numbers a label, the network 3',
+            '3 channels per image, but the network has 1',
+            options.dataset_kwargs['path'],
+            stand_ins.make_generator(channels=1),
+        ),
+        ('no labels', options.dataset_kwargs['path'], stand_ins.make_generator(c_dim=3)),
+        (
+            '2 numbers per label, but the network has 3',
             stand_ins.write_zip(tmp_path / 'two.zip', stand_ins.random_images(4), labels=[0, 1, 0, 1]),
             stand_ins.make_generator(c_dim=3),
         ),
         ('does not exist', tmp_path / 'gone.zip', None),
     ):
         with pytest.raises(ValueError, match=words):
-            compute(dataclasses.replace(settings, dataset_kwargs=dataset_kwargs(path)), 'fid60_full', G=G)
+            compute(dataclasses.replace(options, dataset_kwargs=dataset_kwargs(path)), 'fid60_full', G=G)
 
 
-def test_too_few_images(settings):
+def test_too_few_images(options):
     for name, words in (
         ('is9', 'is9 needs 10 generated images or more, but there are 9'),
         ('kid1', 'kid1 needs 2 real images or more'),
         ('pr1k96_full', 'needs 97 real images or more, but there are 96'),
     ):
         with pytest.raises(ValueError, match=words):
-            compute(settings, name)
+            compute(options, name)
 
 
-def test_a_broken_detector_does_not_take_the_others_along(settings, tmp_path, detector_folder):
+def test_a_broken_detector_does_not_take_the_others_along(options, tmp_path, detector_folder):
     broken = shutil.copytree(detector_folder, tmp_path / 'broken')
     (broken / 'vgg16.pt').write_bytes(b'cut')
-    settings = dataclasses.replace(settings, detectors=str(broken))
-    evaluation = Evaluation(['fid60_full', 'pr1k3'], ALONE, stand_ins.make_generator(), settings)
+    options = dataclasses.replace(options, detectors=str(broken))
+    evaluation = Evaluation(['fid60_full', 'pr1k3'], ALONE, stand_ins.make_generator(), options)
     assert evaluation.compute('fid60_full')['results']
     with pytest.raises(detectors.DetectorError, match=r'vgg16\.pt cannot be opened'):
         evaluation.compute('pr1k3')
@@ -527,41 +533,46 @@ def test_detectors_are_checked_before_anything_else(detector_folder, tmp_path):
     check_detectors(['fid50k_full'], None, 16, download=False)
 
 
-def test_every_family_has_its_mathematics():
-    for family in ('fid', 'kid', 'pr', 'prdc', 'is', 'ppl'):
-        assert family in metric_main.CALLS
+def test_every_entry_of_the_table_is_complete(options):
+    prefixes = set()
+    for entry in ENTRIES:
+        for example in entry.examples:
+            found, name = find_metric(example)
+            assert found is entry and found.needs.requests(name, options)
+            prefixes.add(name.prefix)
+    assert prefixes == {'fid', 'kid', 'pr', 'prdc', 'is', 'ppl'}
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # In a training
 
 
-def test_a_metric_that_fails_is_reported_and_the_others_go_on(settings, tmp_path, capsys):
-    watch = SnapshotMetrics(['is9', 'fid60_full', 'kid60_full'], settings)
+def test_a_metric_that_fails_is_reported_and_the_others_go_on(options, tmp_path, capsys):
+    watch = SnapshotMetrics(['is9', 'fid60_full', 'kid60_full'], options)
     pickle_path = str(tmp_path / 'network-snapshot-000004.pkl')
     values = watch(ALONE, stand_ins.make_generator(), str(tmp_path), pickle_path)
-    assert values == compute(settings, 'fid60_full', 'kid60_full')
+    assert values == compute(options, 'fid60_full', 'kid60_full')
     out, err = capsys.readouterr()
-    assert err.startswith('Metric is9 of ') and 'training goes on. is9 needs 10' in err and 'Traceback' not in err
+    assert err.startswith('Metric is9 of ') and 'training continues. is9 needs 10' in err and 'Traceback' not in err
     assert len(out.splitlines()) == 2
     assert {path.name for path in tmp_path.glob('metric-*')} == {'metric-fid60_full.jsonl', 'metric-kid60_full.jsonl'}
 
 
-def test_a_full_disk_does_not_end_a_training(settings, tmp_path, capsys, full_disk):
-    watch = SnapshotMetrics(['fid60_full'], settings)
+def test_a_full_disk_does_not_end_a_training(options, tmp_path, capsys, full_disk):
+    watch = SnapshotMetrics(['fid60_full'], options)
     values = watch(ALONE, stand_ins.make_generator(), str(tmp_path), str(tmp_path / 'network-snapshot-000004.pkl'))
     assert values == {}
-    assert 'failed, and training goes on' in (err := capsys.readouterr().err) and 'No space left' in err
+    assert 'failed; training continues' in (err := capsys.readouterr().err) and 'No space left' in err
 
 
-def test_an_error_in_the_code_is_reported_with_its_trace(settings, tmp_path, capsys, monkeypatch):
+def test_an_error_in_the_code_is_reported_with_its_trace(options, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr('metrics.evaluation.network_sha256', None)
-    values = SnapshotMetrics(['is60'], settings)(ALONE, stand_ins.make_generator(), str(tmp_path), 'x.pkl')
+    values = SnapshotMetrics(['is60'], options)(ALONE, stand_ins.make_generator(), str(tmp_path), 'x.pkl')
     assert values == {}
-    assert 'Traceback' in (err := capsys.readouterr().err) and 'training goes on. TypeError' in err
+    assert 'Traceback' in (err := capsys.readouterr().err) and 'training continues. TypeError' in err
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Images with alpha, and images that are not square
 
 
@@ -572,21 +583,21 @@ def over_white(images):
 
 
 @pytest.mark.parametrize('channels', [2, 4])
-def test_transparent_images_are_measured_on_white(settings, tmp_path, channels):
+def test_transparent_images_are_measured_on_white(options, tmp_path, channels):
     images = stand_ins.random_images(40, channels=channels)
     data = stand_ins.write_zip(tmp_path / 'alpha.zip', images)
     G = stand_ins.make_generator(channels=channels)
-    settings = dataclasses.replace(settings, dataset_kwargs=dataset_kwargs(data))
-    evaluation = Evaluation(['fid40_full'], ALONE, G, settings)
+    options = dataclasses.replace(options, dataset_kwargs=dataset_kwargs(data))
+    evaluation = Evaluation(['fid40_full'], ALONE, G, options)
     result = evaluation.compute('fid40_full')
     evaluation.close()
     assert result['transparency'] == 'on white'
     real, fake = (stand_ins.inception_features(over_white(pictures)) for pictures in (images, generated(40, G)))
-    assert result['results']['fid40_full'] == pytest.approx(textbook_fid(real, fake), rel=1e-4)
+    assert result['results']['fid40_full'] == pytest.approx(reference_fid(real, fake), rel=1e-4)
 
 
-def test_opaque_images_say_nothing_of_transparency(settings):
-    evaluation = Evaluation(['is20'], ALONE, stand_ins.make_generator(), settings)
+def test_opaque_images_say_nothing_of_transparency(options):
+    evaluation = Evaluation(['is20'], ALONE, stand_ins.make_generator(), options)
     assert 'transparency' not in evaluation.compute('is20')
     evaluation.close()
 
@@ -598,8 +609,8 @@ def test_opaque_images_say_nothing_of_transparency(settings):
 def test_path_lengths_of_images_that_are_not_square(size, crop, expected):
     images = torch.rand(1, 4, *size) * 2 - 1
     images[:, 3] = 1  # opaque
-    seen = path_pairs._as_detector_sees(images, crop)
+    seen = path_pairs._detector_input(images, crop)
     assert seen.shape == (1, 3, *expected)
-    torch.testing.assert_close(seen, path_pairs._as_detector_sees(images[:, :3], crop))
+    torch.testing.assert_close(seen, path_pairs._detector_input(images[:, :3], crop))
     images[:, 3] = -7  # more than transparent
-    assert (path_pairs._as_detector_sees(images, crop) == 255).all()
+    assert (path_pairs._detector_input(images, crop) == 255).all()

@@ -10,17 +10,18 @@ import torch
 
 from dnnlib.progress import Progress
 from metrics.features import randomness
-from metrics.features.cache import StatisticsCache, content_sha256
+from metrics.features.cache import StatisticsCache
 from metrics.features.collectors import FeatureCollector, MomentsCollector
 from tests import metric_stand_ins as stand_ins
 from torch_utils.distributed import World
+from training.data.digest import content_sha256
 from training.dataset import ImageFolderDataset
 
 ALONE = World(rank=0, size=1, device=torch.device('cpu'))
 KEY = {'dataset': 'abc', 'images': 3}
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Draws
 
 
@@ -44,14 +45,14 @@ def test_the_training_goes_on_as_if_nothing_had_been_drawn():
     torch.manual_seed(3)
     expected = torch.randn(4)
     torch.manual_seed(3)
-    with randomness.own_noise(torch.device('cpu'), 0, 64):
+    with randomness.batch_noise(torch.device('cpu'), 0, 64):
         noise = torch.randn(4)
-    with randomness.own_noise(torch.device('cpu'), 0, 64):
+    with randomness.batch_noise(torch.device('cpu'), 0, 64):
         assert torch.equal(torch.randn(4), noise)
     assert torch.equal(torch.randn(4), expected)
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Moments and features
 
 
@@ -75,7 +76,7 @@ def test_features_of_batches():
     assert np.array_equal(collector.finish(), x.half().numpy())
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # The cache
 
 
@@ -159,7 +160,7 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, capsys):
     assert_same(cache.load(KEY), arrays())  # From memory, for the rest of a training.
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Digests of datasets
 
 
@@ -181,14 +182,14 @@ def test_the_same_content_anywhere(tmp_path, rgb_zip, rgb_images):
         archive.extractall(tmp_path / 'folder')
     copy = stand_ins.write_zip(tmp_path / 'copy.zip', rgb_images)
     assert digest(rgb_zip) == digest(tmp_path / 'folder') == digest(copy)
-    labelled = stand_ins.write_zip(tmp_path / 'labelled.zip', rgb_images, labels=[0] * len(rgb_images))
-    assert digest(labelled) != digest(rgb_zip)
+    labeled = stand_ins.write_zip(tmp_path / 'labeled.zip', rgb_images, labels=[0] * len(rgb_images))
+    assert digest(labeled) != digest(rgb_zip)
 
 
 @pytest.fixture
 def no_clock_tick(monkeypatch):
     """Datasets that a test has just written count as old, so that their digests are kept."""
-    monkeypatch.setattr('metrics.features.cache._CLOCK_TICK_SEC', -1)
+    monkeypatch.setattr('training.data.digest._CLOCK_TICK_SEC', -1)
 
 
 def test_a_digest_is_kept_and_not_trusted_after_a_change(tmp_path, rgb_images, no_clock_tick, monkeypatch):
@@ -234,7 +235,7 @@ def test_a_damaged_memo(tmp_path, cache_dir, rgb_images, no_clock_tick, capsys):
     assert 'is damaged' in capsys.readouterr().err
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Progress of long steps
 
 
@@ -250,6 +251,6 @@ def test_lines_from_time_to_time(monkeypatch, capsys):
 
 def test_nothing_is_shown_where_nothing_is_wanted(monkeypatch, capsys):
     monkeypatch.setattr('dnnlib.progress.SECONDS_BETWEEN_LINES', 0)
-    with Progress('Features', shown=False) as progress:
+    with Progress('Features', enabled=False) as progress:
         progress.show(3, 4)
     assert capsys.readouterr().err == ''

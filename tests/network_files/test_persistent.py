@@ -146,11 +146,11 @@ def test_augment_pipe_keeps_its_strength_and_options():
 
 
 @pytest.mark.parametrize('change, message', [
-    (lambda G: G.synthesis._modules.update(b4='text'), r'synthesis\.b4 is a str where a module belongs'),
+    (lambda G: G.synthesis._modules.update(b4='text'), r'synthesis\.b4 is a str instead of a module'),
     (lambda G: G.mapping._parameters.update(x=1.5), r'mapping\.x is a float, not a tensor'),
     (lambda G: G.__dict__.update(_buffers=[1]), '_buffers of a Generator is damaged'),
-    (lambda G: G._modules.update(again=G._modules['mapping']), 'where a module belongs'),
-    (lambda G: G.__dict__.update(_init_kwargs=None), 'arguments of its constructor are not there'),
+    (lambda G: G._modules.update(again=G._modules['mapping']), 'instead of a module'),
+    (lambda G: G.__dict__.update(_init_kwargs=None), 'arguments of its constructor are missing'),
     (lambda G: G._init_kwargs['mapping_kwargs'].update(num_layers=10**9), 'more layers than'),
     (lambda G: G._init_kwargs.update(img_resolution=2**40), 'is missing|cannot be built'),
     (lambda G: G._init_kwargs.update(z_dim=2**70), '64 bits'),

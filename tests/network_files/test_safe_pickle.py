@@ -1,4 +1,4 @@
-"""The pickle reader that runs nothing: plain data, arrays and tensors, bounds on memory and time."""
+"""The pickle reader that executes nothing: plain data, arrays and tensors, bounds of memory and time."""
 
 import collections
 import pathlib
@@ -61,7 +61,7 @@ def test_arrays_of_objects_are_refused():
         safe_pickle.loads(pickle.dumps(np.array([{}], dtype=object)))
 
 
-def test_a_tensor_cannot_claim_more_than_the_file_holds():
+def test_a_tensor_cannot_claim_more_than_the_file_contains():
     content = pickle.dumps(torch.zeros(1000))
     for old, new in ((b'M\xe8\x03\x85', b'M\xff\xff\x85'), (b'M\xe8\x03', b'M\xff\xff')):
         assert old in content
@@ -79,7 +79,7 @@ def test_names_in_a_pickle_cannot_be_changed():
     assert collections.OrderedDict().__class__.__name__ == 'OrderedDict'
 
 
-def test_what_hangs_on_objects_of_forks():
+def test_types_that_forks_add_to_objects():
     data = {
         'device': torch.device('cuda', 1), 'dtype': torch.float16,
         'complex': 1 + 2j, 'range': range(1, 9, 2), 'slice': slice(None, 3), 'array': bytearray(b'abc'),
@@ -105,7 +105,7 @@ def test_names_are_quoted_only_in_part():
 
 
 def test_work_is_bounded_by_the_size_of_the_file():
-    """A list that is handed to a constructor again and again by instructions of a few bytes."""
+    """Instructions of a few bytes pass a long list to a constructor again and again."""
     again = b'cbuiltins\nset\nh\x00\x85R0' * 50_000
     started = time.perf_counter()
     with pytest.raises(pickle.UnpicklingError, match='more memory than it has bytes'):

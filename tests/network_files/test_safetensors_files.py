@@ -65,7 +65,7 @@ def test_force_fp16_and_trust(written):
     assert read(written, trust=True)['G_ema'].synthesis.num_fp16_res == 0
 
 
-def test_what_json_cannot_hold_is_named(tmp_path):
+def test_values_that_json_does_not_support_are_named(tmp_path):
     for extra, message in (({'odd': {'deep': {1}}}, r'odd\.deep is a set'), ({'odd': torch.nn.ReLU()}, "'ReLU'")):
         with pytest.raises(ValueError, match=message):
             safetensors_files.write(networks(**extra), tmp_path / 'n.safetensors')
@@ -90,17 +90,17 @@ def change_network(key, value):
 
 
 @pytest.mark.parametrize('change, message', [
-    (lambda header: header.pop('__metadata__'), 'not of networks'),
+    (lambda header: header.pop('__metadata__'), 'not one of networks'),
     (lambda header: header['__metadata__'].update(version='7'), 'version 7'),
     (lambda header: header['__metadata__'].update(networks='{'), 'damaged'),
     (lambda header: header['__metadata__'].update(networks='[]'), 'damaged'),
     (lambda header: header['__metadata__'].pop('other'), 'damaged'),
     (lambda header: header.pop('G_ema.synthesis.b4.const'), 'damaged'),
-    (lambda header: header.update({'X.y': header.pop('G_ema.synthesis.b4.const')}), 'none of its networks'),
-    (change_network('class_name', 'os.system'), "'os.system', which this version does not know"),
-    (change_network('class_name', ['x']), 'does not know'),
+    (lambda header: header.update({'X.y': header.pop('G_ema.synthesis.b4.const')}), r'X\.y does not belong'),
+    (change_network('class_name', 'os.system'), "'os.system', which this version does not support"),
+    (change_network('class_name', ['x']), 'does not support'),
     (change_network('init_kwargs', {'mapping_kwargs': {'num_layers': 10**9}}), 'more layers than'),
-    (change_network('init_args', [8, 3, 8, 2**40, 1]), 'do not fit|cannot be built'),
+    (change_network('init_args', [8, 3, 8, 2**40, 1]), 'do not match|cannot be built'),
     (change_network('init_args', [8, 3]), 'cannot be built'),
     (change_network('init_args', 7), 'arguments'),
 ])  # fmt: skip
@@ -109,7 +109,7 @@ def test_damaged_and_foreign_files(written, change, message):
         read(change_metadata(written, change))
 
 
-def test_truncated_at_any_place(written):
+def test_file_truncated_anywhere(written):
     for length in np.random.RandomState(0).randint(1, len(written), size=30):
         with pytest.raises(legacy.NetworkPickleError):
             read(written[:length])

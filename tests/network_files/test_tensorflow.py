@@ -14,16 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-from network_files import safe_pickle, tensorflow
+from network_files import safe_pickle
 from network_files.errors import NetworkPickleError
-from network_files.tensorflow import TensorFlowNetwork
+from network_files.tensorflow import conversion as tensorflow
+from network_files.tensorflow import sources
+from network_files.tensorflow.sources import TensorFlowNetwork
 from training.networks_stylegan2 import Discriminator, Generator
 
 GOLDEN_NAMES = ['tf-stylegan2-ada-cond-16', 'tf-stylegan2-ada-uncond-32', 'tf-stylegan2-uncond-16']
 
 
 def read(content, **kwargs):
-    data = safe_pickle.loads(content, tensorflow.READERS)
+    data = safe_pickle.loads(content, sources.READERS)
     assert tensorflow.is_tensorflow(data)
     return tensorflow.convert(data, 'net.pkl', **kwargs)
 
@@ -36,7 +38,8 @@ def refusal(data):
     return text
 
 
-# ---------------------------------------------------------------------------------------------- golden values
+# ---------------------------------------------------------------------------------------------------------------------
+# Golden values
 
 
 @pytest.mark.parametrize('name', GOLDEN_NAMES)
@@ -68,7 +71,8 @@ def test_force_fp16_in_all_three(golden_path):
     assert data['G_ema'].synthesis.b16.use_fp16 and data['D'].b16.use_fp16
 
 
-# ------------------------------------------------------------ the way back: from our networks to TensorFlow's names
+# ---------------------------------------------------------------------------------------------------------------------
+# The way back: from our networks to TensorFlow's names
 
 
 def on_a_grid(module):
@@ -297,7 +301,8 @@ def test_what_is_not_tensorflow(data):
     assert not tensorflow.is_tensorflow(data)
 
 
-# --------------------------------------------------------------------------------------------------- keywords
+# ---------------------------------------------------------------------------------------------------------------------
+# Keywords
 
 
 def test_defaults_are_those_of_the_tensorflow_code():
@@ -421,7 +426,8 @@ def test_one_array_under_many_names_is_not_multiplied():
     tracemalloc.stop()
 
 
-# -------------------------------------------------------------------------------------------------- variables
+# ---------------------------------------------------------------------------------------------------------------------
+# Variables
 
 
 def test_missing_left_over_and_misshapen_variables_are_named():
@@ -430,7 +436,7 @@ def test_missing_left_over_and_misshapen_variables_are_named():
     pairs[:] = [pair for pair in pairs if pair[0] not in ('8x8/Conv1/mod_bias', 'noise3')]
     text = refusal((None, None, stored))
     assert '2 missing (noise3, 8x8/Conv1/mod_bias)' in text
-    assert '2 without a place (32x32/Conv1/weight, noise9)' in text
+    assert '2 unknown (32x32/Conv1/weight, noise9)' in text
     assert text.startswith('net.pkl: G_ema was not opened: ')
 
     stored = tf_G(make_G())
@@ -438,7 +444,7 @@ def test_missing_left_over_and_misshapen_variables_are_named():
     stored.state['components']['synthesis'].state['variables'] += [(f'{i}' * 10**5, np.zeros(1)) for i in range(9)]
     text = refusal(stored)
     assert '4 missing (Dense0/weight, Dense1/weight, Dense0/bias, Dense1/bias)' in text
-    assert '9 without a place' in text and 'and 4 more' in text
+    assert '9 unknown' in text and 'and 4 more' in text
 
     stored = tf_D(make_D(), extra={'Output/weight': np.zeros([8, 2]), '16x16/Conv0/bias': np.zeros([4, 1])})
     text = refusal((tf_G(make_G()), stored, tf_G(make_G())))
@@ -465,7 +471,8 @@ def test_values_of_other_types_become_float32():
     assert tensorflow.convert(stored, 'net.pkl')['G_ema'].mapping.w_avg.isinf().all()
 
 
-# ------------------------------------------------------------------------------------------- networks of others
+# ---------------------------------------------------------------------------------------------------------------------
+# Networks of others
 
 
 def test_other_networks_are_refused_with_the_reason():
@@ -495,7 +502,8 @@ def test_network_that_was_still_growing_is_refused():
     tensorflow.convert(G, 'net.pkl')
 
 
-# -------------------------------------------------------------------------------------------------- damage
+# ---------------------------------------------------------------------------------------------------------------------
+# Damage
 
 
 def deep_list(depth=10**5):
@@ -547,7 +555,7 @@ def test_duplicates_and_loops():
     assert 'two variables 16x16/ToRGB/weight' in refusal(stored)
     stored = tf_G(make_G())
     stored.state['components']['mapping'].state['components'] = {'outside': stored}
-    assert 'inside itself' in refusal(stored)
+    assert 'contains itself' in refusal(stored)
 
 
 def test_random_damage_ends_in_one_error(monkeypatch):
@@ -562,7 +570,7 @@ def test_random_damage_ends_in_one_error(monkeypatch):
             position = rng.randrange(len(damaged))
             damaged[position : position + rng.choice([0, 1, 1, 5])] = rng.randbytes(rng.choice([0, 1, 1, 5]))
         try:
-            data = safe_pickle.loads(bytes(damaged), tensorflow.READERS)
+            data = safe_pickle.loads(bytes(damaged), sources.READERS)
         except pickle.UnpicklingError:
             continue
         for _ in range(rng.choice([0, 1, 2])):

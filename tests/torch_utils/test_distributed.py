@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torch_utils import distributed
+from torch_utils import distributed, launcher
 
 
 def _collectives(world, path):
@@ -36,7 +36,7 @@ def _collectives(world, path):
 
 @pytest.mark.parametrize('size', [1, 2, 4])
 def test_collectives(tmp_path, size):
-    distributed.launch(_collectives, size, 'cpu', str(tmp_path))
+    launcher.launch(_collectives, size, 'cpu', str(tmp_path))
     for rank in range(size):
         result = torch.load(tmp_path / f'{rank}.pt')
         assert result['world'] == (rank, size, 'cpu') and result['main'] == (rank == 0)
@@ -56,7 +56,7 @@ def _differing(world):
 
 def test_tensors_that_differ_are_named():
     with pytest.raises(torch.multiprocessing.ProcessRaisedException, match='G: 1 tensors of rank 1 differ.*other'):
-        distributed.launch(_differing, 2, 'cpu')
+        launcher.launch(_differing, 2, 'cpu')
 
 
 def _fails_on_one(world, kind):
@@ -67,12 +67,12 @@ def _fails_on_one(world, kind):
 
 def test_a_rank_that_fails_ends_all_with_its_error():
     with pytest.raises(torch.multiprocessing.ProcessRaisedException, match='rank one has had enough'):
-        distributed.launch(_fails_on_one, 2, 'cpu', KeyError)
+        launcher.launch(_fails_on_one, 2, 'cpu', KeyError)
 
 
 def test_the_sentence_of_a_users_mistake_arrives_as_it_is():
     with pytest.raises(ValueError, match='^rank one has had enough$'):
-        distributed.launch(_fails_on_one, 2, 'cpu', ValueError)
+        launcher.launch(_fails_on_one, 2, 'cpu', ValueError)
 
 
 def _waits_at_the_barrier_for_a_failed_one(world):
@@ -84,7 +84,7 @@ def _waits_at_the_barrier_for_a_failed_one(world):
 
 def test_the_sentence_arrives_although_another_rank_fails_of_it_first():
     with pytest.raises(ValueError, match='^rank one has had enough$'):
-        distributed.launch(_waits_at_the_barrier_for_a_failed_one, 2, 'cpu')
+        launcher.launch(_waits_at_the_barrier_for_a_failed_one, 2, 'cpu')
 
 
 def _is_killed_on_one(world):
@@ -95,7 +95,7 @@ def _is_killed_on_one(world):
 
 def test_a_killed_process_is_a_sentence():
     with pytest.raises(ValueError, match=r'^Process 1 of 2 was killed by the system \(signal 9\)'):
-        distributed.launch(_is_killed_on_one, 2, 'cpu')
+        launcher.launch(_is_killed_on_one, 2, 'cpu')
 
 
 def _sleeps(world, folder):
@@ -104,7 +104,7 @@ def _sleeps(world, folder):
 
 
 def test_an_interrupt_of_the_starting_process_ends_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed, 'GRACE_SEC', 0.1)
+    monkeypatch.setattr(launcher, 'GRACE_SEC', 0.1)
 
     def interrupt_once_all_are_up():
         while len(list(tmp_path.iterdir())) < 2:
@@ -113,7 +113,7 @@ def test_an_interrupt_of_the_starting_process_ends_all(tmp_path, monkeypatch):
 
     threading.Thread(target=interrupt_once_all_are_up, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        distributed.launch(_sleeps, 2, 'cpu', str(tmp_path))
+        launcher.launch(_sleeps, 2, 'cpu', str(tmp_path))
     for path in tmp_path.iterdir():
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.name), 0)
@@ -135,7 +135,7 @@ def _fails_together(world, folder):
 
 
 def test_what_fails_on_one_rank_fails_on_all(tmp_path):
-    distributed.launch(_fails_together, 2, 'cpu', tmp_path)
+    launcher.launch(_fails_together, 2, 'cpu', tmp_path)
     of_main, of_other = (json.loads((tmp_path / name).read_text()) for name in '01')
     assert of_main == [['ValueError: a sentence.', "RuntimeError: rank 1 failed with KeyError: 'a bug'"], [0, 1], 3.0]
     assert of_other == [['ValueError: a sentence.', "KeyError: 'a bug'"], [], 3.0]

@@ -74,8 +74,8 @@ def test_grid_is_in_reading_order(num_channels):
 
 
 @pytest.mark.parametrize('shape, grid_size, message', [
-    ([5, 3, 4, 4], (2, 2), 'no room for 5'),
-    ([5, 3, 4, 4], (0, 9), 'no room'),
+    ([5, 3, 4, 4], (2, 2), 'too small for 5'),
+    ([5, 3, 4, 4], (0, 9), 'too small'),
     ([5, 4, 4], (5, 1), 'needs images of shape'),
 ])  # fmt: skip
 def test_impossible_grids(shape, grid_size, message):

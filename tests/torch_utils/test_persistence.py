@@ -178,9 +178,9 @@ def test_import_hook_sees_and_changes_what_is_loaded(layers, hooks):
 def test_import_hook_must_return_meta(layers, hooks):
     content = pickle.dumps(layers.Scale(3))
     persistence.import_hook(lambda meta: None)
-    with pytest.raises(TypeError, match='has to return the meta'):
+    with pytest.raises(TypeError, match='must return the meta'):
         pickle.loads(content)
-    with pytest.raises(TypeError, match='takes a function'):
+    with pytest.raises(TypeError, match='expects a function'):
         persistence.import_hook('name')
 
 
@@ -211,7 +211,7 @@ def test_plain_arguments_pass(layers):
 def test_class_without_readable_source_says_so():
     namespace = {'__name__': 'typed_by_hand', 'persistence': persistence}
     exec('@persistence.persistent_class\nclass Typed:\n    pass', namespace)
-    with pytest.raises(pickle.PicklingError, match='define persistent classes in a file'):
+    with pytest.raises(pickle.PicklingError, match='persistent classes must be defined in a file'):
         pickle.dumps(namespace['Typed']())
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from torch_utils import distributed, training_stats
+from torch_utils import launcher, training_stats
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def _rank_reports(world, path):
 
 
 def test_sums_over_ranks(tmp_path):
-    distributed.launch(_rank_reports, 2, 'cpu', str(tmp_path))
+    launcher.launch(_rank_reports, 2, 'cpu', str(tmp_path))
     results = [torch.load(tmp_path / f'{rank}.pt', weights_only=False) for rank in range(2)]
     assert results[0] == results[1]
     assert results[0]['a']['num'] == 3 and results[0]['a']['mean'] == pytest.approx(1 / 3)

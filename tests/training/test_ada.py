@@ -25,7 +25,7 @@ def controller(p=0.0, **kwargs):
 def feed(ada, batches, sign):
     for batch_idx in batches:
         training_stats.report(SIGN_STATISTIC, torch.full([50], float(sign)))
-        ada.after_batch(batch_idx)
+        ada.update(batch_idx)
 
 
 def test_p_reaches_one_after_ada_kimg_of_overfitting():
@@ -56,6 +56,6 @@ def test_adjusts_every_interval_by_what_came_since():
 def test_no_change_at_the_target_and_without_statistics():
     pipe, ada = controller(p=0.5, target=0)
     training_stats.report(SIGN_STATISTIC, torch.tensor([1.0, -1.0]))
-    ada.after_batch(4)
-    ada.after_batch(8)
+    ada.update(4)
+    ada.update(8)
     assert float(pipe.p) == 0.5

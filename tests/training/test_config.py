@@ -1,18 +1,22 @@
-"""training.config: every preset's numbers, what options change, names of run directories, and the JSON round trip."""
+"""Configurations: the numbers of all presets, what options change, names of run directories, and JSON."""
 
 import dataclasses
 import json
 import multiprocessing
 import os
 
-import click
 import numpy as np
 import PIL.Image
 import pytest
 
 import dnnlib
-from training import config as cfg
-from training.config import Options, TrainingConfig
+from dnnlib.cli import option_name
+from dnnlib.errors import InvalidArgument
+from training import options as cfg
+from training import presets
+from training.config import TrainingConfig
+from training.options import Options
+from training.run import run_dir
 
 
 def write_images(folder, resolution, count=1, mode='RGB'):
@@ -160,7 +164,7 @@ class TestPresets:
         assert config.total_kimg < 1000
         assert config.ada_kimg < 500
 
-    @pytest.mark.parametrize('name', cfg.PRESET_NAMES)
+    @pytest.mark.parametrize('name', presets.PRESET_NAMES)
     def test_every_preset_builds_networks_that_take_a_batch(self, build, name):
         """Constructors know every keyword, and the smallest batch goes through both networks."""
         torch = pytest.importorskip('torch')
@@ -180,7 +184,7 @@ class TestPresets:
 
     def test_presets_cannot_be_changed(self):
         with pytest.raises(dataclasses.FrozenInstanceError):
-            cfg.get_preset('cifar', 32, 1).lr = 1
+            presets.get_preset('cifar', 32, 1).lr = 1
 
 
 class TestOptions:
@@ -239,7 +243,7 @@ class TestOptions:
             (1, {'batch': 8}, (8, 8, 4)),
             (2, {'batch': 8}, (8, 4, 4)),
             (1, {'batch': 64, 'batch_gpu': 8}, (64, 8, 4)),
-            (1, {'batch': 2}, (2, 2, 2)),  # a preset's group shrinks to what there is
+            (1, {'batch': 2}, (2, 2, 2)),  # the group of a preset shrinks with the batch
             (1, {'batch': 12, 'mbstd_group': 6}, (12, 12, 6)),
             (1, {'cfg': 'paper256', 'batch_gpu': 16}, (64, 16, 8)),
             (4, {'cfg': 'paper256', 'batch_gpu': 4}, (64, 4, 4)),
@@ -262,9 +266,9 @@ class TestOptions:
         ],
     )
     def test_batches_that_do_not_divide(self, build, gpus, options, words):
-        with pytest.raises(click.BadParameter) as caught:
+        with pytest.raises(InvalidArgument) as caught:
             build(num_gpus=gpus, **options)
-        message = caught.value.format_message()
+        message = f'{option_name(caught.value.argument)}: {caught.value}'
         assert all(word in message for word in words), message
 
     def test_augmentation(self, build):
@@ -275,12 +279,12 @@ class TestOptions:
         assert build(target=0.7).ada_target == 0.7
         assert build(augpipe='filter').augment_kwargs == {'class_name': 'training.augment.AugmentPipe', 'imgfilter': 1}
 
-    @pytest.mark.parametrize('name', cfg.AUGPIPE_NAMES)
+    @pytest.mark.parametrize('name', presets.AUGPIPE_NAMES)
     def test_augpipes_construct(self, build, name):
         pipe = dnnlib.util.construct_class_by_name(**build(augpipe=name).augment_kwargs)
-        flags = cfg.augpipe_flags(name)
+        flags = presets.augpipe_flags(name)
         assert all(getattr(pipe, flag) == 1 for flag in flags)
-        everything = cfg.augpipe_flags('bgcfnc')
+        everything = presets.augpipe_flags('bgcfnc')
         assert len(everything) == 15
         assert all(getattr(pipe, flag) == 0 for flag in everything.keys() - flags.keys())
 
@@ -299,7 +303,7 @@ class TestOptions:
         config = build(resume='noresume')
         assert (config.resume_pkl, config.ada_kimg, config.ema_rampup) == (None, 500, 0.05)
 
-    def test_data_set(self, build):
+    def test_dataset(self, build):
         kwargs = build(cond=True, mirror=True, subset=4, seed=5).training_set_kwargs
         assert (kwargs['use_labels'], kwargs['xflip'], kwargs['max_size'], kwargs['random_seed']) == (True, True, 4, 5)
         dataset = dnnlib.util.construct_class_by_name(**kwargs)
@@ -330,27 +334,27 @@ class TestRunDirectory:
 
     def test_number_is_one_more_than_the_highest(self, tmp_path):
         outdir = str(tmp_path / 'new' / 'runs')
-        assert cfg.next_run_dir(outdir, 'a') == os.path.join(outdir, '00000-a')
+        assert run_dir.next_run_dir(outdir, 'a') == os.path.join(outdir, '00000-a')
         assert not os.path.exists(outdir)
-        assert cfg.create_run_dir(outdir, 'a') == os.path.join(outdir, '00000-a')
+        assert run_dir.create_run_dir(outdir, 'a') == os.path.join(outdir, '00000-a')
         for other in ('00041-b', '123456-not-five-digits', 'notes', '99-x'):
             os.mkdir(os.path.join(outdir, other))
-        assert cfg.next_run_dir(outdir, 'c') == os.path.join(outdir, '00042-c')
-        assert cfg.create_run_dir(outdir, 'c') == os.path.join(outdir, '00042-c')
+        assert run_dir.next_run_dir(outdir, 'c') == os.path.join(outdir, '00042-c')
+        assert run_dir.create_run_dir(outdir, 'c') == os.path.join(outdir, '00042-c')
         assert os.path.isdir(os.path.join(outdir, '00042-c'))
 
-    def test_many_at_once_get_numbers_of_their_own(self, tmp_path):
-        """Also where the descriptions differ, so that the directories' names alone would not collide."""
+    def test_concurrent_runs_get_unique_ids(self, tmp_path):
+        """IDs are unique even if the descriptions differ, so that the full names would not collide."""
         context = multiprocessing.get_context('spawn')
         with context.Pool(4) as pool:
             jobs = [(str(tmp_path), f'run{index}') for index in range(40)]
-            made = pool.starmap(cfg.create_run_dir, jobs, chunksize=1)
+            made = pool.starmap(run_dir.create_run_dir, jobs, chunksize=1)
         assert sorted(os.path.basename(path)[:5] for path in made) == [f'{number:05d}' for number in range(40)]
         assert sorted(os.listdir(tmp_path)) == sorted(os.path.basename(path) for path in made)
 
     def test_name_too_long_leaves_nothing(self, tmp_path):
-        with pytest.raises(click.BadParameter, match='File name too long'):
-            cfg.create_run_dir(str(tmp_path), 'x' * 300)
+        with pytest.raises(OSError, match='File name too long'):
+            run_dir.create_run_dir(str(tmp_path), 'x' * 300)
         assert os.listdir(tmp_path) == []
 
 
@@ -390,12 +394,12 @@ class TestJson:
     @pytest.mark.parametrize(
         'text, words',
         [
-            ('{', 'no JSON'),
+            ('{', 'not valid JSON'),
             ('[]', 'object'),
             ('{}', "missing.*'G_kwargs'|missing"),
         ],
     )
-    def test_no_configuration(self, text, words):
+    def test_text_that_is_not_a_configuration(self, text, words):
         with pytest.raises(ValueError, match=words):
             TrainingConfig.from_json(text)
 
@@ -403,10 +407,10 @@ class TestJson:
 class TestImagesThatAreNotSquare:
     @pytest.mark.parametrize('size, square', [([64, 64], 64), ([256, 1024], 512), ([1024, 256], 512), ([192, 48], 96)])
     def test_auto_goes_by_the_number_of_pixels(self, size, square):
-        assert cfg.get_preset('auto', size, num_gpus=2) == cfg.get_preset('auto', square, num_gpus=2)
+        assert presets.get_preset('auto', size, num_gpus=2) == presets.get_preset('auto', square, num_gpus=2)
 
-    def test_the_other_presets_are_as_they_are(self):
-        assert cfg.get_preset('paper256', [64, 96], num_gpus=1) == cfg.get_preset('paper256', 256, num_gpus=1)
+    def test_the_other_presets_ignore_the_size(self):
+        assert presets.get_preset('paper256', [64, 96], num_gpus=1) == presets.get_preset('paper256', 256, num_gpus=1)
 
     def test_configuration(self, tmp_path):
         for index in range(2):
@@ -416,5 +420,5 @@ class TestImagesThatAreNotSquare:
         config = cfg.build_config(options, dataset, 'cpu', num_gpus=1)
         assert TrainingConfig.from_json(config.to_json()).training_set_kwargs['resolution'] == [64, 96]
         assert '96x64 RGB with alpha' in cfg.describe(config, dataset)
-        with pytest.raises(click.BadParameter, match='no channel at 96x64.*give 64 or more'):
+        with pytest.raises(InvalidArgument, match='no channels at 96x64.*use 64 or more'):
             cfg.build_config(dataclasses.replace(options, cbase=63), dataset, 'cpu', num_gpus=1)

@@ -1,4 +1,4 @@
-"""Datasets as training sees them: shapes, labels, subsets, processes, damage; and the order of the sampler."""
+"""Datasets for training: shapes, labels, subsets, processes, damaged files; and the order of the sampler."""
 
 import io
 import itertools
@@ -13,8 +13,10 @@ import PIL.Image
 import pytest
 import torch
 
-from training import dataset as dataset_module
-from training.dataset import ImageError, ImageFolderDataset, InfiniteSampler
+from training.data import decoding
+from training.data.decoding import ImageError
+from training.data.sampler import InfiniteSampler
+from training.dataset import ImageFolderDataset
 
 
 def png(pixels: np.ndarray, **options: object) -> bytes:
@@ -39,7 +41,7 @@ def name_of(index: int) -> str:
 
 
 def files_of(images: np.ndarray, labels: list | None = None, **more: object) -> dict[str, bytes]:
-    """The files of a dataset by name. `labels`: one per image."""
+    """Return the files of a dataset by name; `labels` has one label per image."""
     files = {
         name_of(i): png(image[0] if len(image) == 1 else image.transpose(1, 2, 0)) for i, image in enumerate(images)
     }
@@ -48,7 +50,7 @@ def files_of(images: np.ndarray, labels: list | None = None, **more: object) -> 
 
 
 def write(path: Path, files: dict[str, bytes]) -> Path:
-    """As a zip archive or a folder, by the name."""
+    """Write a zip archive or a folder, depending on the suffix."""
     if path.suffix == '.zip':
         with zipfile.ZipFile(path, 'w') as archive:
             for name, content in files.items():
@@ -68,13 +70,13 @@ def dest(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.fixture(params=['pyspng', 'pillow'])
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == 'pillow':
-        monkeypatch.setattr(dataset_module, 'pyspng', None)
-    elif dataset_module.pyspng is None:
+        monkeypatch.setattr(decoding, 'pyspng', None)
+    elif decoding.pyspng is None:
         pytest.skip('pyspng is not installed')
     return request.param
 
 
-# ----------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Images
 
 
@@ -97,7 +99,7 @@ def test_images_and_their_description(dest: Path, decoder: str, channels: int):
     np.testing.assert_array_equal(dataset[1][0], images[1])
 
 
-def test_what_is_given_out_may_be_written_to(dest: Path):
+def test_returned_arrays_may_be_modified(dest: Path):
     images = random_images(2)
     dataset = ImageFolderDataset(write(dest, files_of(images, [[0.5], [1.5]])), use_labels=True)
     for _round in range(3):
@@ -177,7 +179,7 @@ def test_cache_keeps_images_only_within_its_budget(dest: Path):
     np.testing.assert_array_equal(uncached[2][0], 255 - images[2])
 
 
-# ----------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Labels
 
 
@@ -199,7 +201,7 @@ def test_vector_labels_stay_as_they_are(dest: Path, vectors: list):
         np.testing.assert_array_equal(dataset[index][1], np.float32(vector))
 
 
-def test_labels_are_ignored_unless_asked_for(dest: Path):
+def test_labels_are_ignored_unless_requested(dest: Path):
     files = files_of(random_images(3), [2, 0, 1])
     assert ImageFolderDataset(write(dest, files)).label_dim == 0
     write(dest, {**files, 'dataset.json': b'damaged'})
@@ -223,9 +225,9 @@ def label_file(labels: object) -> bytes:
         (b'{"labels": [', ['not valid JSON']),
         (b'{"classes": []}', ['no "labels"']),
     ],
-    ids=['no-file', 'null', 'none', 'unlabelled', 'unmatched', 'mixed', 'negative', 'damaged', 'no-key'],
+    ids=['no-file', 'null', 'none', 'unlabeled', 'unmatched', 'mixed', 'negative', 'damaged', 'no-key'],
 )
-def test_labels_that_do_not_fit(dest: Path, content: bytes | None, words: list[str]):
+def test_labels_that_do_not_match(dest: Path, content: bytes | None, words: list[str]):
     files = files_of(random_images(3))
     del files['dataset.json']
     write(dest, files if content is None else {**files, 'dataset.json': content})
@@ -235,7 +237,7 @@ def test_labels_that_do_not_fit(dest: Path, content: bytes | None, words: list[s
         assert word in str(error.value)
 
 
-# ----------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Damage and misuse
 
 
@@ -245,7 +247,7 @@ def test_image_of_another_shape_is_named(dest: Path, decoder: str):
     files[name_of(3)] = png(np.zeros([16, 16], np.uint8))
     dataset = ImageFolderDataset(write(dest, files))
     _ = dataset[1]
-    with pytest.raises(ValueError, match=f'{name_of(2)} is 32x32 RGB, the first image is 16x16 RGB'):
+    with pytest.raises(ValueError, match=f'{name_of(2)} is 32x32 RGB, but the first image is 16x16 RGB'):
         _ = dataset[2]
     seen = []
     with pytest.raises(ValueError, match='2 of 4 images are not 16x16 RGB') as error:
@@ -283,14 +285,14 @@ def test_images_of_all_channels_and_proportions(dest: Path, decoder: str, channe
     np.testing.assert_array_equal(dataset[2][0], images[0, :, :, ::-1])
     dataset.check_shapes()
     assert ImageFolderDataset(dest, resolution=[16, 24]).resolution == [16, 24]
-    with pytest.raises(ValueError, match='is 24x16, but resolution 16x24 is asked for'):
+    with pytest.raises(ValueError, match='is 24x16, but resolution 16x24 is required'):
         ImageFolderDataset(dest, resolution=[24, 16])
 
 
-def test_resolution_that_is_not_there(dest: Path):
+def test_required_resolution(dest: Path):
     write(dest, files_of(random_images(2)))
     assert ImageFolderDataset(dest, resolution=16).resolution == 16
-    with pytest.raises(ValueError, match='is 16x16, but resolution 32x32 is asked for'):
+    with pytest.raises(ValueError, match='is 16x16, but resolution 32x32 is required'):
         ImageFolderDataset(dest, resolution=32)
 
 
@@ -300,7 +302,7 @@ def test_max_size_is_positive(dest: Path, max_size: int):
         ImageFolderDataset(write(dest, files_of(random_images(2))), max_size=max_size)
 
 
-def test_path_that_is_no_dataset(tmp_path: Path):
+def test_path_that_is_not_a_dataset(tmp_path: Path):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'data.tar').write_bytes(b'')
     (tmp_path / 'cut.zip').write_bytes(write(tmp_path / 'whole.zip', files_of(random_images(9))).read_bytes()[:-100])
@@ -330,7 +332,7 @@ def test_damage_inside_an_archive_is_named(tmp_path: Path):
         _ = dataset[1]
 
 
-# ----------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Processes
 
 
@@ -347,7 +349,7 @@ def test_worker_processes_agree_and_share_what_they_decoded(dest: Path, start_me
     np.testing.assert_array_equal(shown, np.concatenate([images, images[:, :, :, ::-1]]))
 
     if start_method == 'fork' or hasattr(os, 'memfd_create'):
-        write(dest, files_of(255 - images))  # whoever decodes now sees something else
+        write(dest, files_of(255 - images))  # a process that decodes again sees other pixels
         np.testing.assert_array_equal(dataset[39][0], images[39])
 
 
@@ -360,7 +362,7 @@ def test_pickled_copy_reads_the_same(dest: Path):
         np.testing.assert_array_equal(label, other_label)
 
 
-# ----------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Sampler
 
 
@@ -406,7 +408,7 @@ def test_without_shuffling_the_order_is_plain():
 
 
 @pytest.mark.parametrize('start', [1, 49, 5000])
-def test_start_goes_on_where_another_run_stopped(start: int):
+def test_start_continues_where_another_run_stopped(start: int):
     options = dict(seed=4, num_replicas=2, rank=1)
     assert take(100, 50, start=start, **options) == take(start + 100, 50, **options)[start:]
 
@@ -435,7 +437,7 @@ def test_sampler_refuses(options: dict, word: str):
         InfiniteSampler([])
 
 
-def test_an_error_of_a_loaders_worker_keeps_its_sentence_alone():
+def test_an_error_in_a_worker_process_keeps_only_its_sentence():
     sentence = 'data.zip: a.png cannot be read as an image (cut off); replace or remove it'
     try:
         raise ImageError(sentence)

@@ -90,7 +90,7 @@ def test_discriminator_golden(golden, name):
     assert_close(gradient, v['dimg'])
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Sizes that are no squares of a power of two
 
 # [height, width] or a number → the levels that name the blocks, and the lowest block's map.

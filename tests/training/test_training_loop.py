@@ -15,7 +15,7 @@ import torch
 
 import legacy
 from tests import metric_stand_ins as stand_ins
-from torch_utils import distributed, misc, training_stats
+from torch_utils import distributed, launcher, misc, training_stats
 from training.config import TrainingConfig
 from training.dataset import ImageFolderDataset
 from training.loss import StyleGAN2Loss
@@ -107,7 +107,7 @@ def run(data, tmp_path_factory):
     return run_dir
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Files of a run
 
 
@@ -221,7 +221,7 @@ def test_training_changes_the_networks_and_the_average_lags(run, data):
     assert last['G.mapping.w_avg'].abs().max() > 0
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # The same again
 
 
@@ -240,7 +240,7 @@ def test_worker_processes_change_nothing(run, data, tmp_path):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Ranks and accumulation
 
 
@@ -338,7 +338,7 @@ def assert_same_gradients(actual, expected):
 @pytest.mark.parametrize('size', [2, 4])
 def test_gradients_of_ranks_are_those_of_the_whole_batch(tmp_path, size):
     alone = gradients_of_phases(distributed.World(0, 1, torch.device('cpu')), num_rounds=1)
-    distributed.launch(save_gradients, size, 'cpu', str(tmp_path))
+    launcher.launch(save_gradients, size, 'cpu', str(tmp_path))
     of_ranks = [torch.load(tmp_path / f'{rank}.pt') for rank in range(size)]
     for gradients in of_ranks:
         for phase in gradients:  # to the bit, or the ranks would drift apart
@@ -351,7 +351,7 @@ def test_gradients_of_accumulated_rounds_are_those_of_the_whole_batch():
     assert_same_gradients(gradients_of_phases(world, num_rounds=4), gradients_of_phases(world, num_rounds=1))
 
 
-def test_lazy_regularisation_corrects_rates_and_betas(data, tmp_path):
+def test_lazy_regularization_corrects_rates_and_betas(data, tmp_path):
     config = small_config(data, tmp_path, G_reg_interval=4, D_reg_interval=None)
     G, D = networks_that_mix_no_samples()
     phases = build_phases(G, D, config)
@@ -362,7 +362,7 @@ def test_lazy_regularisation_corrects_rates_and_betas(data, tmp_path):
     assert group_G['betas'] == pytest.approx((0, 0.99**0.8)) and group_D['betas'] == (0, 0.99)
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Augmentation and resume
 
 
@@ -397,16 +397,18 @@ def test_resume_takes_the_weights(run, data, tmp_path):
 
 
 @pytest.mark.parametrize('num_gpus', [1, 2])
-def test_resume_from_a_network_of_which_nothing_fits_is_one_sentence(run, data, tmp_path, num_gpus):
+def test_resume_from_a_network_without_matching_weights_is_one_sentence(run, data, tmp_path, num_gpus):
     config = small_config(data, tmp_path / 'run', resume_pkl=str(final_pickle(run)), num_gpus=num_gpus)
     sizes = dict(channel_base=64, channel_max=4)
     config.G_kwargs = dict(config.G_kwargs, z_dim=6, w_dim=6, synthesis_kwargs=sizes)
     config.D_kwargs = dict(config.D_kwargs, **sizes)
-    with pytest.raises(ValueError, match=r'^--resume=.*\.pkl: no weight of it fits .*--cbase'):
+    with pytest.raises(
+        ValueError, match=r'^none of the weights in .*\.pkl match this run by name and shape: .*--cbase'
+    ):
         launch(config)
 
 
-def test_resume_takes_what_fits_and_lists_the_rest(run, data, tmp_path, capfd):
+def test_resume_copies_what_matches_and_lists_the_rest(run, data, tmp_path, capfd):
     config = small_config(
         data,
         tmp_path / 'run',
@@ -421,12 +423,12 @@ def test_resume_takes_what_fits_and_lists_the_rest(run, data, tmp_path, capfd):
     assert resumed['G.mapping.fc0.weight'].shape != source['G.mapping.fc0.weight'].shape
     log = (tmp_path / 'run' / 'log.txt').read_text()
     assert re.search(
-        r'^G: 1 of \d+ parameters start fresh, as that network has none like them: mapping.fc0.weight$', log, re.M
+        r'^G: 1 of \d+ parameters start from random values, since the pickle has none that match: mapping.fc0.weight$',
+        log,
+        re.M,
     )
-    assert re.search(
-        r'^G: 3 of the \d+ parameters of that network find no place here: .*mapping\.embed\.weight', log, re.M
-    )
-    assert re.search(r'^D: \d+ of the \d+ parameters of that network find no place here: .*mapping\.', log, re.M)
+    assert re.search(r'^G: 3 of \d+ parameters in the pickle are not used: .*mapping\.embed\.weight', log, re.M)
+    assert re.search(r'^D: \d+ of \d+ parameters in the pickle are not used: .*mapping\.', log, re.M)
 
 
 def test_resume_at_another_resolution_takes_the_lower_blocks(run, data, tmp_path):
@@ -448,7 +450,7 @@ def test_resume_at_another_resolution_takes_the_lower_blocks(run, data, tmp_path
     assert 'b32.conv0' in (tmp_path / 'run' / 'log.txt').read_text()
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Grids and pickles
 
 
@@ -499,7 +501,7 @@ def fresh_statistics():
     training_stats.reset()
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # What goes wrong on the way
 
 
@@ -559,7 +561,7 @@ def test_an_image_that_is_found_damaged_late_is_one_sentence(data, tmp_path, wor
         ),
     ],
 )
-def test_want_of_memory_is_one_sentence(data, tmp_path, monkeypatch, error, words):
+def test_lack_of_memory_is_one_sentence(data, tmp_path, monkeypatch, error, words):
     def fail(*_args):
         raise error
 
@@ -573,6 +575,6 @@ def test_a_connection_that_breaks_by_itself_stays_what_it_is(data, tmp_path, mon
         raise ConnectionResetError('by the peer')
 
     monkeypatch.setattr('training.training_loop.run_phase', fail)
-    monkeypatch.setattr('training.run.errors._PATIENCE_SEC', 0.1)
+    monkeypatch.setattr('training.run.errors._WORKER_EXIT_SEC', 0.1)
     with pytest.raises(ConnectionResetError, match='by the peer'):
         launch(small_config(data, tmp_path))

@@ -1,8 +1,8 @@
-"""The operators that the networks and the augmentation lean on.
+"""The operators that the networks and the augmentation are built on.
 
-Each module holds one operator: a textbook version in plain PyTorch (`impl='ref'`), and the fastest way that is
-available on this machine (`impl='cuda'`, a name kept from the days when that meant one thing): kernels for the CPU
-(`cpu_kernels`, C++, compiled on first use) or for CUDA (`cuda_kernels`), else a faster arrangement of PyTorch's own
-operators. All give the same numbers and can be differentiated twice; the tests hold them against the first.
-`native` chooses, and `python -m torch_utils.ops` tells what was chosen and tests it.
+Each module implements one operator: a reference in plain PyTorch (`impl='ref'`), and the fastest implementation that is
+available on this machine (`impl='cuda'`, a name kept for compatibility): native kernels for the CPU (`cpu_kernels`,
+C++, compiled on first use) or for CUDA (`cuda_kernels`), else an efficient formulation in PyTorch's own operators. All
+implementations compute the same values and can be differentiated twice; the tests compare them with the reference.
+`native` makes the choice, and `python -m torch_utils.ops` shows and tests it.
 """

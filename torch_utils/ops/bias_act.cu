@@ -1,22 +1,22 @@
-// Bias, activation, gain and clamp, y = clamp(gain * act(x + b)), and the first and second derivative.
+// bias_act: bias, activation, gain and clamp, y = clamp(gain * act(x + b)), with its first and second derivative.
 //
-// Elementwise, so memory bound. Bytes that must move, with s the size of an element (the bias stays in the cache):
+// Elementwise, so memory bound. Memory traffic in bytes, with s the size of an element (the bias stays in the cache):
 //   ORDER 0: read x, write y                       2 s per element
 //   ORDER 1: read dy and the reference, write dx   3 s
 //   ORDER 2: read dy, d_dx and the reference, write d_x   4 s
-// The reference is y, from which act(x + b) = y / gain follows, or with FROM_INPUT x, where the activation is not to be
-// undone (swish). Each thread handles UNROLL vectors of VECTOR elements; all of its loads are under way before the first
-// is used.
+// The reference is y, which determines act(x + b) = y / gain, or, with FROM_INPUT, x: for activations that cannot be
+// inverted (swish). Each thread processes UNROLL vectors of VECTOR elements and issues all loads before it uses the first
+// value.
 //
-// Constants: SCALAR, INDEX, THREADS, UNROLL, VECTOR, ACTIVATION (see elementwise.h), ORDER, FROM_INPUT, CLAMPED,
-// BIAS: 0, none; 1, anywhere; 2, all elements of a vector have the same; 3, they have consecutive ones.
+// Constants: SCALAR, INDEX, THREADS, UNROLL, VECTOR, ACTIVATION (see elementwise.h), ORDER, FROM_INPUT, CLAMPED, and
+// BIAS: 0, no bias; 1, any layout; 2, one bias for all elements of a vector; 3, consecutive biases.
 
 #include "elementwise.h"
 #include "device.cuh"
 
 using Numbers = Vector<SCALAR, VECTOR>;
 
-// All tensors are dense in the same order. The element at offset i has the bias i / bias_stride % bias_size.
+// All tensors are dense and have the same strides. The element at offset i has the bias i / bias_stride % bias_size.
 struct BiasAct {
     SCALAR* out;
     const SCALAR *in, *reference, *direction, *bias;  // x or dy; y or x; d_dx; b
@@ -30,7 +30,7 @@ DEVICE Wide one(Wide in, Wide reference, Wide direction, Wide bias, Wide alpha, 
         const Wide value = gain * activate<ACTIVATION>(in + bias, alpha);
         return CLAMPED ? clamp_to(value, clamp) : value;
     } else {
-        const Wide z = reference + bias;  // FROM_INPUT only
+        const Wide z = reference + bias;  // used with FROM_INPUT only
         const Wide u = FROM_INPUT ? activate<ACTIVATION>(z, alpha) : reference * undo_gain;
         const Wide y = FROM_INPUT ? gain * u : reference;
         const Wide rate = ORDER == 1 ? slope_of<ACTIVATION>(z, u, alpha) : curvature_of<ACTIVATION>(z, u, alpha) * direction;
@@ -39,7 +39,7 @@ DEVICE Wide one(Wide in, Wide reference, Wide direction, Wide bias, Wide alpha, 
     }
 }
 
-// The biases of the elements of a vector, one after the other.
+// Returns the biases of the elements of a vector, one after the other.
 struct BiasReader {
     const SCALAR* bias;
     INDEX stride, size, channel, step;
@@ -67,7 +67,7 @@ struct BiasReader {
 extern "C" __global__ void __launch_bounds__(THREADS) bias_act(const BiasAct a) {
     const Wide alpha = static_cast<Wide>(a.alpha), gain = static_cast<Wide>(a.gain), clamp = static_cast<Wide>(a.clamp);
     const Wide undo_gain = Wide(1) / gain;
-    const Wide limit = FROM_INPUT ? clamp : widen(narrow<SCALAR>(clamp));  // what a clamped y was stored as
+    const Wide limit = FROM_INPUT ? clamp : widen(narrow<SCALAR>(clamp));  // a clamped y as it was stored
     const INDEX count = static_cast<INDEX>(a.count);
     const INDEX start = (static_cast<INDEX>(blockIdx.x) * THREADS * UNROLL + threadIdx.x) * VECTOR;
 
@@ -83,7 +83,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) bias_act(const BiasAct a) 
             continue;
         }
 #pragma unroll
-        for (int e = 0; e < VECTOR; ++e) {  // what does not fill the last vector
+        for (int e = 0; e < VECTOR; ++e) {  // the last, incomplete vector
             if (first + e >= count) break;
             in[k].at[e] = a.in[first + e];
             if (ORDER >= 1) reference[k].at[e] = a.reference[first + e];

@@ -1,9 +1,11 @@
-"""Compile the CPU's kernels once for each machine, and find them again.
+"""Compilation of the CPU kernels, once per machine, and the cache of compiled libraries.
 
-What was built lies in a folder named after everything that it was built from: the sources, the compiler, its flags and
-the processor. A library appears there under its name when it is complete; a build that is killed leaves a partial file
-that nobody reads and a lock that its process took along.
+The name of a library contains a hash of everything that it depends on: the sources, the compiler, its flags and the
+processor. A library gets its name only when it is complete. A build that is killed leaves a partial file that is never
+loaded, and a lock that the system releases when the process ends.
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
@@ -18,23 +20,28 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-COMPILERS = ('c++', 'g++', 'clang++')  # after $CXX
+COMPILERS = ('c++', 'g++', 'clang++')  # tried after $CXX
 FLAGS = ('-std=c++17', '-O3', '-fno-math-errno', '-fno-trapping-math', '-fPIC', '-shared')
-# The first that a compiler knows: its own processor's instructions and threads, then less.
+# Additional flags, best first: the first variant that the compiler accepts is used.
 VARIANTS = (('-march=native', '-fopenmp'), ('-march=native', '-fopenmp-simd'), ('-fopenmp-simd',), ())
 COMPILE_LIMIT_SEC = 120
-LOCK_LIMIT_SEC = 60  # Then whoever holds it has stopped, and two builds at once do no harm.
-PARTIAL_LIMIT_SEC = 3600  # A partial file of this age belongs to a build that was killed.
+LOCK_LIMIT_SEC = 60  # After this time the holder has probably stopped; two simultaneous builds do no harm.
+PARTIAL_LIMIT_SEC = 3600  # Older partial files are leftovers of builds that were killed.
 
 
 class BuildError(Exception):
-    """Why there is no library, as a sentence with the way out."""
+    """The reason why there is no library, in one sentence with a way out."""
 
 
-def cache_folder():
-    """Where PyTorch keeps extensions: `TORCH_EXTENSIONS_DIR`, or `torch_extensions` in the user's cache."""
+# ---------------------------------------------------------------------------------------------------------------------
+# Cache
+
+
+def cache_folder() -> Path:
+    """Return PyTorch's folder for extensions: `TORCH_EXTENSIONS_DIR`, or `torch_extensions` in the user's cache."""
     named = os.environ.get('TORCH_EXTENSIONS_DIR')
     if named:
         return Path(named)
@@ -43,28 +50,33 @@ def cache_folder():
     return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'torch_extensions'
 
 
-def writable_folder(name):
-    """The folder `name` in the cache; where that cannot be written, in the system's folder for temporary files.
+def writable_folder(name: str) -> tuple[Path, str | None]:
+    """Return a writable folder: `name` in the cache or, if that cannot be written, in the folder for temporary files.
 
-    Returns (path, reason): the reason tells why it is not in the cache, or is None. Raises BuildError.
+    Returns:
+        The path, and the reason why it is not in the cache, or None if it is.
+
+    Raises:
+        BuildError: Neither folder can be written.
     """
-    wanted = cache_folder() / name
-    reason = _why_not_writable(wanted)
+    preferred = cache_folder() / name
+    reason = _reason_not_writable(preferred)
     if reason is None:
-        return wanted, None
+        return preferred, None
     owner = f'-{os.getuid()}' if hasattr(os, 'getuid') else ''
-    other = Path(tempfile.gettempdir()) / f'torch_extensions{owner}' / name
+    fallback = Path(tempfile.gettempdir()) / f'torch_extensions{owner}' / name
     with contextlib.suppress(OSError):
-        other.parent.mkdir(mode=0o700, exist_ok=True)
-    if not _is_private(other.parent) or _why_not_writable(other) is not None:
+        fallback.parent.mkdir(mode=0o700, exist_ok=True)
+    if not _is_private(fallback.parent) or _reason_not_writable(fallback) is not None:
         raise BuildError(
-            f'neither {wanted} ({reason}) nor {other} can be written; set TORCH_EXTENSIONS_DIR to a folder of yours'
+            f'neither {preferred} ({reason}) nor {fallback} can be written; set TORCH_EXTENSIONS_DIR to a folder '
+            'that you own'
         )
-    return other, f'{wanted} cannot be written ({reason})'
+    return fallback, f'{preferred} cannot be written ({reason})'
 
 
-def _why_not_writable(folder):
-    """None for a folder in which files can be made (which this does try), else what the system says."""
+def _reason_not_writable(folder: Path) -> str | None:
+    """Try to create a file in a folder, which is created if needed; return the system's error message, or None."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -73,8 +85,8 @@ def _why_not_writable(folder):
         return error.strerror or str(error)
 
 
-def _is_private(folder):
-    """Whether nobody else can have put something there: what lies in a shared folder would be run."""
+def _is_private(folder: Path) -> bool:
+    """Return whether only this user can write to a folder: libraries in a shared folder could be anyone's code."""
     if not hasattr(os, 'getuid'):
         return True
     try:
@@ -84,10 +96,16 @@ def _is_private(folder):
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
-def shared_library(name, sources, main):
-    """Path of the library that `main` (one of the files `sources`) is compiled to, from the cache if it is there.
+def shared_library(name: str, sources: Sequence[Path], main: Path) -> Path:
+    """Return the path of a compiled library, from the cache if it has been compiled before.
 
-    Raises BuildError.
+    Args:
+        name: Name of the library.
+        sources: All files that the library depends on.
+        main: The one of them to compile.
+
+    Raises:
+        BuildError: The library cannot be compiled.
     """
     compiler, version = find_compiler()
     key = hashlib.sha256()
@@ -102,72 +120,71 @@ def shared_library(name, sources, main):
     library = folder / f'{name}-{key.hexdigest()[:20]}.so'
     if not library.exists():
         with _lock(folder / 'lock'):
-            if not library.exists():  # Another process may have made it while this one waited.
+            if not library.exists():  # Another process may have compiled it in the meantime.
                 _remove_old_partials(folder)
                 _compile(compiler, Path(main), library)
     if reason is not None:
-        print(f'The CPU kernels are in {folder}, as {reason}.', file=sys.stderr)
+        print(f'The CPU kernels are stored in {folder}, because {reason}.', file=sys.stderr)
     return library
 
 
-def build_time_sec(library):
-    """How long it took to compile, where that is on record."""
+def build_time_sec(library: Path) -> float | None:
+    """Return how long it took to compile a library, or None if that is unknown."""
     try:
         return float(library.with_suffix('.seconds').read_text())
     except (OSError, ValueError):
         return None
 
 
-def find_compiler():
-    """(command, what it says of its version) of the first C++ compiler that runs. Raises BuildError."""
+# ---------------------------------------------------------------------------------------------------------------------
+# Compiler
+
+
+def find_compiler() -> tuple[tuple[str, ...], str]:
+    """Return the command of the first C++ compiler that works, and its output for --version.
+
+    Raises:
+        BuildError: There is no such compiler.
+    """
     named = os.environ.get('CXX')
     candidates = [shlex.split(named)] if named else []
     for command in (*candidates, *([name] for name in COMPILERS)):
         if not command or shutil.which(command[0]) is None:
             continue
         try:
-            done = subprocess.run(
-                [*command, '--version'],
-                capture_output=True,
-                text=True,
-                timeout=COMPILE_LIMIT_SEC,
-                stdin=subprocess.DEVNULL,
-                errors='replace',
-            )
+            done = _run([*command, '--version'])
         except (OSError, subprocess.TimeoutExpired):
             continue
         if done.returncode == 0:
             return tuple(command), done.stdout
-    raise BuildError('no C++ compiler that runs was found; install g++ or clang++, or set CXX')
+    raise BuildError('no working C++ compiler was found; install g++ or clang++, or set CXX')
 
 
 @functools.cache
-def processor():
-    """What -march=native depends on."""
+def processor() -> str:
+    """Return a description of the processor that contains everything -march=native depends on."""
     try:
         lines = Path('/proc/cpuinfo').read_text(errors='replace').split('\n\n')[0].splitlines()
     except OSError:
         return f'{platform.machine()} {platform.processor()}'
-    wanted = ('vendor_id', 'cpu family', 'model', 'model name', 'flags', 'Features', 'CPU part')
-    return '\n'.join(line for line in lines if line.partition(':')[0].strip() in wanted) or platform.machine()
+    fields = ('vendor_id', 'cpu family', 'model', 'model name', 'flags', 'Features', 'CPU part')
+    return '\n'.join(line for line in lines if line.partition(':')[0].strip() in fields) or platform.machine()
 
 
-def _compile(compiler, main, library):
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, capture_output=True, text=True, errors='replace', timeout=COMPILE_LIMIT_SEC, stdin=subprocess.DEVNULL
+    )
+
+
+def _compile(compiler: Sequence[str], main: Path, library: Path) -> None:
     partial = library.with_name(f'{library.stem}.{uuid.uuid4().hex}.partial')
     start = time.perf_counter()
     errors = []
     try:
         for variant in VARIANTS:
-            command = [*compiler, *FLAGS, *variant, str(main), '-o', str(partial)]
             try:
-                done = subprocess.run(
-                    command,
-                    capture_output=True,
-                    text=True,
-                    errors='replace',
-                    timeout=COMPILE_LIMIT_SEC,
-                    stdin=subprocess.DEVNULL,
-                )
+                done = _run([*compiler, *FLAGS, *variant, str(main), '-o', str(partial)])
             except (OSError, subprocess.TimeoutExpired) as error:
                 raise BuildError(f'{shlex.join(compiler)} did not finish ({error})') from error
             if done.returncode == 0 and partial.exists():
@@ -181,21 +198,21 @@ def _compile(compiler, main, library):
         partial.unlink(missing_ok=True)
     raise BuildError(
         f'{shlex.join(compiler)} cannot compile {main.name} ({errors[-1]}); '
-        'install another compiler, or name one in CXX'
+        'install another compiler, or set CXX to one that works'
     )
 
 
-def _first_error(text):
+def _first_error(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return next((line for line in lines if 'error' in line.lower()), lines[0] if lines else '')[:200]
 
 
 @contextlib.contextmanager
-def _lock(path):
-    """Only one process at a time within this context. The system takes the lock back when its holder ends."""
+def _lock(path: Path) -> Iterator[None]:
+    """Within this context, exclude other processes. The system releases the lock when its holder ends."""
     try:
         import fcntl
-    except ImportError:  # Then two may build the same; the last one's stays.
+    except ImportError:  # Then two processes may compile the same library; the last one replaces the other.
         yield
         return
     deadline = time.monotonic() + LOCK_LIMIT_SEC
@@ -206,12 +223,12 @@ def _lock(path):
                 break
             except BlockingIOError:
                 time.sleep(0.05)
-            except OSError:  # Some network file systems have none.
+            except OSError:  # Some network file systems do not support locks.
                 break
         yield
 
 
-def _remove_old_partials(folder):
+def _remove_old_partials(folder: Path) -> None:
     for partial in folder.glob('*.partial'):
         with contextlib.suppress(OSError):
             if time.time() - partial.stat().st_mtime > PARTIAL_LIMIT_SEC:

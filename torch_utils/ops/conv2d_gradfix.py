@@ -1,23 +1,36 @@
-"""2-D convolutions with the call signatures of `torch.nn.functional`, under the name that pickles know.
+"""2-D convolutions with the signatures of `torch.nn.functional`, under the name that network pickles import.
 
-There was a time when a convolution's backward pass computed the gradient of the weights even where nobody wanted it
-(R1 and path-length regularisation ask only for the gradient in the images), and when its second derivative was slow.
-Today's PyTorch computes what `torch.autograd.grad(outputs, inputs)` needs and nothing else, and differentiates
-convolutions twice by other convolutions, so nothing is left here to repair. What is left is to be fast: on a CPU, 3×3
-convolutions go to kernels of this project (`conv3x3`) where these pay.
+Older versions of PyTorch computed the gradient of the weights even if only the gradient of the images was needed (as
+for R1 and path length regularization), and their second derivatives were slow. Current versions compute only what
+`torch.autograd.grad(outputs, inputs)` requests, and differentiate convolutions twice by means of other convolutions,
+so there is nothing left to fix. The remaining purpose is speed: on the CPU, 3×3 convolutions use native kernels
+(`conv3x3`) if these are faster.
 """
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch.nn.functional as F
+from torch import Tensor
 
 from torch_utils.ops import conv3x3
 
-enabled = True  # Set by code from elsewhere; either value means the same.
+enabled = True  # Set by other codebases; has no effect.
 
 
-def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-    """`torch.nn.functional.conv2d`: x [N, I, H, W], weight [O, I / groups, kh, kw]."""
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Compute `torch.nn.functional.conv2d` of x [N, I, H, W] with weight [O, I / groups, kh, kw]."""
     if bias is None and groups == 1 and _pair(dilation) == (1, 1):
         kind = conv3x3.kind_of_conv2d(input, weight, _pair(stride), _pair(padding))
         if kind is not None:
@@ -25,8 +38,17 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
-def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
-    """`torch.nn.functional.conv_transpose2d`: x [N, I, H, W], weight [I, O / groups, kh, kw]."""
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> Tensor:
+    """Compute `torch.nn.functional.conv_transpose2d` of x [N, I, H, W] with weight [I, O / groups, kh, kw]."""
     if bias is None and groups == 1 and (_pair(output_padding), _pair(dilation)) == ((0, 0), (1, 1)):
         kind = conv3x3.kind_of_conv_transpose2d(input, weight, _pair(stride), _pair(padding))
         if kind is not None:
@@ -34,8 +56,8 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
     return F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
-def _pair(value):
-    """(along y, along x) of an integer or of a sequence of one or two; others, which PyTorch judges, as they are."""
+def _pair(value: Any) -> Any:
+    """Return an integer, or a sequence of one or two, as (along y, along x). PyTorch judges all other values."""
     if isinstance(value, int):
         return value, value
     if isinstance(value, (tuple, list)):
@@ -44,10 +66,10 @@ def _pair(value):
 
 
 @contextlib.contextmanager
-def no_weight_gradients(disable=True):
-    """Mark a region whose gradients are wanted in the activations only.
+def no_weight_gradients(disable: bool = True) -> Iterator[None]:
+    """Mark a region that needs the gradients of activations only. Has no effect.
 
-    Say so to autograd itself, `torch.autograd.grad(outputs, inputs=[images])`, and the gradients of the weights are
-    not computed. That makes this manager a mark for the reader: it changes nothing.
+    With `torch.autograd.grad(outputs, inputs=[images])`, autograd does not compute the gradients of weights, so this
+    context manager only documents the intention.
     """
     yield

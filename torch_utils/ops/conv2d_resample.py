@@ -1,40 +1,78 @@
 """2-D convolution between an upsampling and a downsampling of its input.
 
-Legend: N images, I and O channels in and out, H and W rows and columns; kh and kw taps of the weights.
+Legend: N images, I and O input and output channels, H and W rows and columns; kh and kw taps of the weights.
 
-Filters and convolutions commute, and so do the zero insertion and the convolution when the latter is transposed.
-`conv2d_resample` uses that to convolve at the lowest resolution; `_general` is the definition, and what is left over.
+By definition, everything happens at the upsampled resolution: zero insertion, padding, filter, convolution, filter,
+downsampling. But filters and convolutions commute, and so do zero insertion and a convolution if the latter is
+transposed. `conv2d_resample` uses this to convolve at the lowest resolution.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
 from torch_utils.ops import conv2d_gradfix
-from torch_utils.ops.arguments import check_image_batch, factor, padding_xxyy
-from torch_utils.ops.upfirdn2d import filter_size, upfirdn2d
+from torch_utils.ops.arguments import check_image_batch, parse_factor, parse_padding
+from torch_utils.ops.resampling import filter_size
+from torch_utils.ops.upfirdn2d import upfirdn2d
 
 
-def conv2d_resample(x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight=True, flip_filter=False):
-    """Upsample images, convolve them, downsample them.
+def conv2d_resample(
+    x: Tensor,
+    w: Tensor,
+    f: Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    flip_weight: bool = True,
+    flip_filter: bool = False,
+) -> Tensor:
+    """Upsample images, convolve them, and downsample the result.
 
     Args:
-        x: images [N, I, H, W].
-        w: weights [O, I / groups, kh, kw] of x's type.
-        f: low-pass filter from `upfirdn2d.setup_filter` for both resamplings, or None.
-        up, down: integer factors.
-        padding: with respect to the upsampled image, an integer, [x, y] or [x0, x1, y0, y1]; negative numbers crop.
-            What the filters need is added to it: kh // 2 keeps the size of the image (times up / down).
-        groups: of channels, as in `torch.nn.functional.conv2d`.
-        flip_weight: True: correlation, as in torch; False: convolution.
-        flip_filter: False: convolution with f; True: correlation.
+        x: Images [N, I, H, W].
+        w: Weights [O, I / groups, kh, kw] with x's type.
+        f: Low-pass filter from `upfirdn2d.setup_filter` for both resamplings, or None.
+        up: Upsampling factor.
+        down: Downsampling factor.
+        padding: Padding with respect to the upsampled image, an integer, [x, y] or [x0, x1, y0, y1]; negative numbers
+            crop. The padding that the filters need is added to it: kh // 2 preserves the size (times up / down).
+        groups: Groups of channels, as in `torch.nn.functional.conv2d`.
+        flip_weight: True for correlation, as in PyTorch; False for convolution.
+        flip_filter: False for convolution with `f`; True for correlation.
 
-    Returns: images [N, O, H', W'].
+    Returns:
+        Images [N, O, H', W'].
+
+    Raises:
+        ValueError: An argument is invalid, or the shapes of x and w do not match.
     """
     check_image_batch('conv2d_resample', x)
     if w.ndim != 4 or w.shape[1] * groups != x.shape[1] or w.shape[0] % groups != 0:
         raise ValueError(
-            f'conv2d_resample: weights of shape {list(w.shape)} with groups={groups} do not fit x of '
+            f'conv2d_resample: weights of shape {list(w.shape)} with groups={groups} do not match x of '
             f'shape {list(x.shape)}; they must be [O, I / groups, kh, kw] for x [N, I, H, W]'
         )
-    up, down = factor('conv2d_resample', 'up', up), factor('conv2d_resample', 'down', down)
-    sides = _with_filter_margins(padding_xxyy('conv2d_resample', padding), f, up, down)
+    up, down = parse_factor('conv2d_resample', 'up', up), parse_factor('conv2d_resample', 'down', down)
+    sides = _with_filter_margins(parse_padding('conv2d_resample', padding), f, up, down)
+    return _dispatch(x, w, f, up, down, sides, groups, flip_weight, flip_filter)
+
+
+def _dispatch(
+    x: Tensor,
+    w: Tensor,
+    f: Tensor | None,
+    up: int,
+    down: int,
+    sides: tuple[int, int, int, int],
+    groups: int,
+    flip_weight: bool,
+    flip_filter: bool,
+) -> Tensor:
+    """Choose the order of the operations that convolves at the lowest resolution."""
     pointwise = w.shape[2:] == (1, 1)
     if pointwise and up == 1 and down > 1:
         x = upfirdn2d(x, f, down=down, padding=sides, flip_filter=flip_filter)
@@ -51,18 +89,14 @@ def conv2d_resample(x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight
     x0, x1, y0, y1 = sides
     if x0 == x1 >= 0 and y0 == y1 >= 0:
         return _convolve(x, w, padding=(y0, x0), groups=groups, flip_weight=flip_weight)
-    return _general(x, w, f, up, down, sides, groups, flip_weight, flip_filter)
+    x = upfirdn2d(x, None, padding=sides)  # `conv2d` supports neither asymmetric nor negative padding.
+    return _convolve(x, w, groups=groups, flip_weight=flip_weight)
 
 
-def _general(x, w, f, up, down, sides, groups, flip_weight, flip_filter):
-    """The definition: everything at the upsampled resolution. `sides` includes what the filters need."""
-    x = upfirdn2d(x, f if up > 1 else None, up=up, padding=sides, gain=up**2, flip_filter=flip_filter)
-    x = _convolve(x, w, groups=groups, flip_weight=flip_weight)
-    return upfirdn2d(x, f, down=down, flip_filter=flip_filter) if down > 1 else x
-
-
-def _with_filter_margins(sides, f, up, down):
-    """Padding (x0, x1, y0, y1) that keeps the image centred and its size a multiple under both resamplings."""
+def _with_filter_margins(
+    sides: tuple[int, int, int, int], f: Tensor | None, up: int, down: int
+) -> tuple[int, int, int, int]:
+    """Return padding (x0, x1, y0, y1) with which both resamplings keep the image centered and scale its size."""
     margins = []
     for taps in filter_size(f):
         front = back = 0
@@ -71,24 +105,36 @@ def _with_filter_margins(sides, f, up, down):
         if down > 1:
             front, back = front + (taps - down + 1) // 2, back + (taps - down) // 2
         margins += [front, back]
-    return tuple(side + margin for side, margin in zip(sides, margins))
+    x0, x1, y0, y1 = (side + margin for side, margin in zip(sides, margins))
+    return x0, x1, y0, y1
 
 
-def _convolve(x, w, stride=1, padding=0, groups=1, flip_weight=True):
+def _convolve(
+    x: Tensor, w: Tensor, stride: int = 1, padding: int | tuple[int, int] = 0, groups: int = 1, flip_weight: bool = True
+) -> Tensor:
     if not flip_weight and w.shape[2:] != (1, 1):
         w = w.flip([2, 3])
     return conv2d_gradfix.conv2d(x, w, stride=stride, padding=padding, groups=groups)
 
 
-def _upsampling_convolution(x, w, f, up, sides, groups, flip_weight, flip_filter):
-    """Transposed convolution with stride `up`, then the filter at the upsampled resolution.
+def _upsampling_convolution(
+    x: Tensor,
+    w: Tensor,
+    f: Tensor | None,
+    up: int,
+    sides: tuple[int, int, int, int],
+    groups: int,
+    flip_weight: bool,
+    flip_filter: bool,
+) -> Tensor:
+    """Apply a transposed convolution with stride `up`, then the filter at the upsampled resolution.
 
-    The transposed convolution is full: it goes k - 1 pixels beyond the upsampled image at the front and k - up at the
-    back, so the filter's padding is that much smaller. What would be cropped at both ends is not computed at all.
+    The transposed convolution is full: it extends k - 1 pixels beyond the upsampled image at the front and k - up at
+    the back, so the filter needs that much less padding. Pixels that would be cropped at both ends are not computed.
     """
     out_channels, group_in, kh, kw = w.shape
     if flip_weight:
-        w = w.flip([2, 3])  # A transposed convolution is a convolution.
+        w = w.flip([2, 3])  # A transposed convolution is a convolution, not a correlation.
     if groups == 1:
         w = w.transpose(0, 1)  # I O kh kw
     else:

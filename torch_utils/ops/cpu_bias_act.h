@@ -1,10 +1,10 @@
-// Bias, activation, gain and clamp on the CPU: y = clamp(gain * act(x + b)), with first and second derivative.
+// bias_act on the CPU: bias, activation, gain and clamp, y = clamp(gain * act(x + b)), with its first and second derivative.
 //
-// Elementwise, so memory bound. Bytes that must move, with s the size of an element (the bias stays in the cache):
+// Elementwise, so memory bound. Memory traffic in bytes, with s the size of an element (the bias stays in the cache):
 //   value       read x, write y                                  2 s per element
-//   gradient    read dy and the reference, write dx              3 s; the sum for the bias is taken on the way
+//   gradient    read dy and the reference, write dx              3 s; the gradient of the bias is summed in the same pass
 //   curvature   read dy, d_dx and the reference, write d_x       4 s
-// The reference is y, from which act(x + b) = y / gain follows, but for swish, which cannot be undone: there it is x.
+// The reference is y, which determines act(x + b) = y / gain, except for swish, which cannot be inverted: there it is x.
 
 #pragma once
 
@@ -17,13 +17,13 @@
 
 enum Order { VALUE, GRADIENT, CURVATURE };
 
-// All tensors are dense in the same order. The element at offset i has the bias i / bias_stride % bias_size.
+// All tensors are dense and have the same strides. The element at offset i has the bias i / bias_stride % bias_size.
 template <class T> struct BiasAct {
     T* out;
     const T *in, *reference, *direction, *bias;  // x or dy; y or x; d_dx; b or null
-    double* bias_gradient;                       // what is summed over each channel goes here; or null
+    double* bias_gradient;                       // output: the sum over each channel; or null
     int64_t count, bias_stride, bias_size;
-    T alpha, gain, clamp;                        // no clamp: infinity
+    T alpha, gain, clamp;                        // clamp: infinity if there is no limit
 };
 
 template <int ACT, int ORDER, class T>
@@ -31,21 +31,21 @@ ADA_HD T one_element(T in, T reference, T direction, T bias, const BiasAct<T>& a
     if constexpr (ORDER == VALUE) {
         return clamp_to(a.gain * activate<ACT>(in + bias, a.alpha), a.clamp);
     } else {
-        const T z = reference + bias;  // only right, and only used, for swish
+        const T z = reference + bias;  // valid, and used, for swish only
         const T u = ACT == SWISH ? activate<ACT>(z, a.alpha) : reference * undo_gain;
         const T y = ACT == SWISH ? a.gain * u : reference;
         const T rate = ORDER == GRADIENT ? slope_of<ACT>(z, u, a.alpha) : curvature_of<ACT>(z, u, a.alpha) * direction;
         const T result = in * a.gain * rate;
-        // Without a clamp everything is inside, infinity and NaN too.
+        // Without a clamp, all values are inside, including infinity and NaN.
         const bool outside = a.clamp < T(INFINITY) && !(fabs(y) < a.clamp);
         return outside ? T(0) : result;
     }
 }
 
-// Elements [first, last), whose biases are biases[0], biases[1], ..., to `out`.
+// Compute the elements [first, last), whose biases are biases[0], biases[1], ..., and write them to `out`.
 template <int ACT, int ORDER, class T>
 static void run_of_elements(const BiasAct<T>& args, T* out, int64_t first, int64_t last, const T* biases) {
-    const BiasAct<T> a = args;  // in registers
+    const BiasAct<T> a = args;  // a copy, to keep the constants in registers
     const T undo_gain = T(1) / a.gain;
     const T *in = a.in + first, *reference = a.reference + first, *direction = a.direction + first;
     const int64_t count = last - first;
@@ -55,20 +55,20 @@ static void run_of_elements(const BiasAct<T>& args, T* out, int64_t first, int64
                                          biases[i], a, undo_gain);
 }
 
-const int64_t BLOCK = 1024;       // elements at once; what is summed of them is still in the cache
-const int64_t SHORTEST_RUN = 16;  // elements of one channel for which a loop of their own pays
+const int64_t BLOCK = 1024;       // elements at a time; they are summed while still in the cache
+const int64_t SHORTEST_RUN = 16;  // elements of one channel for which a separate loop is worthwhile
 
 template <class T> using Run = void (*)(const BiasAct<T>&, T*, int64_t, int64_t, const T*);
 
-// One thread's share, elements [first, last). `sums` are those of the channels, or null.
+// The work of one thread. `sums` are the sums over the channels, or null.
 template <class T> struct Share {
     const BiasAct<T>& a;
     const Run<T> run;
     double* sums;
-    const bool stream;  // make the elements of a block in the cache, then send them past it
+    const bool stream;  // compute a block in the cache, then store it past the caches
     std::vector<T> block;
 
-    // Returns where the results can be read again, still in the cache.
+    // Compute elements [first, last); return a pointer to the results, still in the cache.
     const T* make(int64_t first, int64_t last, const T* biases) {
         if (!stream) {
             run(a, a.out + first, first, last, biases);
@@ -80,7 +80,7 @@ template <class T> struct Share {
         return block.data();
     }
 
-    // Where the elements of one channel lie next to one another.
+    // For layouts in which the elements of a channel are contiguous.
     void channel_by_channel(int64_t first, int64_t last) {
         T biases[BLOCK] = {};
         int64_t filled = 0, plane = -1;
@@ -104,9 +104,9 @@ template <class T> struct Share {
         }
     }
 
-    // Where the channels follow one another closely: `pattern` holds the biases of a whole number of periods.
+    // For layouts in which channels alternate quickly: `pattern` holds the biases of an integer number of periods.
     void pattern_by_pattern(int64_t first, int64_t last, const std::vector<T>& pattern) {
-        const int64_t length = (int64_t)pattern.size(), flush_after = 128;  // patterns that are summed in T
+        const int64_t length = (int64_t)pattern.size(), flush_after = 128;  // patterns to sum in T before the sums are added in double
         std::vector<T> partial(sums ? length : 0);
         int64_t summed = 0;
         while (first < last) {
@@ -152,7 +152,7 @@ template <class T> static void bias_act(const BiasAct<T>& a, Run<T> run, int thr
 template <int ACT, class T> static Run<T> run_of_order(int order) {
     if (order == VALUE) return run_of_elements<ACT, VALUE, T>;
     if (order == GRADIENT) return run_of_elements<ACT, GRADIENT, T>;
-    if constexpr (ACT > LRELU)  // The others are straight but for a corner.
+    if constexpr (ACT > LRELU)  // The second derivative of the others is zero.
         if (order == CURVATURE) return run_of_elements<ACT, CURVATURE, T>;
     return nullptr;
 }

@@ -1,6 +1,6 @@
-// The CPU's kernels as a library with a plain C interface, for ctypes. Needs a C++17 compiler and nothing else.
+// The CPU kernels as a library with a C interface, for ctypes. Requires a C++17 compiler and nothing else.
 //
-// `type` is 0 for float and 1 for double. Pointers, sizes and strides (in elements) come from PyTorch's tensors.
+// `type` is 0 for float and 1 for double. Pointers, sizes and strides (in elements) are those of PyTorch tensors.
 
 #include <exception>
 #include <limits>
@@ -37,7 +37,7 @@ template <class T> Kernels<T> kernels_of(T* data, const int64_t* s) { return {da
 
 extern "C" {
 
-// Each returns 0, or 1 where memory ran out.
+// Each function returns 0, or 1 if it runs out of memory.
 
 int ada_bias_act(int type, void* out, const void* in, const void* reference, const void* direction, const void* bias,
                  double* bias_gradient, int64_t count, int64_t bias_stride, int64_t bias_size, int act, int order, double alpha,
@@ -51,8 +51,9 @@ int ada_bias_act(int type, void* out, const void* in, const void* reference, con
     return 0;
 }
 
-// `layout`: channels_last, then the strides along n, c, h of in and of out. `geometry`: n, c, then for x and for y: up, down, pad,
-// taps, in, out. The filter is [y.taps, x.taps], or with `separable` one vector for both axes; `reverse` it for a convolution.
+// `layout`: channels_last, then the strides along n, c and h of the input and of the output. `geometry`: n, c, then up,
+// down, pad, taps, in and out, first for x, then for y. The filter is [y.taps, x.taps] or, if `separable`, one vector
+// that is used for both axes. With `reverse`, it is reversed, as for a convolution.
 int ada_upfirdn2d(int type, const void* in, void* out, const int64_t* layout, const int64_t* geometry, const void* filter,
                   int filter_type, int separable, int reverse, double gain, int threads) {
     try {
@@ -77,8 +78,9 @@ int ada_upfirdn2d(int type, const void* in, void* out, const int64_t* layout, co
     return 0;
 }
 
-// Floats only, channels last. `scheme` is 0 for Keep, 1 for Halve, 2 for Twice. `shape`: n, in_h, in_w, in_channels, out_h, out_w,
-// out_channels, pad. `weight_layout`: strides of out, in, y, x; whether the weights are rotated.
+// Floats only, channels last. `scheme` is 0 for Keep, 1 for Halve, 2 for Twice. `shape`: n, in_h, in_w, in_channels,
+// out_h, out_w, out_channels, pad. `weight_layout`: strides along out, in, y and x; whether the weights are rotated by
+// 180 degrees.
 int ada_conv3x3(int scheme, const float* x, const float* weights, float* y, const int64_t* shape, const int64_t* weight_layout,
                 int threads) {
     try {

@@ -1,18 +1,25 @@
-"""The kernels of `cpu_kernels.cpp` for tensors on the CPU: float32 and float64, 16-bit types by way of float32.
+"""The kernels of `cpu_kernels.cpp`, for tensors on the CPU: float32 and float64; 16-bit types are computed in float32.
 
-`cuda_kernels` has the same functions. Arguments are as the operators have checked them: pairs are (x, y), padding is
-(x0, x1, y0, y1), `dim` is not negative, the bias has x's type. The library is compiled on first use.
+`cuda_kernels` has the same functions. Arguments have been validated by the operators, and the bias has x's type.
+The library is compiled on first use.
 """
+
+from __future__ import annotations
 
 import ctypes
 import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from torch_utils.ops import build
+from torch_utils.ops.arguments import ACTIVATION_CODES, BiasActOptions
+from torch_utils.ops.resampling import Resampling, is_channels_last, memory_format_of
 
 FOLDER = Path(__file__).parent
 MAIN = 'cpu_kernels.cpp'
@@ -27,22 +34,20 @@ SOURCES = (
     'elementwise.h',
 )
 
-FUSED_BIAS_GRADIENT = True  # bias_act_grad gives the bias's gradient too
-ACTIVATIONS = {
-    name: code
-    for code, name in enumerate(['linear', 'relu', 'lrelu', 'tanh', 'sigmoid', 'elu', 'selu', 'softplus', 'swish'])
-}  # as in elementwise.h
+FUSED_BIAS_GRADIENT = True  # bias_act_grad can also compute the gradient of the bias.
 _TYPES = {torch.float32: 0, torch.float64: 1}
 _VALUE, _GRADIENT, _CURVATURE = range(3)
-_FEWEST_CHANNELS = 8  # for which vectors along the channels pay
+_MIN_CHANNELS = 8  # from which vectors along the channels are worthwhile
 _SCHEMES = {'keep': 0, 'halve': 1, 'twice': 2}  # as in cpu_kernels.cpp
 _CHANNEL_MULTIPLE = 32  # as in cpu_winograd.h
-_FEWEST_LANES = 8  # floats in a vector (AVX, AVX-512) with which convolutions beat PyTorch's; untried with ARM's 4
+_MIN_LANES = (
+    8  # floats per vector with which convolutions are faster than PyTorch's (AVX, AVX-512); ARM's 4 is untested
+)
 
 
 @functools.cache
-def available(device):
-    """None where the kernels run, else a sentence that says why not."""
+def reason_unavailable(device: torch.device) -> str | None:
+    """Return the reason why the kernels cannot be used, as one sentence, or None if they can."""
     try:
         _library()
     except build.BuildError as error:
@@ -51,51 +56,58 @@ def available(device):
 
 
 @functools.cache
-def _library():
-    path = build.shared_library('cpu', [FOLDER / name for name in SOURCES], FOLDER / MAIN)
+def _library_path() -> Path:
+    return build.shared_library('cpu', [FOLDER / name for name in SOURCES], FOLDER / MAIN)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    path = _library_path()
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
-        raise build.BuildError(f'{path} does not load ({error}); remove it, or name another compiler in CXX') from error
+        raise build.BuildError(
+            f'{path} cannot be loaded ({error}); remove it, or set CXX to another compiler'
+        ) from error
     pointer, number, size, factor = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double
     library.ada_bias_act.argtypes = [number, *[pointer] * 6, *[size] * 3, number, number, *[factor] * 3, number]
     library.ada_upfirdn2d.argtypes = [number, *[pointer] * 5, number, number, number, factor, number]
     library.ada_conv3x3.argtypes = library.ada_conv3x3_weight_gradient.argtypes = [number, *[pointer] * 5, number]
-    library.path = path
     return library
 
 
-def describe():
-    """Lines for `python -m torch_utils.ops`."""
-    path = _library().path
+def describe() -> list[str]:
+    """Return lines about the library, for `python -m torch_utils.ops`."""
+    path = _library_path()
     seconds = build.build_time_sec(path)
     return [f'{path}' + ('' if seconds is None else f', compiled once in {seconds:.1f} s')]
 
 
-def _check(status):
+def _check(status: int) -> None:
     if status != 0:
-        raise MemoryError('the CPU kernels found no memory for their buffers')
+        raise MemoryError('the CPU kernels could not allocate memory for their buffers')
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # bias_act
 
 
-def supports_bias_act(x, act, alpha, gain):
+def supports_bias_act(x: Tensor, options: BiasActOptions) -> bool:
+    """Return whether `bias_act` and its derivatives support these arguments."""
     return x.dtype in _TYPES
 
 
-def bias_act(x, b, dim, act, alpha, gain, clamp):
-    """clamp(gain * act(x + b)), in x's layout."""
-    if act in _IN_PLACE:
-        return _by_pytorch(x, b, dim, act, gain, clamp)
+def bias_act(x: Tensor, b: Tensor | None, options: BiasActOptions) -> Tensor:
+    """Return clamp(gain * act(x + b)), in x's layout."""
+    if options.act in _IN_PLACE:
+        return _by_pytorch(x, b, options)
     y = torch.empty_like(x)
-    _run_bias_act(_VALUE, y, x, None, None, b, dim, act, alpha, gain, clamp)
+    _run_bias_act(_VALUE, y, x, None, None, b, options)
     return y
 
 
-# PyTorch has vector instructions for these functions, which makes up for its passes over memory.
-_IN_PLACE = {
+# PyTorch has vector instructions for these functions, which outweighs the additional passes over memory.
+_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     'tanh': torch.tanh_,
     'sigmoid': torch.sigmoid_,
     'elu': F.elu_,
@@ -105,7 +117,8 @@ _IN_PLACE = {
 }
 
 
-def _by_pytorch(x, b, dim, act, gain, clamp):
+def _by_pytorch(x: Tensor, b: Tensor | None, options: BiasActOptions) -> Tensor:
+    dim, act, _alpha, gain, clamp = options
     if b is None:
         y = x.clone()
     else:
@@ -118,37 +131,58 @@ def _by_pytorch(x, b, dim, act, gain, clamp):
     return y if clamp is None else y.clamp_(-clamp, clamp)
 
 
-def bias_act_grad(dy, x, b, y, dim, act, alpha, gain, clamp, bias_gradient=False):
-    """The gradient in x from that in y, and with `bias_gradient` the one in b too: (dx, db).
+def bias_act_grad(
+    dy: Tensor,
+    x: Tensor | None,
+    b: Tensor | None,
+    y: Tensor | None,
+    options: BiasActOptions,
+    bias_gradient: bool = False,
+) -> Any:
+    """Return the gradient of x, or with `bias_gradient` the gradients (dx, db).
 
-    Of x (and b) and y only one is read: x for swish, y for all others.
+    Only one of x (with b) and y is read: x for swish, y for all other activations.
     """
-    reference = x if act == 'swish' else y
+    reference, b = options.reference(x, b, y)
     dx = torch.empty_like(reference)
-    size = reference.shape[dim]
-    db = torch.empty([size], dtype=torch.float64, device=reference.device) if bias_gradient else None
-    _run_bias_act(_GRADIENT, dx, dy, reference, None, b if act == 'swish' else None, dim, act, alpha, gain, clamp, db)
-    return (dx, db.to(dx.dtype)) if bias_gradient else dx
+    db = None
+    if bias_gradient:
+        db = torch.empty([reference.shape[options.dim]], dtype=torch.float64, device=reference.device)
+    _run_bias_act(_GRADIENT, dx, dy, reference, None, b, options, db)
+    return dx if db is None else (dx, db.to(dx.dtype))
 
 
-def bias_act_grad2(dy, d_dx, x, b, y, dim, act, alpha, gain, clamp):
-    """dy * d_dx * (second derivative): what a change of x does to <d_dx, dx>."""
-    reference = x if act == 'swish' else y
-    if ACTIVATIONS[act] <= ACTIVATIONS['lrelu']:
+def bias_act_grad2(
+    dy: Tensor, d_dx: Tensor, x: Tensor | None, b: Tensor | None, y: Tensor | None, options: BiasActOptions
+) -> Tensor:
+    """Return dy * d_dx * (second derivative), the gradient of <d_dx, dx> with respect to x."""
+    reference, b = options.reference(x, b, y)
+    if ACTIVATION_CODES[options.act] <= ACTIVATION_CODES['lrelu']:
         return torch.zeros_like(reference)
     d_x = torch.empty_like(reference)
-    _run_bias_act(_CURVATURE, d_x, dy, reference, d_dx, b if act == 'swish' else None, dim, act, alpha, gain, clamp)
+    _run_bias_act(_CURVATURE, d_x, dy, reference, d_dx, b, options)
     return d_x
 
 
-def _run_bias_act(order, out, tensor, reference, direction, b, dim, act, alpha, gain, clamp, bias_gradient=None):
+def _run_bias_act(
+    order: int,
+    out: Tensor,
+    tensor: Tensor,
+    reference: Tensor | None,
+    direction: Tensor | None,
+    b: Tensor | None,
+    options: BiasActOptions,
+    bias_gradient: Tensor | None = None,
+) -> None:
+    """Run the kernel for the value, the gradient or the second derivative; see `struct BiasAct` in cpu_bias_act.h."""
+    dim, act, alpha, gain, clamp = options
     strides = out.stride()
     operands = [None if operand is None else _like(operand, out, strides) for operand in (tensor, reference, direction)]
     if b is not None:
         b = b.contiguous()
     pointers = [None if operand is None else operand.data_ptr() for operand in (*operands, b, bias_gradient)]
     has_channels = b is not None or bias_gradient is not None
-    # In a dense tensor the elements of a channel come in runs as long as its stride.
+    # In a dense tensor, the elements of a channel form runs as long as the stride of that dimension.
     size, stride = (out.shape[dim], max(strides[dim], 1)) if has_channels else (1, out.numel())
     _check(
         _library().ada_bias_act(
@@ -158,7 +192,7 @@ def _run_bias_act(order, out, tensor, reference, direction, b, dim, act, alpha, 
             out.numel(),
             stride,
             size,
-            ACTIVATIONS[act],
+            ACTIVATION_CODES[act],
             order,
             alpha,
             gain,
@@ -168,31 +202,31 @@ def _run_bias_act(order, out, tensor, reference, direction, b, dim, act, alpha, 
     )
 
 
-def _like(tensor, out, strides):
-    """The tensor in the layout of `out`."""
+def _like(tensor: Tensor, out: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """Return the tensor in the layout of `out`."""
     return tensor if tensor.stride() == strides else torch.empty_like(out).copy_(tensor)
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # upfirdn2d
 
 
-def supports_upfirdn2d(x, f, up, down):
+def supports_upfirdn2d(x: Tensor, f: Tensor, geometry: Resampling) -> bool:
+    """Return whether `upfirdn2d` supports these arguments."""
     return x.dtype.itemsize <= 8 and f.dtype in _TYPES and f.device.type == 'cpu'
 
 
-def upfirdn2d(x, f, up, down, padding, flip_filter, gain):
-    """See `upfirdn2d.upfirdn2d`."""
+def upfirdn2d(x: Tensor, f: Tensor, geometry: Resampling) -> Tensor:
+    """Compute `upfirdn2d.upfirdn2d`."""
     if x.dtype not in _TYPES:
-        return upfirdn2d(x.float(), f, up, down, padding, flip_filter, gain).to(x.dtype)
+        return upfirdn2d(x.float(), f, geometry).to(x.dtype)
     n, c, h, w = x.shape
     kw, kh = f.shape[-1], f.shape[0]
-    (up_x, up_y), (down_x, down_y), (x0, x1, y0, y1) = up, down, padding
-    out_h, out_w = (h * up_y + y0 + y1 - kh) // down_y + 1, (w * up_x + x0 + x1 - kw) // down_x + 1
+    up, down, (x0, _x1, y0, _y1), flip_filter, gain = geometry
+    out_h, out_w = geometry.output_size(x.shape, f)
 
-    channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    wanted = torch.channels_last if channels_last else torch.contiguous_format
-    kernel_last = channels_last and (c >= _FEWEST_CHANNELS or (up == (1, 1) and down == (1, 1)))
+    requested_layout = memory_format_of(x)
+    kernel_last = is_channels_last(x) and (c >= _MIN_CHANNELS or (up == (1, 1) and down == (1, 1)))
     if not kernel_last and x.stride(3) != 1:
         x = x.contiguous()
     f = f.contiguous()
@@ -205,7 +239,7 @@ def upfirdn2d(x, f, up, down, padding, flip_filter, gain):
             x.data_ptr(),
             y.data_ptr(),
             (ctypes.c_int64 * 7)(kernel_last, *strides[:3], *out_strides[:3]),
-            (ctypes.c_int64 * 14)(n, c, up_x, down_x, x0, kw, w, out_w, up_y, down_y, y0, kh, h, out_h),
+            (ctypes.c_int64 * 14)(n, c, up[0], down[0], x0, kw, w, out_w, up[1], down[1], y0, kh, h, out_h),
             f.data_ptr(),
             _TYPES[f.dtype],
             f.ndim == 1,
@@ -214,69 +248,67 @@ def upfirdn2d(x, f, up, down, padding, flip_filter, gain):
             torch.get_num_threads(),
         )
     )
-    return y if wanted == layout else y.contiguous(memory_format=wanted)
+    return y if requested_layout == layout else y.contiguous(memory_format=requested_layout)
 
 
-# ----------------------------------------------------------------------------------------------------------------
-# filtered_lrelu: on a CPU its parts, each native, do as well; the intermediate image stays in the cache.
+# ---------------------------------------------------------------------------------------------------------------------
+# filtered_lrelu
 
 
-def supports_filtered_lrelu(x, fu, fd, up, down):
+def supports_filtered_lrelu(x: Tensor, fu: Tensor | None, fd: Tensor | None, up: int, down: int) -> bool:
+    """Return False: on a CPU, a fused kernel would not be faster, because the cache holds the upsampled image."""
     return False
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # 3×3 convolutions
 
 
-def supports_conv3x3(x, w):
-    """Whether the functions below take images [N, I, H, W] and weights [O, I, 3, 3]."""
+def supports_conv3x3(x: Tensor, w: Tensor) -> bool:
+    """Return whether the functions below support images [N, I, H, W] and weights [O, I, 3, 3]."""
     return (
         x.dtype == w.dtype == torch.float32
         and min(*x.shape, *w.shape) > 0
         and all(channels % _CHANNEL_MULTIPLE == 0 for channels in w.shape[:2])
-        and _library().ada_lanes() >= _FEWEST_LANES
+        and _library().ada_lanes() >= _MIN_LANES
+        # Without OpenMP, PyTorch's convolutions are faster on several threads.
         and (_library().ada_has_threads() or torch.get_num_threads() == 1)
-    )  # PyTorch's have threads.
+    )
 
 
-def conv3x3(x, w, kind, size, rotated):
-    """See `conv3x3.convolve`; `size` is (H', W'). Channels last."""
+def conv3x3(x: Tensor, w: Tensor, kind: str, size: tuple[int, int], rotated: bool) -> Tensor:
+    """Compute `conv3x3.convolve` with output size (H', W'), channels last; `rotated`: rotate w by 180 degrees."""
     x = x.contiguous(memory_format=torch.channels_last)
     y = torch.empty([x.shape[0], w.shape[0], *size], dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    _check(
-        _library().ada_conv3x3(
-            _SCHEMES[kind],
-            x.data_ptr(),
-            w.data_ptr(),
-            y.data_ptr(),
-            _shape(x, y, kind),
-            (ctypes.c_int64 * 5)(*w.stride(), rotated),
-            torch.get_num_threads(),
-        )
-    )
+    arguments = x.data_ptr(), w.data_ptr(), y.data_ptr(), _conv3x3_shape(x, y, kind), _weight_layout(w, rotated)
+    _check(_library().ada_conv3x3(_SCHEMES[kind], *arguments, torch.get_num_threads()))
     return y
 
 
-def conv3x3_weight_gradient(x, dy, kind, rotated):
-    """[O, I, 3, 3] from images [N, I, H, W] and the gradient [N, O, H', W'] in what `kind`, but not 'twice', makes."""
+def conv3x3_weight_gradient(x: Tensor, dy: Tensor, kind: str, rotated: bool) -> Tensor:
+    """Return the gradient of the weights.
+
+    Args:
+        x: Images [N, I, H, W].
+        dy: Gradient of the output, [N, O, H', W'].
+        kind: Kind of the convolution; not 'twice'.
+        rotated: Rotate the result by 180 degrees.
+
+    Returns:
+        Tensor [O, I, 3, 3].
+    """
     x, dy = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, dy))
     dw = torch.empty([dy.shape[1], x.shape[1], 3, 3], dtype=x.dtype, device=x.device)
-    _check(
-        _library().ada_conv3x3_weight_gradient(
-            _SCHEMES[kind],
-            x.data_ptr(),
-            dy.data_ptr(),
-            dw.data_ptr(),
-            _shape(x, dy, kind),
-            (ctypes.c_int64 * 5)(*dw.stride(), rotated),
-            torch.get_num_threads(),
-        )
-    )
+    arguments = x.data_ptr(), dy.data_ptr(), dw.data_ptr(), _conv3x3_shape(x, dy, kind), _weight_layout(dw, rotated)
+    _check(_library().ada_conv3x3_weight_gradient(_SCHEMES[kind], *arguments, torch.get_num_threads()))
     return dw
 
 
-def _shape(x, y, kind):
+def _conv3x3_shape(x: Tensor, y: Tensor, kind: str) -> ctypes.Array:
     (n, in_channels, *in_size), (_, out_channels, *out_size) = x.shape, y.shape
-    pad = 0 if kind == 'halve' else 1  # Twice reads from one pixel before the image on.
+    pad = 0 if kind == 'halve' else 1  # 'twice' starts reading one pixel before the image.
     return (ctypes.c_int64 * 8)(n, *in_size, in_channels, *out_size, out_channels, pad)
+
+
+def _weight_layout(w: Tensor, rotated: bool) -> ctypes.Array:
+    return (ctypes.c_int64 * 5)(*w.stride(), rotated)

@@ -1,7 +1,7 @@
-// Stores that go past the caches, for results that are larger than those.
+// Non-temporal stores, which bypass the caches, for results that are larger than the caches.
 //
-// An ordinary store first reads the line that it is about to overwrite, and so moves twice the bytes. What is small
-// is better left in a cache, where the next operator finds it.
+// An ordinary store first reads the cache line that it overwrites, which doubles the memory traffic. Small results are
+// better kept in a cache, where the next operator finds them.
 
 #pragma once
 
@@ -44,7 +44,7 @@ template <class T> static void store_past_caches(T* target, const T* source, int
     memcpy(out, in, bytes);
 }
 
-// Such stores are seen by other threads in order only after this.
+// Make preceding non-temporal stores visible to other threads, in order.
 static inline void finish_stores() { _mm_sfence(); }
 
 #else

@@ -1,11 +1,13 @@
-// upfirdn2d on the CPU: zero insertion, padding, filter and downsampling without inserted zeros or dropped pixels.
+// upfirdn2d on the CPU: zero insertion, padding, filter and downsampling, without computing on inserted zeros or pixels
+// that are dropped.
 //
-// A filter that is an outer product (as [1,3,3,1] is) acts on rows and columns separately, which is found out here; any
-// other is a sum of as many such products as it has rows. For each row of the output, the input rows that its taps
-// meet are combined (along y) into a buffer that stays in the cache, and the output is combined from that (along x).
-// Each input is read from memory once and each output is written once: (1 + up² / down²) s bytes per pixel of the
-// input, with s the size of an element. Work along x goes over all channels of a pixel when channels lie
-// last, else over a whole row: phases of the downsampling are separated first, those of the upsampling joined at the end.
+// A filter that is an outer product, such as [1,3,3,1], is applied to rows and columns separately; outer products are
+// detected here. Any other filter is a sum of outer products, one for each of its rows. For each row of the output, the
+// input rows that its taps meet are combined (along y) into a buffer that stays in the cache, and the output is computed
+// from that buffer (along x). Each input is read from memory once and each output is written once: (1 + up² / down²) s
+// bytes per input pixel, with s the size of an element. Along x, vector instructions process the channels of a pixel if
+// channels are last, else the pixels of a row: then the phases of a downsampling are separated first, and the phases of
+// an upsampling are interleaved at the end.
 
 #pragma once
 
@@ -19,14 +21,14 @@
 #include "cpu_threads.h"
 #include "cpu_vectors.h"
 
-const int64_t TILE = 4096;  // elements of the buffer; with what surrounds it in use, half of a small first-level cache
-// Without channels last, short rows are made many at once: so many outputs when the image grows, and when it shrinks.
+const int64_t TILE = 4096;  // elements of the buffer; together with the other data in use, half of a small L1 cache
+// Unless channels are last, several short rows are computed at once: this many outputs for upsampling and downsampling.
 const int64_t OUTPUTS_GROWING = 1024, OUTPUTS_SHRINKING = 4096;
 
 static inline int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b != 0 && a < 0); }
 static inline int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
 
-// Output o takes input i with tap i * up + pad - o * down of the correlation's kernel.
+// Output o reads input i through tap i * up + pad - o * down of the correlation kernel.
 struct Axis {
     int64_t up, down, pad, taps, in, out;
 
@@ -35,7 +37,7 @@ struct Axis {
     int64_t tap(int64_t o, int64_t i) const { return i * up + pad - o * down; }
 };
 
-// The taps that output m * periods + p takes, for one p: inputs first + m * advance + 0, 1, ...
+// The taps of the outputs m * periods + p for one p. Their inputs are first + m * advance + 0, 1, ...
 template <class T> struct Phase {
     int64_t first;
     std::vector<T> taps;
@@ -45,13 +47,13 @@ template <class T> struct Resample {
     const T* in;
     T* out;
     int64_t n, c;
-    int64_t in_n, in_c, in_h, out_n, out_c, out_h;  // strides; those along w are 1, or c with channels last
+    int64_t in_n, in_c, in_h, out_n, out_c, out_h;  // strides; the stride along w is 1, or c with channels last
     bool channels_last;
     Axis x, y;
 };
 
-// ---------------------------------------------------------------------------------------------------------------
-// Weighted sums of vectors, `runs` of them at a distance.
+// ---------------------------------------------------------------------------------------------------------------------
+// Weighted sums of vectors, for `runs` vectors at a constant distance
 
 template <int TAPS, bool ADD, class T>
 static void combine_some(T* out, int64_t out_step, const T* const* in, int64_t in_step, const T* taps, int64_t runs, int64_t length) {
@@ -113,7 +115,7 @@ static void combine_some(double* out, int64_t out_step, const double* const* in,
 
 const int MOST_AT_ONCE = 6;
 
-// `past`: the results go past the caches, where there are no more taps than can be taken at once.
+// `past`: store the results past the caches, if all taps can be processed at once.
 template <class T>
 static void combine(T* out, int64_t out_step, const T* const* in, int64_t in_step, const T* taps, int64_t count, int64_t runs,
                     int64_t length, bool add, bool past = false) {
@@ -142,18 +144,18 @@ template <int STEP, class T> static void separate(T* out, const T* in, int64_t p
         for (int k = 0; k < STEP; ++k) out[k * pitch + i] = in[i * STEP + k];
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// Filters as products along the axes.
+// ---------------------------------------------------------------------------------------------------------------------
+// Filters as products along the axes
 
 template <class T> struct Product {
-    std::vector<T> along_y;           // empty: only row `row` of the kernel
+    std::vector<T> along_y;           // empty: use only row `row` of the kernel
     std::vector<Phase<T>> along_x;
     int64_t row;
 };
 
 template <class T> struct Plan {
-    int64_t periods, advance;          // outputs along x repeat with this period, while the input advances by that
-    int64_t nearest, farthest;         // inputs along x of the outputs 0 ... periods - 1
+    int64_t periods, advance;          // the taps of outputs along x repeat with this period, in which the input advances by `advance`
+    int64_t nearest, farthest;         // first and last input along x of the outputs 0 ... periods - 1
     std::vector<Product<T>> products;
 
     void add(const Axis& x, std::vector<T> along_y, const std::vector<T>& taps_x, int64_t row) {
@@ -166,7 +168,7 @@ template <class T> struct Plan {
     }
 };
 
-// `kernel` is [y.taps, x.taps], the factors of an outer product up to rounding if this returns true.
+// Return whether `kernel` [rows, columns] is an outer product up to rounding errors, and if so its factors.
 static bool is_outer_product(const std::vector<double>& kernel, int64_t rows, int64_t columns, double tolerance,
                              std::vector<double>& along_y, std::vector<double>& along_x) {
     size_t peak = 0;
@@ -203,27 +205,27 @@ template <class T> static Plan<T> plan_of(const Axis& x, const Axis& y, const st
     return plan;
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// One thread's work.
+// ---------------------------------------------------------------------------------------------------------------------
+// The work of one thread
 
 template <class T> struct Worker {
     const Resample<T>& a;
     const Plan<T>& plan;
     const int64_t pixel;              // elements from one pixel of a row to the next
-    const bool past;                  // results go past the caches:
-    const bool direct;                // from where they are computed
-    const bool stream;                // from a buffer, where rows are made first
+    const bool past;                  // store results past the caches:
+    const bool direct;                // as they are computed
+    const bool stream;                // or from a buffer of complete rows
     std::vector<T> staged, buffer, separated, joined, line;
     std::vector<const T*> rows;
-    std::vector<std::vector<const T*>> sources;  // for each phase along x, where its taps read
-    // Rows at once; elements from row to row of the buffer, of one separated phase, of one phase to be joined.
+    std::vector<std::vector<const T*>> sources;  // for each phase along x, the addresses that its taps read
+    // Rows at once; elements from row to row of the buffer, of a separated phase, of a phase to be interleaved.
     int64_t batch = 1, pitch = 0, pitch_in = 0, pitch_out = 0;
     std::array<int64_t, 5> placed = {};
 
     Worker(const Resample<T>& a, const Plan<T>& plan) : a(a), plan(plan), pixel(a.channels_last ? a.c : 1),
         past(past_caches(a.n * a.c * a.y.out * a.x.out * (int64_t)sizeof(T))), direct(past && can_be_direct()), stream(past && !direct) {}
 
-    // Whether all that `along_x` writes are whole vectors in their places, each once.
+    // Return whether `along_x` writes only whole, aligned vectors, each of them once.
     bool can_be_direct() const {
         if (!std::is_same<T, float>::value || !a.channels_last || pixel % LANES != 0 || plan.products[0].row >= 0) return false;
         for (const Phase<T>& phase : plan.products[0].along_x)
@@ -231,7 +233,7 @@ template <class T> struct Worker {
         return is_aligned(a.out) && a.out_h % LANES == 0 && a.out_n % LANES == 0;
     }
 
-    // Periods of outputs to make from one buffer.
+    // Return how many periods of outputs to compute from one buffer.
     int64_t tile() const {
         const int64_t all = ceil_div(a.x.out, plan.periods);
         return std::min(all, std::max<int64_t>(1, TILE / (pixel * plan.advance)));
@@ -239,13 +241,13 @@ template <class T> struct Worker {
 
     bool shrinks() const { return a.y.down > a.y.up; }
 
-    // Rows of outputs to make at once, where rows are short and the filter is a product.
+    // Return how many rows of outputs to compute at once: several if rows are short and the filter is an outer product.
     int64_t rows_at_once(int64_t outputs) const {
         if (a.channels_last || plan.products[0].row >= 0) return 1;
         return std::max<int64_t>(1, (shrinks() ? OUTPUTS_SHRINKING : OUTPUTS_GROWING) / outputs);
     }
 
-    // Rows [first, last) of the output's image n and, unless channels lie last, channel c.
+    // Compute rows [first, last) of image n of the output and, unless channels are last, of channel c.
     void run(int64_t n, int64_t c, int64_t first, int64_t last) {
         const T* in = a.in + n * a.in_n + c * a.in_c;
         T* out = a.out + n * a.out_n + c * a.out_c;
@@ -257,9 +259,9 @@ template <class T> struct Worker {
             const int64_t left = std::min(std::max<int64_t>(origin, 0), a.x.in), right = std::max(left, std::min(origin + width, a.x.in));
             const std::array<int64_t, 5> layout = {width, periods, std::min(rows_at_once(outputs), last - first), left - origin,
                                                    right - left};
-            if (layout != placed) place(width, periods, layout[2]);  // Most planes have the same.
+            if (layout != placed) place(width, periods, layout[2]);  // Most planes have the same layout.
             placed = layout;
-            // Rows that are not sent past the caches are written where they belong.
+            // Unless they are streamed, rows are written to the output directly.
             const int64_t out_step = stream ? outputs * pixel : a.out_h;
             if (stream) line.resize(batch * outputs * pixel);
             for (int64_t row = first; row < last; row += batch) {
@@ -276,15 +278,15 @@ template <class T> struct Worker {
         finish_stores();
     }
 
-    // Buffers for tiles of this width, `rows` at once, and the places in them that the taps along x meet.
+    // Allocate buffers for tiles of this width and `rows` rows, and find the addresses in them that the taps along x read.
     void place(int64_t width, int64_t periods, int64_t rows) {
         batch = rows, pitch_in = ceil_div(width, plan.advance), pitch_out = periods, pitch = pitch_in * plan.advance * pixel;
-        buffer.assign(batch * pitch, T(0));  // Only the part inside of the image is written later.
+        buffer.assign(batch * pitch, T(0));  // Later, only the part inside the image is written.
         if (!a.channels_last && plan.advance > 1) separated.resize(batch * plan.advance * pitch_in);
         if (!a.channels_last && plan.periods > 1) joined.resize(batch * plan.periods * pitch_out);
         sources.resize(plan.periods);
         for (int64_t p = 0; p < plan.periods; ++p) {
-            const Phase<T>& phase = plan.products[0].along_x[p];  // in all products the same but for the taps
+            const Phase<T>& phase = plan.products[0].along_x[p];  // all products have the same positions, but other taps
             sources[p].clear();
             for (int64_t k = 0; k < (int64_t)phase.taps.size(); ++k) {
                 const int64_t at = phase.first + k - plan.nearest;
@@ -294,7 +296,7 @@ template <class T> struct Worker {
         }
     }
 
-    // Rows [row, row + count), `out_step` elements from one to the next.
+    // Compute rows [row, row + count), which are `out_step` elements apart.
     void make_rows(const T* in, T* out, int64_t out_step, int64_t row, int64_t count, int64_t margin, int64_t length, int64_t outputs) {
         bool add = false;
         if (plan.products[0].row < 0) {
@@ -315,8 +317,9 @@ template <class T> struct Worker {
             join_phases(out, out_step, count, outputs);
     }
 
-    // Where row 0 would be with rows [first, last] in the cache. They are fetched in the order in which they lie in memory:
-    // a processor foresees that, but not the taps of short rows, with which it waits for memory most of the time.
+    // Copy rows [first, last] to the cache if that is worthwhile; return the address that row 0 would have. The copy reads
+    // memory sequentially, which the processor prefetches; with the short rows that the taps read in turn, it would wait
+    // for memory most of the time.
     const T* stage(const T* in, int64_t first, int64_t last, int64_t length) {
         if (batch == 1 || last < first || !shrinks() || a.in_h > 2 * length) return in;
         const int64_t size = (last - first) * a.in_h + length;
@@ -325,7 +328,7 @@ template <class T> struct Worker {
         return staged.data() - first * a.in_h;
     }
 
-    // The input rows that are inside of the image and that the output's row takes.
+    // The first and last input row, within the image, that an output row reads.
     int64_t first_row(int64_t row) const { return std::max<int64_t>(a.y.first(row), 0); }
     int64_t last_row(int64_t row) const { return std::min(a.y.last(row), a.y.in - 1); }
 
@@ -341,7 +344,7 @@ template <class T> struct Worker {
 
     void along_x(const Product<T>& product, T* out, int64_t out_step, int64_t count, int64_t outputs, bool add) {
         if (plan.advance > 1 && !a.channels_last) separate_phases(count);
-        const int64_t in_step = plan.advance > 1 ? pitch_in : pitch;  // from row to row
+        const int64_t in_step = plan.advance > 1 ? pitch_in : pitch;  // elements from row to row
         for (int64_t p = 0; p < plan.periods; ++p) {
             const Phase<T>& phase = product.along_x[p];
             const int64_t taps = (int64_t)phase.taps.size(), runs = outputs > p ? (outputs - p - 1) / plan.periods + 1 : 0;
@@ -391,10 +394,10 @@ template <class T> static void resample(const Resample<T>& a, const std::vector<
     const int64_t planes = a.channels_last ? a.n : a.n * a.c;
     const int64_t work = a.n * a.c * std::max(a.y.out * a.x.out, a.y.in * a.x.in);
     const int workers = threads_for(work, threads);
-    // Bands of rows where there are fewer planes than would keep all threads busy.
+    // Split planes into bands of rows if there are too few planes to keep all threads busy.
     const int64_t wanted = workers == 1 ? 1 : 4 * workers;
     const int64_t bands = std::max<int64_t>(1, std::min(ceil_div(wanted, planes), a.y.out / 8));
-    const int64_t groups = std::max<int64_t>(1, std::min(planes, wanted));  // of planes
+    const int64_t groups = std::max<int64_t>(1, std::min(planes, wanted));  // groups of planes
     in_parallel(groups * bands, workers, [&](int64_t item) {
         Worker<T> worker(a, plan);
         const int64_t group = item / bands, band = item % bands;

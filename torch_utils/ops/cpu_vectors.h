@@ -1,4 +1,4 @@
-// Vectors of floats, as long as the processor has them.
+// Vectors of floats, as long as the processor supports.
 
 #pragma once
 
@@ -24,7 +24,7 @@ typedef float UnalignedVec __attribute__((vector_size(4 * LANES), aligned(4), ma
 static ADA_INLINE Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 static ADA_INLINE void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 
-// Past the caches (see cpu_memory.h); to an aligned place.
+// Store past the caches (see cpu_memory.h). The address must be aligned.
 static ADA_INLINE void stream(float* p, Vec v) {
 #if defined(__AVX512F__)
     _mm512_stream_ps(p, reinterpret_cast<__m512&>(v));

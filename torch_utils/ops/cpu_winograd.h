@@ -1,16 +1,16 @@
-// 3×3 convolutions of float images whose channels lie last, with fewer multiplications than their definition has: by
-// minimal filtering (Winograd 1980; Lavin and Gray, arXiv 1509.09308). 2×2 pixels of the smaller side take
-//   16 products of channel vectors and weights instead of 36 where the size stays, and
-//   25 instead of 36 where the convolution halves it (stride 2) or, transposed, doubles it.
+// 3×3 convolutions of channels-last float images with fewer multiplications than the definition, by minimal filtering
+// (Winograd 1980; Lavin and Gray, arXiv 1509.09308). For 2×2 pixels of the smaller of input and output, they take
+//   16 products of channel vectors and weights instead of 36 if the size stays the same, and
+//   25 instead of 36 if the convolution halves the size (stride 2) or doubles it (transposed).
 //
-// Along each axis a scheme has three small matrices, and y = A ((B d) · (G g)) for the pixels d, the weights g and the
-// pixels y of a tile. All coefficients are 0, ±1 and ±1/2, so the result is as exact as that of the definition: relative to
-// the largest value of the tile. In between, channels are summed by matrix products, one for each point of a tile.
+// Along each axis, a scheme consists of three small matrices: y = A ((B d) · (G g)) for the input pixels d, the weights g
+// and the output pixels y of a tile. All coefficients are 0, ±1 or ±1/2, so the result is as accurate as the definition,
+// relative to the largest value of the tile. Channels are summed by matrix products, one for each point of a tile.
 //
-// The gradient in the weights is the adjoint of the same, Gᵀ ((B d) · (Aᵀ dy)) summed over the tiles; that in the
-// pixels is a convolution again.
+// The gradient of the weights is the adjoint, Gᵀ ((B d) · (Aᵀ dy)) summed over the tiles; the gradient of the pixels is
+// again a convolution.
 //
-// No thread count and no division into blocks changes a bit of the result.
+// Results are bitwise independent of the number of threads and of the division into blocks.
 
 #pragma once
 
@@ -25,16 +25,16 @@
 #include "cpu_threads.h"
 #include "cpu_vectors.h"
 
-// ---------------------------------------------------------------------------------------------------------------
-// ROWS × 2 vectors of channels are summed at once, as many as there are registers.
+// ---------------------------------------------------------------------------------------------------------------------
+// Sizes: ROWS × 2 vectors of channels are summed at once, as many as fit in registers
 
-#if defined(__AVX512F__) || defined(__aarch64__)  // 32 registers, else 16
+#if defined(__AVX512F__) || defined(__aarch64__)  // 32 registers; others have 16
 const int ROWS = 14;
 #else
 const int ROWS = 6;
 #endif
-const int PANEL = 2 * LANES;           // channels side by side in the matrix products
-const int64_t CHANNEL_MULTIPLE = 32;   // of which numbers of channels must be multiples, on every processor
+const int PANEL = 2 * LANES;           // channels (columns) per matrix product
+const int64_t CHANNEL_MULTIPLE = 32;   // numbers of channels must be multiples of this, on every processor
 
 struct Floats {
     explicit Floats(int64_t count)
@@ -45,9 +45,12 @@ struct Floats {
     float* const data;
 };
 
-// ---------------------------------------------------------------------------------------------------------------
-// Schemes: along one axis, a tile reads READ pixels, STEP further for each tile, and gives WRITE pixels by way of POINTS
-// products. `pixels` is B, `weights` is G, `result` is A; `_adjoint` their transposes, for gradients in weights.
+// ---------------------------------------------------------------------------------------------------------------------
+// Schemes
+//
+// Along one axis, a tile reads READ pixels, STEP pixels after the previous tile, and computes WRITE pixels from POINTS
+// products. `pixels` is B, `weights` is G, `result` is A; functions named `_adjoint` are transposes, for the gradient of
+// the weights.
 
 struct Keep {  // y[p] = d[p] g[0] + d[p + 1] g[1] + d[p + 2] g[2]
     static const int POINTS = 4, READ = 4, STEP = 2, WRITE = 2;
@@ -85,7 +88,7 @@ struct Halve {  // y[p] = d[2p] g[0] + d[2p + 1] g[1] + d[2p + 2] g[2]: minimal 
     }
 };
 
-struct Twice {  // y[2p] = d[p] g[2] + d[p + 1] g[0] and y[2p + 1] = d[p + 1] g[1]; d begins before the image
+struct Twice {  // y[2p] = d[p] g[2] + d[p + 1] g[0] and y[2p + 1] = d[p + 1] g[1]; d starts one pixel before the image
     static const int POINTS = 5, READ = 3, STEP = 2, WRITE = 4;
 
     static ADA_INLINE void pixels(const Vec* d, Vec* v) {
@@ -111,8 +114,8 @@ static ADA_INLINE void along_both(const Vec (&in)[IN][IN], Vec (&out)[OUT][OUT])
     for (int row = 0; row < OUT; ++row) FUNCTION(half[row], out[row]);
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// Matrix products: c[r][0 ... PANEL - 1] (+)= sum over i of a[r][i] b[i][0 ... PANEL - 1] for R rows.
+// ---------------------------------------------------------------------------------------------------------------------
+// Matrix products: c[r][0 ... PANEL - 1] (+)= sum over i of a[r][i] b[i][0 ... PANEL - 1] for R rows
 
 template <int R, bool TRANSPOSED, bool ADD>  // TRANSPOSED: a[r][i] is at a + i * a_step + r, else at a + r * a_step + i
 static void multiply(const float* a, int64_t a_step, const float* b, int64_t b_step, float* c, int64_t c_step, int64_t count) {
@@ -135,7 +138,7 @@ static void multiply(const float* a, int64_t a_step, const float* b, int64_t b_s
     }
 }
 
-// For any number of rows: by equal groups, as large as the registers allow.
+// A product with any number of rows, in groups of equal size that are as large as the registers allow.
 template <bool TRANSPOSED, bool ADD> struct MatrixProduct {
     using Function = void (*)(const float*, int64_t, const float*, int64_t, float*, int64_t, int64_t);
 
@@ -154,14 +157,14 @@ template <bool TRANSPOSED, bool ADD> struct MatrixProduct {
     }
 };
 
-// ---------------------------------------------------------------------------------------------------------------
-// Images as tiles.
+// ---------------------------------------------------------------------------------------------------------------------
+// Images as tiles
 
 struct Shape {
     int64_t n, in_h, in_w, in_channels, out_h, out_w, out_channels, pad;
 };
 
-// Weights, or their gradient: [out, in, 3, 3] with strides in elements, rotated by 180 degrees or not.
+// Weights or their gradient, [out, in, 3, 3], with strides in elements; optionally rotated by 180 degrees.
 template <class T> struct Kernels {
     T* data;
     int64_t out_step, in_step, y_step, x_step;
@@ -185,7 +188,7 @@ template <class S> struct Tiles {
     int64_t row(int64_t tile) const { return tile / columns % rows; }
     int64_t column(int64_t tile) const { return tile % columns; }
 
-    // Where the SIZE × SIZE pixels from (y, x) on are; those outside of the image are `zeros`.
+    // Find the addresses of the SIZE × SIZE pixels that start at (y, x); pixels outside the image are `zeros`.
     template <int SIZE>
     static ADA_INLINE void find(const float* images, int64_t n, int64_t y, int64_t x, int64_t h, int64_t w, int64_t channels,
                                 const float* zeros, const float* (&pixels)[SIZE][SIZE]) {
@@ -213,7 +216,7 @@ template <class S> struct Tiles {
         }
     }
 
-    // The points of a tile of the convolution's input, for `channels` from `first` on.
+    // Compute the points of a tile of the input, for `channels` channels starting at `first`.
     void read_input(const float* x, int64_t tile, int64_t first, int64_t channels, const float* zeros, float* out,
                     int64_t point_step) const {
         const float* pixels[S::READ][S::READ];
@@ -222,7 +225,7 @@ template <class S> struct Tiles {
         transform<S::pixels>(pixels, first, channels, out, point_step);
     }
 
-    // The same of a gradient in its output.
+    // Compute the points of a tile of the gradient of the output.
     void read_gradient(const float* dy, int64_t tile, int64_t first, int64_t channels, const float* zeros, float* out,
                        int64_t point_step) const {
         const float* pixels[S::WRITE][S::WRITE];
@@ -231,7 +234,7 @@ template <class S> struct Tiles {
         transform<S::result_adjoint>(pixels, first, channels, out, point_step);
     }
 
-    // A tile of the output from its points, for `channels` from `first` on.
+    // Compute a tile of the output from its points, for `channels` channels starting at `first`.
     template <bool STREAM>
     void write_output(const float* points, int64_t point_step, int64_t tile, int64_t first, int64_t channels, float* y) const {
         const int64_t top = row(tile) * S::WRITE, left = column(tile) * S::WRITE, step = shape.out_channels;
@@ -253,12 +256,12 @@ template <class S> struct Tiles {
     }
 };
 
-const int64_t SPREAD = LINE / sizeof(float);  // added to steps that are powers of two, for the sake of the caches
+const int64_t SPREAD = LINE / sizeof(float);  // added to steps that are powers of two, to avoid conflicts in the caches
 
 const int64_t RUNS_PER_THREAD = 8;
 
-// `work(item, scratch)` for each item, by runs of items that follow one another, as neighbours share what they read. A thread
-// has `scratch_size` floats of its own.
+// Call work(item, scratch) for each item. Threads process runs of consecutive items, because neighbors share the data that
+// they read. Each thread has its own scratch buffer of `scratch_size` floats.
 template <class Work> static void in_parallel_with_scratch(int64_t items, int64_t scratch_size, int threads, Work work) {
     const int64_t workers = std::min<int64_t>(threads, items), runs = std::min(items, workers * RUNS_PER_THREAD);
     std::atomic<int64_t> next{0};
@@ -268,23 +271,23 @@ template <class Work> static void in_parallel_with_scratch(int64_t items, int64_
             const Floats scratch(scratch_size);
             for (int64_t run = next++; run < runs; run = next++)
                 for (int64_t item = items * run / runs; item < items * (run + 1) / runs; ++item) work(item, scratch.data);
-        } catch (const std::bad_alloc&) {  // must not leave the thread
+        } catch (const std::bad_alloc&) {  // Exceptions must not leave the thread.
             no_memory = true;
         }
     });
     if (no_memory) throw std::bad_alloc();
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// Convolution: V[point][tile][in] times U[point][panel][in][PANEL] is M[point][tile][out].
+// ---------------------------------------------------------------------------------------------------------------------
+// Convolution: V[point][tile][in] times U[point][panel][in][PANEL] is M[point][tile][out]
 //
-// x and y are read and written once. Of U and V the smaller one is made first, as a whole; of the other one as much as stays
-// in the second-level cache with its share of M, and that is used up before the next.
+// x is read and y is written once. The smaller one of U and V is computed first, as a whole. The other one is computed in
+// blocks that fit in the L2 cache together with their part of M; each block is used before the next one is computed.
 
 const int64_t TILES_AT_ONCE = 28 / ROWS * ROWS;
-const int64_t INS_AT_ONCE = 4;  // channels whose weights are brought together: most that a few lines of the cache hold
+const int64_t INS_AT_ONCE = 4;  // channels whose weights are gathered at once, as many as a few cache lines hold
 
-// U of one panel, for `ins` channels from `first` on, as [point][in][PANEL].
+// Compute U of one panel, for `ins` channels starting at `first`, as [point][in][PANEL].
 template <class S>
 static void transform_weights(const Kernels<const float>& weights, int64_t panel, int64_t first, int64_t ins, float* out,
                               int64_t point_step) {
@@ -327,7 +330,7 @@ template <class S> struct Convolution {
         else tiles.template write_output<false>(M, M_step, tile, first, channels, y);
     }
 
-    // V is the smaller one. A thread takes a panel at a time, of which there are few on a machine with many threads.
+    // For V smaller than U. A thread processes one panel at a time.
     void by_panels() const {
         const int64_t V_step = tiles.count * ins + SPREAD, U_step = ins * PANEL, M_step = TILES_AT_ONCE * PANEL;
         const Floats V(POINTS * V_step);
@@ -348,7 +351,7 @@ template <class S> struct Convolution {
         });
     }
 
-    // U is the smaller one. A thread takes a block of tiles at a time.
+    // For U smaller than V. A thread processes one block of tiles at a time.
     void by_tiles() const {
         const Floats U(POINTS * ins * outs);
         in_parallel(panels * (ins / CHANNEL_MULTIPLE), threads_for(ins * outs, threads), [&](int64_t item) {
@@ -379,15 +382,15 @@ static void convolve(const float* x, const Kernels<const float>& weights, float*
     else convolution.by_tiles();
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// The gradient in the weights.
+// ---------------------------------------------------------------------------------------------------------------------
+// The gradient of the weights
 //
-// A square of channels at a time, whose sums over the tiles stay in the second-level cache. Where there are few such
-// squares, the tiles are divided too, into a number of slices that depends on the sizes alone.
+// A thread processes one square of channels at a time, whose sums over the tiles stay in the L2 cache. If there are few
+// squares, the tiles are divided as well, into a number of slices that depends on the sizes alone.
 
 const int64_t SQUARE = 128;            // channels
 const int64_t TILES_PER_STEP = 32;
-const int64_t FEWEST_ITEMS = 32, FEWEST_TILES = 8 * TILES_PER_STEP;  // more threads than items have nothing to do
+const int64_t FEWEST_ITEMS = 32, FEWEST_TILES = 8 * TILES_PER_STEP;  // threads beyond the number of items are idle
 
 template <class S>
 static void weight_gradient(const float* x, const float* dy, const Kernels<float>& gradient, const Shape& s, int threads) {

@@ -1,14 +1,17 @@
-"""Loading kernels onto a GPU and starting them, through CUDA's driver interface by ctypes.
+"""Loading kernels onto a GPU and launching them, through the CUDA driver API by ctypes.
 
-PyTorch stays in charge: its context, its current stream, its memory. Nothing here waits for the GPU or allocates on it.
+PyTorch's context, current stream and memory are used. Nothing here waits for the GPU or allocates memory on it.
 """
+
+from __future__ import annotations
 
 import contextlib
 import ctypes
 import functools
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
 
 import torch
 
@@ -17,24 +20,38 @@ CAPTURE_MODE_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
 
 
 class DriverError(RuntimeError):
-    """A call of the driver failed; the text names the call and its reason."""
+    """A failed call of the driver; the message names the call and the reason."""
 
 
 class Device:
-    """The GPU that PyTorch calls cuda:`index`, with the kernels that were loaded onto it."""
+    """A GPU, with the kernels that have been loaded onto it.
+
+    Args:
+        index: The index in PyTorch's name of the device, cuda:`index`.
+    """
 
     def __init__(self, index: int):
         self._driver = _driver()
         self._call = functools.partial(_call, self._driver)
-        self._functions: dict = {}
+        self._functions: dict[Hashable, ctypes.c_void_p] = {}
         self._lock = threading.Lock()
         device, self._context = ctypes.c_int(), ctypes.c_void_p()
         self._call('cuInit', 0)
         self._call('cuDeviceGet', ctypes.byref(device), index)
         self._call('cuDevicePrimaryCtxRetain', ctypes.byref(self._context), device)  # the context of PyTorch
 
-    def function(self, key, name: str, build, shared_bytes: int = 0) -> ctypes.c_void_p:
-        """The kernel `name` of the binary that `build()` gives, loaded once for each `key`."""
+    def function(self, key: Hashable, name: str, build: Callable[[], bytes], shared_bytes: int = 0) -> ctypes.c_void_p:
+        """Return a kernel, which is loaded once per key.
+
+        Args:
+            key: What identifies the kernel.
+            name: Name of the kernel in the binary.
+            build: Called for the binary if the kernel has not been loaded.
+            shared_bytes: Dynamic shared memory that the kernel needs.
+
+        Raises:
+            DriverError: The kernel cannot be loaded.
+        """
         function = self._functions.get(key)
         if function is None:
             with self._lock:
@@ -46,37 +63,34 @@ class Device:
     def launch(
         self, function: ctypes.c_void_p, blocks: int, threads: int, shared_bytes: int, argument: bytes, stream: int
     ) -> None:
-        """Put a kernel with one argument, a struct, on a stream."""
-        values = ctypes.create_string_buffer(argument, len(argument))
-        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(values))  # The driver copies what these point to.
-        with self._current():
-            self._call(
-                'cuLaunchKernel',
-                function,
-                blocks,
-                1,
-                1,
-                threads,
-                1,
-                1,
-                shared_bytes,
-                ctypes.c_void_p(stream),
-                pointers,
-                None,
-            )
+        """Launch a kernel that takes one argument, a struct, on a stream.
 
-    def _load(self, name, image, shared_bytes):
+        Args:
+            function: What `function` returned.
+            blocks: Number of blocks.
+            threads: Threads per block.
+            shared_bytes: Dynamic shared memory per block.
+            argument: The bytes of the struct.
+            stream: Handle of the stream.
+        """
+        values = ctypes.create_string_buffer(argument, len(argument))
+        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(values))  # The driver copies the values.
+        grid, block = (blocks, 1, 1), (threads, 1, 1)
+        with self._current_context():
+            self._call('cuLaunchKernel', function, *grid, *block, shared_bytes, ctypes.c_void_p(stream), pointers, None)
+
+    def _load(self, name: str, image: bytes, shared_bytes: int) -> ctypes.c_void_p:
         module, function = ctypes.c_void_p(), ctypes.c_void_p()
-        with self._current(), self._allowed_while_capturing():
+        with self._current_context(), self._allowed_while_capturing():
             self._call('cuModuleLoadData', ctypes.byref(module), image)
             self._call('cuModuleGetFunction', ctypes.byref(function), module, name.encode())
-            if shared_bytes > 0:  # Together with what the kernel declares, more than 48 KiB must be asked for.
+            if shared_bytes > 0:  # More than 48 KiB, including static shared memory, must be requested explicitly.
                 self._call('cuFuncSetAttribute', function, MAX_DYNAMIC_SHARED_BYTES, shared_bytes)
         return function
 
     @contextlib.contextmanager
-    def _current(self) -> Iterator[None]:
-        """Make this GPU's context the current one of the thread, which may be one of autograd's."""
+    def _current_context(self) -> Iterator[None]:
+        """Make the context of this GPU current in this thread, which may be a thread of autograd."""
         self._call('cuCtxPushCurrent_v2', self._context)
         try:
             yield
@@ -85,7 +99,7 @@ class Device:
 
     @contextlib.contextmanager
     def _allowed_while_capturing(self) -> Iterator[None]:
-        """Let this thread load a module although one of its streams is being captured into a CUDA graph."""
+        """Allow this thread to load a module even while one of its streams is captured into a CUDA graph."""
         mode = ctypes.c_int(CAPTURE_MODE_RELAXED)
         self._call('cuThreadExchangeStreamCaptureMode', ctypes.byref(mode))
         try:
@@ -96,7 +110,11 @@ class Device:
 
 @functools.cache
 def device(index: int) -> Device:
-    """The GPU cuda:`index`; DriverError where the driver cannot be used."""
+    """Return the GPU cuda:`index`.
+
+    Raises:
+        DriverError: The driver cannot be used.
+    """
     torch.cuda.init()
     return Device(index)
 
@@ -110,7 +128,7 @@ def _driver() -> ctypes.CDLL:
         raise DriverError(f'the driver library {name} cannot be loaded: {error}') from error
 
 
-def _call(driver, name, *arguments):
+def _call(driver: ctypes.CDLL, name: str, *arguments: Any) -> None:
     status = getattr(driver, name)(*arguments)
     if status != 0:
         text = ctypes.c_char_p()

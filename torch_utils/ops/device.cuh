@@ -1,24 +1,27 @@
-// What every kernel here needs: storage types and their arithmetic types, vectors of them, tensors with strides.
+// Shared by all CUDA kernels: storage types and the types used for arithmetic, vectors, and tensors with strides.
 //
-// Kernels are compiled at run time for one set of constants each (see cuda_kernels.py), given as macros: SCALAR, the
-// type in memory; INDEX, 32 or 64 bits for offsets within a tensor; THREADS, those of a block; and what each .cu file
-// lists at its top. NVRTC comes without the headers of CUDA, so half precision is converted here.
+// Each kernel is compiled at run time for one set of constants (see cuda_plans.py), which are passed as macros: SCALAR,
+// the type in memory; INDEX, a 32- or 64-bit type for offsets within a tensor; THREADS, the threads of a block; and the
+// constants listed at the top of each .cu file. NVRTC does not include the CUDA headers, so conversions from and to
+// half precision are implemented here.
 //
-// Nothing but this file knows a GPU: the tests compile the kernels with a plain C++ compiler as well, and run them.
+// Only this file depends on the GPU: the tests also compile the kernels with a C++ compiler and run them on a CPU.
 
 #pragma once
 
 #ifdef __CUDACC_RTC__
 #define DEVICE __device__ __forceinline__
-#define DYNAMIC_SHARED extern __shared__  // of a size that is set when the kernel is started
+#define DYNAMIC_SHARED extern __shared__  // The size is set at launch.
 #define DYNAMIC_SIZE
 #endif
 
 struct half_t { unsigned short bits; };
 struct bfloat_t { unsigned short bits; };
 
-// ---------------------------------------------------------------------------------------------------------------
-// Conversions. Arithmetic is in float32 for everything but float64.
+// ---------------------------------------------------------------------------------------------------------------------
+// Conversions
+//
+// Arithmetic is in float64 for float64 and in float32 for all other types.
 
 #ifdef __CUDA_ARCH__
 
@@ -52,8 +55,8 @@ inline float widen(half_t value) {
 inline half_t to_half(float value) {
     const unsigned bits = bits_of(value), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
     if (magnitude > 0x7f800000u) return {static_cast<unsigned short>(sign | 0x7e00u)};
-    if (magnitude >= 0x477ff000u) return {static_cast<unsigned short>(sign | 0x7c00u)};  // rounds to 2^16 or more
-    if (magnitude < 0x38800000u) {  // Below 2^-14 the numbers are multiples of 2^-24; the addition rounds to them.
+    if (magnitude >= 0x477ff000u) return {static_cast<unsigned short>(sign | 0x7c00u)};  // Rounds to 2^16 or more.
+    if (magnitude < 0x38800000u) {  // Subnormal: the addition rounds to a multiple of 2^-24.
         const unsigned rounded = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);
         return {static_cast<unsigned short>(sign | rounded)};
     }
@@ -89,28 +92,33 @@ template <> DEVICE bfloat_t narrow<bfloat_t>(float value) { return to_bfloat(val
 
 using Wide = Number<SCALAR>::Wide;
 
-// ---------------------------------------------------------------------------------------------------------------
-// Memory.
+// ---------------------------------------------------------------------------------------------------------------------
+// Memory
 
-// N numbers that one instruction loads or stores, where N * sizeof(T) is 4, 8 or 16 and the address a multiple of it.
+// N numbers, loaded or stored by one instruction if N * sizeof(T) is 4, 8 or 16 and the address is a multiple of that.
 template <class T, int N> struct alignas(sizeof(T) * N) Vector { T at[N]; };
 
 // Strides of a tensor [N, C, H, W], in elements.
 struct Strides { long long n, c, h, w; };
 
-// Begin of one of the N * C planes.
+// Return the offset of the pixel (y, x) within a plane.
+DEVICE INDEX pixel_offset(const Strides& strides, int y, int x) {
+    return static_cast<INDEX>(y) * static_cast<INDEX>(strides.h) + static_cast<INDEX>(x) * static_cast<INDEX>(strides.w);
+}
+
+// Return the start of one of the N * C planes.
 template <class T> DEVICE T* plane_of(T* base, const Strides& strides, unsigned plane, long long channels) {
     const unsigned image = plane / static_cast<unsigned>(channels);
     return base + image * strides.n + (plane - image * static_cast<unsigned>(channels)) * strides.c;
 }
 
-// Copy a vector to shared memory, or zeros where it is not `inside`. The copy runs on by itself until `wait_for_copies`,
-// so that a thread has many of them under way without a register for any.
+// Copy a vector to shared memory, or zeros if it is not `inside` the image. The copy is asynchronous (complete after
+// `wait_for_copies`), so a thread can have many copies in flight without using registers for them.
 template <class V> DEVICE void copy_to_shared(V* target, const V* source, bool inside) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     if constexpr (sizeof(V) >= 4) {
         const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(target));
-        const int bytes = inside ? static_cast<int>(sizeof(V)) : 0;  // The rest is filled with zeros.
+        const int bytes = inside ? static_cast<int>(sizeof(V)) : 0;  // The hardware fills the rest with zeros.
         asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
                      :: "r"(address), "l"(source), "n"(sizeof(V)), "r"(bytes) : "memory");
         return;

@@ -1,12 +1,12 @@
-// Activation functions with their first and second derivative: one source for the CPU's kernels and the GPU's.
+// Activation functions with their first and second derivatives, shared by the CPU and GPU kernels.
 //
-// z is what goes into a function and u what comes out. Derivatives are written in u wherever u tells them, so that a
-// backward pass needs one tensor; those of swish are written in z. `alpha` is the slope of lrelu for negative numbers,
-// at least 0. Comparisons fall out for NaN as they do in PyTorch's own operators.
+// z is the input of a function and u = act(z) its output. Derivatives are expressed in terms of u wherever possible, so
+// a backward pass reads one tensor only; those of swish are expressed in terms of z. `alpha` is the slope of lrelu for
+// negative inputs and must be at least 0. Comparisons treat NaN as PyTorch's own operators do.
 
 #pragma once
 
-#ifndef __CUDACC_RTC__  // NVRTC comes without headers, and with these functions.
+#ifndef __CUDACC_RTC__  // NVRTC has no headers; these functions are built in.
 #include <math.h>
 #endif
 
@@ -18,13 +18,13 @@
 #endif
 #endif
 
-// The order of bias_act.activation_funcs.
+// In the order of bias_act.activation_funcs.
 enum Activation { LINEAR, RELU, LRELU, TANH, SIGMOID, ELU, SELU, SOFTPLUS, SWISH };
 
-// Klambauer et al., arXiv 1706.02515: mean 0 and variance 1 are a fixed point of selu.
+// Klambauer et al., arXiv 1706.02515: with these constants, mean 0 and variance 1 are a fixed point.
 #define SELU_SCALE 1.0507009873554804934193349852946
 #define SELU_ALPHA 1.6732632423543772848170429916717
-#define SOFTPLUS_LINEAR_FROM 20  // PyTorch's threshold: from there on, softplus is the identity.
+#define SOFTPLUS_LINEAR_FROM 20  // PyTorch's threshold, above which softplus is the identity.
 
 template <class T> ADA_HD T logistic(T z) { return T(1) / (T(1) + exp(-z)); }
 
@@ -73,7 +73,7 @@ template <int ACT, class T> ADA_HD T curvature_of(T z, T u, T) {
     return T(0);
 }
 
-// The nearest number of at most the magnitude `limit`; NaN stays.
+// Clamp to [-limit, +limit]; NaN remains NaN.
 template <class T> ADA_HD T clamp_to(T value, T limit) {
     return value < -limit ? -limit : value > limit ? limit : value;
 }

@@ -1,18 +1,18 @@
-// filtered_lrelu: bias, upsampling, leaky ReLU with gain and clamp, downsampling; separable filters.
+// filtered_lrelu: bias, upsampling, leaky ReLU with gain and clamp, downsampling; separable filters only.
 //
-// A block makes a tile of the output of one plane. Everything at the raised sampling rate stays in shared memory, so that
-// these bytes must move, with s the size of an element: s for each pixel of the input, s for each of the output, and for
-// training a quarter of a byte for each pixel between (2 bits: positive, within the clamp); 1 byte per output pixel where
-// both factors are 2. With 12 taps and both factors 2 that takes about 90 multiplications per output pixel, so
-// arithmetic weighs as much as memory: windows in registers keep shared memory out of the way (see resample.cuh).
+// A block computes one tile of the output of one plane. Everything at the higher sampling rate stays in shared memory.
+// Memory traffic, with s the size of an element: s bytes per input pixel, s bytes per output pixel and, for training, a
+// quarter of a byte per upsampled pixel (2 bits: positive, within the clamp), which is 1 byte per output pixel if both
+// factors are 2. With 12 taps and both factors 2, an output pixel takes about 90 multiplications, so arithmetic is as
+// expensive as memory: windows in registers reduce the load on shared memory (see resample.cuh).
 //
-// The activation is piecewise linear, so that every derivative is again upsampling, a factor for each pixel from the
-// mask, and downsampling: MODE 2.
+// The activation is piecewise linear, so every derivative is again an upsampling, a factor per pixel that is read from
+// the mask, and a downsampling: MODE 2.
 //
-// Constants: SCALAR, FILTER (type of the taps), INDEX, THREADS; UP_BY, TAPS_UP, PHASE_X, PHASE_Y of the upsampling; DOWN_BY,
-// TAPS_DOWN; TILE_X, TILE_Y outputs of a block; RUN_UP, RUN_DOWN, those of a thread at a time;
-// MODE: 0, activation; 1, activation that writes the mask; 2, factors from the mask. With MODE 1 TILE_X * DOWN_BY is a
-// multiple of 16, the pixels in a word of the mask.
+// Constants: SCALAR; FILTER, the type of the taps; INDEX; THREADS; UP_BY, TAPS_UP, PHASE_X and PHASE_Y of the upsampling;
+// DOWN_BY and TAPS_DOWN; TILE_X and TILE_Y, the outputs of a block; RUN_UP and RUN_DOWN, the outputs that a thread
+// computes at a time; MODE: 0, activation; 1, activation that also writes the mask; 2, factors from the mask. With
+// MODE 1, TILE_X * DOWN_BY is a multiple of 16, the number of pixels in a word of the mask.
 
 #include "elementwise.h"
 #include "resample.cuh"
@@ -26,8 +26,8 @@ struct FilteredLrelu {
     unsigned* mask;                                          // [N * C, mask_h, mask_words]
     Strides y_strides, x_strides;
     Tiles tiles;
-    long long mask_w, mask_h, mask_words, mask_x, mask_y;    // size; position of the first output's first pixel
-    double gain_up, gain_down, gain, slope, clamp;           // the first two along an axis
+    long long mask_w, mask_h, mask_words, mask_x, mask_y;    // size; position of the first pixel that the first output reads
+    double gain_up, gain_down, gain, slope, clamp;           // gain_up and gain_down: per axis
     long long flip;
 };
 
@@ -37,9 +37,9 @@ using Down = Axis<1, DOWN_BY, TAPS_DOWN, 0>;
 
 constexpr int MID_W = round_up(Down::inputs(TILE_X), RUN_UP), MID_H = round_up(Down::inputs(TILE_Y), RUN_UP);
 constexpr int IN_W = UpX::inputs(MID_W), IN_H = UpY::inputs(MID_H);
-constexpr int PITCH_IN = IN_W | 1, PITCH_MID = MID_W | 1, PITCH_OUT = TILE_X | 1;  // odd: see resample.cuh
+constexpr int PITCH_IN = IN_W | 1, PITCH_MID = MID_W | 1, PITCH_OUT = TILE_X | 1;  // odd; see resample.cuh
 
-// Two buffers take turns: input and mid-resolution tile; what lies between the passes of either resampling.
+// Two buffers alternate: EVEN holds the input and the upsampled tile, ODD the result of the first pass of a resampling.
 constexpr int EVEN_SIZE = largest(IN_H * PITCH_IN, MID_H * PITCH_MID);
 constexpr int ODD_SIZE = largest(IN_H * PITCH_MID, MID_H * PITCH_OUT);
 
@@ -48,7 +48,7 @@ DEVICE Wide activation(Wide value, const FilteredLrelu& f) {
     return clamp_to(gain * (value < 0 ? value * slope : value), clamp);
 }
 
-// The derivative of the activation at the pixel (x, y) of the mask; zero outside of it.
+// The derivative of the activation at the pixel (x, y) of the mask; zero outside the mask.
 DEVICE Wide factor(const FilteredLrelu& f, const unsigned* mask, int y, int x) {
     if (y < 0 || y >= f.mask_h || x < 0 || x >= f.mask_w) return 0;
     const unsigned word = mask[static_cast<INDEX>(y) * static_cast<INDEX>(f.mask_words) + x / PIXELS_PER_WORD];
@@ -57,7 +57,7 @@ DEVICE Wide factor(const FilteredLrelu& f, const unsigned* mask, int y, int x) {
     return bits & 2 ? rate : Wide(0);
 }
 
-// Tiles overlap between the resamplings. Each word is written by one block: the one whose outputs begin there.
+// Upsampled tiles overlap. Each word is written by only one block: the block whose outputs start there.
 DEVICE void write_mask(const FilteredLrelu& f, unsigned* mask, const Wide* middle, const Tile& tile) {
     constexpr int WORDS = ceil_div(MID_W, PIXELS_PER_WORD);
     const int rows = tile.y + 1 == f.tiles.tiles_y ? MID_H : TILE_Y * DOWN_BY;
@@ -114,9 +114,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) filtered_lrelu(const Filte
 
     SCALAR* target = plane_of(f.y, f.y_strides, tile.group, s.channels);
     pass_along_y<Down, RUN_DOWN, TILE_Y, TILE_X, PITCH_OUT>(odd, taps_down, [&](int row, int col, Wide value) {
-        const int oy = tile.y * TILE_Y + row, ox = tile.x * TILE_X + col;
-        if (oy < s.out_h && ox < s.out_w)
-            target[static_cast<INDEX>(oy) * static_cast<INDEX>(f.y_strides.h)
-                   + static_cast<INDEX>(ox) * static_cast<INDEX>(f.y_strides.w)] = narrow<SCALAR>(value);
+        store_output(target, f.y_strides, s, tile, row, col, value);
     });
 }

@@ -1,8 +1,11 @@
 """Fused multiply-add: a * b + c in one pass over memory."""
 
+from __future__ import annotations
+
 import torch
+from torch import Tensor
 
 
-def fma(a, b, c):
-    """Return a * b + c with the usual broadcasting of the three tensors; differentiable as often as wanted."""
+def fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Return a * b + c, with the usual broadcasting. Differentiable any number of times."""
     return torch.addcmul(c, a, b)

@@ -1,14 +1,16 @@
-"""Compiling CUDA sources at run time, with nothing but a shared library of CUDA: NVRTC.
+"""Run-time compilation of CUDA sources with NVRTC, which requires only one shared library of CUDA.
 
-The library is called through its plain C interface by ctypes. That is a dozen functions that have stayed the same since
-CUDA 11, and PyTorch's CUDA wheels bring the library along, of their own version, so nothing needs to be installed where
-PyTorch runs on a GPU. (`cuda-core` and `cuda-bindings` would do the same for two more packages.) Where PyTorch was
-built without it, `pip install nvidia-cuda-nvrtc` gives it. No GPU is needed to compile.
+The library is called through its C interface by ctypes: a dozen functions that have not changed since CUDA 11.
+PyTorch's CUDA wheels bring the library in their own version, so nothing has to be installed where PyTorch runs on a
+GPU. (With `cuda-core` and `cuda-bindings`, the same would take two more packages.) If PyTorch was built without it,
+`pip install nvidia-cuda-nvrtc` installs it. Compiling requires no GPU.
 
-Binaries are kept on disk. Each is named by everything it depends on, is written under a name of its own and moved into
-place, and carries its checksum: processes need no lock, and neither a killed one nor a full disk leaves anything that
-is taken for a binary.
+Binaries are kept on disk. The name of a file contains a hash of everything that the binary depends on; the file is
+written under a temporary name, moved into place, and contains a checksum. So processes need no lock, and neither a
+process that is killed nor a full disk leaves a file that is mistaken for a binary.
 """
+
+from __future__ import annotations
 
 import ctypes
 import functools
@@ -27,20 +29,22 @@ from dnnlib.files import atomic_file
 from torch_utils.ops.build import BuildError, writable_folder
 
 INSTALL = 'pip install nvidia-cuda-nvrtc'
-CACHE_FORMAT = b'ADA1'  # The first bytes of a file, before the checksum of the rest.
+CACHE_FORMAT = b'ADA1'  # the first bytes of a file, followed by the checksum of the rest
 
 
 class CompilerMissing(RuntimeError):
-    """NVRTC is not there or cannot be used; the text says what to do."""
+    """NVRTC is missing or cannot be used; the message says what to do."""
 
 
 class CompilationFailed(RuntimeError):
-    """NVRTC rejected a source; the text holds its messages."""
+    """NVRTC rejected a source; the message contains its output."""
 
 
 class Binary(NamedTuple):
+    """A compiled program."""
+
     image: bytes  # what the driver loads
-    log: str  # of the compiler and the assembler; empty where the binary was on disk
+    log: str  # output of compiler and assembler; empty if the binary was read from disk
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -48,7 +52,14 @@ class Binary(NamedTuple):
 
 
 class Compiler:
-    """NVRTC: its `path`, `version` (major, minor) and the `architectures` that it compiles for (80, 90 ...)."""
+    """NVRTC, with its `path`, `version` (major, minor), and the `architectures` it supports (80, 90, ...).
+
+    Args:
+        path: Path of the shared library.
+
+    Raises:
+        CompilerMissing: The library cannot be used.
+    """
 
     def __init__(self, path: str):
         self.path = path
@@ -58,10 +69,21 @@ class Compiler:
             self.version = self._read_version()
             self.architectures = self._read_architectures()
         except (OSError, AttributeError) as error:
-            raise CompilerMissing(f'{path} is no usable NVRTC: {error}') from error
+            raise CompilerMissing(f'{path} cannot be used as NVRTC: {error}') from error
 
     def compile(self, name: str, source: str, headers: Mapping[str, str], options: Sequence[str]) -> Binary:
-        """Machine code for the architecture among the options (`sm_90`), or PTX where it is virtual (`compute_90`)."""
+        """Compile a program.
+
+        Args:
+            name: Name for messages.
+            source: Source text.
+            headers: Text of each file that may be included.
+            options: Options of the compiler. The architecture is real (sm_90, for machine code) or virtual (compute_90,
+                for PTX).
+
+        Raises:
+            CompilationFailed: The source contains errors.
+        """
         program = ctypes.c_void_p()
         texts = [text.encode() for text in headers.values()]
         names = [header.encode() for header in headers]
@@ -114,7 +136,11 @@ def _strings(values: Sequence[bytes]) -> ctypes.Array:
 
 @functools.lru_cache(maxsize=1)
 def compiler() -> Compiler:
-    """The NVRTC that fits PyTorch best; CompilerMissing where there is none. What is found is kept."""
+    """Return the NVRTC that matches PyTorch best. The result is cached.
+
+    Raises:
+        CompilerMissing: There is no usable NVRTC.
+    """
     failures = []
     for path in candidates():
         try:
@@ -125,17 +151,17 @@ def compiler() -> Compiler:
 
 
 def candidates() -> Iterator[str]:
-    """Paths where NVRTC may be, best first: wheels, those of PyTorch's own CUDA version before others; the toolkit."""
+    """Yield paths where NVRTC may be, best first: Python wheels, starting with PyTorch's CUDA version; the toolkit."""
     major = (torch.version.cuda or '').split('.')[0]
-    found = [
+    paths = [
         str(file)
         for folder in _library_folders()
         for pattern in ('libnvrtc[.-]*', 'nvrtc64_*.dll')
         for file in sorted(folder.glob(pattern))
         if 'builtins' not in file.name and '.alt.' not in file.name
     ]
-    # A newer compiler's code needs a newer driver than the one that PyTorch is content with.
-    yield from sorted(found, key=lambda path: not major or major_version(path) != int(major))
+    # Code from a newer compiler may need a newer driver than PyTorch does.
+    yield from sorted(paths, key=lambda path: not major or major_version(path) != int(major))
     if sys.platform == 'win32':
         yield from (f'nvrtc64_{number}0_0.dll' for number in ([major] if major else ()))
     else:
@@ -144,13 +170,13 @@ def candidates() -> Iterator[str]:
 
 
 def major_version(path: str) -> int | None:
-    """The CUDA version in a file name such as libnvrtc.so.12, libnvrtc-0123abcd.so.11.2 or nvrtc64_120_0.dll."""
+    """Return the CUDA version in a name such as libnvrtc.so.12, libnvrtc-0123abcd.so.11.2 or nvrtc64_120_0.dll."""
     match = re.search(r'\.so\.(\d+)', path) or re.search(r'nvrtc64_(\d\d)\d_', path)
     return int(match[1]) if match else None
 
 
 def _library_folders() -> Iterator[Path]:
-    wheels = importlib.util.find_spec('nvidia')  # a namespace that the wheels of CUDA share
+    wheels = importlib.util.find_spec('nvidia')  # a namespace package that the CUDA wheels share
     for root in (wheels.submodule_search_locations or ()) if wheels else ():
         for part in ('lib', 'bin', 'bin/x86_64'):
             yield from sorted(Path(root).glob(f'*/{part}'))
@@ -163,19 +189,26 @@ def _library_folders() -> Iterator[Path]:
 
 
 def target(capability: tuple[int, int], architectures: Sequence[int]) -> str:
-    """The compiler's target for a GPU: `sm_86`, or the nearest that the driver can bring to it.
+    """Return the compilation target for a GPU, such as 'sm_86', or the closest one that runs on it.
 
-    Machine code runs on later minor versions of its generation; for a later generation the driver itself finishes
-    portable code (`compute_90`). CompilerMissing where the GPU is older than all of the compiler's architectures.
+    Machine code also runs on later minor versions of its generation. For a later generation, the target is portable
+    code such as 'compute_90', which the driver compiles.
+
+    Args:
+        capability: Compute capability of the GPU.
+        architectures: Architectures that the compiler supports.
+
+    Raises:
+        CompilerMissing: The GPU is older than all of the architectures.
     """
-    wanted = capability[0] * 10 + capability[1]
-    older = [architecture for architecture in architectures if architecture <= wanted]
-    if not older:
+    exact = capability[0] * 10 + capability[1]
+    supported = [architecture for architecture in architectures if architecture <= exact]
+    if not supported:
         raise CompilerMissing(
-            'this NVRTC has no support any more for GPUs of compute capability '
-            f'{capability[0]}.{capability[1]}; install the nvidia-cuda-nvrtc of an older CUDA'
+            f'this NVRTC no longer supports GPUs of compute capability {capability[0]}.{capability[1]}; '
+            'install nvidia-cuda-nvrtc for an older version of CUDA'
         )
-    best = max(older)
+    best = max(supported)
     return f'sm_{best}' if best // 10 == capability[0] else f'compute_{best}'
 
 
@@ -184,7 +217,7 @@ def target(capability: tuple[int, int], architectures: Sequence[int]) -> str:
 
 
 def build(name: str, source: str, headers: Mapping[str, str], options: Sequence[str]) -> Binary:
-    """What `Compiler.compile` gives, from disk where this was compiled before."""
+    """Return what `Compiler.compile` returns, from disk if the program has been compiled before."""
     nvrtc = compiler()
     digest = hashlib.sha256(repr((name, source, sorted(headers.items()), list(options), nvrtc.version)).encode())
     folder = cache_folder()
@@ -199,11 +232,11 @@ def build(name: str, source: str, headers: Mapping[str, str], options: Sequence[
 
 
 def cache_folder() -> Path | None:
-    """Where binaries are kept, or None: then each process compiles what it needs."""
+    """Return the folder for binaries, or None if there is none; then each process compiles the kernels it needs."""
     try:
         return writable_folder('ada_gan_cuda')[0]
     except BuildError as error:
-        _say_once(f'CUDA kernels are compiled anew in each process: {error}.')
+        _print_once(f'Each process compiles its CUDA kernels again, because {error}.')
         return None
 
 
@@ -221,34 +254,40 @@ def _write_binary(path: Path, image: bytes) -> None:
         with atomic_file(path) as file:
             file.write(CACHE_FORMAT + hashlib.sha256(image).digest() + image)
     except OSError as error:
-        _say_once(f'CUDA kernels are compiled anew in each process: {path} cannot be written ({error.strerror}).')
+        _print_once(
+            f'Each process compiles its CUDA kernels again, because {path} cannot be written ({error.strerror}).'
+        )
 
 
 @functools.cache
-def _say_once(text: str) -> None:
+def _print_once(text: str) -> None:
     print(text, file=sys.stderr)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What the assembler says
+# Resource usage
 
 
 class Usage(NamedTuple):
-    """What a kernel takes, as the log of `--ptxas-options=-v` has it."""
+    """Resources that a kernel uses, according to the log of `--ptxas-options=-v`."""
 
     registers: int
-    spilled_bytes: int  # stored and loaded again
+    spilled_bytes: int  # stores and loads
     stack_bytes: int
     shared_bytes: int  # static
 
 
 def usage(log: str) -> Usage:
-    """Read the log of a program with one kernel. ValueError where it says nothing."""
+    """Return the resource usage from the log of a program with one kernel.
+
+    Raises:
+        ValueError: The log does not contain it.
+    """
     registers = re.search(r'Used (\d+) registers', log)
     if not registers:
         raise ValueError(f'no register count in the log: {log!r}')
 
-    def total(pattern):
+    def total(pattern: str) -> int:
         return sum(int(number) for number in re.findall(pattern, log))
 
     return Usage(

@@ -1,18 +1,19 @@
-// upfirdn2d: zero insertion, padding, filter and downsampling as one step. Its gradient is the same operation again.
+// upfirdn2d: zero insertion, padding, filter and downsampling in one step. Its gradient is the same operation again.
 //
-// Memory bound for the filters in use. Bytes that must move, with s the size of an element: s for each pixel of the input
-// and s for each of the output, so up 2: 1.25 s per output pixel, down 2: 5 s, filter alone: 2 s. What a kernel reads
-// beyond that are the rims where tiles meet, most of which the second-level cache has.
+// Memory bound for the filters in use. Memory traffic, with s the size of an element: s bytes per input pixel and s bytes
+// per output pixel, so 1.25 s per output pixel for up 2, 5 s for down 2, and 2 s for filtering alone. The only other reads
+// are the borders that neighboring tiles share, which are mostly served by the L2 cache.
 //
-// Three kernels, of which one is compiled at a time:
-//   LAYOUT 0: upfirdn2d_planes, filter [kh, kw], pixels of a row beside each other. Input tile in shared memory.
-//   LAYOUT 1: upfirdn2d_channels, filter [kh, kw], channels beside each other. Vectors of channels, in registers only.
-//   LAYOUT 2: upfirdn2d_separable, filter [k] along x and along y in one kernel; any strides. What lies between stays
-//             in shared memory, where two kernels would move that once more to memory and back.
+// There are three kernels, one of which is compiled at a time:
+//   LAYOUT 0: upfirdn2d_planes, filter [kh, kw], contiguous rows. The input tile is in shared memory.
+//   LAYOUT 1: upfirdn2d_channels, filter [kh, kw], channels last. Vectors of channels, in registers only.
+//   LAYOUT 2: upfirdn2d_separable, filter [k] along x and along y in one kernel, any strides. The intermediate image stays
+//             in shared memory; two separate kernels would write it to global memory and read it back.
 //
-// Constants: SCALAR, FILTER (type of the taps), INDEX, THREADS, UP_X, UP_Y, DOWN_X, DOWN_Y, TAPS_X, TAPS_Y, PHASE_X,
-// PHASE_Y (see resample.cuh); TILE_X, TILE_Y outputs of a block, RUN_X, RUN_Y of a thread at a time; VECTOR elements of a
-// load; PLANES of a block and STORE_VECTOR elements of a store (LAYOUT 0), LANES of vectors in a block (LAYOUT 1).
+// Constants: SCALAR; FILTER, the type of the taps; INDEX; THREADS; UP_X, UP_Y, DOWN_X, DOWN_Y, TAPS_X, TAPS_Y, PHASE_X and
+// PHASE_Y (see resample.cuh); TILE_X and TILE_Y, the outputs of a block; RUN_X and RUN_Y, the outputs that a thread
+// computes at a time; VECTOR, the elements of a load; for LAYOUT 0 PLANES, the planes of a block, and STORE_VECTOR, the
+// elements of a store; for LAYOUT 1 LANES, the vectors of channels in a block.
 
 #include "resample.cuh"
 
@@ -25,11 +26,11 @@ struct Resampling {
     const FILTER* filter;
     Strides y_strides, x_strides;
     Tiles tiles;
-    double gain;     // of a pass over the filter
+    double gain;     // per pass: squared for a separable filter
     long long flip;
 };
 
-// The taps [kh, kw] as the kernel of a correlation, in shared memory.
+// Read the taps [kh, kw] into shared memory, as a correlation kernel.
 DEVICE void read_kernel(Wide* taps, const Resampling& r) {
     for (int t = threadIdx.x; t < TAPS_Y * TAPS_X; t += THREADS)
         taps[t] = static_cast<Wide>(r.filter[r.flip ? t : TAPS_Y * TAPS_X - 1 - t] * static_cast<FILTER>(r.gain));
@@ -37,7 +38,7 @@ DEVICE void read_kernel(Wide* taps, const Resampling& r) {
 
 constexpr bool TAPS_IN_REGISTERS = TAPS_Y * TAPS_X * sizeof(Wide) <= 144;
 
-// The taps of one row of the filter, or of all where they fit in registers.
+// The taps, copied to registers if they fit.
 struct Taps {
     const Wide* shared;
     Wide own[TAPS_IN_REGISTERS ? TAPS_Y * TAPS_X : 1];
@@ -55,14 +56,27 @@ struct Taps {
     }
 };
 
-constexpr int WINDOW_X = AxisX::inputs(RUN_X), WINDOW_Y = AxisY::inputs(RUN_Y);  // what a thread's outputs need
+constexpr int WINDOW_X = AxisX::inputs(RUN_X), WINDOW_Y = AxisY::inputs(RUN_Y);  // inputs of a run
+
+// Call visit(j, l, k, tap) for each tap that connects pixel k of input row i to output (j, l) of a run.
+template <class Visit> DEVICE void for_each_tap(const Taps& taps, int i, Visit visit) {
+#pragma unroll
+    for (int j = 0; j < RUN_Y; ++j) {
+        if (!AxisY::connects(j, i)) continue;
+#pragma unroll
+        for (int l = 0; l < RUN_X; ++l)
+#pragma unroll
+            for (int k = 0; k < WINDOW_X; ++k)
+                if (AxisX::connects(l, k)) visit(j, l, k, taps.at(AxisY::tap(j, i), AxisX::tap(l, k)));
+    }
+}
 
 #if LAYOUT == 0
 
 constexpr int ROWS = AxisY::inputs(TILE_Y), COLS = AxisX::inputs(TILE_X);
-constexpr int PITCH = round_up(COLS + VECTOR - 1, VECTOR);  // Vectors begin up to VECTOR - 1 pixels before the tile.
+constexpr int PITCH = round_up(COLS + VECTOR - 1, VECTOR);  // Vectors start up to VECTOR - 1 pixels before the tile.
 
-// Returns how many pixels before the tile's first one the rows in shared memory begin.
+// Read a tile; return by how many pixels the rows in shared memory start before the first pixel of the tile.
 DEVICE int read_planes(SCALAR* shared, const Resampling& r, const Tile& tile) {
     using Pixels = Vector<SCALAR, VECTOR>;
     const Tiles& s = r.tiles;
@@ -79,9 +93,7 @@ DEVICE int read_planes(SCALAR* shared, const Resampling& r, const Tile& tile) {
         const bool inside = plane < s.planes && iy >= 0 && iy < in_h && ix >= 0 && ix < in_w;
         const SCALAR* source = r.x;
         if (inside)
-            source = plane_of(r.x, r.x_strides, plane, s.channels)
-                   + static_cast<INDEX>(iy) * static_cast<INDEX>(r.x_strides.h)
-                   + static_cast<INDEX>(ix) * static_cast<INDEX>(r.x_strides.w);
+            source = plane_of(r.x, r.x_strides, plane, s.channels) + pixel_offset(r.x_strides, iy, ix);
         copy_to_shared(reinterpret_cast<Pixels*>(shared + (p * ROWS + row) * PITCH + col),
                        reinterpret_cast<const Pixels*>(source), inside);
     }
@@ -110,15 +122,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) upfirdn2d_planes(const Res
             Wide window[WINDOW_X];
 #pragma unroll
             for (int k = 0; k < WINDOW_X; ++k) window[k] = widen(corner[i * PITCH + k]);
-#pragma unroll
-            for (int j = 0; j < RUN_Y; ++j) {
-                if (!AxisY::connects(j, i)) continue;
-#pragma unroll
-                for (int l = 0; l < RUN_X; ++l)
-#pragma unroll
-                    for (int k = 0; k < WINDOW_X; ++k)
-                        if (AxisX::connects(l, k)) sums[j][l] += window[k] * taps.at(AxisY::tap(j, i), AxisX::tap(l, k));
-            }
+            for_each_tap(taps, i, [&](int j, int l, int k, Wide tap) { sums[j][l] += window[k] * tap; });
         }
 
         const unsigned plane = tile.group * PLANES + p;
@@ -144,8 +148,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) upfirdn2d_planes(const Res
 
 #elif LAYOUT == 1
 
-// A block makes TILE_X x TILE_Y pixels for LANES vectors of channels. Neighbouring threads have neighbouring vectors; the
-// first-level cache serves the pixels that several threads of a block read.
+// A block computes TILE_X x TILE_Y pixels of LANES vectors of channels. Neighboring threads process neighboring vectors;
+// pixels that several threads of a block read are served by the L1 cache.
 extern "C" __global__ void __launch_bounds__(THREADS) upfirdn2d_channels(const Resampling r) {
     using Channels = Vector<SCALAR, VECTOR>;
     __shared__ Wide shared_taps[TAPS_Y * TAPS_X];
@@ -155,7 +159,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) upfirdn2d_channels(const R
     const Tiles& s = r.tiles;
     const Tile tile = this_tile(s);
     constexpr int RUNS_X = TILE_X / RUN_X;
-    const unsigned slices = static_cast<unsigned>((s.channels + LANES * VECTOR - 1) / (LANES * VECTOR));  // of an image
+    const unsigned slices = static_cast<unsigned>((s.channels + LANES * VECTOR - 1) / (LANES * VECTOR));  // per image
     const unsigned image = tile.group / slices;
     const int channel = static_cast<int>(tile.group - image * slices) * (LANES * VECTOR)
                       + static_cast<int>(threadIdx.x) % LANES * VECTOR;
@@ -177,22 +181,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) upfirdn2d_channels(const R
             const int iy = iy0 + i, ix = ix0 + k;
             window[k] = {};
             if (iy >= 0 && iy < in_h && ix >= 0 && ix < in_w)
-                window[k] = *reinterpret_cast<const Channels*>(source + static_cast<INDEX>(iy) * static_cast<INDEX>(r.x_strides.h)
-                                                               + static_cast<INDEX>(ix) * static_cast<INDEX>(r.x_strides.w));
+                window[k] = *reinterpret_cast<const Channels*>(source + pixel_offset(r.x_strides, iy, ix));
         }
+        for_each_tap(taps, i, [&](int j, int l, int k, Wide tap) {
 #pragma unroll
-        for (int j = 0; j < RUN_Y; ++j) {
-            if (!AxisY::connects(j, i)) continue;
-#pragma unroll
-            for (int l = 0; l < RUN_X; ++l)
-#pragma unroll
-                for (int k = 0; k < WINDOW_X; ++k) {
-                    if (!AxisX::connects(l, k)) continue;
-                    const Wide tap = taps.at(AxisY::tap(j, i), AxisX::tap(l, k));
-#pragma unroll
-                    for (int e = 0; e < VECTOR; ++e) sums[j][l][e] += widen(window[k].at[e]) * tap;
-                }
-        }
+            for (int e = 0; e < VECTOR; ++e) sums[j][l][e] += widen(window[k].at[e]) * tap;
+        });
     }
 
     SCALAR* target = r.y + image * r.y_strides.n + channel;
@@ -204,8 +198,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) upfirdn2d_channels(const R
             Channels out;
 #pragma unroll
             for (int e = 0; e < VECTOR; ++e) out.at[e] = narrow<SCALAR>(sums[j][l][e]);
-            *reinterpret_cast<Channels*>(target + static_cast<INDEX>(oy + j) * static_cast<INDEX>(r.y_strides.h)
-                                         + static_cast<INDEX>(ox + l) * static_cast<INDEX>(r.y_strides.w)) = out;
+            *reinterpret_cast<Channels*>(target + pixel_offset(r.y_strides, oy + j, ox + l)) = out;
         }
     }
 }
@@ -214,7 +207,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) upfirdn2d_channels(const R
 
 extern "C" __global__ void __launch_bounds__(THREADS) upfirdn2d_separable(const Resampling r) {
     constexpr int ROWS = AxisY::inputs(TILE_Y), COLS = AxisX::inputs(TILE_X);
-    constexpr int PITCH_IN = COLS | 1, PITCH_OUT = TILE_X | 1;  // odd: see resample.cuh
+    constexpr int PITCH_IN = COLS | 1, PITCH_OUT = TILE_X | 1;  // odd; see resample.cuh
     __shared__ Wide pixels[ROWS * PITCH_IN], between[ROWS * PITCH_OUT];
     __shared__ Wide taps_x[TAPS_X], taps_y[TAPS_Y];
     const Tiles& s = r.tiles;
@@ -231,10 +224,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) upfirdn2d_separable(const 
 
     SCALAR* target = plane_of(r.y, r.y_strides, tile.group, s.channels);
     pass_along_y<AxisY, RUN_Y, TILE_Y, TILE_X, PITCH_OUT>(between, taps_y, [&](int row, int col, Wide value) {
-        const int oy = tile.y * TILE_Y + row, ox = tile.x * TILE_X + col;
-        if (oy < s.out_h && ox < s.out_w)
-            target[static_cast<INDEX>(oy) * static_cast<INDEX>(r.y_strides.h)
-                   + static_cast<INDEX>(ox) * static_cast<INDEX>(r.y_strides.w)] = narrow<SCALAR>(value);
+        store_output(target, r.y_strides, s, tile, row, col, value);
     });
 }
 

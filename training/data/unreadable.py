@@ -1,37 +1,50 @@
-"""Images that turn out unreadable in the course of a training: another one in their place, and a word about each.
+"""Images that turn out to be unreadable during training: another image takes their place, and each is reported once.
 
-A run that has gone well for days need not end for one image. `ReadableImages` puts another image in its place, always
-the same one, so that a run that is resumed sees what the uninterrupted one saw. `SkippedImages` counts and names them.
+A run that has trained for days should not end because of one image. `ReadableImages` substitutes another image, always
+the same one, so that a resumed run sees what the uninterrupted one saw. `SkippedImages` counts and reports them.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from torch_utils import distributed, training_stats
-from training.dataset import ImageError
+from training.data.decoding import ImageError
 
-MAX_SUBSTITUTES = 10  # Where none of so many can be read, it is not the images: the disk or the archive is gone.
+MAX_SUBSTITUTES = 10  # if none of these can be read either, the disk or the archive is gone
 STATISTIC = 'Data/skipped_images'
 
 
-class ReadableImages(torch.utils.data.Dataset):
-    """The images of a dataset; one that cannot be read is replaced by another, drawn at random by its index.
+class LabeledImages(Protocol):
+    """A sequence of images, uint8 [C, H, W], with their labels, float32 [label_dim]."""
 
-    `images[i]` is an image, its label, and the sentence about image i where that is not it, else ''.
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, idx: int, /) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+class ReadableImages(torch.utils.data.Dataset):
+    """The images of a dataset; an unreadable one is replaced by another, selected at random by its index.
+
+    `images[i]` is an image, its label, and the error message if image i was replaced, else ''.
 
     Args:
-        dataset: Images with labels, whose `dataset[i]` raises ImageError where it cannot be read.
-        strict: Replace nothing, let the error through.
+        dataset: Images with labels; `dataset[i]` raises ImageError if the image cannot be read.
+        strict: Replace nothing and raise the error.
     """
 
-    def __init__(self, dataset, strict=False):
+    def __init__(self, dataset: LabeledImages, strict: bool = False):
         self._dataset = dataset
         self._strict = strict
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, idx):
+    def __getitem__(self, idx: int) -> tuple[np.ndarray, np.ndarray, str]:
         try:
             return *self._dataset[idx], ''
         except ImageError as error:
@@ -39,35 +52,35 @@ class ReadableImages(torch.utils.data.Dataset):
                 raise
             return *self._substitute(idx, error), str(error)
 
-    def _substitute(self, idx, error):
+    def _substitute(self, idx: int, error: ImageError) -> tuple[np.ndarray, np.ndarray]:
         for other in np.random.RandomState(idx).randint(len(self._dataset), size=MAX_SUBSTITUTES):
             try:
                 return self._dataset[int(other)]
             except ImageError:
                 pass
-        raise ImageError(f'{error} Nor can any of {MAX_SUBSTITUTES} others in its place be read.') from error
+        raise ImageError(f'{error} None of {MAX_SUBSTITUTES} other images could be read in its place.') from error
 
 
 class SkippedImages:
-    """What `ReadableImages` has replaced: counted in the statistics, and each image named once.
+    """Statistics and warnings about the images that `ReadableImages` has replaced.
 
-    The mean of the statistic is a share of the images shown; times `num` it is their number.
+    The mean of the statistic is their fraction of the images shown; times `num` it is their number.
     """
 
-    def __init__(self):
-        self._named = set()
-        self._new = []
+    def __init__(self) -> None:
+        self._reported: set[str] = set()
+        self._new: list[str] = []
 
-    def note(self, sentences):
-        """Take in the sentences of a batch; '' stands for an image that was read."""
-        training_stats.report(STATISTIC, [float(bool(sentence)) for sentence in sentences])
-        for sentence in sorted(set(sentences) - self._named - {''}):
-            self._named.add(sentence)
-            self._new.append(sentence)
+    def add(self, messages: Sequence[str]) -> None:
+        """Record the messages of a batch; '' stands for an image that was read."""
+        training_stats.report(STATISTIC, [float(bool(message)) for message in messages])
+        for message in sorted(set(messages) - self._reported - {''}):
+            self._reported.add(message)
+            self._new.append(message)
 
-    def print_new(self, world):
-        """Collective: the main rank prints what all ranks have met since the last time."""
-        of_ranks = distributed.gather_objects_to_main(world, self._new)
+    def print_new(self, world: distributed.World) -> None:
+        """Print, on the main rank, what all ranks have recorded since the last call. Collective."""
+        per_rank = distributed.gather_objects_to_main(world, self._new)
         self._new = []
-        for sentence in sorted({sentence for sentences in of_ranks for sentence in sentences}):
-            print(f'Warning: {sentence} Another image is shown in its place (--strict-data=1 would stop here).')
+        for message in sorted({message for messages in per_rank for message in messages}):
+            print(f'Warning: {message} Another image is shown in its place (--strict-data=1 would stop here).')

@@ -1,20 +1,29 @@
-"""Runs whose numbers have become infinite or NaN for good: seen, kept from being saved, and stopped.
+"""Detect runs whose numbers have become infinite or NaN for good, so that they are not saved but stopped.
 
-Single steps with such gradients happen, above all in half precision, and are made harmless (NaN → 0, ±inf → ±1e5).
-Where one follows another without end, or a weight itself is no number, the networks learn nothing more, and the last
-good state is worth more than a new one.
+Single steps with such gradients are normal, above all in half precision, and harmless: NaN becomes 0, ±inf becomes
+±1e5. If they happen in every step, or a weight itself is not finite, the networks no longer learn, and the last good
+state is worth more than a new one.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from torch_utils import distributed, misc
+from training.phases import Phase
+from training.run.state import TrainingRun
 
-MAX_STEPS_SAVED = 10  # Steps of one phase in a row with non-finite gradients, up to which a snapshot is written.
-MAX_STEPS = 100  # Up to which the run goes on.
+MAX_STEPS_SAVED = 10  # consecutive steps of a phase with non-finite gradients after which snapshots are still written
+MAX_STEPS = 100  # … after which the run still continues
 
 
-def doubt(phases):
-    """What speaks against saving the networks, None where nothing does. Waits for the GPU; the same on all ranks."""
+def reason_not_to_save(phases: Sequence[Phase]) -> str | None:
+    """Return why the networks should not be saved now, or None if they are fine; the same on all ranks.
+
+    Waits for the GPU.
+    """
     phase = max(phases, key=lambda phase: int(phase.nonfinite_steps))
     steps = int(phase.nonfinite_steps)
     if steps <= MAX_STEPS_SAVED:
@@ -22,30 +31,30 @@ def doubt(phases):
     return f'the gradients of {phase.name} were not finite (inf or NaN) in each of its last {steps} steps'
 
 
-def verdict(world, phases, parts, thorough):
-    """Collective: why the run should end, None where it should not. Waits for the GPU.
+def reason_to_stop(run: TrainingRun, thorough: bool) -> str | None:
+    """Collective: return why the run should end, or None if it should continue. Waits for the GPU.
 
     Args:
-        world: Ranks.
-        phases: All of them.
-        parts: `training.run.checkpoint.Parts`.
+        run: The run.
         thorough: Look at all values of the networks too.
     """
-    if any(int(phase.nonfinite_steps) > MAX_STEPS for phase in phases):
-        return doubt(phases)
+    if any(int(phase.nonfinite_steps) > MAX_STEPS for phase in run.phases):
+        return reason_not_to_save(run.phases)
     if not thorough:
         return None
-    of_ranks = distributed.gather_objects_to_main(world, _not_finite_in(parts))  # Running means are each rank's own.
-    return distributed.broadcast_object(world, next((found for found in of_ranks if found), None))
+    name = _first_nonfinite(_named_tensors(run))
+    names = distributed.gather_objects_to_main(run.world, name)  # the running means differ between ranks
+    name = distributed.broadcast_object(run.world, next((name for name in names if name), None))
+    return None if name is None else f'{name} is not finite (inf or NaN)'
 
 
-def _not_finite_in(parts):
-    tensors = {
-        f'{name}.{key}': tensor
-        for name, module in parts.networks.items()
-        for key, tensor in misc.named_params_and_buffers(module)
-    }
-    for name, tensor in [*tensors.items(), *parts.loss.state_dict().items()]:
-        if not bool(torch.isfinite(tensor).all()):
-            return f'{name} is not finite (inf or NaN)'
-    return None
+def _first_nonfinite(named_tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:
+    """Return the name of the first tensor with an infinite or NaN value, or None if there is none."""
+    return next((name for name, tensor in named_tensors if not bool(torch.isfinite(tensor).all())), None)
+
+
+def _named_tensors(run: TrainingRun) -> Iterable[tuple[str, torch.Tensor]]:
+    for name, module in run.networks.items():
+        for key, tensor in misc.named_params_and_buffers(module):
+            yield f'{name}.{key}', tensor
+    yield from run.loss.state_dict().items()

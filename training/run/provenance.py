@@ -1,4 +1,4 @@
-"""What a run's numbers come from: `provenance.json` in its folder, with an entry for each time it was started."""
+"""Where the numbers of a run come from: `provenance.json` in its directory, with an entry for each start."""
 
 from __future__ import annotations
 
@@ -21,16 +21,21 @@ import torch
 
 from dnnlib.files import atomic_file
 from dnnlib.machine import processor_name
+from training.run.run_dir import RunDir
 
-FILE_NAME = 'provenance.json'
 _ROOT = Path(__file__).resolve().parents[2]
-_GIT_SEC = 10
+_GIT_TIMEOUT_SEC = 10
 _DIGEST_WAIT_SEC = 1
 
 
 def record_start(run_dir: str, options: dict[str, Any] | None, device: torch.device) -> None:
-    """Add an entry for the start of a process that trains in `run_dir`."""
-    path = Path(run_dir, FILE_NAME)
+    """Add an entry for the start of a process that trains in `run_dir`.
+
+    Args:
+        run_dir: Directory of the run.
+        options: Options of the command line.
+        device: Where the networks run.
+    """
     entry = {
         'time': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
         'command': shlex.join(sys.argv),
@@ -50,36 +55,17 @@ def record_start(run_dir: str, options: dict[str, Any] | None, device: torch.dev
         'threads': torch.get_num_threads(),
         'dataset_sha256': None,
     }
-    _write(path, [*read(run_dir), entry])
-
-
-def read(run_dir: str) -> list[dict[str, Any]]:
-    """The entries of a run's starts, oldest first; [] where there are none that can be read."""
-    try:
-        entries = json.loads(Path(run_dir, FILE_NAME).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return []
-    return entries if isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries) else []
-
-
-def dataset_sha256(run_dir: str) -> str | None:
-    """Digest of the dataset that a run started with, where it is known."""
-    return next((entry['dataset_sha256'] for entry in read(run_dir) if entry.get('dataset_sha256')), None)
-
-
-def _write(path: Path, entries: list[dict[str, Any]]) -> None:
-    with atomic_file(path) as file:
-        file.write(f'{json.dumps(entries, indent=2)}\n'.encode())
+    _write(run_dir, [*read(run_dir), entry])
 
 
 def record_dataset(run_dir: str, content_sha256: Callable[[], str]) -> None:
-    """Complete the last entry with the digest of the dataset, and say where it is not the one of the first.
+    """Add the digest of the dataset to the last entry, and print a warning if it is not that of the first entry.
 
-    A large dataset takes minutes to read: the training does not wait for it.
+    Training does not wait for this, because reading a large dataset takes minutes.
 
     Args:
-        run_dir: folder of the run.
-        content_sha256: computes the digest; an OSError or a ValueError leaves the entry without.
+        run_dir: Directory of the run.
+        content_sha256: Computes the digest. If it raises an OSError or a ValueError, the entry has no digest.
     """
     thread = threading.Thread(target=_record_dataset, args=(run_dir, content_sha256), daemon=True)
     thread.start()
@@ -93,13 +79,33 @@ def _record_dataset(run_dir: str, content_sha256: Callable[[], str]) -> None:
         if dataset_sha256(run_dir) not in (None, digest):
             print('The dataset is not the one that this run started with: its files have changed since.', flush=True)
         entries[-1]['dataset_sha256'] = digest
-        _write(Path(run_dir, FILE_NAME), entries)
+        _write(run_dir, entries)
     except (OSError, ValueError) as error:
-        print(f'{FILE_NAME} has no digest of the dataset: {error}', file=sys.stderr, flush=True)
+        path = RunDir(run_dir).provenance_json
+        print(f'{path} has no digest of the dataset: {error}', file=sys.stderr, flush=True)
+
+
+def dataset_sha256(run_dir: str) -> str | None:
+    """Return the digest of the dataset that a run started with, or None if it is not known."""
+    return next((entry['dataset_sha256'] for entry in read(run_dir) if entry.get('dataset_sha256')), None)
+
+
+def read(run_dir: str) -> list[dict[str, Any]]:
+    """Return the entries of a run, oldest first; [] if the file does not exist or is not valid."""
+    try:
+        entries = json.loads(Path(RunDir(run_dir).provenance_json).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return []
+    return entries if isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries) else []
+
+
+def _write(run_dir: str, entries: list[dict[str, Any]]) -> None:
+    with atomic_file(RunDir(run_dir).provenance_json) as file:
+        file.write(f'{json.dumps(entries, indent=2)}\n'.encode())
 
 
 def _git_state() -> dict[str, Any] | None:
-    """Commit of this program and whether files differ from it; None where it is not in a repository of its own."""
+    """Return the commit of this program and whether files differ from it, or None outside of its repository."""
     top = _git('rev-parse', '--show-toplevel')
     if top is None or Path(top).resolve() != _ROOT:
         return None
@@ -108,11 +114,13 @@ def _git_state() -> dict[str, Any] | None:
 
 
 def _git(*args: str) -> str | None:
-    """What git says; None where there is no git, or it fails."""
+    """Return the output of a git command, or None if it fails or git is not installed."""
     command = ['git', '-C', str(_ROOT), *args]
     environment = {name: value for name, value in os.environ.items() if not name.startswith('GIT_')}
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SEC, env=environment, check=False)
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=_GIT_TIMEOUT_SEC, env=environment, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() if result.returncode == 0 else None

@@ -14,12 +14,13 @@ _RUN_NAME = re.compile(r'(\d{5})(?:-|$)')
 _NETWORK_NAME = re.compile(r'network-snapshot-(\d+)\.pkl')
 _FAKES_NAME = re.compile(r'fakes(\d+)\.png')
 _STATE_NAME = re.compile(r'training-state-(\d{6,})(?:\.(\d{3}))?\.pt')
-_APPENDED_FILES = ('log.txt', 'stats.jsonl', 'metric-*.jsonl', 'events.out.tfevents.*')
+_METRIC_FILES = 'metric-*.jsonl'
+_APPENDED_FILES = ('log.txt', 'stats.jsonl', _METRIC_FILES, 'events.out.tfevents.*')
 
 
 @dataclass(frozen=True)
 class RunDir:
-    """The directory of one run; every path begins with `path`. Nothing is created."""
+    """The directory of one run; every path starts with `path`. It creates nothing."""
 
     path: str
 
@@ -66,8 +67,10 @@ class RunDir:
         return self._file(f'network-snapshot-{cur_nimg // 1000:06d}.pkl')
 
     def training_state(self, cur_nimg: int) -> str:
-        """The training state after `cur_nimg` images. The number has decimals unless it is a whole number of kimg, so
-        that no two states share a name."""
+        """The training state after `cur_nimg` images.
+
+        Its name contains every digit of `cur_nimg`, so that no two states share a name.
+        """
         kimg, rest = divmod(cur_nimg, 1000)
         return self._file(f'training-state-{kimg:06d}' + (f'.{rest:03d}' if rest else '') + '.pt')
 
@@ -79,45 +82,49 @@ class RunDir:
         """The curve of a metric over the training."""
         return self._file(f'metric-{name}.png')
 
-    # What is there
+    # Existing files
 
     def network_pkls(self) -> list[Path]:
         """All network pickles, oldest first."""
         return self._matching(_NETWORK_NAME)
 
     def fakes_pngs(self) -> list[Path]:
-        """All grids of generated images but the initial one, oldest first."""
+        """All grids of generated images except the initial one, oldest first."""
         return self._matching(_FAKES_NAME)
 
     def training_states(self) -> list[Path]:
         """All training states, newest first."""
         return self._matching(_STATE_NAME)[::-1]
 
+    def metric_jsonls(self) -> list[Path]:
+        """The values of all metrics, sorted by name."""
+        return sorted(Path(self.path).glob(_METRIC_FILES))
+
     def appended_files(self) -> list[Path]:
-        """The files that grow while a run goes on, in the order of their names."""
+        """The files that grow during a run, sorted by name."""
         return sorted(path for pattern in _APPENDED_FILES for path in Path(self.path).glob(pattern))
 
     def partial_files(self) -> list[Path]:
-        """What is left of files that a process was writing when it was killed."""
+        """Incomplete files that a process was writing when it was killed."""
         return sorted(Path(self.path).glob('.*.partial'))
 
     def _file(self, name: str) -> str:
         return os.path.join(self.path, name)
 
     def _matching(self, pattern: re.Pattern[str]) -> list[Path]:
-        found = [(match, path) for path in Path(self.path).iterdir() if (match := pattern.fullmatch(path.name))]
-        found.sort(key=lambda item: [int(number or 0) for number in item[0].groups()])
-        return [path for _match, path in found]
+        matches = [(match, path) for path in Path(self.path).iterdir() if (match := pattern.fullmatch(path.name))]
+        matches.sort(key=lambda item: [int(number or 0) for number in item[0].groups()])
+        return [path for _match, path in matches]
 
 
 def kimg_of(network_pkl: str | os.PathLike) -> int | None:
-    """Return 200 for `network-snapshot-000200.pkl`, and None for a file of another name."""
+    """Return the kimg of a network pickle (200 for `network-snapshot-000200.pkl`), or None for any other file name."""
     match = _NETWORK_NAME.fullmatch(os.path.basename(network_pkl))
     return int(match[1]) if match else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# All runs of a folder
+# All runs in a folder
 
 
 def list_run_dirs(outdir: str) -> list[str]:

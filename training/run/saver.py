@@ -1,141 +1,162 @@
-"""Snapshots of a run, and what becomes of the run where they cannot be written.
+"""Snapshots of a run, and what happens to the run if they cannot be written.
 
-A snapshot is a network pickle, an image grid and a training state. One that fails, as on a full disk, is a warning: the
-one before it stays, and the next one tries again. Several that fail in a row end the run, which would work for nothing;
-so does the last one, or one after which the run was asked to stop. None is written of networks that are in doubt.
+A snapshot consists of a network pickle, an image grid and a training state. If it cannot be written, for example
+because the disk is full, a warning is printed, the previous snapshot stays, and the next one tries again. The run ends
+after several such snapshots in a row, since its results would be lost, and if the last one fails. Networks that
+`training.run.divergence` advises against saving are not written at all.
 """
+
+from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator, Sequence
 
-from dnnlib.cli import error_sentence
+from dnnlib.errors import error_sentence
 from torch_utils import distributed, misc
 from training.run import checkpoint, divergence, snapshots
+from training.run.snapshots import FakesGrid
+from training.run.state import TrainingRun
 
-MAX_FAILURES = 3  # Snapshots in a row that cannot be written.
+MAX_FAILURES = 3  # consecutive snapshots that cannot be written
 
 
 class Saver:
-    """Writes the snapshots of a run: `begin`, then what belongs to it, then `conclude`; all of them on all ranks.
+    """Write the snapshots of a run: `begin`, then its files, then `finish`; each of them is called on all ranks.
 
     Args:
-        world: Ranks.
-        config: `training.config.TrainingConfig`.
-        run_dir: Where the files go.
-        parts: `training.run.checkpoint.Parts`.
-        phases: All `training.phases.Phase`.
-        dataset: Its class names go into network pickles.
-        fakes_grid: `training.run.snapshots.FakesGrid`, on the main rank.
+        run: The run to save.
+        class_names: Names of the classes, for the network pickles; None if the dataset has none.
+        fakes_grid: The image grid, on the main rank; None on the others.
     """
 
-    def __init__(self, world, config, run_dir, parts, phases, dataset, fakes_grid):
-        self._world, self._config, self._run_dir, self._parts = world, config, run_dir, parts
-        self._phases, self._dataset, self._fakes_grid = phases, dataset, fakes_grid
-        self._doubt = None  # What speaks against this snapshot.
-        self._failures = []  # Sentences about files of this snapshot.
-        self._failed_in_a_row = 0
-        self._has_state = False
-        self.saved_nimg = None  # Images shown at the last snapshot with a training state.
+    def __init__(self, run: TrainingRun, class_names: Sequence[str] | None, fakes_grid: FakesGrid | None):
+        self._run, self._fakes_grid = run, fakes_grid
+        self._extra_content = {} if class_names is None else dict(class_names=list(class_names))
+        self._reason_not_to_save: str | None = None
+        self._failures: list[str] = []  # one sentence for each file of this snapshot that could not be written
+        self._num_failed = 0  # consecutive snapshots with failures
+        self._includes_state = False
+        self._saved_nimg: int | None = None  # images shown at the last complete snapshot with a training state
 
-    def network_pkl(self, cur_nimg):
-        """Path of the network pickle after so many images."""
-        return os.path.join(self._run_dir, f'network-snapshot-{cur_nimg // 1000:06d}.pkl')
+    def check_divergence(self, thorough: bool = False) -> None:
+        """Check that the numbers of the run have not become infinite or NaN for good.
 
-    def check_finite(self, thorough=False):
-        """ValueError where the numbers of the run have become infinite or NaN for good."""
-        reason = divergence.verdict(self._world, self._phases, self._parts, thorough)
+        Raises:
+            ValueError: They have.
+        """
+        reason = divergence.reason_to_stop(self._run, thorough)
         if reason is not None:
             raise ValueError(
-                f'The training has diverged: {reason}. {self._last_state()} If the machine is to blame, go on from '
-                f'there (--resume-run={self._run_dir}); if not, start a new run from a network pickle of this one '
-                '(--resume) with a smaller --glr and --dlr, or a larger --gamma.'
+                f'The training has diverged: {reason}. {self._last_state()} If the machine is at fault, resume from '
+                f'there (--resume-run={self._run.run_dir.path}); otherwise start a new run from one of the network '
+                'pickles (--resume) with a smaller --glr and --dlr, or a larger --gamma.'
             )
 
-    def begin(self):
-        """Look at the numbers; returns whether there is something to be saved."""
-        self.check_finite(thorough=True)
-        self._doubt = divergence.doubt(self._phases)
-        if self._doubt is not None and self._world.is_main:
-            print(f'Warning: no snapshot is written, as {self._doubt}. {self._last_state()}')
-        return self._doubt is None
+    def begin(self) -> bool:
+        """Begin a snapshot: check the networks, and return whether they are fit to be saved."""
+        self.check_divergence(thorough=True)
+        self._reason_not_to_save = divergence.reason_not_to_save(self._run.phases)
+        if self._reason_not_to_save is not None and self._run.world.is_main:
+            print(f'Warning: no snapshot is written, because {self._reason_not_to_save}. {self._last_state()}')
+        return self._reason_not_to_save is None
 
-    def save_network(self, cur_nimg):
-        """Write the network pickle, once it is sure that the networks of all ranks are the same."""
-        if self._doubt is not None:
+    def save_network(self) -> None:
+        """Write the network pickle, after checking that the networks are equal on all ranks."""
+        if self._reason_not_to_save is not None:
             return
-        for name, module in self._parts.networks.items():
-            shared = [
-                (key, tensor) for key, tensor in misc.named_params_and_buffers(module) if not checkpoint.is_own(key)
-            ]
-            distributed.check_equal_over_ranks(self._world, shared, what=name)
-        if self._world.is_main:
-            extra = {} if self._dataset.class_names is None else dict(class_names=list(self._dataset.class_names))
-            modules = dict(self._parts.networks, augment_pipe=self._parts.augment_pipe)
-            with self._noting_failure():
-                snapshots.save_network_pickle(
-                    self.network_pkl(cur_nimg), modules, self._config.training_set_kwargs, **extra
-                )
+        run = self._run
+        for name, module in run.networks.items():
+            tensors = misc.named_params_and_buffers(module)
+            shared = [(key, tensor) for key, tensor in tensors if not checkpoint.is_per_rank(key)]
+            distributed.check_equal_over_ranks(run.world, shared, what=name)
+        if run.world.is_main:
+            modules = dict(run.networks, augment_pipe=run.augment_pipe)
+            path = run.run_dir.network_pkl(run.counters.cur_nimg)
+            with self._failures_recorded():
+                snapshots.save_network_pickle(path, modules, run.config.training_set_kwargs, **self._extra_content)
 
-    def save_images(self, cur_nimg):
+    def save_images(self) -> None:
         """Write the image grid."""
-        if self._doubt is None and self._world.is_main:
-            path = os.path.join(self._run_dir, f'fakes{cur_nimg // 1000:06d}.png')
-            with self._noting_failure():
-                self._fakes_grid.save(self._parts.networks['G_ema'], path)
+        if self._reason_not_to_save is None and self._fakes_grid is not None:
+            with self._failures_recorded():
+                self._fakes_grid.save(self._run.run_dir.fakes_png(self._run.counters.cur_nimg))
 
-    def save_state(self, progress):
-        """Write the training state, unless there are statistics that it would count as written and that are not."""
-        if self._doubt is not None:
+    def save_state(self) -> None:
+        """Write the training state, unless there are statistics that it would count as written but that are not."""
+        if self._reason_not_to_save is not None:
             return
-        self._has_state = True
-        failures_before = len(self._failures)
-        with self._noting_failure():
-            self._parts.statistics.check_written()
-        if distributed.largest_over_ranks(self._world, len(self._failures) - failures_before) == 0:
-            with self._noting_failure():
-                checkpoint.save(self._world, self._run_dir, self._config, self._parts, progress)
+        self._includes_state = True
+        num_failures = len(self._failures)
+        with self._failures_recorded():
+            self._run.statistics.check_written()
+        if distributed.largest_over_ranks(self._run.world, len(self._failures) - num_failures) == 0:
+            with self._failures_recorded():
+                checkpoint.save(self._run)
 
-    def conclude(self, progress, is_last=False):
-        """Warn of what could not be written. Raises ValueError where it happens too often, or for the last time."""
-        if self._doubt is not None:
+    def finish(self, is_last: bool = False) -> None:
+        """Finish a snapshot: warn if any of it could not be written.
+
+        Raises:
+            ValueError: Too many snapshots in a row could not be written, or the last one could not.
+        """
+        if self._reason_not_to_save is not None:
             if is_last:
-                raise ValueError(f'The last networks are not saved, as {self._doubt}. {self._last_state()}')
+                raise ValueError(
+                    f'The last networks are not saved, because {self._reason_not_to_save}. {self._last_state()}'
+                )
             return
-        failure = distributed.broadcast_object(self._world, self._failures[0] if self._failures else None)
-        has_state, self._failures, self._has_state = self._has_state, [], False
+        failure = distributed.broadcast_object(self._run.world, self._failures[0] if self._failures else None)
+        includes_state, self._failures, self._includes_state = self._includes_state, [], False
         if failure is None:
-            self._failed_in_a_row = 0
-            self.saved_nimg = progress.cur_nimg if has_state else self.saved_nimg
+            self._num_failed = 0
+            self._saved_nimg = self._run.counters.cur_nimg if includes_state else self._saved_nimg
             return
-        self._failed_in_a_row += 1
-        way_out = f'{self._last_state()} Once that is mended, go on with --resume-run={self._run_dir}.'
+        self._num_failed += 1
+        way_out = f'{self._last_state()} Fix the cause, then resume the run with --resume-run={self._run.run_dir.path}.'
         if is_last:
             raise ValueError(f'The last snapshot could not be written ({failure}). {way_out}')
-        if self._failed_in_a_row >= MAX_FAILURES:
+        if self._num_failed >= MAX_FAILURES:
             raise ValueError(f'{MAX_FAILURES} snapshots in a row could not be written ({failure}). {way_out}')
-        if self._world.is_main:
+        if self._run.world.is_main:
             print(
-                f'Warning: this snapshot could not be written ({failure}). {self._last_state()} The training goes '
-                f'on, but not after {MAX_FAILURES} such snapshots in a row.'
+                f'Warning: this snapshot could not be written ({failure}). {self._last_state()} Training continues, '
+                f'but ends after {MAX_FAILURES} such snapshots in a row.'
             )
 
-    def parting_words(self, progress):
-        """For a run that a signal has stopped."""
+    def save_on_request(self, is_last: bool) -> None:
+        """Write a network pickle and a training state between two ticks, unless both were just written.
+
+        Args:
+            is_last: The run stops after this snapshot.
+        """
+        if self._saved_nimg == self._run.counters.cur_nimg:
+            return
+        self.begin()
+        if not self._run.counters.tick_is_open:
+            self.save_network()
+        self.save_state()
+        self.finish(is_last)
+
+    def stop_message(self) -> str:
+        """Return what to print when a signal has stopped the run."""
+        run = self._run
         return (
-            f'Stopped by a signal after {progress.cur_nimg / 1000:g} of {self._config.total_kimg:g} kimg. '
-            f'{self._last_state()} The run goes on from there with --resume-run={self._run_dir}.'
+            f'Stopped by a signal after {run.counters.cur_nimg / 1000:g} of {run.config.total_kimg:g} kimg. '
+            f'{self._last_state()} Resume the run from there with --resume-run={run.run_dir.path}.'
         )
 
     @contextlib.contextmanager
-    def _noting_failure(self):
+    def _failures_recorded(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            self._failures.append(error_sentence(error))
+            self._failures.append(error_sentence(error) or type(error).__name__)
 
-    def _last_state(self):
-        """Where the run can be taken up again, as a sentence."""
-        if not os.path.isdir(self._run_dir):  # On another machine than the main rank's.
-            return f'The training states are in {self._run_dir} of the first machine.'
-        states = checkpoint.list_states(self._run_dir)
+    def _last_state(self) -> str:
+        """Return a sentence that says where the run can be resumed."""
+        run_dir = self._run.run_dir
+        if not os.path.isdir(run_dir.path):  # another machine than that of the main rank
+            return f'The training states are in {run_dir.path} on the first machine.'
+        states = run_dir.training_states()
         return f'The last good state is {states[0]}.' if states else 'There is no training state yet.'

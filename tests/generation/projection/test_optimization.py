@@ -1,4 +1,4 @@
-"""The optimisation: schedules and penalties against plain formulas, a few steps against plain code, recovery."""
+"""The optimization: schedules and penalties against plain formulas, a few steps against plain code, recovery."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from generation.projection import optimization
-from generation.projection.optimization import Settings, WStatistics, feature_input, measure_w, project
+from generation.projection.optimization import ProjectionSettings, WStatistics, feature_input, measure_w, project
 from torch_utils import images
 from training.networks_stylegan2 import Generator
 
@@ -25,7 +25,7 @@ def make_generator(c_dim=0, img_channels=3, resolution=16, noise_strength=0.1, *
 
 
 def make_features(num_channels=(16, 32)):
-    """Random convolutions, normalised over their channels as those of LPIPS: [1, 3, H, W] → [1, D]."""
+    """Return random convolutions, normalized over their channels as in LPIPS: [1, 3, H, W] → [1, D]."""
     random = torch.Generator().manual_seed(0)
     sizes = zip((3, *num_channels), num_channels)
     weights = [torch.randn(o, i, 3, 3, generator=random) / math.sqrt(9 * i) for i, o in sizes]
@@ -63,34 +63,36 @@ def features():
     return make_features()
 
 
-# ----------------------------------------------------------------------------------------------- schedules
+# ---------------------------------------------------------------------------------------------------------------------
+# Schedules
 
 
 @pytest.mark.parametrize('progress, expected', [
-    (0, 0),                                     # nothing at first
+    (0, 0),                                     # start
     (0.025, 0.05),                              # half of the ramp-up
-    (0.05, 0.1), (0.4, 0.1), (0.75, 0.1),       # full
-    (0.875, 0.05),                              # half a cosine: half of the way, half of the height
+    (0.05, 0.1), (0.4, 0.1), (0.75, 0.1),       # maximum
+    (0.875, 0.05),                              # half a cosine: half of the time, half of the height
     (0.95, 0.1 * math.sin(math.pi / 10) ** 2),  # 1/2 - cos(x)/2 = sin²(x/2), a fifth of it left
     (1, 0),
 ])  # fmt: skip
 def test_learning_rate(progress, expected):
-    assert optimization.learning_rate_at(progress, Settings()) == pytest.approx(expected, abs=1e-12)
+    assert optimization.learning_rate_at(progress, ProjectionSettings()) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize('progress, expected', [(0, 0.2), (0.375, 0.05), (0.6, 0.008), (0.75, 0), (0.9, 0)])
 def test_noise_added_to_w(progress, expected):
-    assert optimization.w_noise_at(progress, 4.0, Settings()) == pytest.approx(expected, abs=1e-12)
+    assert optimization.w_noise_at(progress, 4.0, ProjectionSettings()) == pytest.approx(expected, abs=1e-12)
 
 
 def test_published_numbers():
-    assert Settings() == Settings(
+    assert ProjectionSettings() == ProjectionSettings(
         num_steps=1000, seed=303, space='w', learning_rate=0.1, noise_weight=1e5, ramp_up=0.05, ramp_down=0.25,
         w_noise=0.05, w_noise_until=0.75,
     )  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------- W's statistics
+# ---------------------------------------------------------------------------------------------------------------------
+# W's statistics
 
 
 def test_w_statistics():
@@ -107,23 +109,24 @@ def test_w_statistics():
     assert (measure_w(G, label.roll(1)).mean - statistics.mean).abs().max() > 0.01
 
 
-# --------------------------------------------------------------------------------------------------- noise
+# ---------------------------------------------------------------------------------------------------------------------
+# Noise
 
 
 def autocorrelations(noise):
-    """Mean products of a map [H, H] with itself one pixel further in x and in y, at all scales, with loops."""
+    """Return the mean products of a map [H, H] with itself shifted by one pixel in x and y, at all scales."""
     size = len(noise)
-    found = [
+    correlations = [
         sum(noise[y][x] * noise[y - dy][x - dx] for y in range(size) for x in range(size)) / size**2
         for dy, dx in ((0, 1), (1, 0))
     ]
     if size <= 8:
-        return found
+        return correlations
     half = range(0, size, 2)
     smaller = [
         [(noise[y][x] + noise[y][x + 1] + noise[y + 1][x] + noise[y + 1][x + 1]) / 4 for x in half] for y in half
     ]
-    return found + autocorrelations(smaller)
+    return correlations + autocorrelations(smaller)
 
 
 def test_noise_penalty():
@@ -143,38 +146,42 @@ def test_standardized_noise():
     torch.testing.assert_close(noise, expected)
 
 
-# ---------------------------------------------------------------------------------------------- the features' view
+# ---------------------------------------------------------------------------------------------------------------------
+# Input of the features
 
 
 @pytest.mark.parametrize('size, expected', [(4, 32), (16, 32), (32, 32), (128, 128), (256, 256), (1024, 256)])
-def test_size_of_what_the_features_see(size, expected):
+def test_size_of_the_feature_input(size, expected):
     image = torch.rand(1, 1, size, size) * 255
-    seen = feature_input(image)
-    assert seen.shape == (1, 3, expected, expected) and optimization.feature_input_size(size) == (expected, expected)
-    assert torch.equal(seen[:, 0], seen[:, 2])
+    converted = feature_input(image)
+    assert converted.shape == (1, 3, expected, expected) and optimization.feature_input_size(size) == (
+        expected,
+        expected,
+    )
+    assert torch.equal(converted[:, 0], converted[:, 2])
     if size > 256:
         factor = size // 256
         means = image[0, 0].reshape(256, factor, 256, factor).mean(dim=(1, 3))
-        torch.testing.assert_close(seen[0, 1], means)
+        torch.testing.assert_close(converted[0, 1], means)
     else:
         factor = expected // size
-        assert torch.equal(seen[0, 1], image[0, 0].repeat_interleave(factor, 0).repeat_interleave(factor, 1))
+        assert torch.equal(converted[0, 1], image[0, 0].repeat_interleave(factor, 0).repeat_interleave(factor, 1))
 
 
 @pytest.mark.parametrize('size, expected', [
     ((64, 96), (64, 96)), ((512, 768), (171, 256)), ((768, 192), (256, 64)), ((8, 24), (32, 96)), ((32, 8), (128, 32)),
 ])  # fmt: skip
-def test_the_features_see_the_proportions(size, expected):
+def test_the_feature_input_has_the_same_proportions(size, expected):
     image = torch.full([1, 3, *size], 7.0)
     image[:, :, : size[0] // 2] = 200  # the upper half stays the upper half
-    seen = feature_input(image)
-    assert seen.shape == (1, 3, *expected) and optimization.feature_input_size(size) == expected
+    converted = feature_input(image)
+    assert converted.shape == (1, 3, *expected) and optimization.feature_input_size(size) == expected
     half = expected[0] // 2
-    assert (seen[:, :, :half] == 200).all() and (seen[:, :, half + 1 :] == 7).all()
+    assert (converted[:, :, :half] == 200).all() and (converted[:, :, half + 1 :] == 7).all()
 
 
 @pytest.mark.parametrize('num_channels', [2, 4])
-def test_the_features_see_transparent_images_on_white_and_on_black(num_channels):
+def test_images_with_alpha_are_compared_on_white_and_on_black(num_channels):
     image = torch.rand(1, num_channels, 64, 96, dtype=torch.float64) * 255
     on_white, on_black = feature_input(image).split(1)
     alpha = image[:, -1:] / 255
@@ -184,7 +191,8 @@ def test_the_features_see_transparent_images_on_white_and_on_black(num_channels)
     assert torch.equal(feature_input(image), image[:, :-1].expand(2, 3, -1, -1))
 
 
-# ------------------------------------------------------------------------------------------------- the steps
+# ---------------------------------------------------------------------------------------------------------------------
+# Steps
 
 
 class PlainAdam:
@@ -202,7 +210,7 @@ class PlainAdam:
 
 
 def plain_projection(G, target, features, statistics, num_steps, seed):
-    """The published procedure step by step, on a network whose noise is overwritten: w and noise at the end."""
+    """Follow the published procedure on a network whose noise is overwritten; return the final w and noise."""
     torch.manual_seed(seed)
     modules = G.synthesis.named_modules()
     layers = {f'{name}.noise_const': layer for name, layer in modules if hasattr(layer, 'noise_const')}
@@ -220,8 +228,8 @@ def plain_projection(G, target, features, statistics, num_steps, seed):
         ws = (w + torch.randn(1, 1, len(w)) * strength).repeat(1, G.num_ws, 1)
         image = (G.synthesis(ws, noise_mode='const') + 1) * 255 / 2
         doubled = image.repeat_interleave(2, 2).repeat_interleave(2, 3)  # 16 pixels, as 32
-        wanted = torch.from_numpy(target)[None].float().repeat_interleave(2, 2).repeat_interleave(2, 3)
-        loss = (features(doubled) - features(wanted)).square().sum()
+        target_image = torch.from_numpy(target)[None].float().repeat_interleave(2, 2).repeat_interleave(2, 3)
+        loss = (features(doubled) - features(target_image)).square().sum()
         for layer in layers.values():
             noise = layer.noise_const
             while True:
@@ -241,9 +249,9 @@ def plain_projection(G, target, features, statistics, num_steps, seed):
 def test_the_published_procedure(features):
     target = image_of_seed(make_generator(), 5)
     G = make_generator()
-    result = project(G, target, features, w_of(G), Settings(num_steps=15, seed=11))
+    result = project(G, target, features, w_of(G), ProjectionSettings(num_steps=15, seed=11))
     w, noise = plain_projection(make_generator(), target, features, w_of(G), num_steps=15, seed=11)
-    assert (w - w_of(G).mean).abs().max() > 0.3  # it has moved
+    assert (w - w_of(G).mean).abs().max() > 0.3  # w has moved
     torch.testing.assert_close(result.last.ws, w.repeat(1, G.num_ws, 1), rtol=0, atol=1e-4)
     assert result.last.noise.keys() == noise.keys() and len(noise) == 5
     for name in noise:
@@ -252,10 +260,10 @@ def test_the_published_procedure(features):
 
 @pytest.mark.parametrize('space', ['w', 'w+'])
 def test_own_image_is_recovered(space):
-    """A network without noise shows its own image again: 100 steps leave a twentieth of the distance."""
+    """A network without noise reproduces its own image: after 100 steps, a twentieth of the distance is left."""
     G = make_generator(noise_strength=0)
     target = image_of_seed(G, 5)
-    result = project(G, target, make_features(), w_of(G), Settings(num_steps=100, space=space))
+    result = project(G, target, make_features(), w_of(G), ProjectionSettings(num_steps=100, space=space))
     assert result.last.distance < 0.05 * result.distances[0]
     vectors = result.last.ws[0]
     assert (vectors[0] != vectors[1]).any() == (space == 'w+')
@@ -264,40 +272,40 @@ def test_own_image_is_recovered(space):
 
 
 def test_last_and_best(G, features, monkeypatch):
-    """`best` is what was rendered at the lowest distance, with what was added to w and the noise of that moment."""
+    """`best` is the image with the lowest distance, including the noise added to w and the noise maps of its step."""
     monkeypatch.setattr(optimization, 'learning_rate_at', lambda progress, settings: 0.1 if progress < 0.5 else 2.0)
-    seen = []
-    result = project(G, image_of_seed(G, 5), features, w_of(G), Settings(num_steps=40),
-                     lambda *rendered: seen.append(rendered))  # fmt: skip
-    steps, distances, pictures = zip(*seen)
+    calls = []
+    result = project(G, image_of_seed(G, 5), features, w_of(G), ProjectionSettings(num_steps=40),
+                     lambda *arguments: calls.append(arguments))  # fmt: skip
+    steps, distances, rendered = zip(*calls)
     assert steps == tuple(range(41)) and list(distances) == result.distances
     lowest = int(np.argmin(distances))
-    assert 0 < lowest < 40, 'the learning rate above is to spoil the second half'
+    assert 0 < lowest < 40, 'the learning rate above is meant to spoil the second half'
     assert (result.best.step, result.best.distance) == (lowest, distances[lowest])
     assert (result.last.step, result.last.distance) == (40, distances[40])
-    for rendering in (result.best, result.last):
+    for candidate in (result.best, result.last):
         np.testing.assert_array_equal(
-            optimization.render(G, rendering), images.to_uint8(pictures[rendering.step])[0].numpy())  # fmt: skip
+            optimization.render(G, candidate), images.to_uint8(rendered[candidate.step])[0].numpy())  # fmt: skip
     for noise in result.last.noise.values():
         assert abs(noise.mean()) < 1e-6 and abs(noise.square().mean() - 1) < 1e-5
 
 
-def test_best_includes_what_was_added_to_w(G, features):
-    """With w at rest and the noise all but at rest, only what is added moves the distance."""
-    still = Settings(num_steps=20, learning_rate=1e-12)
-    result = project(G, image_of_seed(G, 5), features, w_of(G), still)
+def test_best_includes_the_noise_added_to_w(G, features):
+    """With a negligible learning rate, only the noise added to w changes the distance."""
+    settings = ProjectionSettings(num_steps=20, learning_rate=1e-12)
+    result = project(G, image_of_seed(G, 5), features, w_of(G), settings)
     assert 0 <= result.best.step < 15 and result.best.distance < result.last.distance
     assert (result.best.ws - w_of(G).mean).abs().max() > 1e-3
     torch.testing.assert_close(result.last.ws, w_of(G).mean.repeat(1, G.num_ws, 1))
 
 
-def test_one_seed_one_result(G, features):
+def test_seed_determines_the_result(G, features):
     target = image_of_seed(G, 5)
 
     def run(seed):
-        torch.manual_seed(seed + 77)  # the global state does not matter, and is left alone
+        torch.manual_seed(seed + 77)  # the global state has no effect and is not changed
         before = torch.get_rng_state()
-        result = project(G, target, features, w_of(G), Settings(num_steps=5, seed=seed))
+        result = project(G, target, features, w_of(G), ProjectionSettings(num_steps=5, seed=seed))
         assert torch.equal(before, torch.get_rng_state())
         return result
 
@@ -308,36 +316,36 @@ def test_one_seed_one_result(G, features):
 
 
 @pytest.mark.parametrize('is_training', [False, True])
-def test_the_network_stays_as_it_is(features, is_training):
+def test_the_network_is_not_changed(features, is_training):
     G = make_generator().train(is_training).requires_grad_(is_training)
     target = image_of_seed(G, 5)
     before = {name: tensor.clone() for name, tensor in G.state_dict().items()}
-    project(G, target, features, w_of(G), Settings(num_steps=3))
+    project(G, target, features, w_of(G), ProjectionSettings(num_steps=3))
     assert all(torch.equal(tensor, before[name]) for name, tensor in G.state_dict().items())
     assert G.training == is_training and not any(buffer.requires_grad for buffer in G.buffers())
     assert all(tensor.requires_grad == is_training and tensor.grad is None for tensor in G.parameters())
 
 
-def test_a_network_without_noise(features):
+def test_network_without_noise(features):
     G = make_generator(use_noise=False)
-    result = project(G, image_of_seed(G, 1), features, w_of(G), Settings(num_steps=3))
+    result = project(G, image_of_seed(G, 1), features, w_of(G), ProjectionSettings(num_steps=3))
     assert result.last.noise == {} and result.distances[-1] < result.distances[0]
 
 
-def test_a_gray_network_and_its_file(features):
+def test_gray_network_and_its_file(features):
     G = make_generator(img_channels=1)
-    result = project(G, image_of_seed(G, 5), features, w_of(G), Settings(num_steps=3))
+    result = project(G, image_of_seed(G, 5), features, w_of(G), ProjectionSettings(num_steps=3))
     assert optimization.render(G, result.last).shape == (1, 16, 16)
-    stored = result.last.projections()
+    stored = result.last.to_latents()
     assert stored.ws.shape == (1, G.num_ws, 16) and stored.ws.dtype == np.float32
     assert {name: noise.shape for name, noise in stored.noise.items()} == {
         'b4.conv1.noise_const': (1, 4, 4), 'b8.conv0.noise_const': (1, 8, 8), 'b8.conv1.noise_const': (1, 8, 8),
         'b16.conv0.noise_const': (1, 16, 16), 'b16.conv1.noise_const': (1, 16, 16)}  # fmt: skip
 
 
-def test_numbers_that_run_away_are_an_error(G, features):
+def test_divergence_is_an_error(G, features):
     target = image_of_seed(G, 5)
-    with pytest.raises(ValueError, match='became nan in step 1: lower'):
-        project(G, target, features, w_of(G), Settings(num_steps=3, noise_weight=1e300))
-    with pytest.raises(ValueError, match='nan at the start: the network'):
-        project(G, target, features, WStatistics(torch.full([16], math.nan), 1.0), Settings(num_steps=3))
+    with pytest.raises(ValueError, match='became nan in step 1: use a lower'):
+        project(G, target, features, w_of(G), ProjectionSettings(num_steps=3, noise_weight=1e300))
+    with pytest.raises(ValueError, match='nan at the start: the images of the network'):
+        project(G, target, features, WStatistics(torch.full([16], math.nan), 1.0), ProjectionSettings(num_steps=3))

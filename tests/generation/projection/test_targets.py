@@ -1,10 +1,10 @@
-"""Pictures to project: every kind of file becomes the pixels that a viewer shows; what cannot be used is named."""
+"""Pictures to project: every kind of file becomes the pixels that a viewer shows; errors name the file."""
 
-import click
 import numpy as np
 import PIL.Image
 import pytest
 
+from dnnlib.errors import InvalidArgument
 from generation.projection.targets import find_targets, load_target
 
 RED, HALF_RED = (255, 0, 0), (255, 0, 0, 128)
@@ -20,7 +20,7 @@ def save(image, path, **options):
     return path
 
 
-# (how the picture is made, the file's ending, the colour that is to come out, within how many levels)
+# (function that makes the picture, file extension, expected color, tolerance in levels)
 GRAY_16 = np.full([4, 4], 0x8080, np.uint16)
 KINDS = {
     'RGB': (lambda: PIL.Image.new('RGB', (4, 4), RED), 'png', RED, 0),
@@ -44,13 +44,13 @@ KINDS = {
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_kinds_of_pictures(tmp_path, kind):
-    make, ending, color, tolerance = KINDS[kind]
-    pixels = pixels_of(save(make(), tmp_path / f'picture.{ending}'))
+    make, extension, color, tolerance = KINDS[kind]
+    pixels = pixels_of(save(make(), tmp_path / f'picture.{extension}'))
     assert pixels.shape == (3, 4, 4) and pixels.dtype == np.uint8
     assert np.abs(pixels.astype(int) - np.reshape(color, [3, 1, 1])).max() <= tolerance
 
 
-def test_a_transparent_entry_of_a_palette_is_white(tmp_path):
+def test_a_transparent_palette_color_becomes_white(tmp_path):
     image = PIL.Image.new('P', (4, 4), 0)
     image.putpalette([0, 0, 255, *RED])
     image.paste(1, (0, 0, 2, 4))
@@ -59,10 +59,10 @@ def test_a_transparent_entry_of_a_palette_is_white(tmp_path):
     np.testing.assert_array_equal(pixels[:, 0, 3], (255, 255, 255))
 
 
-def test_the_central_square_is_taken_and_scaled_as_pillow_does(tmp_path):
+def test_the_central_square_is_cropped_and_scaled_by_pillow(tmp_path):
     photo = np.random.RandomState(0).randint(0, 256, [37, 64, 3], dtype=np.uint8)
     pixels = pixels_of(save(PIL.Image.fromarray(photo), tmp_path / 'wide.png'), resolution=16)
-    square = PIL.Image.fromarray(photo[:, 13:50])  # 13 columns are left out before it, 14 behind
+    square = PIL.Image.fromarray(photo[:, 13:50])  # 13 columns are cut off on the left, 14 on the right
     expected = np.asarray(square.resize((16, 16), PIL.Image.Resampling.LANCZOS))
     np.testing.assert_array_equal(pixels, expected.transpose(2, 0, 1))
     tall = save(PIL.Image.fromarray(photo.transpose(1, 0, 2)), tmp_path / 'tall.png')
@@ -70,7 +70,7 @@ def test_the_central_square_is_taken_and_scaled_as_pillow_does(tmp_path):
     assert np.abs(difference).max() <= 4  # Pillow scales, and rounds, one axis after the other
 
 
-def test_a_picture_of_the_right_size_stays_as_it_is(tmp_path):
+def test_a_picture_of_the_right_size_is_not_changed(tmp_path):
     photo = np.random.RandomState(0).randint(0, 256, [16, 16, 3], dtype=np.uint8)
     pixels = pixels_of(save(PIL.Image.fromarray(photo), tmp_path / 'p.png'), resolution=16)
     np.testing.assert_array_equal(pixels, photo.transpose(2, 0, 1))
@@ -79,7 +79,7 @@ def test_a_picture_of_the_right_size_stays_as_it_is(tmp_path):
 def test_exif_orientation_is_applied(tmp_path):
     photo = np.random.RandomState(0).randint(0, 256, [8, 8, 3], dtype=np.uint8)
     exif = PIL.Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show it turned by 90 degrees clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise for display
     path = save(PIL.Image.fromarray(photo), tmp_path / 'p.png', exif=exif)
     np.testing.assert_array_equal(pixels_of(path, resolution=8), np.rot90(photo, -1).transpose(2, 0, 1))
 
@@ -93,7 +93,7 @@ def test_gray_networks(tmp_path):
     photo[3, 5, 2] += 8  # what a lossy format may do to gray
     assert pixels_of(save(PIL.Image.fromarray(photo), tmp_path / 'near.png'), 16, num_channels=1).shape == (1, 16, 16)
     photo[3, 5, 2] += 1
-    with pytest.raises(click.BadParameter, match=r'colored\.png is coloured.*convert it'):
+    with pytest.raises(InvalidArgument, match=r'colored\.png contains colors.*convert it'):
         pixels_of(save(PIL.Image.fromarray(photo), tmp_path / 'colored.png'), 16, num_channels=1)
 
 
@@ -102,13 +102,13 @@ def test_folders_and_files_in_order(tmp_path):
     (folder / 'deeper').mkdir(parents=True)
     for name in ('b.png', 'a.jpg', '.hidden.png', 'deeper/c.png'):
         PIL.Image.new('RGB', (4, 4)).save(folder / name)
-    (folder / 'notes.txt').write_text('no picture')
+    (folder / 'notes.txt').write_text('not a picture')
     PIL.Image.new('RGB', (4, 4), RED).save(tmp_path / 'z.png')
     targets = find_targets([str(tmp_path / 'z.png'), str(folder)])
     assert [(target.name, target.is_colored) for target in targets] == [('z', True), ('a', False), ('b', False)]
 
 
-def test_a_name_of_dots_is_no_way_out_of_the_folder(tmp_path):
+def test_a_name_of_dots_does_not_leave_the_folder(tmp_path):
     path = tmp_path / '...png'
     PIL.Image.new('RGB', (4, 4)).save(path, 'png')
     assert find_targets([str(path)])[0].name == '...png'
@@ -121,44 +121,45 @@ def damage(path):
 
 UNUSABLE = {
     'missing': (lambda path: None, 'No such file'),
-    'text': (lambda path: path.write_text('no picture'), 'not an image'),
+    'text': (lambda path: path.write_text('not a picture'), 'not an image'),
     'empty': (lambda path: path.write_bytes(b''), 'file is empty'),
-    'cut short': (damage, 'unreadable'),
+    'truncated': (damage, 'unreadable'),
     'empty folder': (lambda path: path.mkdir(), 'no images'),
     'integers beyond 16 bits': (
         lambda path: PIL.Image.fromarray(np.full([4, 4], 70000, np.int32)).save(path, 'tiff'), 'from 70000 to 70000'),
-    'no numbers': (
+    'not a number': (
         lambda path: PIL.Image.fromarray(np.full([4, 4], np.nan, np.float32)).save(path, 'tiff'), 'nan'),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize('case', UNUSABLE)
-def test_unusable_pictures_are_named(tmp_path, case):
+def test_errors_name_unusable_pictures(tmp_path, case):
     make, hint = UNUSABLE[case]
     path = tmp_path / 'target.png'
     make(path)
-    with pytest.raises(click.BadParameter) as caught:
+    with pytest.raises(InvalidArgument) as caught:
         find_targets([str(path)])
-    assert caught.value.param_hint == "'--target'"
-    assert 'target.png' in caught.value.message and hint in caught.value.message and '\n' not in caught.value.message
+    assert caught.value.argument == 'target'
+    message = str(caught.value)
+    assert 'target.png' in message and hint in message and '\n' not in message
 
 
-def test_two_pictures_of_one_name(tmp_path):
+def test_two_pictures_with_the_same_name(tmp_path):
     for name in ('face.png', 'FACE.jpg'):
         PIL.Image.new('RGB', (4, 4)).save(tmp_path / name)
-    with pytest.raises(click.BadParameter, match='rename one'):
+    with pytest.raises(InvalidArgument, match='rename one'):
         find_targets([str(tmp_path / 'face.png'), str(tmp_path / 'FACE.jpg')])
 
 
 @pytest.mark.parametrize('resolution', [[8, 12], [12, 8], 8])
-def test_the_largest_part_of_the_networks_proportions_is_taken(tmp_path, resolution):
+def test_the_largest_part_with_the_networks_proportions_is_cropped(tmp_path, resolution):
     y, x = np.mgrid[:40, :40]
     picture = PIL.Image.fromarray(np.dstack([x * 6, y * 6, x * 0]).astype(np.uint8))
     height, width = (resolution, resolution) if resolution == 8 else resolution
     pixels = pixels_of(save(picture, tmp_path / 'x.png'), resolution).astype(int)
     assert pixels.shape == (3, height, width)
     for ramp, size in ((pixels[0].mean(axis=0), width), (pixels[1].mean(axis=1), height)):
-        step = 240 / max(height, width)  # the same both ways: nothing is squeezed
+        step = 240 / max(height, width)  # the same along both axes: nothing is squeezed
         assert np.abs(np.diff(ramp)[1:-1] - step).max() < 2
         assert abs(ramp.mean() - 117) < 4 and len(ramp) == size  # the middle stays in the middle
 
@@ -167,8 +168,8 @@ def test_the_largest_part_of_the_networks_proportions_is_taken(tmp_path, resolut
 def test_alpha_is_kept_for_networks_that_have_it(tmp_path, num_channels):
     pixels = np.random.default_rng(0).integers(1, 256, [4, 4, num_channels], dtype=np.uint8)
     pixels[0, :, -1], pixels[1, :, -1] = 0, 255
-    seen = pixels_of(save(PIL.Image.fromarray(pixels), tmp_path / 'x.png'), num_channels=num_channels)
-    assert seen.shape == (num_channels, 4, 4) and not seen[:, 0].any()
-    assert np.array_equal(seen[:, 1:], pixels[1:].transpose(2, 0, 1))
+    loaded = pixels_of(save(PIL.Image.fromarray(pixels), tmp_path / 'x.png'), num_channels=num_channels)
+    assert loaded.shape == (num_channels, 4, 4) and not loaded[:, 0].any()
+    assert np.array_equal(loaded[:, 1:], pixels[1:].transpose(2, 0, 1))
     opaque = save(PIL.Image.fromarray(pixels[:, :, 0]), tmp_path / 'gray.png')
     assert (pixels_of(opaque, num_channels=num_channels)[-1] == 255).all()

@@ -1,4 +1,4 @@
-"""Detectors: where they are found, and a sentence for each that is missing, damaged or of another kind."""
+"""Detectors: where they are found, and an error message for each that is missing, damaged or of another kind."""
 
 import hashlib
 import json
@@ -11,6 +11,7 @@ import torch
 
 from metrics.features import detectors
 from metrics.features.detectors import DetectorError
+from metrics.features.feature_requests import INCEPTION_FEATURES, INCEPTION_PROBABILITIES, VGG_LPIPS
 from tests import metric_stand_ins as stand_ins
 
 
@@ -29,22 +30,22 @@ def put(folder, name, content):
 
 
 def test_published_addresses():
-    place = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/'
-    assert detectors.URLS == {'inception': place + 'inception-2015-12-05.pt', 'vgg16': place + 'vgg16.pt'}
+    base = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/'
+    assert detectors.URLS == {'inception': base + 'inception-2015-12-05.pt', 'vgg16': base + 'vgg16.pt'}
 
 
-def test_answers_are_those_of_the_file(detector_folder, rgb_images):
+def test_features_are_those_of_the_file(detector_folder, rgb_images):
     inception = detectors.load('inception', 'cpu', detector_folder)
     images = torch.from_numpy(rgb_images)
-    features = detectors.ask(inception, images, detectors.FEATURES)
+    features = detectors.apply(inception, images, INCEPTION_FEATURES)
     np.testing.assert_allclose(features, stand_ins.inception_features(rgb_images), rtol=1e-4, atol=1e-5)
-    probabilities = detectors.ask(inception, images, detectors.PROBABILITIES)
+    probabilities = detectors.apply(inception, images, INCEPTION_PROBABILITIES)
     np.testing.assert_allclose(probabilities, stand_ins.class_probabilities(rgb_images), rtol=1e-4, atol=1e-5)
     path = detector_folder / 'inception-2015-12-05.pt'
     assert (inception.name, inception.label) == ('inception-2015-12-05', None)
     assert inception.source == str(path)
     assert inception.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert detectors.check(detectors.load('vgg16', 'cpu', detector_folder), detectors.LPIPS, 16, 'cpu') == 32
+    assert detectors.check(detectors.load('vgg16', 'cpu', detector_folder), VGG_LPIPS, 16, 'cpu') == 32
 
 
 def test_gradients_reach_the_images(detector_folder):
@@ -81,10 +82,10 @@ def test_stand_ins_by_a_manifest(detector_folder, tmp_path):
     'manifest, words',
     [
         ('{', 'cannot be read as JSON'),
-        ('[]', 'object of texts'),
-        ('{"label": "x", "inception": 3}', 'object of texts'),
+        ('[]', 'object of strings'),
+        ('{"label": "x", "inception": 3}', 'object of strings'),
         ('{"inception": "mine.pt"}', 'label'),
-        ('{"label": "Birds/", "inception": "mine.pt"}', "'Birds/'.*lower-case"),
+        ('{"label": "Birds/", "inception": "mine.pt"}', '"label" in .*detectors.json.*Birds/.*lower-case'),
         ('{"label": "set2"}', "'set2'.*letter at the end"),
         ('{"label": "birds", "inception": "gone.pt"}', "'gone.pt', which is not in the folder"),
     ],
@@ -105,12 +106,15 @@ def test_no_folder(tmp_path):
 def test_a_truncated_file(detector_folder, tmp_path, ending, kept, caplog):
     content = (detector_folder / 'inception-2015-12-05.pt').read_bytes()
     folder = put(tmp_path / 'cut', f'inception-2015-12-05.{ending}', content[: int(len(content) * kept)])
-    with caplog.at_level(logging.WARNING), pytest.raises(DetectorError, match=r'damaged or of another kind.*again\.$'):
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(DetectorError, match=r'damaged or of another kind.*[Cc]opy it again\.$'),
+    ):
         detectors.load('inception', 'cpu', folder)
     assert caplog.records == []
 
 
-def test_a_checkpoint_is_no_detector(tmp_path):
+def test_a_checkpoint_is_not_a_detector(tmp_path):
     (tmp_path / 'other').mkdir()
     torch.save({'weight': torch.zeros(3)}, tmp_path / 'other' / 'inception-2015-12-05.pt')
     with pytest.raises(DetectorError, match='damaged or of another kind'):
@@ -120,11 +124,11 @@ def test_a_checkpoint_is_no_detector(tmp_path):
 def test_a_detector_of_another_interface(detector_folder, tmp_path):
     folder = put(tmp_path / 'swapped', 'inception-2015-12-05.pt', (detector_folder / 'vgg16.pt').read_bytes())
     detector = detectors.load('inception', 'cpu', folder)
-    with pytest.raises(DetectorError, match=r'does not answer.*no_output_bias=True.*another interface'):
-        detectors.check(detector, detectors.PROBABILITIES, 16, 'cpu')
+    with pytest.raises(DetectorError, match=r'does not support the call.*no_output_bias=True.*another interface'):
+        detectors.check(detector, INCEPTION_PROBABILITIES, 16, 'cpu')
     maps = detectors.Detector('maps', 'maps.pt', '', lambda images, return_features: images.float())
-    with pytest.raises(DetectorError, match=r'answers.*2 images with \[2, 3, 16, 16\].*another interface'):
-        detectors.check(maps, detectors.FEATURES, 16, 'cpu')
+    with pytest.raises(DetectorError, match=r'returns \[2, 3, 16, 16\].*for 2 images.*another interface'):
+        detectors.check(maps, INCEPTION_FEATURES, 16, 'cpu')
 
 
 class OneCall(torch.nn.Module):
@@ -132,7 +136,7 @@ class OneCall(torch.nn.Module):
         return x.to(torch.float32).mean(dim=[2, 3])
 
 
-def test_an_exported_program_answers_the_call_that_it_was_exported_for(tmp_path):
+def test_an_exported_program_supports_the_call_that_it_was_exported_for(tmp_path):
     (tmp_path / 'new').mkdir()
     program = torch.export.export(
         OneCall(),
@@ -142,6 +146,6 @@ def test_an_exported_program_answers_the_call_that_it_was_exported_for(tmp_path)
     )
     torch.export.save(program, tmp_path / 'new' / 'inception-2015-12-05.pt2')
     detector = detectors.load('inception', 'cpu', tmp_path / 'new')
-    assert detectors.check(detector, detectors.FEATURES, 16, 'cpu') == 3
-    with pytest.raises(DetectorError, match='does not answer'):
-        detectors.check(detector, detectors.PROBABILITIES, 16, 'cpu')
+    assert detectors.check(detector, INCEPTION_FEATURES, 16, 'cpu') == 3
+    with pytest.raises(DetectorError, match='does not support the call'):
+        detectors.check(detector, INCEPTION_PROBABILITIES, 16, 'cpu')

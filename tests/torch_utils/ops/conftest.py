@@ -1,4 +1,4 @@
-"""The same random numbers in every run, and the implementations that an operator can have."""
+"""Fixtures for the operators: reproducible random numbers, and the implementations of an operator."""
 
 import pytest
 import torch
@@ -12,23 +12,23 @@ def seed():
 
 
 @pytest.fixture
-def way(request, monkeypatch):
-    """What `impl='cuda'` means in a test: 'native', the kernels, or 'plain', PyTorch's own operators."""
-    choose(request.param, monkeypatch)
+def backend(request, monkeypatch):
+    """What `impl='cuda'` uses in a test: 'native' for the kernels, or 'pytorch' for PyTorch's own operators."""
+    use_backend(request.param, monkeypatch)
     return request.param
 
 
 @pytest.fixture
 def impl(request, monkeypatch):
-    """The argument `impl` for 'ref', and for the two meanings of 'cuda'."""
+    """The argument `impl`: 'ref', or 'cuda' with either backend."""
     if request.param == 'ref':
         return 'ref'
-    choose(request.param, monkeypatch)
+    use_backend(request.param, monkeypatch)
     return 'cuda'
 
 
-def choose(way, monkeypatch):
-    if way == 'plain':
+def use_backend(name, monkeypatch):
+    if name == 'pytorch':
         monkeypatch.setattr(native, 'kernels', lambda x: None)
     elif native.backend(torch.device('cpu')).kernels is None:
         pytest.skip('no native kernels on this machine')

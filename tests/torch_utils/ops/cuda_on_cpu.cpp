@@ -1,8 +1,8 @@
-// Runs one of the CUDA kernels on a CPU, block after block: a test for its indices and its arithmetic, not for its speed.
+// Runs a CUDA kernel on a CPU, block after block, to test its indices and its arithmetic, but not its speed.
 //
 // Compiled with -DKERNEL_SOURCE=<file that defines the constants and includes the .cu file> and -DKERNEL=<name>. The
-// threads of a block take turns on one core: each runs up to the next __syncthreads, then the next one does. A block that
-// some threads leave early goes on without them, as on a GPU.
+// threads of a block alternate on one core: each runs until its next __syncthreads, then the next thread runs. As on a
+// GPU, a block continues without threads that return early.
 
 #include <ucontext.h>
 

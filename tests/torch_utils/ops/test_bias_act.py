@@ -7,8 +7,8 @@ import torch
 
 from torch_utils.ops import bias_act
 
-all_impls = pytest.mark.parametrize('impl', ['ref', 'native', 'plain'], indirect=True)
-both_ways = pytest.mark.parametrize('way', ['native', 'plain'], indirect=True)
+all_impls = pytest.mark.parametrize('impl', ['ref', 'native', 'pytorch'], indirect=True)
+both_backends = pytest.mark.parametrize('backend', ['native', 'pytorch'], indirect=True)
 all_activations = pytest.mark.parametrize('act', bias_act.activation_funcs)
 
 
@@ -43,11 +43,11 @@ def test_derivatives(act, options, with_bias, impl):
     assert torch.autograd.gradgradcheck(op, (x, b), fast_mode=True)
 
 
-@both_ways
+@both_backends
 @all_activations
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize('shape', [(2, 5, 7, 3), (0, 5, 4, 4), (6, 5), (1, 5, 1)])
-def test_both_ways_agree(act, dtype, shape, way):
+def test_backends_agree(act, dtype, shape, backend):
     x = torch.randn(shape).to(dtype)
     b = torch.randn(5)
     y, y_ref = (bias_act.bias_act(x, b, act=act, clamp=1.0, impl=impl) for impl in ('cuda', 'ref'))
@@ -58,7 +58,7 @@ def test_both_ways_agree(act, dtype, shape, way):
 
 @all_impls
 @all_activations
-def test_memory_format_stays(act, impl):
+def test_memory_format_is_preserved(act, impl):
     x = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
     y = bias_act.bias_act(x, torch.randn(3), act=act, impl=impl)
     assert y.is_contiguous(memory_format=torch.channels_last)
@@ -66,11 +66,11 @@ def test_memory_format_stays(act, impl):
     assert dx.is_contiguous(memory_format=torch.channels_last)
 
 
-@both_ways
+@both_backends
 @pytest.mark.parametrize('act', ['linear', 'relu', 'lrelu'])
 @pytest.mark.parametrize('clamp', [None, 0.5])
 @pytest.mark.parametrize('with_bias', [True, False])
-def test_nothing_is_written_into_the_arguments(act, clamp, with_bias, way):
+def test_arguments_are_not_modified(act, clamp, with_bias, backend):
     x = torch.randn(2, 3, 4)[:, :, ::2]
     b = torch.randn(3) if with_bias else None
     before = x.clone()
@@ -79,9 +79,9 @@ def test_nothing_is_written_into_the_arguments(act, clamp, with_bias, way):
     assert torch.equal(x, before)
 
 
-@both_ways
+@both_backends
 @all_activations
-def test_non_finite_numbers(act, way):
+def test_non_finite_numbers(act, backend):
     x = torch.tensor([[float('nan'), float('inf'), -float('inf'), 1.0]])
     for clamp in (None, 2.0):
         y, y_ref = (bias_act.bias_act(x, act=act, clamp=clamp, impl=impl) for impl in ('cuda', 'ref'))
@@ -97,14 +97,14 @@ def test_gradient_stops_where_the_result_is_clamped(act, impl):
     assert x.grad.tolist() == [[0, pytest.approx(0.1 if act == 'lrelu' else 0), 1, 0]]
 
 
-@both_ways
-def test_one_tensor_is_kept_for_the_backward_pass(way):
+@both_backends
+def test_one_tensor_is_saved_for_the_backward_pass(backend):
     x = torch.randn(2, 3, 8, 8, requires_grad=True)
     b = torch.randn(3, requires_grad=True)
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
         bias_act.bias_act(x, b, act='lrelu', clamp=1)
-    assert kept == [x.numel()]
+    assert saved == [x.numel()]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Building the CPU's kernels: found again; without compilers or with broken ones; read-only, killed, at once."""
+"""Compilation of the CPU kernels: caching, missing or broken compilers, read-only caches, killed builds."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from torch_utils.ops import build
 
 ROOT = Path(__file__).resolve().parents[3]
 
-# Compiles nothing. Says what it was called with in a file, and copies the "source" to where the library is wanted.
+# Compiles nothing: appends its arguments to a log, and copies the "source" to the path of the library.
 COMPILER = """#!/bin/sh
 if [ "$1" = --version ]; then echo compiler 1.0; exit 0; fi
 echo "$@" >> "{log}"
@@ -26,7 +26,7 @@ cp "{source}" "$last"
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A cache of its own, and a compiler that is quick."""
+    """A folder with a cache of its own and a fast compiler."""
     monkeypatch.setenv('TORCH_EXTENSIONS_DIR', str(tmp_path / 'cache'))
     monkeypatch.setattr(build.tempfile, 'gettempdir', lambda: str(tmp_path / 'temporary'))
     (tmp_path / 'temporary').mkdir()
@@ -52,7 +52,7 @@ def compilations(place):
 
 
 def process(place, **kwargs):
-    """Another Python that builds the same; it prints the path."""
+    """Another Python process that builds the same library and prints its path."""
     code = (
         f'from torch_utils.ops import build; '
         f'print(build.shared_library("tiny", [{str(place / "kernels.cpp")!r}], {str(place / "kernels.cpp")!r}))'
@@ -77,7 +77,7 @@ def test_built_once(place):
 
 
 @pytest.mark.parametrize('what', ['source', 'compiler', 'flags', 'processor'])
-def test_built_anew_when_something_changes(place, monkeypatch, what):
+def test_rebuilt_when_something_changes(place, monkeypatch, what):
     first = library_of(place)
     if what == 'source':
         (place / 'kernels.cpp').write_text('int answer() { return 43; }')
@@ -103,7 +103,7 @@ def test_several_processes_at_once_build_once(place, monkeypatch):
     assert len(compilations(place)) == 1
 
 
-def test_killed_build_blocks_nobody(place, monkeypatch):
+def test_killed_build_does_not_block_others(place, monkeypatch):
     use_compiler(place, monkeypatch, before='exec sleep 60')
     killed = process(place, start_new_session=True)
     while not compilations(place):
@@ -127,7 +127,7 @@ def test_stopped_build_blocks_for_a_limited_time(place, monkeypatch):
         assert library_of(place).exists()
 
 
-def test_what_killed_builds_left_is_removed_in_time(place):
+def test_old_leftovers_of_killed_builds_are_removed(place):
     folder = place / 'cache' / 'ada_gan_tiny'
     folder.mkdir(parents=True)
     old, recent = folder / 'tiny-0.1.partial', folder / 'tiny-0.2.partial'
@@ -139,7 +139,7 @@ def test_what_killed_builds_left_is_removed_in_time(place):
     assert recent.exists()
 
 
-def test_flags_that_a_compiler_does_not_know_are_left_out(place, monkeypatch):
+def test_unsupported_flags_are_omitted(place, monkeypatch):
     use_compiler(place, monkeypatch, before='case "$*" in *-fopenmp\\ *) echo "error: no -fopenmp" >&2; exit 1;; esac')
     assert library_of(place).exists()
     assert len(compilations(place)) == 2
@@ -158,11 +158,11 @@ def test_broken_compiler(place, monkeypatch):
 def test_no_compiler(place, monkeypatch):
     monkeypatch.delenv('CXX')
     monkeypatch.setenv('PATH', str(place))
-    with pytest.raises(build.BuildError, match=r'no C\+\+ compiler'):
+    with pytest.raises(build.BuildError, match=r'no working C\+\+ compiler'):
         library_of(place)
 
 
-def test_compiler_that_does_not_run_is_passed_over(place, monkeypatch):
+def test_broken_compiler_is_skipped(place, monkeypatch):
     broken = place / 'bin' / 'c++'
     broken.parent.mkdir()
     broken.write_text('#!/bin/sh\nexit 1\n')
@@ -186,7 +186,7 @@ def test_cache_that_cannot_be_written(place, monkeypatch, capsys):
     assert len(compilations(place)) == 1
 
 
-def test_library_of_somebody_else_is_not_used(place):
+def test_library_of_another_user_is_not_used(place):
     (place / 'cache').write_text('not a folder')
     shared = place / 'temporary' / f'torch_extensions-{os.getuid()}'
     shared.mkdir()
@@ -214,7 +214,7 @@ print(round(y[0, 0, 4, 4].item(), 4))
 
 @pytest.mark.parametrize('compiler', ['none', 'broken'])
 def test_operators_work_without_a_compiler(place, monkeypatch, compiler):
-    """And say so in one line."""
+    """They print one line about it."""
     if compiler == 'none':
         monkeypatch.setenv('CXX', str(place / 'nothing'))
         monkeypatch.setenv('PATH', str(place))
@@ -229,4 +229,4 @@ def test_operators_work_without_a_compiler(place, monkeypatch, compiler):
     )
     assert (done.returncode, done.stdout) == (0, '1.4142\n'), done.stderr
     (line,) = done.stderr.splitlines()
-    assert line.startswith('No native CPU kernels, so plain PyTorch is used: ')
+    assert line.startswith('No native CPU kernels, using plain PyTorch instead: ')

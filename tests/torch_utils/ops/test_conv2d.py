@@ -1,4 +1,4 @@
-"""The convolutions: `conv2d_resample` in all its short cuts against its definition, and `conv2d_gradfix`."""
+"""`conv2d_resample`, in all cases against its definition, and `conv2d_gradfix`."""
 
 import itertools
 
@@ -84,9 +84,9 @@ def test_empty_batch_and_channels_last(up, down, kernel):
 @pytest.mark.parametrize(
     'options, words',
     [
-        ({'w': torch.zeros(3, 3, 1, 1)}, 'do not fit'),
-        ({'w': torch.zeros(3, 2, 1)}, 'do not fit'),
-        ({'groups': 2}, 'do not fit'),
+        ({'w': torch.zeros(3, 3, 1, 1)}, 'do not match'),
+        ({'w': torch.zeros(3, 2, 1)}, 'do not match'),
+        ({'groups': 2}, 'do not match'),
         ({'up': 0}, 'up=0'),
         ({'down': 1.5}, 'down=1.5'),
         ({'padding': 'same'}, 'padding'),
@@ -110,8 +110,8 @@ def test_gradfix_has_the_signatures_of_torch():
 
 @pytest.mark.parametrize('conv', [conv2d_gradfix.conv2d, conv2d_gradfix.conv_transpose2d])
 @pytest.mark.parametrize('create_graph', [False, True])
-def test_gradient_in_the_images_alone_costs_no_gradient_in_the_weights(conv, create_graph):
-    """What `no_weight_gradients` promises is true without it."""
+def test_gradients_of_images_do_not_compute_gradients_of_weights(conv, create_graph):
+    """This holds even without `no_weight_gradients`."""
     x = torch.randn(2, 3, 9, 9, requires_grad=True)
     w = torch.randn(3, 3, 3, 3, requires_grad=True)
 

@@ -1,4 +1,4 @@
-"""The kernels for 3×3 convolutions against the definition in float64, and which calls they serve."""
+"""The kernels for 3×3 convolutions: comparison with the definition in float64, and the calls that use them."""
 
 import pytest
 import torch
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def always(monkeypatch):
-    """The kernels serve calls that PyTorch would be faster at, too."""
-    for thresholds in (conv3x3._FEWEST_PIXELS, conv3x3._FEWEST_PIXELS_FOR_WEIGHTS):
+    """Use the kernels even where PyTorch would be faster."""
+    for thresholds in (conv3x3._MIN_PIXELS, conv3x3._MIN_PIXELS_FOR_WEIGHT_GRADIENT):
         for kind in thresholds:
             monkeypatch.setitem(thresholds, kind, 1)
 
@@ -68,7 +68,7 @@ def test_agrees_with_the_definition(always, kind, size):
     if kind == 'halve':
         shape = [*shape[:2], 2 * height + 1, 2 * width + 2]
     x, w = last(torch.randn(shape)).requires_grad_(), torch.randn(outs, shape[1], 3, 3, requires_grad=True)
-    assert conv3x3._is_served(x, w, axis_in=1)
+    assert conv3x3._is_supported(x, w, axis_in=1)
     actual = derivatives(KINDS[kind], x, w)
     assert 'Convolve' in type(actual[0].grad_fn).__name__
     assert actual[0].is_contiguous(memory_format=torch.channels_last)
@@ -79,12 +79,12 @@ def test_agrees_with_the_definition(always, kind, size):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_as_exact_as_pytorch(kind):
+def test_as_accurate_as_pytorch(kind):
     x, w = last(torch.randn(2, 256, 97, 97)), torch.randn(128, 256, 3, 3)
     op = KINDS[kind]
     exact = op(x.double(), w.double())
     ours = largest_error(op(x, w), exact)
-    with native.textbook_only():
+    with native.reference_only():
         theirs = largest_error(op(x, w), exact)
     assert ours < 2 * theirs, (ours, theirs)
 
@@ -128,7 +128,7 @@ def test_weights_and_gradients_of_any_strides(always):
     assert torch.equal(gradients[0], gradients[1]) and torch.equal(gradients[0], gradients[2])
 
 
-def test_only_what_is_asked_for_is_computed(always, monkeypatch):
+def test_only_requested_gradients_are_computed(always, monkeypatch):
     calls = []
 
     def counted(name):
@@ -152,17 +152,17 @@ def test_only_what_is_asked_for_is_computed(always, monkeypatch):
 
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
-def test_what_is_not_finite_stays_where_it_is(always, kind, value):
+def test_non_finite_values_do_not_spread(always, kind, value):
     w = torch.randn(32, 32, 3, 3)
     for row in range(10, 14):
         x = last(torch.zeros(1, 32, 27, 30))
         x[0, 5, row, 20 - row] = value
         y = KINDS[kind](x, w)
-        with native.textbook_only():
+        with native.reference_only():
             assert torch.equal(y.isfinite(), KINDS[kind](x, w).isfinite())
 
 
-SERVED = dict(
+SUPPORTED = dict(
     x=[2, 32, 16, 16],
     w=[32, 32, 3, 3],
     stride=1,
@@ -176,7 +176,7 @@ SERVED = dict(
 
 
 @pytest.mark.parametrize(
-    'change, served',
+    'change, supported',
     [
         ({}, True),
         ({'x': [1, 32, 16, 16]}, True),
@@ -199,22 +199,22 @@ SERVED = dict(
         ({'layout': torch.contiguous_format}, False),
     ],
 )
-def test_what_is_served(change, served, monkeypatch):
+def test_supported_calls(change, supported, monkeypatch):
     calls = []
     original = conv3x3.convolve
     monkeypatch.setattr(conv3x3, 'convolve', lambda *args: calls.append(args[2]) or original(*args))
-    case = {**SERVED, **change}
+    case = {**SUPPORTED, **change}
     x = torch.randn(case['x'], dtype=case['dtype']).contiguous(memory_format=case['layout'])
     w, b = torch.randn(case['w'], dtype=case['dtype']), torch.randn(case['w'][0], dtype=case['dtype'])
     options = {name: case[name] for name in ('stride', 'padding', 'dilation', 'groups')}
     actual = conv2d_gradfix.conv2d(x, w, b if case['bias'] else None, **options)
     expected = F.conv2d(x, w, b if case['bias'] else None, **options)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
-    assert bool(calls) == served
+    assert bool(calls) == supported
 
 
 @pytest.mark.filterwarnings('ignore')  # Tracing is deprecated.
-def test_whoever_watches_sees_pytorch_s_own_convolution(monkeypatch):
+def test_traced_and_transformed_calls_use_pytorchs_convolution(monkeypatch):
     monkeypatch.setattr(conv3x3, 'convolve', lambda *args: pytest.fail('a kernel was called'))
     x, w = last(torch.randn(2, 32, 16, 16)), torch.randn(32, 32, 3, 3)
     expected = F.conv2d(x, w, padding=1)
@@ -231,14 +231,14 @@ def test_whoever_watches_sees_pytorch_s_own_convolution(monkeypatch):
     torch.testing.assert_close(gradient, torch.func.grad(lambda x: F.conv2d(x, w, padding=1).sum())(x))
     with torch.autocast('cpu', dtype=torch.bfloat16):
         assert KINDS['keep'](x, w).dtype == torch.bfloat16
-    with native.textbook_only():
+    with native.reference_only():
         assert torch.equal(KINDS['keep'](x, w), expected)
     for wrong in (dict(stride=[1, 1, 1]), dict(padding=[1, 1, 1])):
         with pytest.raises(RuntimeError, match='expected (stride|padding)'):
             conv2d_gradfix.conv2d(x, w, **wrong)
 
 
-def test_types_and_devices_of_the_tensors_count_and_not_the_defaults(always):
+def test_default_dtype_and_device_have_no_effect(always):
     x, w = last(torch.randn(1, 32, 16, 16)).requires_grad_(), torch.randn(32, 32, 3, 3, requires_grad=True)
     dy = torch.randn(1, 32, 16, 16)
     expected = [KINDS['keep'](x, w), *torch.autograd.grad(KINDS['keep'](x, w), [x, w], dy)]
@@ -306,7 +306,7 @@ def test_within_conv2d_resample(always, up, down):
         return conv2d_resample.conv2d_resample(x, w, f, up=up, down=down, padding=1, flip_weight=up == 1)
 
     actual = derivatives(op, x, w)
-    with native.textbook_only():
+    with native.reference_only():
         expected = derivatives(op, *(tensor.detach().double().requires_grad_() for tensor in (x, w)))
     for ours, exact in zip(actual, expected):
         assert largest_error(ours, exact) < 1e-5

@@ -1,5 +1,5 @@
-"""The CUDA kernels without a GPU: run block by block on a CPU, planned for tensors that no memory could hold, and
-compiled for three generations of GPUs. What is left for tests/gpu is the GPU itself.
+"""The CUDA kernels without a GPU: run block by block on a CPU, planned for tensors of any size, and compiled for three
+generations of GPUs. tests/gpu runs them on a GPU.
 """
 
 import ctypes
@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from torch_utils.ops import bias_act, cuda_kernels, filtered_lrelu, native, nvrtc, upfirdn2d
+from torch_utils.ops import (
+    bias_act,
+    cuda_kernels,
+    cuda_launch,
+    cuda_plans,
+    filtered_lrelu,
+    native,
+    nvrtc,
+    upfirdn2d,
+)
+from torch_utils.ops.arguments import BiasActOptions
+from torch_utils.ops.resampling import Resampling
 
 OPS = Path(cuda_kernels.__file__).parent
 HARNESS = Path(__file__).with_name('cuda_on_cpu.cpp')
@@ -74,7 +85,7 @@ def emulation(monkeypatch, tmp_path_factory):
         argument = launch.argument([0 if tensor is None else tensor.data_ptr() for tensor in tensors])
         run(launch.blocks, launch.threads, argument)
 
-    monkeypatch.setattr(cuda_kernels, '_run', run)
+    monkeypatch.setattr(cuda_launch, 'run', run)
 
 
 @pytest.mark.usefixtures('emulation')
@@ -93,11 +104,11 @@ def emulation(monkeypatch, tmp_path_factory):
 def test_bias_act(act, dtype, layout, shape, clamp):
     x, dy, v = (LAYOUTS[layout](torch.randn(shape)).to(dtype) for _ in range(3))
     b = torch.randn(shape[1]).to(dtype)
-    options = act, 0.2, 1.4, clamp
-    y = cuda_kernels.bias_act(x, b, 1, *options)
+    options = BiasActOptions(1, act, 0.2, 1.4, clamp)
+    y = cuda_kernels.bias_act(x, b, options)
     assert y.stride() == torch.empty_like(x).stride()
-    dx = cuda_kernels.bias_act_grad(dy, x, b, y, 1, *options)
-    d_x = cuda_kernels.bias_act_grad2(dy, v, x, b, y, 1, *options)
+    dx = cuda_kernels.bias_act_grad(dy, x, b, y, options)
+    d_x = cuda_kernels.bias_act_grad2(dy, v, x, b, y, options)
 
     leaf, dy_leaf = x.double().requires_grad_(), dy.double().requires_grad_()
     expected = bias_act.bias_act(leaf, b.double(), act=act, alpha=0.2, gain=1.4, clamp=clamp, impl='ref')
@@ -140,7 +151,7 @@ FILTERS = {
 def test_upfirdn2d(name, up, down, padding, shape, dtype, layout):
     f, x = FILTERS[name], LAYOUTS[layout](torch.randn(shape)).to(dtype)
     for flip_filter in (False, True):
-        y = cuda_kernels.upfirdn2d(x, f, up, down, padding, flip_filter, 1.7)
+        y = cuda_kernels.upfirdn2d(x, f, Resampling(up, down, padding, flip_filter, 1.7))
         expected = upfirdn2d.upfirdn2d(x.double(), f, up, down, padding, flip_filter, 1.7, impl='ref')
         assert_close(y, expected)
         expected_format = torch.channels_last if layout == 'channels-last' else torch.contiguous_format
@@ -204,12 +215,12 @@ def test_filtered_lrelu(up, down, padding, shape, taps_up, taps_down, dtype, lay
 def test_non_finite_numbers():
     x = torch.tensor([float('nan'), float('inf'), -float('inf'), 1.0]).reshape(1, 4, 1, 1).repeat(1, 1, 5, 5)
     for clamp in (None, 2.0):
-        y = cuda_kernels.bias_act(x, None, 1, 'lrelu', 0.2, 1.4, clamp)
+        y = cuda_kernels.bias_act(x, None, BiasActOptions(1, 'lrelu', 0.2, 1.4, clamp))
         torch.testing.assert_close(
             y, bias_act.bias_act(x, act='lrelu', gain=1.4, clamp=clamp, impl='ref'), equal_nan=True
         )
     f = FILTERS['1331']
-    y = cuda_kernels.upfirdn2d(x, f, (2, 2), (1, 1), (2, 1, 2, 1), False, 4.0)
+    y = cuda_kernels.upfirdn2d(x, f, Resampling((2, 2), (1, 1), (2, 1, 2, 1), False, 4.0))
     torch.testing.assert_close(
         y, upfirdn2d.upfirdn2d(x, f, up=2, padding=(2, 1, 2, 1), gain=4, impl='ref'), equal_nan=True
     )
@@ -222,42 +233,43 @@ def test_non_finite_numbers():
 def image_view(shape, dtype=torch.float32, channels_last=False):
     n, c, h, w = shape
     strides = (h * w * c, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
-    return cuda_kernels.View(tuple(shape), strides, dtype)
+    return cuda_plans.View(tuple(shape), strides, dtype)
 
 
 def plan_upsampling(shape, dtype=torch.float32, channels_last=False, taps=(4, 4)):
     n, c, h, w = shape
     views = [image_view(size, dtype, channels_last) for size in ((n, c, 2 * h, 2 * w), shape)]
-    return cuda_kernels.plan_upfirdn2d(*views, taps, torch.float32, (2, 2), (1, 1), (2, 2), False, 4.0)
+    geometry = Resampling((2, 2), (1, 1), (2, 1, 2, 1), False, 4.0)
+    return cuda_plans.plan_upfirdn2d(*views, taps, torch.float32, geometry)
 
 
 def plan_lrelu(mode, dtype=torch.float32, up=2, down=2, taps=12, size=64):
     mid = size * up
     out = (mid - taps) // down + 1
-    return cuda_kernels.plan_filtered_lrelu(
-        mode,
-        image_view((2, 4, out, out), dtype),
-        image_view((2, 4, size, size), dtype),
-        torch.float32,
-        taps,
-        taps,
-        up,
-        down,
-        (taps // 2, taps // 2),
-        (0, 0),
-        (mid, mid),
-        float(up),
-        1.4,
-        0.2,
-        math.inf,
-        False,
+    options = cuda_plans.LreluOptions(
+        mode=mode,
+        filter_dtype=torch.float32,
+        taps_up=taps,
+        taps_down=taps,
+        up=up,
+        down=down,
+        pad=(taps // 2, taps // 2),
+        mask_offset=(0, 0),
+        mask_size=(mid, mid),
+        gain_up=float(up),
+        gain=1.4,
+        slope=0.2,
+        clamp=math.inf,
+        flip_filter=False,
     )
+    views = [image_view((2, 4, side, side), dtype) for side in (out, size)]
+    return cuda_plans.plan_filtered_lrelu(*views, options)
 
 
 def plan_activation(order, act='lrelu', dtype=torch.float32, shape=(8, 64, 256, 256), clamp=256.0):
     model = image_view(shape, dtype)
-    bias = cuda_kernels.View((shape[1],), (1,), dtype)
-    return cuda_kernels.plan_bias_act(order, model, bias, 1, act, 0.2, 1.4, clamp)
+    bias = cuda_plans.View((shape[1],), (1,), dtype)
+    return cuda_plans.plan_bias_act(order, model, bias, BiasActOptions(1, act, 0.2, 1.4, clamp))
 
 
 def constants(launch):
@@ -275,13 +287,13 @@ def test_wide_indices_where_offsets_need_them():
     assert constants(plan_upsampling((2**20, 512, 4, 4)))['INDEX'] == 'int'
 
 
-def test_what_is_too_large_to_start_is_an_error():
+def test_too_many_blocks_are_an_error():
     with pytest.raises(ValueError, match='smaller batch'):
         plan_activation(0, shape=(2**20, 2**10, 2**10, 2**10))
 
 
 @pytest.mark.parametrize('shape', [(1, 3, 1, 1), (4, 512, 4, 4), (4, 64, 17, 33), (1, 1, 8, 4096), (2, 32, 1024, 1024)])
-@pytest.mark.parametrize('dtype', cuda_kernels.SCALARS)
+@pytest.mark.parametrize('dtype', cuda_plans.SCALARS)
 @pytest.mark.parametrize('channels_last', [False, True])
 @pytest.mark.parametrize('taps', [(4, 4), (12,)])
 def test_tiles_cover_the_output_within_the_limits_of_a_gpu(shape, dtype, channels_last, taps):
@@ -298,7 +310,7 @@ def test_tiles_cover_the_output_within_the_limits_of_a_gpu(shape, dtype, channel
     assert c.get('VECTOR', 1) * dtype.itemsize <= 16 and shape[1 if c['LAYOUT'] == 1 else 3] % c.get('VECTOR', 1) == 0
 
 
-@pytest.mark.parametrize('dtype', cuda_kernels.SCALARS)
+@pytest.mark.parametrize('dtype', cuda_plans.SCALARS)
 @pytest.mark.parametrize('up', [1, 2, 3, 4, 8])
 @pytest.mark.parametrize('down', [1, 2, 4])
 @pytest.mark.parametrize('taps', [1, 12, 32])
@@ -308,7 +320,7 @@ def test_tiles_of_filtered_lrelu_fit_in_shared_memory(dtype, up, down, taps):
         assert dtype == torch.float64 or taps == 32 or up == 8  # longer than any network has
         return
     for factors in ((up, down), (down, up)):
-        launch = plan_lrelu(cuda_kernels.ACTIVATE_AND_WRITE, dtype, *factors, taps=taps)
+        launch = plan_lrelu(cuda_plans.ACTIVATE_AND_WRITE_MASK, dtype, *factors, taps=taps)
         c = constants(launch)
         assert launch.shared_bytes <= 64 * 1024
         assert c['TILE_X'] * c['DOWN_BY'] % 16 == 0
@@ -317,31 +329,25 @@ def test_tiles_of_filtered_lrelu_fit_in_shared_memory(dtype, up, down, taps):
 
 def test_vectors_follow_the_alignment():
     x = torch.zeros(2 * 4 * 8 * 8 + 8)
-    widths = [
-        constants(
-            cuda_kernels.plan_bias_act(
-                0, cuda_kernels.view(x[offset : offset + 512].view(2, 4, 8, 8)), False, 1, 'relu', 0.0, 1.0, math.inf
-            )
-        )['VECTOR']
-        for offset in (0, 1, 2, 4)
-    ]
+    options = BiasActOptions(1, 'relu', 0.0, 1.0, None)
+    views = [cuda_plans.view(x[offset : offset + 512].view(2, 4, 8, 8)) for offset in (0, 1, 2, 4)]
+    widths = [constants(cuda_plans.plan_bias_act(0, view, None, options))['VECTOR'] for view in views]
     assert widths == [4, 1, 2, 4]
 
 
-def test_unsupported_calls_are_recognised():
+def test_unsupported_calls_are_recognized():
     x = torch.zeros(1, 1, 8, 8)
-    assert cuda_kernels.supports_upfirdn2d(x, torch.zeros(4, 4), (2, 2), (1, 1))
-    assert not cuda_kernels.supports_upfirdn2d(x, torch.zeros(33), (1, 1), (1, 1))
-    assert not cuda_kernels.supports_upfirdn2d(x, torch.zeros(17, 16), (1, 1), (1, 1))
-    assert not cuda_kernels.supports_upfirdn2d(x, torch.zeros(4), (9, 1), (1, 1))
+    for shape, up, supported in (((4, 4), 2, True), ((33,), 1, False), ((17, 16), 1, False), ((4,), 9, False)):
+        geometry = Resampling((up, 1), (1, 1), (0, 0, 0, 0), False, 1.0)
+        assert cuda_kernels.supports_upfirdn2d(x, torch.zeros(shape), geometry) == supported
     assert cuda_kernels.supports_filtered_lrelu(x, torch.zeros(24), None, 4, 1)
     assert not cuda_kernels.supports_filtered_lrelu(x, torch.zeros(4, 4), None, 2, 1)
-    assert not cuda_kernels.supports_bias_act(x.to(torch.complex64), 'relu', 0, 1)
+    assert not cuda_kernels.supports_bias_act(x.to(torch.complex64), BiasActOptions(1, 'relu', 0.0, 1.0, None))
 
 
 def test_no_kernels_without_cuda():
     if torch.version.cuda is None:
-        assert 'without CUDA' in cuda_kernels.available(torch.device('cuda'))
+        assert 'without CUDA' in cuda_kernels.reason_unavailable(torch.device('cuda'))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -368,11 +374,11 @@ KERNELS = {
         plan_upsampling((1, 1, 2**16, 2**16), torch.float64, taps=(12,)),
         128,
     ),
-    'filtered_lrelu': (plan_lrelu(cuda_kernels.ACTIVATE), 80),
-    'filtered_lrelu with mask': (plan_lrelu(cuda_kernels.ACTIVATE_AND_WRITE, HALF), 80),
-    'filtered_lrelu backward': (plan_lrelu(cuda_kernels.APPLY), 80),
-    'filtered_lrelu up 4': (plan_lrelu(cuda_kernels.ACTIVATE_AND_WRITE, up=4, taps=24), 128),
-    'filtered_lrelu float64': (plan_lrelu(cuda_kernels.APPLY, torch.float64), 128),
+    'filtered_lrelu': (plan_lrelu(cuda_plans.ACTIVATE), 80),
+    'filtered_lrelu with mask': (plan_lrelu(cuda_plans.ACTIVATE_AND_WRITE_MASK, HALF), 80),
+    'filtered_lrelu backward': (plan_lrelu(cuda_plans.APPLY_MASK), 80),
+    'filtered_lrelu up 4': (plan_lrelu(cuda_plans.ACTIVATE_AND_WRITE_MASK, up=4, taps=24), 128),
+    'filtered_lrelu float64': (plan_lrelu(cuda_plans.APPLY_MASK, torch.float64), 128),
 }
 
 
@@ -391,7 +397,7 @@ def test_registers(compiler, monkeypatch, tmp_path, name, target):
     if int(target[3:]) not in compiler.architectures:
         pytest.skip(f'NVRTC {compiler.version} does not compile for {target}')
     launch, registers = KERNELS[name]
-    binary = cuda_kernels.compile_kernel(launch.kernel, target)
+    binary = cuda_launch.compile_kernel(launch.kernel, target)
     assert binary.image.startswith(b'\x7fELF')
     usage = nvrtc.usage(binary.log)
     assert usage.registers <= registers

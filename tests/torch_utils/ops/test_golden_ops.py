@@ -1,4 +1,4 @@
-"""Every operator against the golden values, in both implementations: values, gradients, second gradients."""
+"""All operators and implementations against the golden values: results, gradients, second gradients."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def cases(*ops):
     return pytest.mark.parametrize('case', chosen, ids=[f'{case["op"]}-{case["id"]}' for case in chosen])
 
 
-all_impls = pytest.mark.parametrize('impl', ['ref', 'native', 'plain'], indirect=True)
+all_impls = pytest.mark.parametrize('impl', ['ref', 'native', 'pytorch'], indirect=True)
 
 
 def golden(case, name, leaf=False):

@@ -1,4 +1,4 @@
-"""What is particular to the CPU's kernels, and how calls find their way to kernels or around them."""
+"""The CPU kernels in particular, and the dispatch of calls to kernels or to other implementations."""
 
 import copy
 import threading
@@ -36,7 +36,7 @@ def kernels():
 
 
 def both(op, *leaves):
-    """What `op(impl, ...)` gives in the native way and by the textbook: result, gradients, second gradient."""
+    """Return result, gradients and second gradients of `op(impl, ...)`, by the kernels and by the reference."""
     results = []
     for impl in ('cuda', 'ref'):
         mine = [leaf.detach().requires_grad_() for leaf in leaves]
@@ -108,7 +108,7 @@ def test_sums_of_many_numbers_keep_their_precision():
 
 @pytest.mark.parametrize('layout', ['contiguous', 'channels-last'])
 def test_results_larger_than_the_caches(layout):
-    """They are stored another way; the odd sizes put their rows anywhere in a line of the cache."""
+    """They are stored past the caches; with odd sizes, rows start anywhere in a cache line."""
     x, b = LAYOUTS[layout](torch.randn(1, 9, 1021, 1003)), torch.randn(9)
     expected = bias_act.bias_act(x, b, act='lrelu', impl='ref')
     torch.testing.assert_close(bias_act.bias_act(x, b, act='lrelu'), expected)
@@ -117,7 +117,7 @@ def test_results_larger_than_the_caches(layout):
     torch.testing.assert_close(upfirdn2d.upsample2d(small, F1331), expected, check_stride=False)
 
 
-@pytest.mark.parametrize('act', [act for act in activation_funcs if act not in bias_act.STRAIGHT])
+@pytest.mark.parametrize('act', [act for act in activation_funcs if act not in bias_act.PIECEWISE_LINEAR])
 def test_third_derivatives(act):
     x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     found = []
@@ -209,7 +209,7 @@ def test_filters_in_float64_and_halves():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Ways to the kernels and around them
+# Dispatch
 
 
 def test_the_kernels_are_what_runs(kernels, monkeypatch):
@@ -221,7 +221,7 @@ def test_the_kernels_are_what_runs(kernels, monkeypatch):
     upfirdn2d.upsample2d(bias_act.bias_act(x, act='lrelu'), F1331).sum().backward()
     assert called == ['bias_act', 'upfirdn2d', 'upfirdn2d', 'bias_act_grad']
     called.clear()
-    with native.textbook_only():
+    with native.reference_only():
         upfirdn2d.upsample2d(bias_act.bias_act(x, act='lrelu'), F1331).sum().backward()
     bias_act.bias_act(x, act='lrelu', impl='ref')
     assert called == []
@@ -244,7 +244,7 @@ OPERATORS = {
 
 @pytest.mark.parametrize('name', OPERATORS)
 @pytest.mark.parametrize('layout', ['contiguous', 'channels-last'])
-@pytest.mark.filterwarnings('ignore')  # of what the check itself uses
+@pytest.mark.filterwarnings('ignore')  # The check itself uses deprecated functions.
 def test_registered_operators(name, layout, kernels, monkeypatch):
     op, arguments = OPERATORS[name]
     x = LAYOUTS[layout](torch.randn(2, 3, 6, 8)).requires_grad_()
@@ -309,7 +309,7 @@ def test_tensors_without_memory():
 
 
 def test_networks_with_kernels_can_be_copied_and_run_in_threads():
-    """Nothing of the library clings to modules or threads."""
+    """Neither modules nor threads hold a reference to the library."""
     x, b = torch.randn(2, 3, 8, 8), torch.randn(3)
     module = copy.deepcopy(torch.nn.Identity())
     expected, found = chain(module(x), b), []

@@ -1,4 +1,4 @@
-"""Compiling at run time: which library, for which GPU, and what is kept on disk."""
+"""Run-time compilation: the choice of the library and of the target, and the cache on disk."""
 
 import subprocess
 import sys
@@ -53,11 +53,11 @@ def test_a_damaged_file_is_compiled_again(cache, damage):
     assert not build().log
 
 
-def test_a_file_that_cannot_be_written_costs_a_line(cache, capsys):
+def test_a_file_that_cannot_be_written_causes_one_message(cache, capsys):
     build()
     (file,) = cache.glob('*.bin')
     file.unlink()
-    file.mkdir()  # in the way
+    file.mkdir()  # The file can no longer be written.
     assert build().log and build().log
     said = capsys.readouterr().err
     assert said.count('\n') == 1 and str(file) in said

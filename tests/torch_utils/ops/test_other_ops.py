@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch_utils.ops import upfirdn2d
 from torch_utils.ops.filtered_lrelu import filtered_lrelu
 from torch_utils.ops.fma import fma
-from torch_utils.ops.grid_sample_gradfix import grid_sample, repeatable_input_gradient
+from torch_utils.ops.grid_sample_gradfix import deterministic_input_gradient, grid_sample
 
 both_impls = pytest.mark.parametrize('impl', ['ref', 'cuda'])
 LOWPASS = upfirdn2d.setup_filter([1, 3, 6, 8, 8, 6, 3, 1])
@@ -94,7 +94,7 @@ def test_repeatable_gradient_in_the_images():
     output = grid_sample(image.requires_grad_(), grid)
     d_output = torch.randn_like(output)
     (expected,) = torch.autograd.grad(output, image, d_output)
-    assert torch.allclose(repeatable_input_gradient(d_output, grid, image.shape), expected, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(deterministic_input_gradient(d_output, grid, image.shape), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_grid_sample_first_derivative_in_the_grid():
@@ -129,7 +129,7 @@ def test_second_derivative_of_the_grid_is_refused():
     [((3, 5, 6), (2, 4, 7, 2)), ((2, 3, 5, 6), (2, 4, 7, 3)), ((2, 3, 5, 6), (1, 4, 7, 2)), ((2, 3, 5, 6), (2, 4, 2))],
 )
 def test_grid_sample_wrong_calls(image_shape, grid_shape):
-    with pytest.raises(ValueError, match='do not fit'):
+    with pytest.raises(ValueError, match='do not match'):
         grid_sample(torch.zeros(image_shape), torch.zeros(grid_shape))
 
 

@@ -19,14 +19,14 @@ GEOMETRIES = [
     {'up': [2, 3], 'down': [3, 1], 'padding': [9, -1, -2, 10], 'gain': 0.3},
     {'up': [1, 4], 'down': [2, 3], 'padding': 8},
 ]
-all_impls = pytest.mark.parametrize('impl', ['ref', 'native', 'plain'], indirect=True)
-both_ways = pytest.mark.parametrize('way', ['native', 'plain'], indirect=True)
+all_impls = pytest.mark.parametrize('impl', ['ref', 'native', 'pytorch'], indirect=True)
+both_backends = pytest.mark.parametrize('backend', ['native', 'pytorch'], indirect=True)
 all_filters = pytest.mark.parametrize('name', FILTERS)
 all_geometries = pytest.mark.parametrize('options', GEOMETRIES, ids=range(len(GEOMETRIES)))
 
 
 def naive(x, f, up=(1, 1), down=(1, 1), padding=(0, 0, 0, 0), flip_filter=False, gain=1):
-    """Pixel by pixel, from the words of the definition; up and down are (x, y)."""
+    """Pixel by pixel, from the definition; up and down are (x, y)."""
     if f.ndim == 1:
         f = torch.outer(f, f)
     x0, x1, y0, y1 = padding
@@ -71,13 +71,13 @@ def test_derivatives(name, options, impl):
     assert torch.autograd.gradgradcheck(op, x, fast_mode=True)
 
 
-@both_ways
+@both_backends
 @all_filters
 @all_geometries
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize('shape', [(2, 3, 11, 13), (0, 3, 11, 13), (1, 2, 9, 260)], ids=['odd', 'empty', 'wide'])
 @pytest.mark.parametrize('channels_last', [False, True], ids=['nchw', 'nhwc'])
-def test_both_ways_agree(name, options, dtype, channels_last, shape, way):
+def test_backends_agree(name, options, dtype, channels_last, shape, backend):
     x = torch.randn(shape).to(dtype)
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -94,12 +94,34 @@ def test_both_ways_agree(name, options, dtype, channels_last, shape, way):
     )
 
 
+@all_impls
+@all_filters
+@all_geometries
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('shape', [(2, 3, 11, 13), (1, 2, 9, 260)], ids=['odd', 'wide'])
+def test_16_bit_types_are_accurate(name, options, dtype, shape, impl):
+    """Compare with float64. The error is bounded by the roundings to 16 bits that an implementation needs.
+
+    These are, in each pass over a filter, the roundings of the taps, unless they are exact, and of the result. There
+    are two passes if the filter is an outer product. The rounding errors of sums in float32 are negligible.
+    """
+    x = torch.randn(shape).to(dtype)
+    f = upfirdn2d.setup_filter(1.0) if FILTERS[name] is None else FILTERS[name]
+    y = upfirdn2d.upfirdn2d(x, f, **options, impl=impl)
+    exact = upfirdn2d.upfirdn2d(x.double(), f.double(), **options, impl='ref')
+    magnitude = upfirdn2d.upfirdn2d(x.double().abs(), f.double().abs(), **options, impl='ref')
+    taps = f * options.get('gain', 1)
+    roundings = (1 if name == 'uneven' else 2) * (1 if torch.equal(taps.to(dtype).float(), taps) else 2)
+    allowed = 1.01 * roundings * torch.finfo(dtype).eps / 2 * magnitude + torch.finfo(dtype).tiny
+    assert ((y.double() - exact).abs() <= allowed).all()
+
+
 @all_filters
 @all_geometries
 def test_strided_convolutions_agree(name, options, monkeypatch):
-    """The way of the other devices and of large images."""
+    """The implementation for other devices and for large images."""
     monkeypatch.setattr(native, 'kernels', lambda x: None)
-    monkeypatch.setattr(upfirdn2d, '_suits_matrices', lambda *_: False)
+    monkeypatch.setattr(upfirdn2d, '_suits_matrix_products', lambda *_: False)
     x = torch.randn(2, 3, 11, 10, dtype=torch.float64, requires_grad=True)
     results = []
     for impl in ('cuda', 'ref'):
@@ -108,10 +130,10 @@ def test_strided_convolutions_agree(name, options, monkeypatch):
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-6)
 
 
-@both_ways
+@both_backends
 @all_filters
 @all_geometries
-def test_derivatives_agree_for_non_contiguous_images(name, options, way):
+def test_derivatives_agree_for_non_contiguous_images(name, options, backend):
     x = torch.randn(2, 12, 3, 22, dtype=torch.float64).permute(0, 2, 3, 1)[:, :, ::2].requires_grad_()
     results = []
     for impl in ('cuda', 'ref'):
@@ -122,11 +144,11 @@ def test_derivatives_agree_for_non_contiguous_images(name, options, way):
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-6)
 
 
-@both_ways
+@both_backends
 @pytest.mark.parametrize('bad', [float('nan'), float('inf'), -float('inf')])
 @pytest.mark.parametrize('options', GEOMETRIES, ids=range(len(GEOMETRIES)))
 @pytest.mark.parametrize('f', [TAPS_1331, TAPS_LONG.abs() + 1])
-def test_non_finite_pixels_stay_within_the_reach_of_the_filter(bad, options, f, way):
+def test_non_finite_pixels_affect_only_the_support_of_the_filter(bad, options, f, backend):
     x = torch.randn(1, 2, 30, 33, requires_grad=True)
     with torch.no_grad():
         x[0, 1, 14, 15] = bad
@@ -140,7 +162,7 @@ def test_non_finite_pixels_stay_within_the_reach_of_the_filter(bad, options, f, 
     assert torch.equal(dx.isfinite(), dx_ref.isfinite())
 
 
-def test_matrices_made_in_inference_mode_serve_training():
+def test_matrices_cached_in_inference_mode_work_in_training():
     f = torch.tensor([0.25, 0.11, 0.64])
     x = torch.randn(1, 1, 7, 7, requires_grad=True)
     with torch.inference_mode():
@@ -156,7 +178,7 @@ def test_filter_may_require_gradients():
     assert torch.autograd.gradcheck(lambda f: upfirdn2d.upfirdn2d(x, f, up=2, padding=3), f)
 
 
-def test_brightness_is_kept():
+def test_brightness_is_preserved():
     f = upfirdn2d.setup_filter([1, 3, 3, 1])
     x = torch.ones(1, 1, 8, 8)
     inner = upfirdn2d.upsample2d(x, f)[..., 2:-2, 2:-2]
@@ -179,7 +201,7 @@ def test_sizes_of_the_results(taps, padding):
     assert upfirdn2d.downsample2d(x, f, down=2, padding=padding).shape[2:] == ((12 + py) // 2, (18 + px) // 2)
 
 
-def test_numpy_integers_will_do():
+def test_numpy_integers_are_accepted():
     x = torch.randn(1, 1, 8, 8)
     y = upfirdn2d.upfirdn2d(x, TAPS_1331, up=np.int64(2), padding=np.array([1, 2]))
     assert torch.equal(y, upfirdn2d.upfirdn2d(x, TAPS_1331, up=2, padding=[1, 2]))
@@ -220,7 +242,7 @@ def test_wrong_calls(call, words):
         call(torch.zeros(1, 1, 8, 8), TAPS_1331)
 
 
-@pytest.mark.filterwarnings('ignore')  # Tracing is deprecated, and warns of each size that it freezes.
+@pytest.mark.filterwarnings('ignore')  # Tracing is deprecated, and warns about each size that becomes a constant.
 def test_traced_and_compiled_functions_give_the_same():
     f = upfirdn2d.setup_filter([1, 3, 3, 1])
     x = torch.randn(2, 3, 8, 8)

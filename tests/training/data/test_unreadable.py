@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from torch_utils import distributed, training_stats
+from training.data.decoding import ImageError
 from training.data.unreadable import MAX_SUBSTITUTES, STATISTIC, ReadableImages, SkippedImages
-from training.dataset import ImageError
 
 WORLD = distributed.World(0, 1, torch.device('cpu'))
 
@@ -49,7 +49,8 @@ def test_a_strict_run_gets_the_error():
 
 def test_where_nothing_can_be_read_it_is_an_error_after_some_tries():
     dataset = Numbers(50, damaged=range(50))
-    with pytest.raises(ImageError, match=r'^image 3 cannot be read\. Nor can any of 10 others in its place be read\.$'):
+    message = r'^image 3 cannot be read\. None of 10 other images could be read in its place\.$'
+    with pytest.raises(ImageError, match=message):
         ReadableImages(dataset)[3]
     assert len(dataset.reads) == 1 + MAX_SUBSTITUTES
 
@@ -59,7 +60,7 @@ def test_each_is_counted_every_time_and_named_once(capsys):
     collector = training_stats.Collector()
     skipped = SkippedImages()
     for sentences in (['', 'b.', 'a.', ''], ['b.', '', '', '']):
-        skipped.note(sentences)
+        skipped.add(sentences)
     collector.update()
     assert collector.num(STATISTIC) == 8 and collector.mean(STATISTIC) == 3 / 8
     for expected in (['a.', 'b.'], []):

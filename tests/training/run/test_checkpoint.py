@@ -1,4 +1,4 @@
-"""Runs that go on from a training state: to the bit, from any moment, over damaged files, on other processes."""
+"""Runs that continue from a training state: bit for bit, from any moment, with damaged files, on other processes."""
 
 import io
 import json
@@ -22,7 +22,9 @@ from tests.training.test_training_loop import (  # noqa: F401  (data is a fixtur
 from torch_utils import training_stats
 from torch_utils.distributed import World
 from training import training_loop
-from training.run import checkpoint, snapshots
+from training.run import appended_files, checkpoint, snapshots
+from training.run.run_dir import RunDir
+from training.run.state import TrainingRun
 from training.run.stats_writer import RunStatistics
 from training.training_loop import launch
 
@@ -48,6 +50,11 @@ def scalars_of(run_dir):
         for value in event.summary.value
         if not value.tag.startswith(NOT_REPEATABLE)
     )
+
+
+def states_of(run_dir):
+    """The training states of a run, newest first."""
+    return RunDir(str(run_dir)).training_states()
 
 
 def ticks_in_log(run_dir):
@@ -83,8 +90,8 @@ def resume(data, run_dir, **changes):  # noqa: F811
     launch(small_config(data, run_dir, **(dict(keep_states=10) | changes)), resume=True)
 
 
-# ------------------------------------------------------------------------------------------------
-# To the bit
+# ---------------------------------------------------------------------------------------------------------------------
+# Bit for bit
 
 
 def test_the_same_run_again_gives_the_same_files(whole, data, tmp_path):  # noqa: F811
@@ -119,7 +126,7 @@ def test_two_processes(data, tmp_path):  # noqa: F811
     run_dir = interrupted(tmp_path / 'whole', tmp_path / 'run', 2)
     resume(data, run_dir, num_gpus=2)
     assert_same_run(run_dir, tmp_path / 'whole')
-    states = [checkpoint.read(checkpoint.list_states(path)[0]) for path in (run_dir, tmp_path / 'whole')]
+    states = [checkpoint.read(states_of(path)[0]).content for path in (run_dir, tmp_path / 'whole')]
     for rank in range(2):  # W's running mean is each rank's own.
         means = [state['ranks'][rank]['means']['G/mapping.w_avg'] for state in states]
         assert torch.equal(*means)
@@ -141,8 +148,8 @@ def test_a_finished_run_stays_as_it_is(whole, data, tmp_path, capfd):  # noqa: F
     assert 'Training is complete: it has shown 0.08 of 0.08 kimg.' in capfd.readouterr().out
 
 
-# ------------------------------------------------------------------------------------------------
-# Any moment
+# ---------------------------------------------------------------------------------------------------------------------
+# Killed at any moment
 
 
 class Killed(BaseException):
@@ -167,7 +174,7 @@ def killing(function, call, moment):
 
 
 MOMENTS = {
-    'first_grid': (training_loop, '_fakes_grid', 1),
+    'first_grid': (training_loop, '_prepare_fakes_grid', 1),
     'first_pickle': (snapshots, 'save_network_pickle', 1),
     'first_state': (checkpoint, 'save', 1),
     'batch': (training_loop, 'run_phase', 17),
@@ -196,7 +203,7 @@ def test_any_moment_is_good_to_die(whole, data, tmp_path, monkeypatch, place, mo
             launch(small_config(data, run_dir, keep_states=2))
     resume(data, run_dir, keep_states=2)
     assert_same_run(run_dir, whole)
-    assert [path.name for path in checkpoint.list_states(run_dir)] == [
+    assert [path.name for path in states_of(run_dir)] == [
         'training-state-000000.080.pt',
         'training-state-000000.072.pt',
     ]
@@ -204,20 +211,21 @@ def test_any_moment_is_good_to_die(whole, data, tmp_path, monkeypatch, place, mo
 
 @dying_closes_no_file
 def test_a_state_in_the_middle_of_a_tick(whole, data, tmp_path, monkeypatch):  # noqa: F811
-    """As a signal asks for one: ADA's and the tick's statistics are under way."""
-    made = []
+    """As a signal requests one, while the statistics of ADA and of the tick are incomplete."""
+    runs = []
     config = small_config(data, tmp_path / 'run', keep_states=10)
+
+    def record_run(*args):
+        runs.append(TrainingRun(*args))
+        return runs[-1]
 
     def save_and_die(_statistics, cur_nimg):
         if cur_nimg == 56:
-            progress, parts = made
-            checkpoint.save(CPU, config.run_dir, config, parts, progress)
+            checkpoint.save(runs[0])
             raise Killed
 
     with monkeypatch.context() as patch:
-        for name in ('Parts', 'Progress'):
-            make = getattr(training_loop, name)
-            patch.setattr(training_loop, name, lambda *args, make=make: made.append(make(*args)) or made[-1])
+        patch.setattr(training_loop, 'TrainingRun', record_run)
         patch.setattr(RunStatistics, 'show_progress', save_and_die)
         with pytest.raises(Killed):
             launch(config)
@@ -250,7 +258,7 @@ def test_dying_in_the_metrics_repeats_them_alone(data, tmp_path, monkeypatch):  
     assert [row['Metrics/weight']['num'] for row in rows_of(tmp_path / 'run')] == [1] * 4
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Damaged files
 
 
@@ -267,7 +275,7 @@ def test_dying_in_the_metrics_repeats_them_alone(data, tmp_path, monkeypatch):  
 )
 def test_a_damaged_state_falls_back_to_the_one_before(whole, data, tmp_path, capfd, damage):  # noqa: F811
     run_dir = interrupted(whole, tmp_path / 'run', 3)
-    newest = checkpoint.list_states(run_dir)[0]
+    newest = states_of(run_dir)[0]
     damage(newest)
     resume(data, run_dir)
     output = capfd.readouterr().out
@@ -286,7 +294,7 @@ def flipped(content):
 @dying_closes_no_file
 def test_all_states_damaged(whole, data, tmp_path):  # noqa: F811
     run_dir = interrupted(whole, tmp_path / 'run', 2)
-    for path in checkpoint.list_states(run_dir):
+    for path in states_of(run_dir):
         path.write_bytes(b'')
     before = {path.name: path.read_bytes() for path in run_dir.iterdir()}
     with pytest.raises(ValueError, match=r'all its training states are damaged: .*--resume=PKL'):
@@ -320,18 +328,18 @@ def test_lines_that_stay(tmp_path):
     (tmp_path / 'metric-fid50k_full.jsonl').write_text(''.join(lines) + '{"torn')
     (tmp_path / 'metric-is50k.jsonl').write_text(lines[0])
     (tmp_path / '.network-snapshot-000001.pkl.0.partial').write_bytes(b'half')
-    checkpoint.rewind(tmp_path, {'log.txt': 7, 'metric-fid50k_full.jsonl': len(lines[0])})
+    appended_files.rewind(RunDir(str(tmp_path)), {'log.txt': 7, 'metric-fid50k_full.jsonl': len(lines[0])})
     assert (tmp_path / 'log.txt').read_text() == 'tick 0\nMetric failed\n'
     assert (tmp_path / 'metric-fid50k_full.jsonl').read_text() == lines[0] + lines[2]
     assert sorted(os.listdir(tmp_path)) == ['log.txt', 'metric-fid50k_full.jsonl']
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # What is in a state
 
 
 def test_a_state_is_plain_data(whole):
-    path = checkpoint.list_states(whole)[1]
+    path = states_of(whole)[1]
     state = torch.load(path, weights_only=True)
     assert path.name == 'training-state-000000.072.pt'
     assert state['progress'] == dict(cur_nimg=72, batch_idx=9, tick=3, tick_start_nimg=72, tick_is_open=False)
@@ -345,7 +353,7 @@ def test_a_state_is_plain_data(whole):
 def test_as_many_states_as_asked_for_are_kept(data, tmp_path, keep):  # noqa: F811
     launch(small_config(data, tmp_path, keep_states=keep))
     numbers = [80, 72, 40, 8][:keep]
-    assert [path.name for path in checkpoint.list_states(tmp_path)] == [
+    assert [path.name for path in states_of(tmp_path)] == [
         f'training-state-000000.{number:03d}.pt' for number in numbers
     ]
 
@@ -362,7 +370,7 @@ def test_older_states_are_there_until_the_new_one_is(whole, data, tmp_path, monk
         patch.setattr(torch, 'save', fail_for_states)
         with pytest.raises(ValueError, match=r'could not be written \(.*training-state-\S+\.pt: No space left'):
             resume(data, run_dir, keep_states=1)
-    assert len(checkpoint.list_states(run_dir)) == 2
+    assert len(states_of(run_dir)) == 2
     resume(data, run_dir, keep_states=1)
     assert_same_run(run_dir, whole)
 
@@ -382,15 +390,16 @@ def test_what_ends_the_writing_of_a_state_is_what_is_raised(whole, tmp_path, err
         def flush(self):
             self.file.flush()
 
-    state = checkpoint.read(checkpoint.list_states(whole)[0])
+    content = checkpoint.read(states_of(whole)[0]).content
     with open(tmp_path / 'state.pt', 'wb') as file, pytest.raises(type(error)):
-        checkpoint._write(state, Broken(file))
+        checkpoint._write(content, Broken(file))
 
 
 def test_names_of_states():
-    assert checkpoint.state_name(1000) == 'training-state-000001.pt'
-    assert checkpoint.state_name(32) == 'training-state-000000.032.pt'
-    assert checkpoint.state_name(25_000_096) == 'training-state-025000.096.pt'
+    run_dir = RunDir('run')
+    assert run_dir.training_state(1000) == os.path.join('run', 'training-state-000001.pt')
+    assert run_dir.training_state(32) == os.path.join('run', 'training-state-000000.032.pt')
+    assert run_dir.training_state(25_000_096) == os.path.join('run', 'training-state-025000.096.pt')
 
 
 def test_random_states_come_back():
@@ -419,7 +428,7 @@ def test_statistics_under_way_come_back():
     assert again.as_dict() == expected and again.num('a') == 3
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Other circumstances
 
 

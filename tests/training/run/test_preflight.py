@@ -15,9 +15,9 @@ import pytest
 import dnnlib.cli
 import train
 from dnnlib import machine
-from torch_utils import cuda_memory, distributed
+from torch_utils import cuda_memory, launcher
 from training import setup
-from training.config import Options, build_config, open_training_set
+from training.options import Options, build_config, open_training_set
 from training.run import preflight
 
 NUM_IMAGES = 120  # more than --verify-data=sample decodes
@@ -35,7 +35,7 @@ def write_images(folder, resolution=16, count=NUM_IMAGES):
 
 
 def damage(path):
-    """Leave the header, and spoil what only decoding finds."""
+    """Cut a file after its header, so that only decoding notices."""
     path.write_bytes(path.read_bytes()[:60])
 
 
@@ -46,7 +46,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture
 def dry_run(images, tmp_path, monkeypatch):
-    """Function: `train.py --dry-run` with these arguments, in this process, on a machine without accelerators."""
+    """Function that runs `train.py --dry-run` in this process, as if on a machine without accelerators."""
     for name in ('WORLD_SIZE', 'RANK', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'SLURM_STEP_NUM_TASKS'):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(dnnlib.cli, 'available_devices', lambda: ['cpu'])
@@ -60,7 +60,7 @@ def dry_run(images, tmp_path, monkeypatch):
 
 
 def findings_of(result):
-    """{subject: (text, warning)} of the printed table."""
+    """Return {subject: (text, warning)} of the printed table."""
     assert result.exit_code == 0, result.output
     table = result.stderr.split('Checks:\n')[1]
     lines = re.findall(r'^  (\w+) +(.*)\n(?: +Warning: (.*)\n)?', table, re.M)
@@ -74,8 +74,8 @@ def error_of(result):
     return last, before
 
 
-# ------------------------------------------------------------------------------------------------
-# All together
+# ---------------------------------------------------------------------------------------------------------------------
+# All checks
 
 
 def test_every_check_has_its_line(dry_run):
@@ -92,7 +92,7 @@ def test_a_run_prints_what_the_dry_run_prints_and_keeps_to_the_expected_output(i
     run = run_script('train.py', *options)
     assert run.returncode == 0, run.stderr
     checks = re.search(r'Checks:\n.*?\n(?=Dry run)', dry.stderr, re.S)[0]
-    for line in checks.splitlines():  # what is free changes
+    for line in checks.splitlines():  # free memory and space change
         assert line.split(';')[0] in run.stdout
     assert not (tmp_path / 'images').exists()
 
@@ -132,7 +132,7 @@ def test_number_of_snapshots(images, kimg, tick, snap, batch):
     assert output.num_snapshots == number
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Data
 
 
@@ -153,7 +153,7 @@ def test_every_damaged_image_is_named(dry_run, damaged, verify):
     assert ['img00000003.png' in named[0], 'img00000020.png' in named[1], len(named)] == [True, True, 2]
 
 
-def test_a_single_damaged_image_is_the_sentence(dry_run, images, tmp_path):
+def test_a_single_damaged_image_is_the_error(dry_run, images, tmp_path):
     folder = shutil.copytree(images, tmp_path / 'copy')
     damage(folder / 'img00000119.png')
     error, before = error_of(dry_run(*SMALL, '--verify-data=all', data=folder))
@@ -166,7 +166,7 @@ def test_less_can_be_verified(dry_run, damaged, verify, text):
     assert findings_of(dry_run(*SMALL, f'--verify-data={verify}', data=damaged))['data'] == (text, '')
 
 
-def test_a_run_that_goes_on_does_not_read_its_images_again(run_script, images, tmp_path):
+def test_a_resumed_run_does_not_read_its_images_again(run_script, images, tmp_path):
     folder = shutil.copytree(images, tmp_path / 'copy')
     run_script('train.py', '--outdir=runs', f'--data={folder}', *SMALL, '--kimg=0.016')
     damage(folder / 'img00000050.png')
@@ -177,7 +177,7 @@ def test_a_run_that_goes_on_does_not_read_its_images_again(run_script, images, t
     assert result.returncode == 2 and 'img00000050.png' in result.stderr, result.stderr
 
 
-def test_another_shape_is_found_without_decoding_all(dry_run, images, tmp_path):
+def test_another_shape_is_found_without_decoding(dry_run, images, tmp_path):
     folder = shutil.copytree(images, tmp_path / 'copy')
     PIL.Image.new('RGB', (8, 8)).save(folder / 'img00000050.png')
     error, _ = error_of(dry_run(*SMALL, '--verify-data=headers', data=folder))
@@ -186,16 +186,16 @@ def test_another_shape_is_found_without_decoding_all(dry_run, images, tmp_path):
     assert 'img00000050.png is 8x8 RGB' in error
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Memory
 
 
 @pytest.mark.parametrize('free, processes', [(700 * MIB, 1), (1400 * MIB, 2)])
-def test_too_little_memory_names_what_fits(dry_run, monkeypatch, free, processes):
+def test_too_little_memory_names_batch_sizes_that_fit(dry_run, monkeypatch, free, processes):
     monkeypatch.setattr(machine, 'free_ram_bytes', lambda: free)
     options = ('--cfg=auto', '--cbase=2048', '--metrics=none', f'--batch={128 * processes}', f'--gpus={processes}')
     error, _ = error_of(dry_run(*options, '--batch-gpu=128'))
-    assert "'--batch-gpu'" in error and '128 images at once take about' in error
+    assert "'--batch-gpu'" in error and '128 images at once need about' in error
     fitting = [int(number) for number in re.search(r'use --batch-gpu=([\d or]+)', error)[1].split(' or ')]
     assert fitting == sorted(fitting, reverse=True) and set(fitting) <= {4, 8, 16, 32, 64, 1, 2}
     for number in fitting:
@@ -211,12 +211,12 @@ def test_no_batch_fits(dry_run, monkeypatch):
 
 def test_about_enough_memory_is_a_warning(dry_run, monkeypatch):
     monkeypatch.setattr(machine, 'free_ram_bytes', lambda: 240 * MIB)
-    assert 'may be too little' in findings_of(dry_run())['memory'][1]
+    assert 'may not be enough' in findings_of(dry_run())['memory'][1]
 
 
-def test_a_system_that_does_not_tell_is_believed(dry_run, monkeypatch):
+def test_unknown_free_memory_is_not_a_warning(dry_run, monkeypatch):
     monkeypatch.setattr(machine, 'free_ram_bytes', lambda: None)
-    assert 'does not tell' in findings_of(dry_run())['memory'][0]
+    assert 'does not report' in findings_of(dry_run())['memory'][0]
 
 
 def test_the_gpu_counts_on_cuda(images, monkeypatch):
@@ -228,7 +228,7 @@ def test_the_gpu_counts_on_cuda(images, monkeypatch):
         assert 'GPU' in preflight.check_memory(build_config(options, dataset, device, gpus), dataset).text
     assert asked == [[0], [3], [0, 1, 2, 3]]
     monkeypatch.setattr(cuda_memory, 'free_cuda_bytes', lambda indices: None)
-    assert 'does not tell' in preflight.check_memory(build_config(options, dataset, 'cuda', 1), dataset).text
+    assert 'does not report' in preflight.check_memory(build_config(options, dataset, 'cuda', 1), dataset).text
 
 
 def test_free_memory_of_this_machine_and_of_a_container(tmp_path):
@@ -243,7 +243,7 @@ def test_free_memory_of_this_machine_and_of_a_container(tmp_path):
     assert machine._left_in_control_group(*arguments) == []
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Disk
 
 Usage = namedtuple('Usage', 'total used free')
@@ -253,17 +253,17 @@ def test_disk_for_some_of_the_snapshots_is_a_warning(dry_run, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: Usage(0, 0, 10_000_000))
     text, warning = findings_of(dry_run(*SMALL, '--kimg=90', '--snap=1', '--tick=0.5'))['disk']
     assert '10.0 MB free' in text and ' of training states; ' in text
-    number = int(re.match(r'that is enough for (\d+) snapshots: delete', warning)[1])
+    number = int(re.match(r'there is room for (\d+) snapshots: delete', warning)[1])
     assert 1 <= number < 180
 
 
 def test_disk_for_none_is_an_error(dry_run, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: Usage(0, 0, 100_000))
     error, _ = error_of(dry_run())
-    assert "'--outdir'" in error and "'runs' has 0.1 MB free" in error and 'give another place' in error
+    assert "'--outdir'" in error and "'runs' has 0.1 MB free" in error and 'choose another folder' in error
 
 
-# ------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Processes
 
 
@@ -277,7 +277,10 @@ def under_torchrun(monkeypatch, **variables):
 
 def test_machines(dry_run, monkeypatch):
     under_torchrun(monkeypatch)
-    assert findings_of(dry_run())['processes'] == ('4 on 2 machines, 2 on this, gloo; batch of 16 = 4 x 4 images', '')
+    assert findings_of(dry_run())['processes'] == (
+        '4 on 2 machines, 2 on this one, gloo; batch of 16 = 4 x 4 images',
+        '',
+    )
     under_torchrun(monkeypatch, LOCAL_WORLD_SIZE=1)
     assert '--nproc-per-node' in findings_of(dry_run())['processes'][1]
 
@@ -285,14 +288,14 @@ def test_machines(dry_run, monkeypatch):
 @pytest.mark.parametrize(
     'variables, words',
     [
-        (dict(RANK='x'), ["RANK='x'", 'no number']),
-        (dict(WORLD_SIZE='-1'), ["WORLD_SIZE='-1'"]),
-        (dict(LOCAL_RANK=2), ['LOCAL_RANK=2', 'below LOCAL_WORLD_SIZE=2']),
-        (dict(RANK=4), ['RANK=4', 'below WORLD_SIZE=4']),
-        (dict(MASTER_PORT=None), ['WORLD_SIZE=4', 'no MASTER_PORT', 'torchrun']),
+        (dict(RANK='x'), ["RANK is 'x'", 'must be a number']),
+        (dict(WORLD_SIZE='-1'), ["WORLD_SIZE is '-1'", 'must be a number']),
+        (dict(LOCAL_RANK=2), ['LOCAL_RANK is 2', 'must be less than LOCAL_WORLD_SIZE=2']),
+        (dict(RANK=4), ['RANK is 4', 'must be less than WORLD_SIZE=4']),
+        (dict(MASTER_PORT=None), ['WORLD_SIZE is 4', 'MASTER_PORT is not set', 'torchrun']),
     ],
 )
-def test_a_launchers_variables_must_fit_together(dry_run, monkeypatch, variables, words):
+def test_variables_of_a_launcher_must_be_consistent(dry_run, monkeypatch, variables, words):
     under_torchrun(monkeypatch, **variables)
     error, _ = error_of(dry_run())
     assert all(word in error for word in words), error
@@ -328,7 +331,7 @@ def test_ranks_compare_options_and_data(images, tmp_path, case):
     copy = shutil.copytree(images, tmp_path / 'images of the other machine')
     if case == 'images':
         (copy / 'img00000007.png').unlink()
-    distributed.launch(_compare, 2, 'cpu', [str(images), str(copy)], str(tmp_path), int(case == 'options'))
+    launcher.launch(_compare, 2, 'cpu', [str(images), str(copy)], str(tmp_path), int(case == 'options'))
     texts = {(tmp_path / rank).read_text() for rank in '01'}
     assert len(texts) == 1
     (text,) = texts
@@ -340,5 +343,5 @@ def test_ranks_compare_options_and_data(images, tmp_path, case):
 
 
 def test_options_are_complete_json(dry_run):
-    """The table goes to stderr: stdout stays what programs read."""
+    """The table goes to stderr, so stdout remains readable by programs."""
     assert json.loads(dry_run().stdout)['batch_size'] == 16

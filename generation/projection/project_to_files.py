@@ -1,4 +1,6 @@
-"""One projection from a picture's file to the files of its result, with its progress on the way."""
+"""Project one picture, from its file to the files of the result, with its progress on the way."""
+
+from __future__ import annotations
 
 import contextlib
 import json
@@ -7,9 +9,9 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-import click
 import numpy as np
 import PIL.Image
 import torch
@@ -17,7 +19,14 @@ import torch
 from dnnlib.files import atomic_file
 from dnnlib.progress import progress_bar
 from generation import projected_latents
-from generation.projection.optimization import Features, Rendering, Result, Settings, WStatistics, project, render
+from generation.projection.optimization import (
+    FeatureFunction,
+    ProjectionResult,
+    ProjectionSettings,
+    WStatistics,
+    project,
+    render,
+)
 from generation.projection.targets import Target, load_target
 from generation.video import VideoWriter
 from torch_utils import images
@@ -29,28 +38,37 @@ OVERVIEW_FILE = 'overview.png'
 ALL_FILES = (TARGET_FILE, *IMAGE_FILES.values(), *LATENT_FILES.values(), VIDEO_FILE, REPORT_FILE)
 
 _FPS = 10
-_SMALLEST_FRAME_HEIGHT = 128
-_LINES_OF_PROGRESS = 10
+_MIN_FRAME_HEIGHT = 128
+_NUM_PROGRESS_LINES = 10
 
 
 @dataclass(frozen=True)
 class Projector:
     """What all targets of a call have in common.
 
-    report: What `projection.json` says beside the target, the settings and the distances.
+    Args:
+        G: Generator.
+        features: Features whose distance is minimized, on the device of G.
+        statistics: Statistics of w.
+        settings: Settings of the optimization.
+        save_video: Write the video as well.
+        report: Content of `projection.json` besides target, settings and distances.
     """
 
-    G: torch.nn.Module
-    features: Features
+    G: Any
+    features: FeatureFunction
     statistics: WStatistics
-    settings: Settings
+    settings: ProjectionSettings
     save_video: bool
     report: dict[str, Any]
 
-    def run(self, target: Target, outdir: Path, title: str) -> Result:
-        """Project one target. The files appear in `outdir` after the last step; an earlier end leaves none.
+    def run(self, target: Target, outdir: Path, title: str) -> ProjectionResult:
+        """Project one target. The files appear in `outdir` after the last step; an interrupted run leaves none.
 
-        Raises click.BadParameter where the target cannot be used, ValueError where the optimisation fails, OSError.
+        Raises:
+            InvalidArgument: The target cannot be used.
+            ValueError: The optimization fails.
+            OSError: A file cannot be written.
         """
         pixels = load_target(target, self.G.img_resolution, self.G.img_channels)
         with tempfile.TemporaryDirectory(prefix='projection-') as scratch:
@@ -63,26 +81,25 @@ class Projector:
         _write_json(self._report_on(target, result), outdir / REPORT_FILE)
         return result
 
-    def _optimize(self, pixels: np.ndarray, video_path: Path | None, title: str) -> Result:
-        with contextlib.ExitStack() as exits:
-            video = exits.enter_context(VideoWriter(video_path, fps=_FPS)) if video_path is not None else None
-            progress = exits.enter_context(_Progress(title, self.settings.num_steps))
+    def _optimize(self, pixels: np.ndarray, video_path: Path | None, title: str) -> ProjectionResult:
+        with contextlib.ExitStack() as stack:
+            video = stack.enter_context(VideoWriter(video_path, fps=_FPS)) if video_path is not None else None
+            progress = stack.enter_context(_DistanceProgress(title, self.settings.num_steps))
 
             def on_render(step: int, distance: float, image: torch.Tensor) -> None:
                 progress.show(step, distance)
-                if video is not None and step > 0:  # one frame a step: what the step has led to
+                if video is not None and step > 0:  # one frame per step, showing its result
                     video.add(_frame(pixels, images.to_uint8(image[0]).cpu().numpy()))
 
             return project(self.G, pixels, self.features, self.statistics, self.settings, on_render)
 
-    def _write(self, pixels: np.ndarray, result: Result, outdir: Path) -> None:
+    def _write(self, pixels: np.ndarray, result: ProjectionResult, outdir: Path) -> None:
         images.save_png(pixels, outdir / TARGET_FILE)
-        for which in ('last', 'best'):
-            rendering: Rendering = getattr(result, which)
-            images.save_png(render(self.G, rendering), outdir / IMAGE_FILES[which])
-            projected_latents.write(outdir / LATENT_FILES[which], rendering.projections())
+        for which, candidate in (('last', result.last), ('best', result.best)):
+            images.save_png(render(self.G, candidate), outdir / IMAGE_FILES[which])
+            projected_latents.write(outdir / LATENT_FILES[which], candidate.to_latents())
 
-    def _report_on(self, target: Target, result: Result) -> dict[str, Any]:
+    def _report_on(self, target: Target, result: ProjectionResult) -> dict[str, Any]:
         return {
             'target': str(target.path),
             **self.report,
@@ -101,19 +118,19 @@ class Projector:
 
 
 def _frame(target: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Both uint8 [C, H, W], side by side as [H', 2 W', C]; small images are enlarged by repeating their pixels."""
-    factor = max(_SMALLEST_FRAME_HEIGHT // target.shape[1], 1)
+    """Place two uint8 [C, H, W] side by side as [H', 2 W', C]; small images are enlarged by repeating their pixels."""
+    factor = max(_MIN_FRAME_HEIGHT // target.shape[1], 1)
     frame = np.concatenate([target, image], axis=2)  # C H 2W
     return frame.repeat(factor, axis=1).repeat(factor, axis=2).transpose(1, 2, 0)
 
 
 def write_overview(folders: Sequence[Path], outdir: Path) -> Path:
-    """One picture of several finished projections: the targets in one row, what was found for them below."""
+    """Write one picture of several finished projections: the targets in one row, their projections below."""
     file_names = (TARGET_FILE, IMAGE_FILES['last'])
     pictures = [images.from_pil(PIL.Image.open(folder / name)) for name in file_names for folder in folders]
     path = outdir / OVERVIEW_FILE
     images.save_image_grid(
-        images.spaced_for_people(np.stack(pictures)),
+        images.enlarge_with_margin(np.stack(pictures)),
         path,
         grid_size=(len(folders), len(file_names)),
         row_labels=['target', 'projection'],
@@ -127,23 +144,25 @@ def _write_json(content: dict[str, Any], path: Path) -> None:
         f.write((json.dumps(content, indent=2, ensure_ascii=False) + '\n').encode())
 
 
-class _Progress:
-    """A bar with the distance on terminals; elsewhere a line every tenth of the way."""
+class _DistanceProgress:
+    """A progress bar with the distance on terminals; elsewhere a line every tenth of the way."""
 
     def __init__(self, title: str, num_steps: int):
-        self.title, self.num_steps = title, num_steps
-        self.steps_per_line = max(num_steps // _LINES_OF_PROGRESS, 1)
-        self.bar = progress_bar(num_steps, 'step', title)
+        self._title, self._num_steps = title, num_steps
+        self._steps_per_line = max(num_steps // _NUM_PROGRESS_LINES, 1)
+        self._bar = progress_bar(num_steps, 'step', title)
 
-    def __enter__(self) -> '_Progress':
+    def __enter__(self) -> _DistanceProgress:
         return self
 
-    def __exit__(self, *_error: object) -> None:
-        self.bar.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
 
     def show(self, step: int, distance: float) -> None:
-        if not self.bar.disable:
-            self.bar.set_postfix_str(f'distance {distance:.4g}', refresh=False)
-            self.bar.update(step - self.bar.n)
-        elif step % self.steps_per_line == 0 or step == self.num_steps:
-            click.echo(f'{self.title}: step {step} of {self.num_steps}, distance {distance:.4g}')
+        if not self._bar.disable:
+            self._bar.set_postfix_str(f'distance {distance:.4g}', refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif step % self._steps_per_line == 0 or step == self._num_steps:
+            print(f'{self._title}: step {step} of {self._num_steps}, distance {distance:.4g}', flush=True)

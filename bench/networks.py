@@ -1,0 +1,147 @@
+"""Networks and training steps of `train.py --cfg=auto`, on data in memory and in any number of processes."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.work import NetworkWork, phase_flop
+from dataset_format.images import encode_png
+from dnnlib.util import construct_class_by_name
+from torch_utils.distributed import World
+from training import setup
+from training.config import TrainingConfig
+from training.dataset import ImageFolderDataset
+from training.ema import ema_decay, update_ema
+from training.options import Options, build_config, open_training_set
+from training.phases import Phase, build_phases, run_phase
+from training.presets import augpipe_flags
+
+QUICK_CHANNEL_BASE = 512
+
+
+def training_setup(
+    resolution: int,
+    batch_gpu: int,
+    num_processes: int,
+    device: torch.device,
+    channel_base: int | None = None,
+    augment_p: float | None = None,
+) -> tuple[TrainingConfig, ImageFolderDataset]:
+    """Return the configuration of `train.py --cfg=auto` for RGB images of this resolution, and a dataset of that shape.
+
+    The dataset knows the shape of its images, but its file no longer exists.
+
+    Args:
+        resolution: Pixels along each side.
+        batch_gpu: Images of each process.
+        num_processes: How many processes share a batch.
+        device: Where the networks run.
+        channel_base: Value of `--cbase`. None: that of the preset.
+        augment_p: Fixed strength of the augmentation. None: ADA, which starts from 0.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, 'image.png').write_bytes(encode_png(np.zeros([resolution, resolution, 3], np.uint8)))
+        options = Options(
+            outdir=folder,
+            data=folder,
+            batch=batch_gpu * num_processes,
+            cbase=channel_base,
+            device=str(device),
+            aug='ada' if augment_p is None else 'fixed',
+            p=augment_p,
+        )
+        dataset = open_training_set(options)
+        return build_config(options, dataset, str(device), num_processes), dataset
+
+
+def quick_channel_base(quick: bool) -> int | None:
+    """Return the `channel_base` to measure with: a small one with `--quick`, otherwise that of the preset."""
+    return QUICK_CHANNEL_BASE if quick else None
+
+
+def construct_generator(resolution: int, quick: bool, device: torch.device) -> tuple[Any, int]:
+    """Return the generator of `--cfg=auto` for this resolution, ready for inference, and its `channel_base`."""
+    config, dataset = training_setup(resolution, 1, 1, device, quick_channel_base(quick))
+    G, _D = setup.construct_networks(config, dataset)
+    return G.eval().requires_grad_(False).to(device), config.G_kwargs['synthesis_kwargs']['channel_base']
+
+
+def construct_augment_pipe(augment_p: float, device: torch.device) -> Any:
+    """Return the augmentation pipe `bgc` at a fixed strength."""
+    pipe = construct_class_by_name(class_name='training.augment.AugmentPipe', **augpipe_flags('bgc'))
+    pipe.train().requires_grad_(False).to(device)
+    pipe.p.fill_(augment_p)
+    return pipe
+
+
+def gradient_bytes(G: torch.nn.Module, D: torch.nn.Module) -> dict[str, float]:
+    """Return the bytes of the gradients of each network."""
+    return {name: sum(parameter.nbytes for parameter in module.parameters()) for name, module in (('G', G), ('D', D))}
+
+
+class TrainingStep:
+    """Networks, loss and phases of a run without labels, with a batch of random images.
+
+    All ranks construct the same networks; seed them alike first.
+
+    Args:
+        world: The processes.
+        config: Configuration from `training_setup`.
+        dataset: Dataset from `training_setup`.
+    """
+
+    def __init__(self, world: World, config: TrainingConfig, dataset: ImageFolderDataset):
+        self.world, self.config = world, config
+        device = world.device
+        self.G: Any
+        self.augment_pipe: Any
+        self.G, self.D, self.G_ema = setup.build_networks(world, config, dataset, resume_pkl=None)
+        self.augment_pipe, _ada = setup.build_augmentation(config, device)
+        self.loss = construct_class_by_name(
+            device=device, G=self.G, D=self.D, augment_pipe=self.augment_pipe, **config.loss_kwargs
+        )
+        self.phases = build_phases(self.G, self.D, config)
+        no_label = torch.zeros([config.batch_gpu, 0], device=device)
+        images = torch.randn([config.batch_gpu, *dataset.image_shape], device=device).clamp(-1, 1)
+        self.batches = [
+            dict(
+                real_img=images,
+                real_c=no_label,
+                gen_c=no_label,
+                gen_z=torch.randn([config.batch_gpu, self.G.z_dim], device=device),
+            )
+            for _ in range(config.batch_size // (config.batch_gpu * world.size))
+        ]
+
+    def run(self, batch_idx: int) -> None:
+        """Run all phases that are due at this batch."""
+        for phase in self.phases:
+            if phase.is_due(batch_idx):
+                self.runner(phase)()
+
+    def runner(self, phase: Phase) -> Callable[[], None]:
+        """Return a function that runs one phase, including the step of its optimizer."""
+        return functools.partial(run_phase, phase, self.loss, self.batches, self.world)
+
+    def cases(self) -> dict[str, Callable[[], None]]:
+        """The phases by name, and the moving average of the weights as 'EMA', as functions to time."""
+        config = self.config
+        decay = ema_decay(config.batch_size, 10**6, config.ema_kimg, config.ema_rampup)
+        cases = {phase.name: self.runner(phase) for phase in self.phases}
+        cases['EMA'] = functools.partial(update_ema, self.G_ema, self.G, decay)
+        return cases
+
+    def intervals(self) -> dict[str, int]:
+        """How many steps lie between two runs of each case."""
+        return {phase.name: phase.interval for phase in self.phases} | {'EMA': 1}
+
+    def flop(self) -> dict[str, int]:
+        """Convolution work of one run of each phase."""
+        return phase_flop(NetworkWork.of(self.G, self.D), self.config.batch_size)

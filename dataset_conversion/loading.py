@@ -1,0 +1,94 @@
+"""Load images of all kinds as plain 8-bit grayscale or RGB, optionally with an alpha channel."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+import PIL.Image
+import PIL.TiffImagePlugin
+
+from dataset_format.images import BadImage, decode, has_alpha, paste_on_white
+
+ALPHA_RULES = ('refuse', 'keep', 'white')
+CONVERSION_RULES = """\
+Images that are not plain 8-bit grayscale or RGB are converted: bilevel images become grayscale; palette, CMYK, YCbCr
+and LAB images become RGB; an alpha channel that is opaque everywhere is dropped. Images that are transparent, or have
+more than 8 bits per channel, are rejected. The orientation in the EXIF data is applied. Of animations and multi-page
+files, the first picture is used. A dataset cannot mix grayscale and RGB.
+
+With --alpha=keep all images of the dataset have an alpha channel, opaque for images without one; fully transparent
+pixels become black. With --alpha=white transparent images are placed on a white background."""
+
+_TIFF_BITS_PER_SAMPLE = 258
+
+
+def load_image(content: bytes | np.ndarray, alpha: str = ALPHA_RULES[0]) -> PIL.Image.Image:
+    """Load an image according to CONVERSION_RULES.
+
+    Args:
+        content: Bytes of a file, or decoded uint8 pixels [H, W] or [H, W, 3].
+        alpha: One of ALPHA_RULES.
+
+    Returns:
+        An image of mode L or RGB, or with 'keep' LA or RGBA.
+
+    Raises:
+        BadImage: The image cannot be used.
+    """
+    if isinstance(content, np.ndarray):
+        return _apply_alpha_rule(PIL.Image.fromarray(content), alpha)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', category=UserWarning)  # about odd metadata, which does not affect pixels
+        return _apply_alpha_rule(_to_8_bit_channels(decode(content), is_deep=has_deep_channels(content)), alpha)
+
+
+def has_deep_channels(content: bytes) -> bool:
+    """Return whether an intact file has more than 8 bits per channel, according to its header.
+
+    Pillow silently opens many of these as 8-bit RGB, so its modes do not tell.
+    """
+    image = PIL.Image.open(io.BytesIO(content))
+    if image.format == 'PNG':
+        return content[24] == 16
+    if isinstance(image, PIL.TiffImagePlugin.TiffImageFile):
+        return max(image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (1,))) > 8
+    if image.format == 'PPM' and image.mode == 'RGB':
+        arguments = image.tile[0].args  # of the decoder: the mode, and the largest value unless it is 255
+        return isinstance(arguments, tuple) and arguments[1] > 255
+    if image.format == 'JPEG2000' and b'ihdr' in content:
+        return content[content.index(b'ihdr') + 14] & 0x7F > 7  # the number of bits minus 1
+    if image.format == 'AVIF' and b'av1C' in content:
+        return content[content.index(b'av1C') + 6] & 0x40 > 0  # the field high_bitdepth
+    return False
+
+
+def _to_8_bit_channels(image: PIL.Image.Image, is_deep: bool) -> PIL.Image.Image:
+    """Convert any mode to L, RGB, LA or RGBA."""
+    mode = image.mode
+    if is_deep or mode.startswith('I') or mode == 'F':
+        raise BadImage('more than 8 bits per channel (scale it to 8 bits in the way that suits its content)')
+    if has_alpha(image):
+        return image.convert('LA' if mode in ('L', 'LA', 'La', '1') else 'RGBA')
+    if mode in ('L', 'RGB'):
+        return image
+    if mode == '1':
+        return image.convert('L')
+    if mode in ('P', 'CMYK', 'YCbCr', 'LAB', 'HSV', 'RGBX'):
+        return image.convert('RGB')
+    raise BadImage(f'mode {mode} (only grayscale and color images can be used)')
+
+
+def _apply_alpha_rule(image: PIL.Image.Image, rule: str) -> PIL.Image.Image:
+    """Convert mode L, RGB, LA or RGBA to the first two, or with 'keep' to the last two."""
+    is_gray = image.mode in ('L', 'LA')
+    if rule == 'keep':
+        return image.convert('LA' if is_gray else 'RGBA')
+    if image.mode in ('L', 'RGB'):
+        return image
+    if rule == 'white':
+        return paste_on_white(image)
+    if np.asarray(image.getchannel('A')).min() < 255:
+        raise BadImage('partly transparent (place it on a background of your choice, or see --alpha)')
+    return image.convert('L' if is_gray else 'RGB')

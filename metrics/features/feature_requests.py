@@ -1,0 +1,45 @@
+"""What a metric can request: detector features of images, and distances along paths. Plain data, without PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DetectorCall:
+    """A way to call a detector; `metrics.features.detectors` describes what each call returns."""
+
+    detector: str  # 'inception' or 'vgg16'
+    keywords: tuple[tuple[str, bool], ...]
+    dtype: str = 'float32'  # PyTorch type in which the features are stored
+
+
+INCEPTION_FEATURES = DetectorCall('inception', (('return_features', True),))
+INCEPTION_PROBABILITIES = DetectorCall('inception', (('no_output_bias', True),))
+VGG_FEATURES = DetectorCall('vgg16', (('return_features', True),), dtype='float16')
+VGG_LPIPS = DetectorCall('vgg16', (('resize_images', False), ('return_lpips', True)))
+ALL_CALLS = (INCEPTION_FEATURES, INCEPTION_PROBABILITIES, VGG_FEATURES, VGG_LPIPS)
+
+
+@dataclass(frozen=True)
+class FeatureRequest:
+    """Features of real or generated images, or only their mean and covariance."""
+
+    call: DetectorCall
+    count: int | None  # the first images of the dataset, or the number of generated ones; None: the whole dataset
+    real: bool
+    as_moments: bool = False
+    xflip: bool = False  # whether mirrored images count as real ones, too
+
+
+@dataclass(frozen=True)
+class PathRequest:
+    """LPIPS distances of pairs of generated images that are a small step apart: `metrics.features.path_pairs`."""
+
+    space: str  # 'z' or 'w'
+    sampling: str  # 'full' or 'end'
+    crop: bool
+    count: int  # pairs
+
+
+Request = FeatureRequest | PathRequest

@@ -1,0 +1,168 @@
+"""The terms in which the metric table is written: patterns of names, and what a metric needs.
+
+Like the table, this module does not import PyTorch.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from metrics.features.feature_requests import VGG_LPIPS, DetectorCall, FeatureRequest, PathRequest, Request
+from metrics.options import MetricOptions
+
+MAX_IMAGES = 10_000_000
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Names
+
+_PLACEHOLDERS = {
+    '<count>': r'(?P<count>[1-9]\d*k?)',
+    '<count-k>': r'(?P<count>[1-9]\d*k)',  # the k separates the count from the number that follows
+    '<nearest>': r'(?P<nearest>[1-9]\d?)',
+    '[_full]': r'(?P<full>_full)?',
+}
+
+
+@dataclass(frozen=True)
+class MetricName:
+    """The name of a metric, such as `pr50k3_full`, and its parts."""
+
+    text: str
+    count: int = 0  # generated images, or 0 if the name has no number
+    full: bool = False  # whether the metric uses all real images, without mirroring
+    nearest: int = 0  # the neighbor whose distance is the radius, or 0 if the name has no such number
+
+    @property
+    def prefix(self) -> str:
+        """The letters at the beginning: `pr`."""
+        return re.split(r'[^a-z]', self.text)[0]
+
+    def with_label(self, label: str | None, prefix: str) -> str:
+        """Return the name for results: `fd-LABEL50k_full` if the detectors are stand-ins with a label.
+
+        Args:
+            label: Label of the detectors, or None for the published ones.
+            prefix: Prefix to use with a label instead of the published one.
+        """
+        if label is None:
+            return self.text
+        return f'{prefix}-{label}{self.text.removeprefix(self.prefix)}'
+
+
+def match_name(pattern: str, text: str) -> MetricName | None:
+    """Return the parts of a name, or None if it does not match.
+
+    Args:
+        pattern: Text with placeholders: '<count>', '<count-k>' (in thousands), '<nearest>', '[_full]'.
+        text: The name.
+
+    Raises:
+        ValueError: The number of images is too large.
+    """
+    regex = pattern
+    for placeholder, part in _PLACEHOLDERS.items():
+        regex = regex.replace(placeholder, part)
+    match = re.fullmatch(regex, text, flags=re.ASCII)
+    if match is None:
+        return None
+    parts = match.groupdict()
+    count = _parse_count(parts.get('count') or '0')
+    if count > MAX_IMAGES:
+        raise ValueError(f'{text!r} needs more than {MAX_IMAGES:,} images. Use a smaller number.')
+    return MetricName(text, count, bool(parts.get('full')), int(parts.get('nearest') or 0))
+
+
+def _parse_count(text: str) -> int:
+    """Return 50000 for '50k'; absurdly long numbers are cut, but stay above `MAX_IMAGES`."""
+    return int(text.removesuffix('k')[:12]) * (1000 if text.endswith('k') else 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Needs
+
+
+class Needs(Protocol):
+    """What a metric needs to know about images."""
+
+    @property
+    def call(self) -> DetectorCall:
+        """The detector, and how it is called."""
+
+    def requests(self, name: MetricName, options: MetricOptions) -> dict[str, Request]:
+        """Return the requests by their part in the computation, such as 'real' and 'fake'."""
+
+    def min_images(self, name: MetricName) -> int:
+        """Return how many images each request must find at least."""
+
+
+@dataclass(frozen=True)
+class RealAndGenerated:
+    """Features of real images ('real') and of generated ones ('fake').
+
+    Args:
+        call: Detector call.
+        max_real: Limit for the number of real images of `_full` metrics; None uses all of them. Other metrics use as
+            many real images as generated ones.
+        at_least: Images of each kind that the metric requires, in addition to the `nearest` neighbors.
+        as_moments: Whether mean and covariance suffice, except for intervals.
+    """
+
+    call: DetectorCall
+    max_real: int | None = None
+    at_least: int = 1
+    as_moments: bool = False
+
+    def requests(self, name: MetricName, options: MetricOptions) -> dict[str, Request]:
+        as_moments = self.as_moments and not options.bootstrap
+        real_count = self.max_real if name.full else name.count
+        xflip = bool(options.dataset_kwargs.get('xflip')) and not name.full
+        return {
+            'real': FeatureRequest(self.call, real_count, real=True, as_moments=as_moments, xflip=xflip),
+            'fake': FeatureRequest(self.call, name.count, real=False, as_moments=as_moments),
+        }
+
+    def min_images(self, name: MetricName) -> int:
+        return self.at_least + name.nearest
+
+
+@dataclass(frozen=True)
+class GeneratedOnly:
+    """Features of generated images ('fake').
+
+    Args:
+        call: Detector call.
+        at_least: Images that the metric requires.
+    """
+
+    call: DetectorCall
+    at_least: int = 1
+
+    def requests(self, name: MetricName, options: MetricOptions) -> dict[str, Request]:
+        return {'fake': FeatureRequest(self.call, name.count, real=False)}
+
+    def min_images(self, name: MetricName) -> int:
+        return self.at_least
+
+
+@dataclass(frozen=True)
+class PathPairs:
+    """LPIPS distances of pairs of images that are a small step apart ('pairs').
+
+    Args:
+        space: Latent space of the step, 'z' or 'w'.
+        sampling: 'full' for a random point between two latents, 'end' for the first latent.
+        crop: Whether only the center counts, where faces are in FFHQ.
+    """
+
+    call: ClassVar[DetectorCall] = VGG_LPIPS
+    space: str
+    sampling: str
+    crop: bool = True
+
+    def requests(self, name: MetricName, options: MetricOptions) -> dict[str, Request]:
+        return {'pairs': PathRequest(self.space, self.sampling, self.crop, options.num_samples)}
+
+    def min_images(self, name: MetricName) -> int:
+        return 1

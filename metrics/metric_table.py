@@ -1,0 +1,201 @@
+"""The table of metrics: the names of each, what it needs, and how it is computed.
+
+An entry is a function with `@_entry(...)` above it:
+
+    pattern     its names: 'fid<count>[_full]' stands for fid50k_full, fid5k, fid500_full and so on
+    needs       features of images ('real', 'fake'), or pairs of images along a path ('pairs'): `metrics.metric_spec`
+    function    values by the ending of their names ('' for a single value), computed from `metrics.metric_inputs`
+
+To add a metric, write its mathematics in `metrics/<name>.py` as functions of feature arrays, and add one entry here.
+Everything else follows from the entry: options and their errors, the pass over the images that all metrics share, the
+cache, results, and metrics during training.
+
+The mathematics is imported when a metric is computed, so that command lines can check names without loading PyTorch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from metrics.features.feature_requests import INCEPTION_FEATURES, INCEPTION_PROBABILITIES, VGG_FEATURES
+from metrics.metric_spec import GeneratedOnly, MetricName, Needs, PathPairs, RealAndGenerated, match_name
+
+if TYPE_CHECKING:
+    from metrics.metric_inputs import MetricInputs
+
+    Compute = Callable[[MetricInputs], dict[str, float]]
+    Interval = Callable[[MetricInputs], dict[str, Any]]
+
+NUM_SPLITS = 10
+KID_SUBSETS = {'num_subsets': 100, 'max_subset_size': 1000}
+
+
+@dataclass(frozen=True)
+class TableEntry:
+    """A metric for any number of images."""
+
+    pattern: str
+    needs: Needs
+    compute: Compute
+    examples: tuple[str, ...]  # names for help texts and error messages
+    stand_in_prefix: str | None  # replaces the prefix of the name if the detectors are not the published ones
+    interval: Interval | None  # bootstrap interval of the value
+
+
+ENTRIES: list[TableEntry] = []
+
+
+def _entry(
+    pattern: str,
+    needs: Needs,
+    *,
+    examples: tuple[str, ...] = (),
+    stand_in_prefix: str | None = None,
+    interval: Interval | None = None,
+) -> Callable[[Compute], Compute]:
+    def add(compute: Compute) -> Compute:
+        ENTRIES.append(TableEntry(pattern, needs, compute, examples or (pattern,), stand_in_prefix, interval))
+        return compute
+
+    return add
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Fréchet inception distance, arXiv 1706.08500
+
+
+def _fid_interval(inputs: MetricInputs) -> dict[str, Any]:
+    from metrics.frechet_inception_distance import bootstrap
+
+    return inputs.bootstrap(bootstrap, inputs.resampling_rng())
+
+
+@_entry(
+    'fid<count>[_full]',
+    RealAndGenerated(INCEPTION_FEATURES, as_moments=True),
+    examples=('fid50k_full', 'fid50k'),
+    stand_in_prefix='fd',
+    interval=_fid_interval,
+)
+def _fid(inputs: MetricInputs) -> dict[str, float]:
+    from metrics.frechet_inception_distance import frechet_distance
+
+    return {'': frechet_distance(*inputs.moments('fake'), *inputs.moments('real'))}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Kernel inception distance, arXiv 1801.01401
+
+
+def _kid_interval(inputs: MetricInputs) -> dict[str, Any]:
+    from metrics.kernel_inception_distance import bootstrap
+
+    return inputs.bootstrap(bootstrap, inputs.subset_rng())  # so that it draws the subsets of `_kid` again
+
+
+@_entry(
+    'kid<count>[_full]',
+    RealAndGenerated(INCEPTION_FEATURES, max_real=1_000_000, at_least=2),
+    examples=('kid50k_full', 'kid50k'),
+    stand_in_prefix='kd',
+    interval=_kid_interval,
+)
+def _kid(inputs: MetricInputs) -> dict[str, float]:
+    from metrics.kernel_inception_distance import kid
+
+    real, fake = inputs.features('real'), inputs.features('fake')
+    with inputs.progress('Kernel distances', unit='subset') as progress:
+        return {'': kid(real, fake, rng=inputs.subset_rng(), progress=progress.show, **KID_SUBSETS)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Precision and recall, arXiv 1904.06991; density and coverage, arXiv 2002.09797
+
+
+@_entry(
+    'prdc<count-k><nearest>[_full]',
+    RealAndGenerated(VGG_FEATURES, max_real=200_000),
+    examples=('prdc50k3_full',),
+)
+def _precision_recall_density_coverage(inputs: MetricInputs) -> dict[str, float]:
+    from metrics.precision_recall import manifold_metrics
+
+    real, fake = inputs.features('real'), inputs.features('fake')
+    with inputs.progress('Nearest neighbors', unit='block') as progress:
+        values = manifold_metrics(real, fake, nhood_size=inputs.name.nearest, progress=progress.show)
+    return {f'_{ending}': values[ending] for ending in ('precision', 'recall', 'density', 'coverage')}
+
+
+@_entry(
+    'pr<count-k><nearest>[_full]',
+    RealAndGenerated(VGG_FEATURES, max_real=200_000),
+    examples=('pr50k3_full', 'pr50k3'),
+)
+def _precision_recall(inputs: MetricInputs) -> dict[str, float]:
+    values = _precision_recall_density_coverage(inputs)
+    return {ending: values[ending] for ending in ('_precision', '_recall')}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Inception score, arXiv 1606.03498
+
+
+@_entry('is<count>', GeneratedOnly(INCEPTION_PROBABILITIES, at_least=NUM_SPLITS), examples=('is50k',))
+def _inception_score(inputs: MetricInputs) -> dict[str, float]:
+    from metrics.inception_score import inception_score
+
+    mean, std = inception_score(inputs.array('fake'), num_splits=NUM_SPLITS)
+    return {'_mean': mean, '_std': std}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Perceptual path length, arXiv 1812.04948 and 1912.04958
+
+
+@_entry('ppl_zfull', PathPairs('z', 'full'))
+@_entry('ppl_wfull', PathPairs('w', 'full'))
+@_entry('ppl_zend', PathPairs('z', 'end'))
+@_entry('ppl_wend', PathPairs('w', 'end'))
+@_entry('ppl2_wend', PathPairs('w', 'end', crop=False))
+def _perceptual_path_length(inputs: MetricInputs) -> dict[str, float]:
+    from metrics.perceptual_path_length import trimmed_mean
+
+    return {'': trimmed_mean(inputs.array('pairs'))}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Looking up names
+
+EXAMPLES = tuple(name for entry in ENTRIES for name in entry.examples)
+
+
+def find_metric(text: str) -> tuple[TableEntry, MetricName]:
+    """Return the entry of a metric, and the parts of its name.
+
+    Raises:
+        ValueError: No metric has this name, or it needs too many images.
+    """
+    for entry in ENTRIES:
+        name = match_name(entry.pattern, text)
+        if name is not None:
+            return entry, name
+    similar = difflib.get_close_matches(text, EXAMPLES, n=1)
+    hint = f'Did you mean {similar[0]}?' if similar else f'Choose from {", ".join(EXAMPLES)}.'
+    raise ValueError(f'Unknown metric {text!r}. {hint}')
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Return the names in a list such as 'fid50k_full,pr50k3_full', without duplicates; () for 'none'.
+
+    Raises:
+        ValueError: As for `find_metric`.
+    """
+    names = [name.strip().lower() for name in text.split(',')]
+    if names == ['none']:
+        return ()
+    for name in names:
+        find_metric(name)
+    return tuple(dict.fromkeys(names))

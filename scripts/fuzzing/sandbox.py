@@ -1,0 +1,199 @@
+"""Run a reader on hostile files and detect the rules that it breaks.
+
+A reader must open a file or refuse it with its own error. Python's audit hooks detect that something is imported,
+compiled, executed, started, opened or deleted meanwhile; a timer detects that it hangs; the peak memory of a separate
+process shows how much it allocates.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import os
+import re
+import resource
+import select
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+OPENED, REFUSED = 'opened', 'refused'
+_FAULT = 'FAULT'
+_MAX_MESSAGE_LENGTH = 3000
+
+FORBIDDEN_EVENTS = re.compile(
+    r'import|exec|compile|open|marshal\.|pickle\.find_class|code\.__new__|function\.__new__|os\.|subprocess\.|shutil\.'
+    r'|socket\.|ctypes\.|urllib\.|tempfile\.|glob\.|sys\.(settrace|setprofile|addaudithook)|builtins\.(input|breakpoint)'
+)
+"""Audit events of the interpreter that a reader must not cause."""
+
+
+def fault(description: str) -> str:
+    """Return the outcome for a file with which the reader breaks a rule."""
+    return f'{_FAULT} {description}'
+
+
+def is_fault(outcome: str) -> bool:
+    """Return whether an outcome is a broken rule, neither `OPENED` nor `REFUSED`."""
+    return outcome.startswith(_FAULT)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Events, time and memory
+
+
+class Watch:
+    """Audit hook that records forbidden events while it is active, and stops the operation that caused one.
+
+    Create one per process: Python cannot remove audit hooks.
+
+    Attributes:
+        active: Whether events are forbidden at present; the first one resets it.
+        events: Descriptions of the forbidden events.
+    """
+
+    def __init__(self) -> None:
+        self.active = False
+        self.events: list[str] = []
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, args: tuple[Any, ...]) -> None:
+        if self.active and FORBIDDEN_EVENTS.match(event):
+            self.active = False
+            self.events.append(f'{event} {args!r:.100}')
+            raise PermissionError(f'the file made the reader do {event}')
+
+
+class TimeLimitExceeded(BaseException):
+    """Raised by the timer; not an Exception, so that no handler of the reader catches it."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeLimitExceeded in this block after the given time."""
+
+    def stop(*_args: object) -> None:
+        raise TimeLimitExceeded
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def peak_memory_mib() -> float:
+    """Return the largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == 'darwin' else peak / 2**10
+
+
+def _reset_peak_memory() -> None:
+    """Return freed memory to the system and let the peak start from the present use, on Linux with glibc.
+
+    Otherwise a reader could use memory that this process has freed before without raising the peak.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+        Path('/proc/self/clear_refs').write_text('5', encoding='ascii')
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sandbox
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A reader and the rules that it must follow.
+
+    Attributes:
+        read: The reader, a function of a binary file.
+        refusal: Error that the reader raises for a file that it refuses.
+        watch: The watch of this process.
+        limit_sec: Time for one file.
+        memory_mib: Memory that the reader may use for any file, in addition to `memory_per_byte`.
+        memory_per_byte: Memory that the reader may use for each byte of the file.
+    """
+
+    read: Callable[[io.BytesIO], object]
+    refusal: type[Exception]
+    watch: Watch
+    limit_sec: float = 20
+    memory_mib: float = 400
+    memory_per_byte: float = 8
+
+    def memory_bound_mib(self, file_bytes: int) -> float:
+        """Return how much memory the reader may use for a file of this size."""
+        return self.memory_mib + self.memory_per_byte * file_bytes / 2**20
+
+    def try_here(self, content: bytes) -> str:
+        """Read a file in this process.
+
+        Returns:
+            `OPENED`, `REFUSED`, or a `fault`.
+        """
+        self.watch.events.clear()
+        try:
+            with time_limit(self.limit_sec):
+                self.watch.active = True
+                try:
+                    self.read(io.BytesIO(content))
+                    outcome = OPENED
+                except self.refusal as error:
+                    length = len(str(error))
+                    outcome = REFUSED if 0 < length < _MAX_MESSAGE_LENGTH else fault(f'a message of {length} letters')
+                finally:
+                    self.watch.active = False
+        except TimeLimitExceeded:
+            outcome = fault(f'more than {self.limit_sec} s')
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            outcome = fault(f'{type(error).__name__}: {error!s:.200} ({Path(place.filename).name}:{place.lineno})')
+        return fault(self.watch.events[0]) if self.watch.events else outcome
+
+    def try_in_process(self, content: bytes) -> tuple[str, float]:
+        """Read a file in a separate process, which is killed if it hangs in C code, where no timer interrupts it.
+
+        Returns:
+            The outcome as `try_here` returns it, and the memory used, in MiB.
+        """
+        receiver, sender = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', DeprecationWarning)  # forks beside threads; the child starts none
+            child = os.fork()
+        if child == 0:
+            try:
+                _reset_peak_memory()
+                before_mib = peak_memory_mib()
+                outcome = self.try_here(content)
+                os.write(sender, f'{peak_memory_mib() - before_mib} {outcome}'.encode()[:1000])
+            finally:
+                os._exit(0)
+        os.close(sender)
+        answer = self._wait_for_answer(child, receiver)
+        if answer is None:
+            return fault(f'more than {2 * self.limit_sec} s'), 0.0
+        memory, _, outcome = answer.partition(' ')
+        if not outcome:
+            return fault('its process ended'), 0.0
+        bound_mib = self.memory_bound_mib(len(content))
+        if float(memory) > bound_mib and not is_fault(outcome):
+            outcome = fault(f'{float(memory):.0f} MiB of memory, more than {bound_mib:.0f}')
+        return outcome, float(memory)
+
+    def _wait_for_answer(self, child: int, receiver: int) -> str | None:
+        """Return what a child process has written, or kill it and return None if it takes twice the time limit."""
+        with open(receiver, 'rb') as pipe:
+            ready, _, _ = select.select([pipe], [], [], 2 * self.limit_sec)
+            answer = pipe.read().decode(errors='replace') if ready else None
+        if answer is None:
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return answer

@@ -1,0 +1,407 @@
+"""From the options of `train.py` to the complete configuration of a run.
+
+`Options` holds the values of the command line. `build_config` combines it with the preset (`training.presets`) and the
+dataset into a `training.config.TrainingConfig`, and rejects combinations that do not work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dataset_format.images import CHANNEL_KINDS
+from dataset_format.sizes import (
+    Resolution,
+    describe_size,
+    describe_unusable_size,
+    is_usable_size,
+    level_of,
+    sides,
+)
+from dnnlib.errors import InvalidArgument
+from dnnlib.util import construct_class_by_name, is_url
+from training.batch_sizes import batch_per_process, check_batch_gpu
+from training.config import TrainingConfig
+from training.presets import DEFAULT_AUGPIPE, RESUME_SOURCES, Preset, augpipe_flags, get_preset
+
+if TYPE_CHECKING:
+    from training.dataset import ImageFolderDataset
+
+T = TypeVar('T')
+
+MIN_RESOLUTION = 8
+VERIFY_DATA = ('none', 'headers', 'sample', 'all')
+DEFAULT_AUG = 'ada'
+DEFAULT_ADA_TARGET = 0.6
+NO_RESUME = 'noresume'
+LATEST = 'latest'  # of --resume-run: the newest run with the same options
+
+# A pretrained discriminator overfits quickly, so the augmentation strength must be able to follow.
+_ADA_SPEED_UP_ON_RESUME = 5
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Options
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `train.py` with their defaults. None means that the preset or a rule decides."""
+
+    outdir: str
+    data: str
+    dry_run: bool = False
+    desc: str | None = None
+    # Dataset
+    cond: bool = False
+    subset: int | None = None
+    mirror: bool = False
+    strict_data: bool = False
+    # Preset, and numbers that replace its own
+    cfg: str = 'auto'
+    gamma: float | None = None
+    kimg: float | None = None
+    batch: int | None = None
+    batch_gpu: int | None = None
+    cbase: int | None = None
+    cmax: int | None = None
+    glr: float | None = None
+    dlr: float | None = None
+    map_depth: int | None = None
+    mbstd_group: int | None = None
+    # Augmentation
+    aug: str | None = None
+    p: float | None = None
+    init_p: float | None = None
+    target: float | None = None
+    augpipe: str | None = None
+    # Transfer learning
+    resume: str | None = None
+    freezed: int | None = None
+    # Resuming an interrupted run
+    resume_run: str | None = None
+    # Checks before the start
+    verify_data: str = 'sample'
+    # Output
+    metrics: tuple[str, ...] = ('fid50k_full',)
+    detectors: str | None = None
+    snap: int = 50
+    tick: float = 4
+    keep_states: int = 2
+    seed: int = 0
+    # Execution
+    gpus: int | None = None
+    device: str = 'auto'
+    workers: int | None = None
+    fp32: bool = False
+    nhwc: bool = False
+    nobench: bool = False
+    allow_tf32: bool = False
+    deterministic: bool = False
+
+    def to_stored(self) -> dict[str, Any]:
+        """Return the options that are stored with a run and identify it when it is resumed.
+
+        Paths are absolute, because a run may be resumed from another working directory.
+        """
+        stored = {name: value for name, value in dataclasses.asdict(self).items() if name not in PER_CALL_OPTIONS}
+        stored['metrics'] = list(self.metrics)
+        for name in PATH_OPTIONS:
+            if stored[name] is not None and os.path.exists(stored[name]):
+                stored[name] = os.path.abspath(stored[name])
+        return stored
+
+
+PATH_OPTIONS = ('data', 'resume', 'detectors')
+PER_CALL_OPTIONS = ('outdir', 'dry_run', 'resume_run', 'verify_data')  # not stored with the run
+
+
+def resume_latest_as_run(options: Options, given: set[str]) -> tuple[Options, set[str]]:
+    """Rewrite `--resume=latest` as `--resume-run=latest`, in the options and in the set of the options given."""
+    if options.resume != LATEST:
+        return options, given
+    if options.resume_run not in (None, LATEST):
+        raise InvalidArgument(
+            'resume', f'{LATEST} and --resume-run={options.resume_run} name two different runs: use only one of them.'
+        )
+    return dataclasses.replace(options, resume=None, resume_run=LATEST), given - {'resume'} | {'resume_run'}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Dataset
+
+
+def open_training_set(options: Options) -> ImageFolderDataset:
+    """Open the dataset of `--data`, without subset and mirroring, and check that networks can be trained on it.
+
+    Raises:
+        InvalidArgument: It cannot be opened, or has the wrong image size or too few images.
+    """
+    dataset = _construct_dataset(
+        {'class_name': 'training.dataset.ImageFolderDataset', 'path': options.data, 'use_labels': options.cond}
+    )
+    height, width = sides(dataset.resolution)
+    if min(height, width) < MIN_RESOLUTION:
+        raise InvalidArgument(
+            'data',
+            f'the images of {options.data!r} are {width}x{height}, but training needs {MIN_RESOLUTION} or more '
+            'pixels per side: convert them with dataset_tool.py --resolution=WxH.',
+        )
+    if not is_usable_size(width, height):
+        raise InvalidArgument(
+            'data',
+            f'images of {options.data!r}: {describe_unusable_size(width, height)}; convert them with dataset_tool.py '
+            '--resolution=WxH.',
+        )
+    if options.subset is not None and options.subset > len(dataset):
+        raise InvalidArgument(
+            'subset',
+            f'requested {options.subset} images, but {options.data!r} has only {len(dataset)}: '
+            f'use a number from 1 to {len(dataset)}.',
+        )
+    return dataset
+
+
+def _construct_dataset(kwargs: dict[str, Any]) -> ImageFolderDataset:
+    try:
+        return construct_class_by_name(**kwargs, cache_mib=0)
+    except (ValueError, OSError) as error:
+        raise InvalidArgument('data', str(error)) from error
+
+
+def _training_set_kwargs(options: Options, dataset: ImageFolderDataset) -> dict[str, Any]:
+    kwargs = {
+        'class_name': 'training.dataset.ImageFolderDataset',
+        'path': options.data,
+        'use_labels': options.cond,
+        'max_size': len(dataset),
+        'xflip': options.mirror,
+        'resolution': dataset.resolution,
+    }
+    if options.subset is not None and options.subset < len(dataset):
+        kwargs.update(max_size=options.subset, random_seed=options.seed)  # the seed selects the images
+    return kwargs
+
+
+def data_loader_kwargs(workers: int | None, device: str) -> dict[str, Any]:
+    """Return the keywords of the data loader for `--workers`; None selects the default for the device.
+
+    Decoding must not keep a GPU waiting, but on a CPU worker processes would only compete with the networks for cores.
+    """
+    num_workers = _first_given(workers, 0 if device == 'cpu' else 3)
+    prefetching = {'prefetch_factor': 2} if num_workers > 0 else {}  # not accepted by the loader without workers
+    return dict(num_workers=num_workers, pin_memory=device.startswith('cuda'), **prefetching)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Configuration
+
+
+def build_config(options: Options, dataset: ImageFolderDataset, device: str, num_gpus: int) -> TrainingConfig:
+    """Build the configuration of a run over `num_gpus` processes on `device`, without `run_dir`.
+
+    Raises:
+        InvalidArgument: Some options do not work together, or not with the dataset.
+    """
+    preset = get_preset(options.cfg, dataset.resolution, num_gpus)
+    batch_size, batch_gpu, mbstd_group = _batch_sizes(options, preset, num_gpus)
+    resume_pkl = _resume_source(options.resume)
+    on_cuda = device.startswith('cuda')
+    adam = {'class_name': 'torch.optim.Adam', 'betas': [0, 0.99], 'eps': 1e-8}
+    return TrainingConfig(
+        num_gpus=num_gpus,
+        device=device,
+        training_set_kwargs=_training_set_kwargs(options, dataset),
+        data_loader_kwargs=data_loader_kwargs(options.workers, device),
+        **_network_kwargs(options, preset, dataset.resolution, mbstd_group, on_cuda),
+        G_opt_kwargs=dict(adam, lr=_first_given(options.glr, preset.lr)),
+        D_opt_kwargs=dict(adam, lr=_first_given(options.dlr, preset.lr)),
+        loss_kwargs={
+            'class_name': 'training.loss.StyleGAN2Loss',
+            'r1_gamma': _first_given(options.gamma, preset.r1_gamma),
+            'style_mixing_prob': preset.style_mixing_prob,
+            'pl_weight': preset.pl_weight,
+        },
+        batch_size=batch_size,
+        batch_gpu=batch_gpu,
+        total_kimg=_first_given(options.kimg, preset.total_kimg),
+        ema_kimg=preset.ema_kimg,
+        ema_rampup=preset.ema_rampup if resume_pkl is None else None,
+        **_augmentation(options),
+        ada_kimg=preset.ada_kimg if resume_pkl is None else preset.ada_kimg / _ADA_SPEED_UP_ON_RESUME,
+        G_reg_interval=preset.G_reg_interval,
+        kimg_per_tick=options.tick,
+        image_snapshot_ticks=options.snap,
+        network_snapshot_ticks=options.snap,
+        metrics=list(options.metrics),
+        detectors=options.detectors,
+        random_seed=options.seed,
+        resume_pkl=resume_pkl,
+        cudnn_benchmark=not options.nobench,
+        allow_tf32=options.allow_tf32,
+        deterministic=options.deterministic,
+        options=options.to_stored(),
+        keep_states=options.keep_states,
+        strict_data=options.strict_data,
+    )
+
+
+def _first_given(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+def _batch_sizes(options: Options, preset: Preset, num_gpus: int) -> tuple[int, int, int]:
+    """Return the images per step, the images a process handles at once, and the images of an mbstd group."""
+    batch_size = _first_given(options.batch, preset.batch_size)
+    per_process = batch_per_process(batch_size, num_gpus)
+    fits_reference_gpu = per_process if options.batch is not None else preset.batch_size // preset.reference_gpus
+    batch_gpu = _first_given(options.batch_gpu, min(fits_reference_gpu, per_process))
+    # The layer never compares more images than it gets, so the group of a preset shrinks with a small batch.
+    mbstd_group = _first_given(options.mbstd_group, min(preset.mbstd_group, batch_gpu))
+    check_batch_gpu(batch_size, num_gpus, batch_gpu, mbstd_group)
+    return batch_size, batch_gpu, mbstd_group
+
+
+def _network_kwargs(
+    options: Options, preset: Preset, resolution: Resolution, mbstd_group: int, on_cuda: bool
+) -> dict[str, Any]:
+    """Return `G_kwargs` and `D_kwargs`.
+
+    Half precision is used on CUDA only. Elsewhere activations are clamped nevertheless, so that a network trained on a
+    CPU computes the same as on a GPU; `--fp32` turns both off.
+    """
+    channel_base = _first_given(options.cbase, preset.channel_base)
+    level = level_of(*sides(resolution))
+    if channel_base < level:
+        raise InvalidArgument(
+            'cbase',
+            f'{channel_base} leaves no channels at {describe_size(resolution)} (a layer has cbase / resolution '
+            f'channels): use {level} or more.',
+        )
+    shared = {
+        'channel_base': channel_base,
+        'channel_max': _first_given(options.cmax, preset.channel_max),
+        'num_fp16_res': preset.num_fp16_res if on_cuda and not options.fp32 else 0,
+        'conv_clamp': None if options.fp32 else preset.conv_clamp,
+    }
+    layout = {'fp16_channels_last': True} if options.nhwc else {}
+    frozen = {'freeze_layers': options.freezed} if options.freezed else {}
+    return {
+        'G_kwargs': {
+            'class_name': 'training.networks_stylegan2.Generator',
+            'z_dim': preset.z_dim,
+            'w_dim': preset.w_dim,
+            'mapping_kwargs': {'num_layers': _first_given(options.map_depth, preset.mapping_layers)},
+            'synthesis_kwargs': dict(shared, **layout),
+        },
+        'D_kwargs': dict(
+            class_name='training.networks_stylegan2.Discriminator',
+            architecture=preset.d_architecture,
+            **shared,
+            block_kwargs=dict(**layout, **frozen),
+            mapping_kwargs={} if preset.d_mapping_layers is None else {'num_layers': preset.d_mapping_layers},
+            epilogue_kwargs={'mbstd_group_size': mbstd_group},
+        ),
+    }
+
+
+def _augmentation(options: Options) -> dict[str, Any]:
+    """Return the fields of TrainingConfig that determine what is augmented, and how strongly."""
+    aug = _first_given(options.aug, DEFAULT_AUG)
+    _check_augmentation(options, aug)
+    if aug == 'noaug':
+        return {'augment_kwargs': None, 'augment_p': 0, 'ada_target': None}
+    flags = augpipe_flags(_first_given(options.augpipe, DEFAULT_AUGPIPE))
+    pipe = dict(class_name='training.augment.AugmentPipe', **flags)
+    if aug == 'fixed':
+        return {'augment_kwargs': pipe, 'augment_p': options.p, 'ada_target': None}
+    target = _first_given(options.target, DEFAULT_ADA_TARGET)
+    return {'augment_kwargs': pipe, 'augment_p': _first_given(options.init_p, 0), 'ada_target': target}
+
+
+def _check_augmentation(options: Options, aug: str) -> None:
+    if options.p is not None and aug != 'fixed':
+        raise InvalidArgument('p', f'{options.p:g} is a fixed strength, which needs --aug=fixed, not --aug={aug}.')
+    if options.init_p is not None and aug != 'ada':
+        raise InvalidArgument(
+            'init_p', f'{options.init_p:g} is the initial strength of --aug=ada; remove it, or --aug={aug}.'
+        )
+    if options.target is not None and aug != 'ada':
+        raise InvalidArgument('target', f'{options.target:g} is the target of --aug=ada; remove it, or --aug={aug}.')
+    if options.augpipe is not None and aug == 'noaug':
+        raise InvalidArgument('augpipe', f'{options.augpipe!r} contradicts --aug=noaug: remove one of the two.')
+    if aug == 'fixed' and options.p is None:
+        raise InvalidArgument('aug', 'fixed needs a strength: add --p=P with P from 0 to 1.')
+
+
+def _resume_source(resume: str | None) -> str | None:
+    """Return the path or URL of the network pickle to start from."""
+    if resume is None or resume == NO_RESUME:
+        return None
+    if resume in RESUME_SOURCES:
+        return RESUME_SOURCES[resume]
+    if not is_url(resume) and not os.path.isfile(resume):
+        raise InvalidArgument(
+            'resume',
+            f'{resume!r} is not a file, a URL, or one of {", ".join(RESUME_SOURCES)}, {NO_RESUME}: check the path.',
+        )
+    return resume
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Descriptions
+
+
+def run_description(options: Options, dataset_name: str, num_gpus: int) -> str:
+    """Return the name of the run directory after its number: the dataset, and each option that shapes the result."""
+    parts = [dataset_name]
+    if options.cond:
+        parts.append('cond')
+    if options.subset is not None:
+        parts.append(f'subset{options.subset}')
+    if options.mirror:
+        parts.append('mirror')
+    parts.append(f'auto{num_gpus}' if options.cfg == 'auto' else options.cfg)
+    parts += _named_numbers(gamma=options.gamma, kimg=options.kimg, batch=options.batch)
+    if options.aug is not None:
+        parts.append(options.aug)
+    parts += _named_numbers(p=options.p, initp=options.init_p, target=options.target)
+    if options.augpipe is not None:
+        parts.append(options.augpipe)
+    if options.resume == NO_RESUME:
+        parts.append(NO_RESUME)
+    elif options.resume is not None:
+        parts.append(f'resume{options.resume if options.resume in RESUME_SOURCES else "custom"}')
+    if options.freezed is not None:
+        parts.append(f'freezed{options.freezed}')
+    if options.desc is not None:
+        parts.append(options.desc)
+    return '-'.join(parts)
+
+
+def _named_numbers(**numbers: float | None) -> list[str]:
+    """Return ['gamma0.5'] for gamma=0.5."""
+    given = {name: number for name, number in numbers.items() if number is not None}
+    return [f'{name}{number if isinstance(number, int) else f"{number:g}"}' for name, number in given.items()]
+
+
+def describe(config: TrainingConfig, dataset: ImageFolderDataset, is_resumed: bool = False) -> str:
+    """Return a summary of a run, one fact per line."""
+    data = config.training_set_kwargs
+    labels = f'{dataset.label_dim} numbers per image' if data['use_labels'] else 'not used'
+    rounds = config.batch_size // (config.batch_gpu * config.num_gpus)
+    accumulated = f' x {rounds} rounds of accumulation' if rounds > 1 else ''
+    processes = '1 process' if config.num_gpus == 1 else f'{config.num_gpus} processes'
+    facts = {
+        'Output': config.run_dir,
+        'Data': data['path'],
+        'Images': f'{data["max_size"]:,}{" and their mirror images" if data["xflip"] else ""}',
+        'Resolution': f'{describe_size(dataset.resolution)} {CHANNEL_KINDS[dataset.num_channels]}',
+        'Labels': labels,
+        'Device': f'{config.device}, {processes}',
+        'Batch': f'{config.batch_size} = {config.num_gpus} x {config.batch_gpu} images{accumulated}',
+        'Duration': f'{config.total_kimg:,} kimg (thousands of real images shown)',
+        'Start': 'from the newest training state' if is_resumed else config.resume_pkl or 'from scratch',
+    }
+    return '\n'.join(f'{name + ":":<12}{fact}' for name, fact in facts.items())

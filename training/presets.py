@@ -1,0 +1,166 @@
+"""Presets of `--cfg`, augmentation pipes of `--augpipe`, and pretrained networks of `--resume`: tables of data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dataset_format.sizes import Resolution, sides
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Presets
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One complete row of the preset table; None means that this part is not used."""
+
+    reference_gpus: int  # GPUs that the numbers were chosen for: batch_size / reference_gpus images fit on one of them
+    total_kimg: int  # length of the training in thousands of real images
+    batch_size: int  # images per step, over all GPUs
+    mbstd_group: int  # images that share a minibatch standard deviation in the discriminator
+    lr: float  # Adam's learning rate, for both networks
+    r1_gamma: float  # weight of the R1 penalty
+    ema_kimg: float  # half-life of the moving average of the generator's weights
+    ema_rampup: float | None  # the half-life is at most this fraction of the images shown so far
+    z_dim: int
+    w_dim: int
+    mapping_layers: int
+    d_mapping_layers: int | None  # of the discriminator's label mapping; None: the default of its constructor
+    channel_base: int  # a layer at resolution r has min(channel_base / r, channel_max) channels
+    channel_max: int
+    num_fp16_res: int  # this many of the highest resolutions run in half precision on CUDA
+    conv_clamp: float | None  # convolutions clamp their activations to ± this
+    d_architecture: str
+    style_mixing_prob: float
+    pl_weight: float  # weight of the path length penalty
+    G_reg_interval: int | None  # as in TrainingConfig
+    ada_kimg: float  # thousands of images in which the augmentation strength can go from 0 to 1
+
+
+# fmt: off
+_PRESETS = {
+    'stylegan2': Preset(
+        reference_gpus=8, total_kimg=25000, batch_size=32, mbstd_group=4, lr=0.002, r1_gamma=10, ema_kimg=10,
+        ema_rampup=None, z_dim=512, w_dim=512, mapping_layers=8, d_mapping_layers=None, channel_base=32768,
+        channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='resnet', style_mixing_prob=0.9,
+        pl_weight=2, G_reg_interval=4, ada_kimg=500),
+    'paper256': Preset(
+        reference_gpus=8, total_kimg=25000, batch_size=64, mbstd_group=8, lr=0.0025, r1_gamma=1, ema_kimg=20,
+        ema_rampup=None, z_dim=512, w_dim=512, mapping_layers=8, d_mapping_layers=None, channel_base=16384,
+        channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='resnet', style_mixing_prob=0.9,
+        pl_weight=2, G_reg_interval=4, ada_kimg=500),
+    'paper512': Preset(
+        reference_gpus=8, total_kimg=25000, batch_size=64, mbstd_group=8, lr=0.0025, r1_gamma=0.5, ema_kimg=20,
+        ema_rampup=None, z_dim=512, w_dim=512, mapping_layers=8, d_mapping_layers=None, channel_base=32768,
+        channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='resnet', style_mixing_prob=0.9,
+        pl_weight=2, G_reg_interval=4, ada_kimg=500),
+    'paper1024': Preset(
+        reference_gpus=8, total_kimg=25000, batch_size=32, mbstd_group=4, lr=0.002, r1_gamma=2, ema_kimg=10,
+        ema_rampup=None, z_dim=512, w_dim=512, mapping_layers=8, d_mapping_layers=None, channel_base=32768,
+        channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='resnet', style_mixing_prob=0.9,
+        pl_weight=2, G_reg_interval=4, ada_kimg=500),
+    # The generator is not regularized, but its learning rate and betas are those of lazy regularization (interval 4),
+    # as in the published configuration.
+    'cifar': Preset(
+        reference_gpus=2, total_kimg=100000, batch_size=64, mbstd_group=32, lr=0.0025, r1_gamma=0.01, ema_kimg=500,
+        ema_rampup=0.05, z_dim=512, w_dim=512, mapping_layers=2, d_mapping_layers=None, channel_base=32768,
+        channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='orig', style_mixing_prob=0,
+        pl_weight=0, G_reg_interval=4, ada_kimg=500),
+    # This project's own: images of 16 or 32 pixels on a CPU, in minutes. Few channels and a high learning rate, so that
+    # a few thousand steps suffice; z is three times as wide as the embedded label (w_dim), so that the label does not
+    # dominate the latent.
+    'tiny': Preset(
+        reference_gpus=1, total_kimg=90, batch_size=16, mbstd_group=4, lr=0.01, r1_gamma=0.05, ema_kimg=3,
+        ema_rampup=0.05, z_dim=192, w_dim=64, mapping_layers=2, d_mapping_layers=2, channel_base=512, channel_max=64,
+        num_fp16_res=0, conv_clamp=None, d_architecture='resnet', style_mixing_prob=0, pl_weight=0,
+        G_reg_interval=None, ada_kimg=100),
+}
+# fmt: on
+
+PRESET_NAMES = ('auto', *_PRESETS)
+
+
+def auto_preset(resolution: int, num_gpus: int) -> Preset:
+    """Return the row of `--cfg=auto`: reasonable numbers for any dataset, from its resolution and the number of GPUs.
+
+    Batch: as many images per GPU as usually fit (4096 / resolution, at most 32), at most 64 in total, at least one per
+    GPU. The R1 weight grows with the number of pixels and shrinks with the batch. The EMA half-life is 10 kimg at a
+    batch of 32.
+    """
+    batch_size = max(min(num_gpus * min(4096 // resolution, 32), 64), num_gpus)
+    return Preset(
+        reference_gpus=num_gpus,
+        total_kimg=25000,
+        batch_size=batch_size,
+        mbstd_group=min(batch_size // num_gpus, 4),
+        lr=0.002 if resolution >= 1024 else 0.0025,
+        r1_gamma=0.0002 * resolution**2 / batch_size,
+        ema_kimg=batch_size * 10 / 32,
+        ema_rampup=0.05,
+        z_dim=512,
+        w_dim=512,
+        mapping_layers=2,
+        d_mapping_layers=None,
+        channel_base=32768 if resolution >= 512 else 16384,
+        channel_max=512,
+        num_fp16_res=4,
+        conv_clamp=256,
+        d_architecture='resnet',
+        style_mixing_prob=0.9,
+        pl_weight=2,
+        G_reg_interval=4,
+        ada_kimg=500,
+    )
+
+
+def get_preset(name: str, resolution: Resolution, num_gpus: int) -> Preset:
+    """Return the row called `name`, one of PRESET_NAMES; the other arguments matter for 'auto' only.
+
+    Images that are not square get the numbers of a square with as many pixels.
+    """
+    return auto_preset(math.isqrt(math.prod(sides(resolution))), num_gpus) if name == 'auto' else _PRESETS[name]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Augmentation pipes
+
+DEFAULT_AUGPIPE = 'bgc'
+
+_AUGMENTATION_GROUPS = {
+    'blit': ('xflip', 'rotate90', 'xint'),
+    'geom': ('scale', 'rotate', 'aniso', 'xfrac'),
+    'color': ('brightness', 'contrast', 'lumaflip', 'hue', 'saturation'),
+    'filter': ('imgfilter',),
+    'noise': ('noise',),
+    'cutout': ('cutout',),
+}
+_AUGMENTATION_SUMS = {
+    'bg': ('blit', 'geom'),
+    'bgc': ('blit', 'geom', 'color'),
+    'bgcf': ('blit', 'geom', 'color', 'filter'),
+    'bgcfn': ('blit', 'geom', 'color', 'filter', 'noise'),
+    'bgcfnc': ('blit', 'geom', 'color', 'filter', 'noise', 'cutout'),
+}
+AUGPIPE_NAMES = (*_AUGMENTATION_GROUPS, *_AUGMENTATION_SUMS)
+
+
+def augpipe_flags(name: str) -> dict[str, int]:
+    """Return the keywords of `AugmentPipe` that switch on the augmentations of a pipe, one of AUGPIPE_NAMES."""
+    groups = _AUGMENTATION_SUMS.get(name, (name,))
+    return {augmentation: 1 for group in groups for augmentation in _AUGMENTATION_GROUPS[group]}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pretrained networks
+
+_TRANSFER_SOURCES_URL = (
+    'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/transfer-learning-source-nets/'
+)
+RESUME_SOURCES = {
+    'ffhq256': _TRANSFER_SOURCES_URL + 'ffhq-res256-mirror-paper256-noaug.pkl',
+    'ffhq512': _TRANSFER_SOURCES_URL + 'ffhq-res512-mirror-stylegan2-noaug.pkl',
+    'ffhq1024': _TRANSFER_SOURCES_URL + 'ffhq-res1024-mirror-stylegan2-noaug.pkl',
+    'celebahq256': _TRANSFER_SOURCES_URL + 'celebahq-res256-mirror-paper256-kimg100000-ada-target0.5.pkl',
+    'lsundog256': _TRANSFER_SOURCES_URL + 'lsundog-res256-paper256-kimg100000-noaug.pkl',
+}

@@ -1,0 +1,79 @@
+"""Files of a run that grow while it trains: the log, the statistics, the metrics, and the events of TensorBoard.
+
+A training state records how long each of them was when it was written. A run that resumes from the state repeats the
+steps after it, so `rewind` removes the lines of those steps first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from training.run.run_dir import RunDir
+
+
+def flush(run_dir: RunDir) -> dict[str, int]:
+    """Make sure that the files have reached the disk, and return their lengths in bytes by name."""
+    lengths = {}
+    for path in run_dir.appended_files():
+        with open(path, 'r+b') as file:
+            os.fsync(file.fileno())
+            lengths[path.name] = os.fstat(file.fileno()).st_size
+    return lengths
+
+
+def rewind(run_dir: RunDir, lengths: Mapping[str, int]) -> None:
+    """Remove the ticks and events that were written after the files had these lengths.
+
+    Unfinished files of a process that was killed are removed as well. Other lines of the log stay, and so do metrics
+    that `calc_metrics.py` has computed for a finished snapshot.
+    """
+    log, metrics = Path(run_dir.log_txt), run_dir.metric_jsonls()
+    for path in run_dir.appended_files():
+        is_permanent: Callable[[bytes], bool]
+        if path == log:
+            is_permanent = _is_permanent_in_log
+        elif path in metrics:
+            is_permanent = _is_permanent_metric
+        else:
+            is_permanent = _never_permanent
+        is_empty = _rewind_file(path, lengths.get(path.name, 0), is_permanent)
+        if is_empty and path != log:
+            path.unlink()
+    for path in run_dir.partial_files():
+        path.unlink(missing_ok=True)
+
+
+def _rewind_file(path: Path, length: int, is_permanent: Callable[[bytes], bool]) -> bool:
+    """Remove the lines after `length` that are not permanent, and an incomplete one at the end.
+
+    Returns:
+        Whether this has made the file empty.
+    """
+    with open(path, 'r+b') as file:
+        if file.seek(0, os.SEEK_END) <= length:
+            return False
+        file.seek(length)
+        lines = file.read().splitlines(keepends=True)
+        file.seek(length)
+        file.write(b''.join(line for line in lines if line.endswith(b'\n') and is_permanent(line)))
+        file.truncate()
+        return file.tell() == 0
+
+
+def _is_permanent_in_log(line: bytes) -> bool:
+    return not line.startswith(b'tick ')
+
+
+def _is_permanent_metric(line: bytes) -> bool:
+    """Return whether another program than the training has written this line."""
+    try:
+        return not json.loads(line).get('in_training')
+    except (ValueError, AttributeError):
+        return False
+
+
+def _never_permanent(_line: bytes) -> bool:
+    return False
