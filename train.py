@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 class ThousandsOfImages(FiniteFloat):
-    """A positive number: an int if it is whole, as it appears in the names of folders, or a fraction."""
+    """A positive number. Whole numbers become ints, because they appear in the names of folders."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = super().convert(value, param, ctx)
@@ -81,8 +81,8 @@ RESUME_HELP = (
     f'Network pickle to start from: {", ".join(RESUME_SOURCES)}, a file or a URL; {LATEST} means --resume-run={LATEST}'
 )
 RESUME_RUN_HELP = (
-    'Resume the run in this folder, or the newest run in --outdir with the same options, which is started if it does '
-    'not exist; options that do not change the result may be given again with other values'
+    'Resume the run in this folder, or, with latest, the newest run in --outdir with the same options, or start one if '
+    'there is none; options that do not change the result may be given again with other values'
 )
 
 
@@ -348,7 +348,7 @@ def print_summary(
 
 
 def record_provenance(config: TrainingConfig, dataset: ImageFolderDataset, device: torch.device) -> None:
-    """Write provenance.json; the digest of the dataset follows when it has been computed in the background."""
+    """Write provenance.json; the digest of the dataset is added when a background computation finishes."""
     from training.data.digest import content_sha256
     from training.run import provenance
 

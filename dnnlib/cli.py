@@ -140,6 +140,9 @@ class FiniteFloat(click.FloatRange):
             self.fail(f'must be a finite number, got {value!r}.', param, ctx)
         return super().convert(number, param, ctx)
 
+    def _describe_range(self) -> str:
+        return '' if self.min is None and self.max is None else super()._describe_range()
+
 
 class Size(click.ParamType):
     """Two positive integers, written WxH: (width, height) or (columns, rows).

@@ -149,7 +149,7 @@ def launch(
     If one of the processes fails, the others are ended within `GRACE_SEC`.
 
     Args:
-        function: Importable function. Its result on the main rank is returned; under `torchrun`, on each rank its own.
+        function: Importable function. The main rank's result is returned; under `torchrun`, each rank returns its own.
         num_processes: Number of processes; they are started by this call, unless `torchrun` has done so.
         device: 'cuda', 'cuda:N', 'mps' or 'cpu'. Several processes on CUDA use one device each.
         *args: Picklable arguments.
@@ -349,8 +349,8 @@ def _run(
             timeout=LONGEST_WAIT,
         )
         result = function(world, *args)
-        # All ranks leave together: one that has left could disturb others that still write their last files. Not after
-        # an error: leaving the group makes the others fail too, perhaps before this error is known.
+        # All ranks leave together, since one that leaves early could disturb others that still write their last files.
+        # Skipped after an error: leaving the group makes the others fail too, perhaps before this error is known.
         torch.distributed.barrier(device_ids=[device.index] if device.type == 'cuda' else None)
         torch.distributed.destroy_process_group()
         return result

@@ -64,7 +64,7 @@ def launch(config: TrainingConfig, snapshot_metrics: SnapshotMetrics | None = No
 
 
 def join(num_gpus: int, device: str) -> bool:
-    """Take part in a run that resumes under `torchrun`, in any process but the first, which has the arguments."""
+    """Join a run that is resumed under `torchrun`, in every process but the first, which provides the arguments."""
     return launcher.launch(_train_process, num_gpus, device, None, None, None, handles_signals=True)
 
 
@@ -79,7 +79,7 @@ def _train_process(
     if config is None:
         config, snapshot_metrics, resume = from_main
         assert config is not None
-    # A pickle shows which of its strings are the same object. Parsing makes that independent of where they come from.
+    # Pickles record which strings are the same object. Parsing makes their bytes the same in new and resumed runs.
     config = TrainingConfig.from_json(config.to_json())
     config = dataclasses.replace(config, run_dir=run_dir)
     training_stats.reset()
@@ -276,7 +276,7 @@ def _train(
 
         # End the tick: status line, snapshots, metrics.
         done = counters.all_images_shown(config)
-        is_first = counters.tick == 0  # only one batch, so that a run shows at once whether it works
+        is_first = counters.tick == 0  # a single batch, so that problems show up at once
         if done or is_first or counters.cur_nimg >= counters.tick_start_nimg + config.kimg_per_tick * 1000:
             batches.print_skipped(run.world)
             _end_tick(run, saver, watch, snapshot_metrics, is_last=done)
@@ -297,7 +297,7 @@ def _end_tick(
 ) -> None:
     """Write the status line, snapshots, metrics and statistics of a tick, in this order, and then the training state.
 
-    Metrics can take longer than the tick. So a state is also written before them, from which a run that resumes
+    Metrics can take longer than the tick. So a state is also written before them; a run resumed from it
     computes them again. If a signal requests to stop before or during the metrics, the tick stays open.
     """
     config, counters = run.config, run.counters

@@ -111,6 +111,17 @@ class TestTypes:
         assert result.exit_code == 2
         assert "'--number'" in result.output
 
+    def test_help_shows_bounds_if_there_are_any(self):
+        @click.command(cls=cli.Command)
+        @click.option('--bounded', type=cli.FiniteFloat(min=0, max=1), help='A')
+        @click.option('--free', type=cli.FiniteFloat(), default=2, show_default=True, help='B')
+        def numbers(**values):
+            pass
+
+        text = click.testing.CliRunner().invoke(numbers, ['--help']).output
+        assert '[0<=x<=1]' in text
+        assert '[default: 2]' in text
+
 
 class TestDevice:
     @pytest.fixture(autouse=True)

@@ -1,8 +1,8 @@
 """Detect runs whose numbers have become infinite or NaN for good, so that they are not saved but stopped.
 
-Single steps with such gradients are normal, above all in half precision, and harmless: NaN becomes 0, ±inf becomes
-±1e5. If they happen in every step, or a weight itself is not finite, the networks no longer learn, and the last good
-state is worth more than a new one.
+Isolated steps with infinite or NaN gradients are normal, especially in half precision, and harmless: NaN becomes 0,
+±inf becomes ±1e5. If they happen in every step, or a weight itself is not finite, the networks no longer learn, and the
+last good state is worth more than a new one.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from torch_utils import distributed, misc
 from training.phases import Phase
 from training.run.state import TrainingRun
 
-MAX_STEPS_SAVED = 10  # consecutive steps of a phase with non-finite gradients after which snapshots are still written
-MAX_STEPS = 100  # … after which the run still continues
+# Largest number of consecutive steps of a phase with non-finite gradients …
+MAX_STEPS_SAVED = 10  # … with which snapshots are still written
+MAX_STEPS = 100  # … with which the run continues
 
 
 def reason_not_to_save(phases: Sequence[Phase]) -> str | None:

@@ -17,13 +17,13 @@ from training.data.decoding import ImageError
 _OUT_OF_CPU_MEMORY = re.compile("DefaultCPUAllocator|can't allocate memory|not enough memory|std::bad_alloc")
 _WORKER_ENDED = re.compile(r'DataLoader worker \(pid\S* (?P<pid>[\d, ]+)\) (?P<how>(?:is|exited) [^.]+)')
 
-# Time between the moment when a process breaks a connection by ending, and when the system reports its end.
+# How long to wait, after a connection breaks, for the system to report that a process has ended.
 _WORKER_EXIT_SEC = 2
 
 
 @contextlib.contextmanager
 def expected_errors_explained(config: TrainingConfig) -> Iterator[None]:
-    """Within this context, errors that other data, options or more memory would avoid become a ValueError that says so.
+    """Within this context, errors that the user can fix (data, options, memory) become a ValueError that says how.
 
     It is raised here, so that `dnnlib.cli.error_sentence` recognizes it as a message of this project.
     """

@@ -2,7 +2,7 @@
 
 A snapshot consists of a network pickle, an image grid and a training state. If it cannot be written, for example
 because the disk is full, a warning is printed, the previous snapshot stays, and the next one tries again. The run ends
-after several such snapshots in a row, since its results would be lost, and if the last one fails. Networks that
+if several snapshots in a row fail, since its results would otherwise be lost, or if the last one fails. Networks that
 `training.run.divergence` advises against saving are not written at all.
 """
 
@@ -83,7 +83,7 @@ class Saver:
                 self._fakes_grid.save(self._run.run_dir.fakes_png(self._run.counters.cur_nimg))
 
     def save_state(self) -> None:
-        """Write the training state, unless there are statistics that it would count as written but that are not."""
+        """Write the training state, unless statistics that it would count as written could not be written."""
         if self._reason_not_to_save is not None:
             return
         self._includes_state = True
