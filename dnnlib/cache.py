@@ -74,7 +74,7 @@ def cache_path(url: str, cache_dir: str | None = None) -> Path:
 
 
 def cached_file(url: str, cache_dir: str | None = None, sha256: str | None = None) -> Path | None:
-    """Return the path of an intact cached download of `url`, or None if there is none.
+    """Return the path of an intact cached download of `url`, or None.
 
     Other programs may have stored it under another name; only the MD5 at the start of the name has to match.
     """
@@ -131,7 +131,7 @@ class FileVersion:
 
     @property
     def validator(self) -> str:
-        """Value for If-Range, which does not accept weak ETags (RFC 9110, 13.1.5), or '' if there is none."""
+        """Value for If-Range, which does not accept weak ETags (RFC 9110, 13.1.5), or '' without a strong one."""
         return self.etag if self.etag and not self.etag.startswith('W/') else self.last_modified
 
     def contradicts(self, other: FileVersion) -> bool:
