@@ -1,9 +1,11 @@
-"""Safe writes: atomic replacement of files, appends that are retried, and locks on folders."""
+"""Bounded reads and safe writes: atomic replacement of files, appends that are retried, and locks on folders."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,6 +18,29 @@ except ImportError:
     fcntl = None  # type: ignore[assignment]  # Windows does not have this module
 
 _LOCK_POLL_SEC = 0.2
+
+
+def read_file(path: str | os.PathLike, max_bytes: int) -> bytes:
+    """Read a whole regular file. Unlike `Path.read_bytes`, this neither waits for a named pipe nor reads without limit.
+
+    Args:
+        path: File to read.
+        max_bytes: Largest size that is read.
+
+    Raises:
+        OSError: The file does not exist, is a folder, a pipe or a device, or cannot be read.
+        ValueError: The file is larger than `max_bytes`; one sentence that begins with its path.
+    """
+    with os_errors_named(path):
+        fd = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_BINARY', 0))
+        with open(fd, 'rb') as f:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise OSError(errno.EINVAL, 'not a regular file', os.fspath(path))
+            content = f.read(max_bytes + 1) if info.st_size <= max_bytes else None
+    if content is None or len(content) > max_bytes:
+        raise ValueError(f'{os.fspath(path)} has more than {max_bytes} bytes, the most that is read of such a file.')
+    return content
 
 
 @contextlib.contextmanager
