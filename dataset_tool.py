@@ -26,7 +26,8 @@ Create a dataset for training: images of the same size, as uncompressed PNGs in 
 
 \b
 --source is one of
-  FOLDER                       images in it and its subfolders, ordered by name
+  FOLDER                       images in it and its subfolders, ordered by name;
+                               linked folders too, but none twice
   FILE.zip                     likewise
   NAME_lmdb                    an LSUN folder (requires the package lmdb)
   cifar-10-python.tar.gz       CIFAR-10, training set, with labels
@@ -45,9 +46,11 @@ to the central square. center-crop-wide does the same, but leaves out images sma
 result on a black square as wide as it.
 
 Labels come from a dataset.json in the source: {{"labels": [["a/1.png", 3], ...]}}, with a class counted from 0 or a
-list of numbers for each image, named by its path in the source. An additional "class_names": ["cat", ...] is kept.
-Every image must have a label, and every label an image. With --subfolders-as-labels the folders at the first level are
-the classes instead, numbered in the order of their names.
+list of numbers for each image, named by its path from the folder of dataset.json. An additional
+"class_names": ["cat", ...] is kept. Every image must have a label, and every label an image. With
+--subfolders-as-labels the folders at the first level are the classes instead, numbered in the order of their names.
+For both, the images may be below a top folder, as in an archive of a folder. It does not matter whether names are
+written with / or \\, or how accents are encoded.
 
 {CONVERSION_RULES}
 

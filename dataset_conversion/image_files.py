@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dataset_conversion.source_types import Reader, Source
-from dataset_format.images import BadImage, is_image_name
-from dataset_format.labels import LABEL_FILE, Label, join_names, match_labels, parse_label_file
+from dataset_format.file_list import FileList, list_archive, list_folder
+from dataset_format.images import BadImage
+from dataset_format.labels import Label, join_names, match_labels, parse_label_file
 from dnnlib.errors import InvalidArgument
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -33,18 +35,8 @@ class FolderReader:
 
 def open_folder(path: Path, subfolders_as_labels: bool = False) -> Source:
     """List the images in a folder and its subfolders."""
-
-    def fail(error: OSError) -> None:
-        raise ValueError(f'{path}: {error.filename} cannot be listed ({error.strerror}).') from error
-
-    files = [
-        (Path(root) / name).relative_to(path).as_posix()
-        for root, _folders, names in os.walk(path, followlinks=True, onerror=fail)
-        for name in names
-    ]
-    label_path = path / LABEL_FILE
-    label_content = label_path.read_bytes() if label_path.is_file() else None
-    return _source_of_files(str(path), files, FolderReader(path), label_content, subfolders_as_labels)
+    files = list_folder(path, str(path))
+    return _source_of_files(files, FolderReader(path), lambda name: (path / name).read_bytes(), subfolders_as_labels)
 
 
 class ZipReader:
@@ -70,50 +62,62 @@ def open_zip(path: Path, subfolders_as_labels: bool = False) -> Source:
     """List the images in a zip archive."""
     try:
         with zipfile.ZipFile(path) as archive:
-            files = sorted({name for name in archive.namelist() if not name.endswith('/')})
-            label_content = archive.read(LABEL_FILE) if LABEL_FILE in files else None
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            files = list_archive(archive, str(path))
+            return _source_of_files(files, ZipReader(path), archive.read, subfolders_as_labels)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError) as error:
         raise ValueError(f'{path} is not a complete zip archive ({error}).') from error
-    return _source_of_files(str(path), files, ZipReader(path), label_content, subfolders_as_labels)
 
 
 def _source_of_files(
-    source: str, files: list[str], reader: Reader, label_content: bytes | None, subfolders_as_labels: bool
+    files: FileList, reader: Reader, read_file: Callable[[str], bytes], subfolders_as_labels: bool
 ) -> Source:
-    names = sorted(filter(is_image_name, files))
-    if not names:
-        raise ValueError(f'{source} contains no images: none of its {len(files)} files has an image extension.')
+    if not files.images:
+        raise ValueError(
+            f'{files.source} contains no images: none of its {len(files.stored_names)} files has an image extension.'
+        )
     labels, class_names = None, None
     if subfolders_as_labels:
-        labels, class_names = _label_by_folder(names, source)
-    elif label_content is not None:
-        label_file = f'{LABEL_FILE} of {source}'
-        table = parse_label_file(label_content, label_file)
+        labels, class_names = _label_by_folder(files.images, files.source)
+    elif (label_file := files.label_file()) is not None:
+        description = f'{label_file} of {files.source}'
+        table = parse_label_file(read_file(files.stored_names[label_file]), description)
         class_names = table.class_names
         if table.by_name is not None:
-            labels = match_labels(names, table.by_name, label_file)
-    return Source(names, names, reader, labels, class_names)
+            labels = match_labels(files.names_for_labels(label_file), table.by_name, description)
+    tickets = [files.stored_names[name] for name in files.images]
+    return Source(files.images, tickets, reader, labels, class_names)
 
 
 def _label_by_folder(names: list[str], source: str) -> tuple[list[Label], list[str]]:
-    """Label each image by its first folder; classes are numbered in the order of their names."""
-    outside = [name for name in names if '/' not in name]
+    """Label each image by its first folder; classes are numbered in the order of their names.
+
+    Folders that contain all images, such as the one at the top of an archive, do not count.
+    """
+    start = len(_common_folder(names))
+    outside = [name for name in names if '/' not in name[start:]]
+    if len(outside) == len(names) and start:
+        raise InvalidArgument(
+            'subfolders_as_labels',
+            f'all images of {source} are in the same folder {names[0][: start - 1]}; there must be at least two '
+            'folders side by side, one per class.',
+        )
     if outside:
         raise InvalidArgument(
             'subfolders_as_labels',
             f'{len(outside)} images of {source} are not in a subfolder ({join_names(outside)}); move them to the '
             'folder of their class.',
         )
-    folders = [name.split('/', maxsplit=1)[0] for name in names]
+    folders = [name[start:].split('/', maxsplit=1)[0] for name in names]
     class_names = sorted(set(folders))
-    if len(class_names) < 2:
-        raise InvalidArgument(
-            'subfolders_as_labels',
-            f'all images of {source} are in the same folder {class_names[0]}; there must be at least two folders at '
-            'the first level, one per class.',
-        )
     class_index = {name: index for index, name in enumerate(class_names)}
     return [class_index[folder] for folder in folders], class_names
+
+
+def _common_folder(names: list[str]) -> str:
+    """Return the folder that contains all files, with a slash at the end, or '' if it is the top."""
+    first, last = min(names), max(names)  # all other names start with whatever these two have in common
+    prefix = os.path.commonprefix([first, last])
+    return prefix[: prefix.rfind('/') + 1]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

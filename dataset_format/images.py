@@ -29,7 +29,12 @@ def is_image_name(name: str) -> bool:
     """Return whether a file is an image: it has an image extension, and is neither hidden nor a macOS resource fork."""
     if os.path.splitext(name)[1].lower() not in IMAGE_EXTENSIONS:
         return False
-    return not any(part.startswith('.') or part == '__MACOSX' for part in name.split('/'))
+    return not is_hidden_name(name)
+
+
+def is_hidden_name(name: str) -> bool:
+    """Return whether a file, or a folder in which it lies, is hidden or what macOS adds to archives."""
+    return any(part.startswith('.') or part == '__MACOSX' for part in name.split('/'))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

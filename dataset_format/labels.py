@@ -12,6 +12,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from dataset_format.names import normal_name
+
 LABEL_FILE = 'dataset.json'
 FORMAT_HINT = 'expected {"labels": [["file name", 3], ...]} or {"labels": null}'
 
@@ -67,7 +69,7 @@ def parse_label_file(content: bytes, label_file: str) -> LabelTable:
     for position, entry in enumerate(data['labels']):
         if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
             raise ValueError(f'{label_file}: entry {position} of "labels" is {_shorten(entry)}; {FORMAT_HINT}.')
-        name, label = entry[0].replace('\\', '/'), entry[1]
+        name, label = normal_name(entry[0]), entry[1]
         if name in by_name:
             raise ValueError(f'{label_file} has more than one label for {name}; keep only one.')
         check_label(label, f'{label_file}: the label of {name}')

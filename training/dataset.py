@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dataset_format.images import CHANNEL_KINDS, PNG_HEADER_BYTES, is_image_name
+from dataset_format.images import CHANNEL_KINDS, PNG_HEADER_BYTES
 from dataset_format.labels import LABEL_FILE, join_names, match_labels, parse_label_file
 from dataset_format.sizes import Resolution, as_resolution, describe_size, sides
 from dnnlib import EasyDict
@@ -205,7 +205,7 @@ class ImageFolderDataset(Dataset):
     ):
         self._path = str(path)
         self._files = open_container(Path(path).expanduser())
-        self._image_names = sorted(name for name in self._files.names if is_image_name(name))
+        self._image_names = self._files.listing.images
         if not self._image_names:
             raise ValueError(f'{self._path} contains no images; {_CONVERT_HINT}.')
         self._class_names: list[str] | None = None
@@ -273,7 +273,8 @@ class ImageFolderDataset(Dataset):
         Args:
             progress: Called with (number of files read, total) after each file.
         """
-        names = [*self._image_names, *({LABEL_FILE} & self._files.names)]
+        label_files = self._files.listing.label_files
+        names = [*self._image_names, *([LABEL_FILE] if LABEL_FILE in label_files else label_files)]
         digest = hashlib.sha256()
         for done, name in enumerate(names, start=1):
             content = self._files.read(name)
@@ -331,14 +332,15 @@ class ImageFolderDataset(Dataset):
             raise ValueError(f'{self._path}: {name} is {error}; {_CONVERT_HINT}.') from error
 
     def _read_labels(self) -> np.ndarray:
-        source = f'{LABEL_FILE} of {self._path}'
         way_out = 'convert it with labels (see dataset_tool.py --help), or train without --cond'
-        if LABEL_FILE not in self._files.names:
+        label_file = self._files.listing.label_file()
+        if label_file is None:
             raise ValueError(f'{self._path} has no labels: it contains no {LABEL_FILE}; {way_out}.')
-        table = parse_label_file(self._files.read(LABEL_FILE), source)
+        source = f'{label_file} of {self._path}'
+        table = parse_label_file(self._files.read(label_file), source)
         if not table.by_name:
-            raise ValueError(f'{self._path} has no labels: its {LABEL_FILE} lists none; {way_out}.')
-        labels = match_labels(self._image_names, table.by_name, source)
+            raise ValueError(f'{self._path} has no labels: its {label_file} lists none; {way_out}.')
+        labels = match_labels(self._files.listing.names_for_labels(label_file), table.by_name, source)
         self._class_names = table.class_names
         return np.array(labels, dtype=np.float32 if isinstance(labels[0], list) else np.int64)
 

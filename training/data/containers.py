@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from dataset_format.file_list import list_archive, list_folder
 from training.data.decoding import ImageError
 
 
@@ -30,28 +31,27 @@ class FolderFiles:
     """The files in a folder and its subfolders.
 
     Attributes:
-        names: Their paths relative to the folder, with forward slashes.
+        listing: Which files there are.
     """
 
     def __init__(self, path: Path):
         self._path = path
-        self.names = {
-            (Path(root) / name).relative_to(path).as_posix()
-            for root, _folders, names in os.walk(path, followlinks=True)
-            for name in names
-        }
+        self.listing = list_folder(path, str(path))
 
     def read(self, name: str, limit: int = -1) -> bytes:
-        """Return the content of a file, or its first `limit` bytes."""
+        """Return the content of a file, or its first `limit` bytes; `name` is in normal form."""
+        path = self._path / self.listing.stored_names[name]
         try:
-            with open(self._path / name, 'rb') as file:
+            with open(path, 'rb') as file:
                 return file.read(limit)
         except OSError as error:
-            raise ImageError(f'{self._path / name} cannot be read: {error.strerror}.') from error
+            raise ImageError(f'{path} cannot be read: {error.strerror}.') from error
 
     def fingerprint(self) -> tuple[str, float]:
         """Return text that changes when a file is written, and the time of the last change."""
-        return _digest_of_stats([(name, os.stat(self._path / name)) for name in sorted(self.names)])
+        return _digest_of_stats(
+            [(name, os.stat(self._path / name)) for name in sorted(self.listing.stored_names.values())]
+        )
 
     def close(self) -> None:
         """Do nothing: no file is kept open."""
@@ -61,20 +61,20 @@ class ZipFiles:
     """The files in a zip archive, with one handle per process: a handle shared with a fork would share its position.
 
     Attributes:
-        names: Their names in the archive.
+        listing: Which files there are.
     """
 
     def __init__(self, path: Path):
         self._path = path
         self._zip: zipfile.ZipFile | None = None
         self._zip_pid: int | None = None
-        self.names = {name for name in self._handle().namelist() if not name.endswith('/')}
+        self.listing = list_archive(self._handle(), str(path))
 
     def _handle(self) -> zipfile.ZipFile:
         if self._zip is None or self._zip_pid != os.getpid():
             try:
                 self._zip, self._zip_pid = zipfile.ZipFile(self._path), os.getpid()
-            except zipfile.BadZipFile as error:
+            except (zipfile.BadZipFile, UnicodeDecodeError) as error:
                 raise ImageError(
                     f'{self._path} is not a complete zip archive ({error}); make it again with '
                     'dataset_tool.py, or copy it again.'
@@ -84,9 +84,9 @@ class ZipFiles:
         return self._zip
 
     def read(self, name: str, limit: int = -1) -> bytes:
-        """Return the content of a file, or its first `limit` bytes."""
+        """Return the content of a file, or its first `limit` bytes; `name` is in normal form."""
         try:
-            with self._handle().open(name) as file:
+            with self._handle().open(self.listing.stored_names[name]) as file:
                 return file.read(limit)
         except Exception as error:  # damaged archives raise many kinds of errors (BadZipFile, zlib.error, EOFError)
             raise ImageError(
