@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -12,8 +11,9 @@ import numpy as np
 import torch
 
 from dataset_format.sizes import Resolution, sides
-from dnnlib.cli import BOOL, PATH, Command, FiniteFloat, check_outdir, device_option, usage_errors
+from dnnlib.cli import BOOL, Command, FiniteFloat, check_outdir, device_option, usage_errors
 from dnnlib.errors import InvalidArgument
+from dnnlib.outputs import OutputFile
 from generation import latents, options, projected_latents, video
 from generation.interpolation import Interpolation, render_frames
 from generation.projected_latents import ProjectedLatents
@@ -28,7 +28,7 @@ _MAX_SIDE = 16384  # pixels; the limit of H.264 in common players
     'Use these latents (from projector.py) instead of seeds, and the noise found for them; several files are joined',
     multiple=True,
 )
-@click.option('--output', type=PATH, required=True, metavar='FILE.mp4', help='Video to write')
+@click.option('--output', type=OutputFile('video'), required=True, metavar='FILE.mp4', help='Video to write')
 @options.grid_option(
     'Show W images side by side in H rows; the first seeds are the keyframes of the first image', default='1x1'
 )
@@ -113,7 +113,7 @@ def main(
     num_cells = grid_size[0] * grid_size[1]
     with usage_errors():
         check_inputs(seeds, projected_w, num_cells, num_keyframes)
-        check_output(output)
+    check_outdir(os.path.dirname(output) or os.curdir, '--output')
     video.require_encoder()
     data, G, torch_device = options.open_generator(network, trust_pickle, device)
 
@@ -215,15 +215,6 @@ def check_division(count: int, what: str, num_cells: int, num_keyframes: int | N
         )
     if count < 2 * num_cells:
         raise click.UsageError(f'Too few {what} for {cells} ({count}): use {2 * num_cells} or more.')
-
-
-def check_output(output: str) -> None:
-    """Raise InvalidArgument if a video cannot be written there; nothing is created yet."""
-    if not output.lower().endswith('.mp4'):
-        raise InvalidArgument('output', f'{output!r} must end in .mp4.')
-    if os.path.isdir(output):
-        raise InvalidArgument('output', f'{output!r} is a folder: use a file name.')
-    check_outdir(os.fspath(Path(output).parent), '--output')
 
 
 def check_frame_size(grid_size: tuple[int, int], resolution: Resolution, enlarge: int) -> None:

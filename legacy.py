@@ -9,8 +9,8 @@ import os
 
 import click
 
-from dnnlib.cli import BOOL, PATH, Command, check_outdir, usage_error, usage_errors
-from dnnlib.util import is_url
+from dnnlib.cli import BOOL, PATH, Command, check_outdir, usage_errors
+from dnnlib.outputs import OutputFile
 from network_files import safetensors_files
 from network_files.errors import NetworkPickleError
 from network_files.reading import load_network_pkl, open_network
@@ -21,7 +21,7 @@ __all__ = ['NetworkPickleError', 'load_network_pkl', 'open_network', 'save_netwo
 
 @click.command(cls=Command)
 @click.option('--source', required=True, type=PATH, help='Network file or URL to read')
-@click.option('--dest', required=True, type=PATH, help='File to write: *.pkl or *.safetensors')
+@click.option('--dest', required=True, type=OutputFile('network'), help='File to write: *.pkl or *.safetensors')
 @click.option(
     '--force-fp16',
     type=BOOL,
@@ -41,10 +41,6 @@ def main(source: str, dest: str, force_fp16: bool, trust_pickle: bool) -> None:
       python legacy.py --source=stylegan2-ffhq-config-f.pkl --dest=ffhq.pkl
       python legacy.py --source=network-snapshot-025000.pkl --dest=network.safetensors
     """
-    if is_url(dest):
-        raise usage_error('--dest', f'{dest} is a URL; specify a file to write.')
-    if os.path.isdir(dest):
-        raise usage_error('--dest', f'{dest} is a folder; specify a file name.')
     check_outdir(os.path.dirname(dest) or os.curdir, '--dest')
     as_safetensors = dest.lower().endswith('.safetensors')
     if as_safetensors:

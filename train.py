@@ -26,6 +26,7 @@ from dnnlib.cli import (
     usage_error,
     usage_errors,
 )
+from dnnlib.outputs import OutputFolder
 from dnnlib.signals import STOPPED_STATUS
 from dnnlib.util import is_url
 from metrics.cli_types import MetricNames
@@ -104,7 +105,7 @@ def option(
 
 @click.command(cls=Command)
 # Output
-@option('--outdir', PATH, 'Folder in which the run gets a new folder  [required]', metavar='DIR')
+@option('--outdir', OutputFolder(), 'Folder in which the run gets a new folder  [required]', metavar='DIR')
 @option('--snap', COUNT, 'Ticks between two snapshots (images and network pickle)')
 @option('--tick', KIMG, 'Thousands of images between two status lines')
 @click.option(

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import click
 
 from bench.tables import MarkedSection
-from dnnlib.cli import PATH, SeedRange, usage_error
+from dnnlib.cli import SeedRange, usage_error
 from dnnlib.files import atomic_file
+from dnnlib.outputs import OutputFile
 
 F = TypeVar('F', bound=Callable[..., object])
 
@@ -22,9 +23,15 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     'threads': click.option(
         '--threads', type=click.IntRange(min=1), metavar='N', show_default='one per core', help='Threads of PyTorch'
     ),
-    'json': click.option('--json', 'json_path', type=PATH, metavar='FILE', help='Write the time of every run to FILE'),
+    'json': click.option(
+        '--json', 'json_path', type=OutputFile('data'), metavar='FILE', help='Write the time of every run to FILE'
+    ),
     'markdown': click.option(
-        '--markdown', 'markdown_path', type=PATH, metavar='FILE', help='Replace the table in FILE, a page of docs/'
+        '--markdown',
+        'markdown_path',
+        type=OutputFile('page'),
+        metavar='FILE',
+        help='Replace the table in FILE, a page of docs/',
     ),
 }
 

@@ -13,6 +13,7 @@ import torch
 from dataset_format.sizes import Resolution, sides
 from dnnlib.cli import PATH, FiniteFloat, SeedRange, Size, resolve_device, usage_errors
 from dnnlib.errors import InvalidArgument
+from dnnlib.outputs import OutputFolder
 from network_files.reading import open_network
 
 _MAX_PICTURE_PIXELS = 2**30  # 3 gigabytes
@@ -56,7 +57,7 @@ def projected_w_option(help_text: str, multiple: bool = False) -> Callable:
 
 def outdir_option() -> Callable:
     """Return the decorator for `--outdir`."""
-    return click.option('--outdir', type=PATH, required=True, metavar='DIR', help='Output folder')
+    return click.option('--outdir', type=OutputFolder(), required=True, metavar='DIR', help='Output folder')
 
 
 def grid_option(help_text: str, default: str | None = None) -> Callable:

@@ -26,6 +26,7 @@ import torch
 
 from dnnlib.cli import PATH, Command
 from dnnlib.files import atomic_file
+from dnnlib.outputs import OutputFolder
 from network_files.reading import open_network
 from torch_utils import images
 from training.dataset import ImageFolderDataset
@@ -166,7 +167,7 @@ def save_progress(run_dir: RunDir, path: Path, num_classes: int, size: int) -> N
 @click.command(cls=Command)
 @click.option('--run-dir', 'run_path', type=PATH, required=True, help='Directory of the finished training run')
 @click.option('--data', type=PATH, required=True, help='Dataset of the training, with classes as labels')
-@click.option('--outdir', type=PATH, required=True, help='Where to write the pictures and figures')
+@click.option('--outdir', type=OutputFolder(), required=True, help='Where to write the pictures and figures')
 @click.option('--seed', type=int, default=0, show_default=True, help='Seed of the latents')
 def main(run_path: str, data: str, outdir: str, seed: int) -> None:
     """Show and evaluate a class-conditional network for small images."""

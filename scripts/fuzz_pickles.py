@@ -23,7 +23,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dnnlib.cli import BOOL, PATH, Command, FiniteFloat
+from dnnlib.cli import BOOL, Command, FiniteFloat
+from dnnlib.outputs import OutputFolder
 from network_files import safetensors_files
 from network_files.errors import NetworkPickleError
 from network_files.reading import load_network_pkl
@@ -126,7 +127,11 @@ def fuzz(with_attacks: bool, count: int, seed: int, limit_sec: float, failures: 
     '--time-limit', 'limit_sec', type=FiniteFloat(min=0.1), default=20, show_default=True, help='Seconds for one file'
 )
 @click.option(
-    '--failures', type=PATH, default='fuzz-failures', show_default=True, help='Folder for files that break a rule'
+    '--failures',
+    type=OutputFolder(),
+    default='fuzz-failures',
+    show_default=True,
+    help='Folder for files that break a rule',
 )
 def main(with_attacks: bool, count: int, seed: int, limit_sec: float, failures: str) -> None:
     """Attack the reader of network files; the exit status is 1 if it breaks a rule."""

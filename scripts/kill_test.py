@@ -28,7 +28,8 @@ import click
 import numpy as np
 import PIL.Image
 
-from dnnlib.cli import PATH, Command
+from dnnlib.cli import Command
+from dnnlib.outputs import OutputFolder
 from network_files.reading import open_network
 from training.run import checkpoint
 from training.run.run_dir import RunDir, list_run_dirs
@@ -225,7 +226,7 @@ def find_differences(expected_dir: RunDir, actual_dir: RunDir) -> list[str]:
     help='Length of the run; each tick writes a snapshot',
 )
 @click.option('--seed', type=int, default=0, show_default=True, help='Seed of the random moments')
-@click.option('--outdir', type=PATH, show_default='a temporary folder', help='Where to keep the runs')
+@click.option('--outdir', type=OutputFolder(), show_default='a temporary folder', help='Where to keep the runs')
 @click.argument('extra', nargs=-1)
 def main(kills: int, ticks: int | None, seed: int, outdir: str | None, extra: tuple[str, ...]) -> None:
     """Kill a small run at random moments and compare it with one that was not interrupted.

@@ -25,6 +25,7 @@ import torch
 
 from dnnlib.cli import PATH, Command
 from dnnlib.files import atomic_file
+from dnnlib.outputs import OutputFolder
 from network_files.reading import open_network
 from training.dataset import ImageFolderDataset
 from training.run.run_dir import RunDir, kimg_of, list_run_dirs
@@ -139,7 +140,7 @@ def draw(curves: dict[str, dict[str, list[Any]]], path: Path) -> None:
 
 @click.command(cls=Command)
 @click.option('--data', type=PATH, required=True, help='Dataset of 16 or 32 pixels, much larger than --subset')
-@click.option('--outdir', type=PATH, required=True, help='Where to write runs, figures and curves')
+@click.option('--outdir', type=OutputFolder(), required=True, help='Where to write runs, figures and curves')
 @click.option('--subset', type=click.IntRange(min=100), default=500, show_default=True, help='Images to train on')
 @click.option('--kimg', type=click.IntRange(min=1), default=80, show_default=True, help='Length of each training')
 @click.option('--seed', type=int, default=0, show_default=True, help='Seed of the subset and of the training')

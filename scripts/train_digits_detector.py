@@ -25,6 +25,7 @@ import torch
 from dataset_format.sizes import sides
 from dnnlib.cli import PATH, Command, check_outdir, usage_errors
 from dnnlib.files import atomic_file
+from dnnlib.outputs import OutputFolder
 from metrics.features.detectors import MANIFEST, check_label, ignore_torchscript_deprecation
 from torch_utils.images import on_white
 from training.dataset import ImageFolderDataset
@@ -221,7 +222,7 @@ def save_detectors(backbone: Backbone, dest: str, label: str) -> None:
 
 @click.command(cls=Command)
 @click.option('--data', type=PATH, required=True, metavar='ZIP|DIR', help='Small images with classes, such as digits')
-@click.option('--dest', type=PATH, required=True, metavar='DIR', help='Folder for the detectors')
+@click.option('--dest', type=OutputFolder(), required=True, metavar='DIR', help='Folder for the detectors')
 @click.option('--label', default='digits', show_default=True, help='Part of the names of results')
 @click.option('--epochs', type=click.IntRange(min=1), default=12, show_default=True, help='Passes over the images')
 @click.option('--seed', type=int, default=0, show_default=True, help='Seed of the weights and the order of the images')

@@ -74,6 +74,8 @@ def test_invalid_options_are_rejected_before_anything_is_measured(run_script, tm
     for options, status, word in (
         (['--only=generator,nonsense'], 2, "Unknown section 'nonsense'. Choose from generator"),
         (['--json=missing/rows.json'], 2, 'missing/rows.json'),
+        (['--json=rows.csv'], 2, 'must end in .json'),
+        (['--markdown=page.txt'], 2, 'must end in .md'),
         ([f'--markdown={tmp_path / "plain.md"}'], 1, 'no place for the table'),
     ):
         result = run_script('bench/overview.py', '--quick', *options)
