@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dataset_conversion.array_datasets import DIGITS
-from dataset_conversion.convert import Summary, UnusableImages, convert, describe_shape
-from dataset_conversion.loading import ALPHA_RULES, CONVERSION_RULES
+from dataset_conversion.convert import Summary, UnusableImages, convert
+from dataset_conversion.loading import ALPHA_RULES, CHANNEL_RULES, CONVERSION_RULES
+from dataset_conversion.results import describe_shape
 from dataset_conversion.sources import open_source
 from dataset_conversion.transforms import RESIZE_FILTERS, Transform
 from dataset_conversion.writer import check_destination, is_archive, unfinished_files
 from dataset_format.sizes import SIZE_RULE
-from dnnlib.cli import BOOL, PATH, Command, Size, usage_error, usage_errors
+from dnnlib.cli import BOOL, PATH, Command, Size, check_outdir, usage_error, usage_errors
+from dnnlib.files import atomic_file
 from dnnlib.machine import available_cores
+from dnnlib.outputs import OutputFile
 
 HELP = f"""\
 Create a dataset for training: images of the same size, as uncompressed PNGs in a zip archive or folder, with labels.
@@ -54,7 +59,8 @@ written with / or \\, or how accents are encoded.
 
 {CONVERSION_RULES}
 
-An image that cannot be used makes the conversion fail; --skip-bad leaves it out. Such images are listed in both cases.
+An image that cannot be used makes the conversion fail; --skip-bad leaves it out. Such images are listed in both cases,
+on the terminal and in the file of --bad-list.
 """
 
 # As a flag or with a value: --skip-bad, --skip-bad=1, --skip-bad=0.
@@ -63,7 +69,9 @@ SWITCH: dict[str, Any] = dict(type=BOOL, default=False, is_flag=False, flag_valu
 
 @click.command(cls=Command, help=HELP)
 @click.option('--source', type=PATH, required=True, help='Images to convert')
-@click.option('--dest', type=PATH, required=True, help='Archive (NAME.zip) or folder to write')
+@click.option(
+    '--dest', type=OutputFile('dataset', or_folder=True), required=True, help='Archive (NAME.zip) or folder to write'
+)
 @click.option('--max-images', type=click.IntRange(min=1), metavar='N', help='Convert only the first N images')
 @click.option(
     '--resize-filter',
@@ -83,8 +91,21 @@ SWITCH: dict[str, Any] = dict(type=BOOL, default=False, is_flag=False, flag_valu
     show_default=True,
     help='Refuse transparent images, keep their alpha channel, or place them on white',
 )
+@click.option(
+    '--channels',
+    type=click.Choice(CHANNEL_RULES),
+    default=CHANNEL_RULES[0],
+    show_default=True,
+    help='Convert all images to RGB or grayscale, or keep what they are',
+)
 @click.option('--subfolders-as-labels', **SWITCH, help='Use the folders at the first level as classes')
 @click.option('--skip-bad', **SWITCH, help='Leave out images that cannot be used, and list them')
+@click.option(
+    '--bad-list',
+    type=OutputFile('list'),
+    metavar='FILE.txt',
+    help='Write the names of these images to a file, each with a tab and the reason',
+)
 @click.option('--workers', type=click.IntRange(min=1), metavar='N', help='Number of processes  [default: one per core]')
 def main(
     source: str,
@@ -96,8 +117,10 @@ def main(
     height: int | None,
     resolution: tuple[int, int] | None,
     alpha: str,
+    channels: str,
     subfolders_as_labels: bool,
     skip_bad: bool,
+    bad_list: str | None,
     workers: int | None,
 ) -> None:
     # Check the options.
@@ -107,14 +130,16 @@ def main(
         width, height = resolution
     size_option = '--resolution' if resolution else '--width' if width else '--height'
     with usage_errors(crop='--transform', size=size_option):
-        transform = Transform(crop, width, height, resize_filter, alpha)
+        transform = Transform(crop, width, height, resize_filter, alpha, channels)
     with usage_errors('--dest'):
         check_destination(Path(dest))
         check_not_in_source(source, dest)
+    if bad_list is not None:
+        check_bad_list(bad_list, dest)
     with usage_errors('--source'):
         images = open_source(source, subfolders_as_labels)
     if images.default_size and not (width or height):
-        transform = Transform(crop, images.default_size, images.default_size, resize_filter, alpha)
+        transform = replace(transform, width=images.default_size, height=images.default_size)
     for path in unfinished_files(Path(dest)):
         click.echo(f'{path} is left over from a killed conversion; delete it unless one is running.', err=True)
 
@@ -123,9 +148,9 @@ def main(
         with signals_as_exceptions():
             summary = convert(images, Path(dest), transform, max_images, skip_bad, workers or available_cores())
     except UnusableImages as error:
-        list_images('cannot be used', error.bad)
+        list_images('cannot be used', error.bad, bad_list)
         raise click.ClickException(str(error)) from error
-    list_images('left out', summary.bad)
+    list_images('left out', summary.bad, bad_list)
     click.echo(summary_line(summary, dest))
 
 
@@ -156,10 +181,26 @@ def signals_as_exceptions() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def list_images(problem: str, images: list[tuple[str, str]]) -> None:
-    """Print the (name, reason) of images on stderr."""
+def check_bad_list(bad_list: str, dest: str) -> None:
+    """Check that a list can be written beside the dataset, but not into it."""
+    check_outdir(os.path.dirname(bad_list) or os.curdir, '--bad-list')
+    if Path(dest).resolve() in Path(bad_list).resolve().parents:
+        raise usage_error('--bad-list', f'{bad_list} is inside the dataset {dest}; choose another folder.')
+
+
+def list_images(problem: str, images: list[tuple[str, str]], bad_list: str | None) -> None:
+    """Print the (name, reason) of images on stderr, and write them to a file if there is one for them."""
     for name, reason in images:
         click.echo(f'{problem}: {name}: {reason}', err=True)
+    if bad_list is not None:
+        with atomic_file(bad_list) as file:
+            for name, reason in images:
+                file.write(f'{one_line(name)}\t{one_line(reason)}\n'.encode(errors='surrogateescape'))
+
+
+def one_line(text: str) -> str:
+    """Replace tabs, line ends and other control characters by escape sequences."""
+    return ''.join(char if char.isprintable() or '\udc80' <= char <= '\udcff' else ascii(char)[1:-1] for char in text)
 
 
 def summary_line(summary: Summary, dest: str) -> str:

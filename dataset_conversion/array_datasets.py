@@ -34,6 +34,9 @@ class ArrayReader:
     def read(self, ticket: np.ndarray) -> np.ndarray:
         return ticket
 
+    def sizes(self, tickets: Sequence[np.ndarray]) -> None:
+        """Return None: all images have the same size."""
+
 
 def _source_of_arrays(
     pixels: np.ndarray,

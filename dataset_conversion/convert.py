@@ -21,42 +21,18 @@ from pathlib import Path
 from typing import Any
 
 from dataset_conversion.loading import load_image
+from dataset_conversion.progress import SourceProgress
+from dataset_conversion.results import Picture, Rejection, Shape, Tally
 from dataset_conversion.source_types import Reader, Source
 from dataset_conversion.transforms import SkippedImage, Transform, check_output_size
 from dataset_conversion.writer import open_destination
-from dataset_format.images import CHANNEL_KINDS, BadImage, encode_png, to_pixels
+from dataset_format.images import BadImage, encode_png, to_pixels
 from dataset_format.labels import LABEL_FILE, Label, format_label_file
-from dnnlib.progress import progress_bar
 
 CHUNK_BYTES = 4 * 2**20
 MAX_CHUNK_IMAGES = 128
+NUM_SAMPLES = 15
 MAX_BAD_IMAGES = 100  # without --skip-bad, searching for more would only keep the user waiting
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A converted image.
-
-    Args:
-        png: Bytes of the PNG.
-        shape: [H, W] or [H, W, C].
-    """
-
-    png: bytes
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """Why an image was not converted.
-
-    Args:
-        reason: Completes 'NAME: ...'.
-        is_bad: False if the image is intact, but too small for the transform.
-    """
-
-    reason: str
-    is_bad: bool
 
 
 @dataclass
@@ -102,7 +78,7 @@ def convert(
     max_images: int | None = None,
     skip_bad: bool = False,
     workers: int = 1,
-    show_progress: bool | None = None,
+    show_progress: bool = True,
 ) -> Summary:
     """Convert the images of a source to a dataset.
 
@@ -113,7 +89,7 @@ def convert(
         max_images: Convert only this many images, or None for all.
         skip_bad: Leave out bad images. Otherwise nothing is written if there are any.
         workers: Number of processes.
-        show_progress: Whether to show a progress bar; None shows it on terminals.
+        show_progress: Whether to show the progress.
 
     Raises:
         UnusableImages: There are bad images, or no images are left.
@@ -121,32 +97,11 @@ def convert(
     """
     start_time = time.monotonic()
     tickets = source.tickets[:max_images]
-    summary = Summary()
-    results = convert_all(source.reader, tickets, transform, workers)
-    progress = progress_bar(len(tickets), 'img', disable=None if show_progress is None else not show_progress)
-    with closing(results), open_destination(dest) as writer, progress:
-        num_seen = 0
-        labels: list[tuple[str, Label]] = []
-        for index, result in enumerate(results):
-            progress.update()
-            num_seen = index + 1
-            if isinstance(result, Picture):
-                result = _reject_other_shape(result, summary)
-            if isinstance(result, Rejection):
-                (summary.bad if result.is_bad else summary.skipped).append((source.names[index], result.reason))
-                if len(summary.bad) >= MAX_BAD_IMAGES and not skip_bad:
-                    break
-            elif skip_bad or not summary.bad:  # after a bad image nothing is kept: only further bad ones matter
-                name = archive_name(summary.num_images)
-                writer.write(name, result.png)
-                if source.labels is not None:
-                    labels.append((name, source.labels[index]))
-                summary.num_images += 1
-                summary.num_bytes += len(result.png)
-        _check_outcome(summary, skip_bad, num_seen, len(tickets))
-        writer.write(LABEL_FILE, format_label_file(None if source.labels is None else labels, source.class_names))
-
-    summary.num_classes = len({label for _name, label in labels if isinstance(label, int)})
+    conversion = _Conversion(source, tickets, dest, transform, skip_bad, workers, show_progress)
+    try:
+        summary = conversion.run(expected_shape(source.reader, tickets, transform))
+    except _OtherShapeIsUsual as error:
+        summary = conversion.run(error.shape, is_certain=True)
     summary.elapsed_sec = time.monotonic() - start_time
     return summary
 
@@ -156,36 +111,87 @@ def archive_name(index: int) -> str:
     return f'{index // 1000:05d}/img{index:08d}.png'
 
 
-def _reject_other_shape(picture: Picture, summary: Summary) -> Picture | Rejection:
-    """Reject a picture whose shape differs from the first one."""
-    if summary.shape is None:
-        summary.shape = picture.shape
-    if picture.shape == summary.shape:
-        return picture
-    reason = f'{describe_shape(picture.shape)}, but the images before it are {describe_shape(summary.shape)}'
-    return Rejection(reason, is_bad=True)
+def expected_shape(reader: Reader, tickets: Sequence[Any], transform: Transform) -> Shape | None:
+    """Guess which shape most pictures will have from some, or return None if none of these can be used."""
+    step = max(len(tickets) // NUM_SAMPLES, 1)
+    results = [convert_one(reader, ticket, transform) for ticket in tickets[::step][:NUM_SAMPLES]]
+    shapes = Counter(result.shape for result in results if isinstance(result, Picture))
+    return shapes.most_common(1)[0][0] if shapes else None
 
 
-def describe_shape(shape: Sequence[int]) -> str:
-    """Format the shape [H, W] or [H, W, C] of an image, such as '96x64 RGB'."""
-    return f'{shape[1]}x{shape[0]} {CHANNEL_KINDS[shape[2] if len(shape) == 3 else 1]}'
+class _OtherShapeIsUsual(Exception):
+    """Most pictures turned out to have another shape than expected."""
+
+    def __init__(self, shape: Shape):
+        super().__init__(shape)
+        self.shape = shape
 
 
-def _check_outcome(summary: Summary, skip_bad: bool, num_seen: int, num_images: int) -> None:
-    if summary.bad and not skip_bad:
-        seen = f'all {num_seen}' if num_seen == num_images else f'the first {num_seen} of {num_images}'
-        name, reason = summary.bad[0]
-        raise UnusableImages(
-            f'{len(summary.bad)} of {seen} images cannot be used, such as {name}: {reason}; '
-            'fix them, or add --skip-bad to leave them out.',
-            summary.bad,
-        )
-    if not summary.num_images:
-        reasons = Counter(reason for _name, reason in summary.bad + summary.skipped)
-        raise UnusableImages(
-            f'None of {num_images} images can be used (most frequent reason: {reasons.most_common(1)[0][0]}).',
-            summary.bad,
-        )
+@dataclass(frozen=True)
+class _Conversion:
+    """The arguments of `convert`, with the tickets to convert."""
+
+    source: Source
+    tickets: Sequence[Any]
+    dest: Path
+    transform: Transform
+    skip_bad: bool
+    workers: int
+    show_progress: bool
+
+    def run(self, expected: Shape | None, is_certain: bool = False) -> Summary:
+        """Convert all images, and keep the pictures of the expected shape.
+
+        Raises:
+            _OtherShapeIsUsual: Most pictures have another shape, and `is_certain` is False. Nothing was written.
+        """
+        source, summary = self.source, Summary()
+        tally = Tally(source.names, expected)
+        labels: list[tuple[str, Label]] = []
+        results = convert_all(source.reader, self.tickets, self.transform, self.workers)
+        progress = SourceProgress(source.reader, self.tickets, is_certain, self.show_progress)
+        with closing(results), open_destination(self.dest) as writer, progress:
+            num_seen = 0
+            for index, result in enumerate(results):
+                num_seen = index + 1
+                progress.update(num_seen)
+                is_usable = tally.add(index, result)
+                if tally.num_bad >= MAX_BAD_IMAGES and not self.skip_bad:
+                    break
+                # After a bad image nothing is kept: only further bad ones matter.
+                if is_usable and isinstance(result, Picture) and (self.skip_bad or not tally.num_bad):
+                    name = archive_name(summary.num_images)
+                    writer.write(name, result.png)
+                    if source.labels is not None:
+                        labels.append((name, source.labels[index]))
+                    summary.num_images += 1
+                    summary.num_bytes += len(result.png)
+            usual = tally.usual_shape
+            if self.skip_bad and usual is not None and usual != tally.expected and not is_certain:
+                raise _OtherShapeIsUsual(usual)
+            self._check_outcome(tally, num_seen)
+            writer.write(LABEL_FILE, format_label_file(None if source.labels is None else labels, source.class_names))
+        summary.shape, summary.bad, summary.skipped = tally.expected, tally.bad, tally.skipped
+        summary.num_classes = len({label for _name, label in labels if isinstance(label, int)})
+        return summary
+
+    def _check_outcome(self, tally: Tally, num_seen: int) -> None:
+        """Raise UnusableImages if there are bad images that are not to be left out, or no usable ones."""
+        num_images, bad = len(self.tickets), tally.bad
+        if bad and not self.skip_bad:
+            seen = f'all {num_seen}' if num_seen == num_images else f'the first {num_seen} of {num_images}'
+            name, reason = bad[0]
+            way_out = 'use --channels=rgb or gray for one kind, ' if tally.mixes_channels else ''
+            raise UnusableImages(
+                f'{len(bad)} of {seen} images cannot be used, such as {name}: {reason}; '
+                f'{way_out}fix them, or add --skip-bad to leave them out.',
+                bad,
+            )
+        if tally.usual_shape is None:
+            reasons = Counter(reason for _name, reason in bad + tally.skipped)
+            raise UnusableImages(
+                f'None of {num_images} images can be used (most frequent reason: {reasons.most_common(1)[0][0]}).', bad
+            )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -230,7 +236,7 @@ def convert_all(
 def convert_one(reader: Reader, ticket: Any, transform: Transform) -> Picture | Rejection:
     """Read, transform and encode one image."""
     try:
-        image = transform(load_image(reader.read(ticket), transform.alpha))
+        image = transform(load_image(reader.read(ticket), transform.alpha, transform.channels))
         check_output_size(image)
     except BadImage as bad:
         return Rejection(str(bad), is_bad=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,15 @@ class FolderReader:
         except OSError as error:
             raise BadImage(f'unreadable ({error.strerror})') from error
 
+    def sizes(self, tickets: Sequence[str]) -> list[int]:
+        def size(path: Path) -> int:
+            try:
+                return path.stat().st_size
+            except OSError:  # reported when the file is read
+                return 0
+
+        return [size(self.root / ticket) for ticket in tickets]
+
 
 def open_folder(path: Path, subfolders_as_labels: bool = False) -> Source:
     """List the images in a folder and its subfolders."""
@@ -53,6 +62,10 @@ class ZipReader:
             return self._zip.read(ticket)
         except Exception as error:  # zipfile raises all kinds of errors for damage, encryption, unknown compression
             raise BadImage(f'unreadable (the archive is damaged here: {error})') from error
+
+    def sizes(self, tickets: Sequence[str]) -> list[int]:
+        with zipfile.ZipFile(self.path) as archive:
+            return [archive.getinfo(ticket).file_size for ticket in tickets]
 
     def __getstate__(self) -> dict[str, Any]:
         return {'path': self.path, '_zip': None}
@@ -138,6 +151,9 @@ class LmdbReader:
         if content is None:
             raise BadImage('unreadable (its key is no longer in the database)')
         return content
+
+    def sizes(self, tickets: Sequence[bytes]) -> None:
+        """Return None: sizes would have to be read with the images."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {'path': self.path, '_transaction': None}

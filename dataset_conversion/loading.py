@@ -12,11 +12,13 @@ import PIL.TiffImagePlugin
 from dataset_format.images import BadImage, decode, has_alpha, paste_on_white
 
 ALPHA_RULES = ('refuse', 'keep', 'white')
+CHANNEL_RULES = ('keep', 'rgb', 'gray')
 CONVERSION_RULES = """\
 Images that are not plain 8-bit grayscale or RGB are converted: bilevel images become grayscale; palette, CMYK, YCbCr
 and LAB images become RGB; an alpha channel that is opaque everywhere is dropped. Images that are transparent, or have
 more than 8 bits per channel, are rejected. The orientation in the EXIF data is applied. Of animations and multi-page
-files, the first picture is used. A dataset cannot mix grayscale and RGB.
+files, the first picture is used. A dataset cannot mix sizes, or grayscale and RGB: what most images are is right, and
+the others cannot be used. --channels=rgb converts grayscale images to RGB, --channels=gray the other way round.
 
 With --alpha=keep all images of the dataset have an alpha channel, opaque for images without one; fully transparent
 pixels become black. With --alpha=white transparent images are placed on a white background."""
@@ -24,12 +26,15 @@ pixels become black. With --alpha=white transparent images are placed on a white
 _TIFF_BITS_PER_SAMPLE = 258
 
 
-def load_image(content: bytes | np.ndarray, alpha: str = ALPHA_RULES[0]) -> PIL.Image.Image:
+def load_image(
+    content: bytes | np.ndarray, alpha: str = ALPHA_RULES[0], channels: str = CHANNEL_RULES[0]
+) -> PIL.Image.Image:
     """Load an image according to CONVERSION_RULES.
 
     Args:
         content: Bytes of a file, or decoded uint8 pixels [H, W] or [H, W, 3].
         alpha: One of ALPHA_RULES.
+        channels: One of CHANNEL_RULES.
 
     Returns:
         An image of mode L or RGB, or with 'keep' LA or RGBA.
@@ -38,10 +43,12 @@ def load_image(content: bytes | np.ndarray, alpha: str = ALPHA_RULES[0]) -> PIL.
         BadImage: The image cannot be used.
     """
     if isinstance(content, np.ndarray):
-        return _apply_alpha_rule(PIL.Image.fromarray(content), alpha)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', category=UserWarning)  # about odd metadata, which does not affect pixels
-        return _apply_alpha_rule(_to_8_bit_channels(decode(content), is_deep=has_deep_channels(content)), alpha)
+        image = PIL.Image.fromarray(content)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', category=UserWarning)  # about odd metadata, which does not affect pixels
+            image = _to_8_bit_channels(decode(content), is_deep=has_deep_channels(content))
+    return _apply_channel_rule(_apply_alpha_rule(image, alpha), channels)
 
 
 def has_deep_channels(content: bytes) -> bool:
@@ -92,3 +99,11 @@ def _apply_alpha_rule(image: PIL.Image.Image, rule: str) -> PIL.Image.Image:
     if np.asarray(image.getchannel('A')).min() < 255:
         raise BadImage('partly transparent (place it on a background of your choice, or see --alpha)')
     return image.convert('L' if is_gray else 'RGB')
+
+
+def _apply_channel_rule(image: PIL.Image.Image, rule: str) -> PIL.Image.Image:
+    """Convert mode L, RGB, LA or RGBA to grayscale or RGB; alpha stays as it is."""
+    if rule == 'keep' or image.mode.startswith('RGB' if rule == 'rgb' else 'L'):
+        return image
+    alpha = 'A' if image.mode.endswith('A') else ''
+    return image.convert(('RGB' if rule == 'rgb' else 'L') + alpha)

@@ -32,6 +32,9 @@ class Reader(Protocol):
             BadImage: The image cannot be read.
         """
 
+    def sizes(self, tickets: Sequence[Any]) -> list[int] | None:
+        """Return the size of each image in bytes, or None if sizes are unknown until the images are read."""
+
 
 @dataclass(frozen=True)
 class Source:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import PIL.Image
 
-from dataset_conversion.loading import ALPHA_RULES
+from dataset_conversion.loading import ALPHA_RULES, CHANNEL_RULES
 from dataset_format.images import BadImage, crop_to_proportions
 from dataset_format.sizes import describe_unusable_size, is_usable_size
 from dnnlib.errors import InvalidArgument
@@ -29,6 +29,7 @@ class Transform:
         height: Height to resize to, or None to keep the height of the image.
         resize_filter: 'lanczos' or 'box'.
         alpha: Treatment of alpha channels before the other steps, one of ALPHA_RULES.
+        channels: Conversion to grayscale or RGB before the other steps, one of CHANNEL_RULES.
 
     Raises:
         InvalidArgument: Argument 'crop' or 'size': the transform has no size, or one that networks do not support.
@@ -39,6 +40,7 @@ class Transform:
     height: int | None = None
     resize_filter: str = 'lanczos'
     alpha: str = ALPHA_RULES[0]
+    channels: str = CHANNEL_RULES[0]
 
     def __post_init__(self) -> None:
         width, height = self.width or self.height, self.height or self.width

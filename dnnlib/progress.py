@@ -70,14 +70,15 @@ class Progress:
     ) -> None:
         self._bar.close()
 
-    def update(self, done: int) -> None:
-        """Show that `done` units are complete."""
+    def update(self, done: int, note: str = '') -> None:
+        """Show that `done` units are complete, and a note."""
         if not self._bar.disable:
             self._bar.total = self._total
+            self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(done - self._bar.n)
         elif self._enabled and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            print(self._line(done), file=sys.stderr, flush=True)
+            print(', '.join(filter(None, [self._line(done), note])), file=sys.stderr, flush=True)
 
     def show(self, done: int, total: int) -> None:
         """Show that `done` of `total` units are complete, for steps whose length is not known in advance."""

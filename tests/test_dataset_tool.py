@@ -768,6 +768,160 @@ def test_every_bad_image_is_named(tmp_path: Path, out: Path):
     assert len(ImageFolderDataset(out / 'a.zip')) == 4
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Images of different shapes: the majority decides
+
+RGB, GRAY, RGBA = (16, 16, 3), (16, 16), (16, 16, 4)
+
+
+def make_mixed(folder: Path, *shapes: tuple[int, ...]) -> Path:
+    """Write 000.png, 001.png, ..., all pixels of which are 0, 1, ..., opaque."""
+    for i, shape in enumerate(shapes):
+        pixels = np.full(shape, i, np.uint8)
+        if len(shape) == 3 and shape[2] == 4:
+            pixels[:, :, 3] = 255
+        save(folder / f'{i:03d}.png', pixels)
+    return folder
+
+
+def kept(dest: Path) -> list[int]:
+    """Return which images of `make_mixed` are in a dataset."""
+    return [int(pixels.flat[0]) for pixels in read(dest)[0]]
+
+
+@pytest.mark.parametrize(
+    'shapes, options, expected',
+    [
+        ([GRAY, *[RGB] * 9], [], range(1, 10)),
+        ([RGB, *[GRAY] * 9], [], range(1, 10)),
+        ([*[RGB] * 3, *[GRAY] * 4], [], range(3, 7)),
+        ([(32, 32, 3), RGB, RGB], [], [1, 2]),
+        ([(16, 32, 3), (32, 16, 3), (32, 16, 3)], [], [1, 2]),
+        ([GRAY, GRAY, RGB, RGB], [], [0, 1]),  # of two equally frequent shapes, the first
+        ([RGB, GRAY, GRAY, RGB], [], [0, 3]),
+        ([GRAY, RGB, RGBA, RGBA], ['--alpha=keep'], [1, 2, 3]),
+        ([GRAY, RGB, RGBA, RGBA], [], [1, 2, 3]),
+        ([(32, 32, 3), GRAY, RGB], ['--resolution=16x16'], [0, 2]),
+        ([(32, 32), *[GRAY] * 2, RGB], ['--channels=rgb'], [1, 2, 3]),
+        ([GRAY, *[RGB] * 9], ['--max-images=3'], [1, 2]),
+    ],
+)
+def test_most_images_decide_about_the_shape(tmp_path: Path, out: Path, shapes: list, options: list, expected: list):
+    source = make_mixed(tmp_path / 'in', *shapes)
+    call('--source', source, '--dest', out / 'a.zip', '--skip-bad', '--workers=1', *options)
+    assert kept(out / 'a.zip') == list(expected)
+
+
+def test_the_majority_is_exact_where_a_sample_of_the_images_is_not(tmp_path: Path, out: Path):
+    shapes = [RGB if i % 4 == 0 else GRAY for i in range(60)]  # every fourth image is looked at first
+    source = make_mixed(tmp_path / 'in', *shapes)
+    write_labels(source, [[f'{i:03d}.png', i] for i in range(60)])
+    for workers in (1, 2):
+        dest = out / f'{workers}.zip'
+        message = call('--source', source, '--dest', dest, '--skip-bad', f'--workers={workers}')
+        assert '45 images, 16x16 grayscale' in message and '15 bad ones left out' in message
+        assert 'left out: 004.png: 16x16 RGB, but most images are 16x16 grayscale' in message
+        assert kept(dest) == labels_of(read(dest)[1]) == [i for i in range(60) if i % 4]
+    assert (out / '1.zip').read_bytes() == (out / '2.zip').read_bytes()
+    message = call('--source', source, '--dest', out / '3.zip', '--workers=1', status=1)
+    assert '15 of all 60 images' in message and '000.png: 16x16 RGB, but most images are 16x16 gray' in message
+    assert sorted(path.name for path in out.iterdir()) == ['1.zip', '2.zip']
+
+
+def test_images_that_cannot_be_used_have_no_vote(tmp_path: Path, out: Path):
+    source = make_mixed(tmp_path / 'in', *[(16, 16, 4)] * 5, GRAY, GRAY)
+    for i in range(5):
+        save(source / f'{i:03d}.png', np.zeros([16, 16, 4], np.uint8))  # transparent
+    call('--source', source, '--dest', out / 'a.zip', '--skip-bad', '--workers=1')
+    assert kept(out / 'a.zip') == [5, 6]
+
+
+def test_without_skip_bad_the_minority_is_named(tmp_path: Path, out: Path):
+    source = make_mixed(tmp_path / 'in', GRAY, *[RGB] * 200)
+    message = call('--source', source, '--dest', out / 'a.zip', '--workers=1', status=1)
+    assert '1 of all 201 images cannot be used, such as 000.png: 16x16 grayscale' in message
+    assert '--channels=rgb' in message and '--skip-bad' in message
+    assert_nothing_in(out)
+
+
+@pytest.mark.parametrize('alpha', ['refuse', 'keep', 'white'])
+@pytest.mark.parametrize('channels', ['rgb', 'gray'])
+def test_channels_are_converted(tmp_path: Path, out: Path, alpha: str, channels: str):
+    source = make_mixed(tmp_path / 'in', GRAY, RGB, RGBA)
+    color = save(source / '003.png', random_pixels(16, 16, 3))
+    PIL.Image.fromarray(color).convert('P').save(source / '004.png')
+    PIL.Image.fromarray(color).convert('CMYK').save(source / '005.tif')
+    PIL.Image.fromarray(color[:, :, 0]).convert('1').save(source / '006.png')
+    args = [f'--alpha={alpha}', f'--channels={channels}', '--workers=1']
+    call('--source', source, '--dest', out / 'a.zip', *args)
+    pixels, _data = read(out / 'a.zip')
+    num_channels = (3 if channels == 'rgb' else 1) + (alpha == 'keep')
+    assert len(pixels) == 7 and {image.shape for image in pixels} == {
+        (16, 16, num_channels) if num_channels > 1 else GRAY
+    }
+    expected = color if channels == 'rgb' else np.asarray(PIL.Image.fromarray(color).convert('L'))[:, :, None]
+    np.testing.assert_array_equal(pixels[3].reshape(16, 16, -1)[:, :, : expected.shape[2]], expected)
+
+
+def test_channels_of_arrays_are_converted(out: Path):
+    call('--source=digits', '--dest', out / 'a.zip', '--max-images=3', '--channels=rgb', '--workers=1')
+    assert {image.shape for image in read(out / 'a.zip')[0]} == {(32, 32, 3)}
+
+
+def test_bad_images_are_listed_in_a_file(tmp_path: Path, out: Path):
+    source = make_mixed(tmp_path / 'in', GRAY, RGB, RGB)
+    (source / 'a\tü\nb.png').write_bytes(b'damaged')
+    (source / os.fsdecode(b'\xff.png')).write_bytes(b'damaged')
+    args = ['--source', source, '--dest', out / 'a.zip', '--workers=1', f'--bad-list={tmp_path / "bad.txt"}']
+    expected = [
+        b'000.png\t16x16 grayscale, but most images are 16x16 RGB',
+        'a\\tü\\nb.png\tunreadable (not an image of a known format)'.encode(),
+        b'\xff.png\tunreadable (not an image of a known format)',
+    ]
+    for options, status in [([], 1), (['--skip-bad'], 0)]:
+        call(*args, *options, status=status)
+        assert (tmp_path / 'bad.txt').read_bytes().splitlines() == expected
+        (tmp_path / 'bad.txt').write_text('old')
+    for path in source.glob('*.png'):
+        path.unlink()
+    make_mixed(source, RGB)
+    call(*args)
+    assert (tmp_path / 'bad.txt').read_bytes() == b''
+
+
+def test_invalid_bad_lists(tmp_path: Path, out: Path):
+    source = make_mixed(tmp_path / 'in', RGB)
+    (tmp_path / 'file').write_text('')
+    for name, word in [
+        ('x.zip', '.txt or .tsv'),
+        ('x', '.txt'),
+        ('file/x.txt', 'is a file'),
+        ('out/a/x.txt', 'inside'),
+    ]:
+        message = call('--source', source, '--dest', out / 'a', f'--bad-list={tmp_path / name}', status=2)
+        assert "'--bad-list'" in message and word in message
+    assert_nothing_in(out)
+
+
+@pytest.mark.parametrize('as_zip', [False, True])
+def test_progress_is_estimated_by_bytes(tmp_path: Path, out: Path, as_zip: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr('dnnlib.progress.SECONDS_BETWEEN_LINES', 0)
+    source = tmp_path / 'in'
+    source.mkdir()
+    for i, size in enumerate([1, 1, 8]):  # KiB
+        (source / f'{i}.png').write_bytes(as_png(random_pixels(16, 16, 3)).ljust(size * 1024, b'\0'))
+    if as_zip:
+        source = zip_folder(source, tmp_path / 'in.zip')
+    message = call('--source', source, '--dest', out / 'a.zip', '--workers=1')
+    assert 'Converting: 2 of 10 KiB' in message and '2 of 3 img' in message and '10 of 10 KiB' in message
+    message = call('--source=digits', '--dest', out / 'b.zip', '--workers=1', '--max-images=3')
+    assert 'Converting: 2 of 3 img' in message  # images of one size
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# No images, damaged archives
+
+
 def test_no_image_left(tmp_path: Path, out: Path):
     (tmp_path / 'in').mkdir()
     (tmp_path / 'in' / 'x.png').write_bytes(b'damaged')
@@ -872,6 +1026,8 @@ def test_invalid_destinations(images: Path, tmp_path: Path):
         ('folder.zip', 'is a folder'),
         ('file', 'is a file'),
         ('file/below.zip', 'is not a folder'),
+        ('x.tar', 'must end in .zip'),
+        ('x.tar.gz', 'must end in .zip'),
         ('in/below', 'inside the source'),
     ]:
         message = call('--source', images, '--dest', tmp_path / dest, status=2)
