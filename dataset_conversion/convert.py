@@ -112,9 +112,11 @@ def archive_name(index: int) -> str:
 
 
 def expected_shape(reader: Reader, tickets: Sequence[Any], transform: Transform) -> Shape | None:
-    """Guess which shape most pictures will have from some, or return None if none of these can be used."""
+    """Guess which shape most pictures will have from a few of them, or return None if there is no need or no basis."""
+    if transform.gives_one_shape:
+        return None
     step = max(len(tickets) // NUM_SAMPLES, 1)
-    results = [convert_one(reader, ticket, transform) for ticket in tickets[::step][:NUM_SAMPLES]]
+    results = (convert_one(reader, ticket, transform) for ticket in tickets[::step][:NUM_SAMPLES])
     shapes = Counter(result.shape for result in results if isinstance(result, Picture))
     return shapes.most_common(1)[0][0] if shapes else None
 

@@ -58,6 +58,11 @@ class Transform:
         if not is_usable_size(width, height):
             raise InvalidArgument('size', f'{describe_unusable_size(width, height)}.')
 
+    @property
+    def gives_one_shape(self) -> bool:
+        """Whether all results have the same size and channels, whatever the images."""
+        return bool(self.width and self.height) and self.channels != 'keep'
+
     def __call__(self, image: PIL.Image.Image) -> PIL.Image.Image:
         """Transform one image.
 

@@ -51,7 +51,7 @@ class OutputFile(click.ParamType):
             if not self._or_folder:
                 self.fail(f'{path!r} is a folder: use a file name.', param, ctx)
         elif self._or_folder:
-            if extension not in self._extensions and re.fullmatch(r'\.\w*[a-z]\w*', extension):
+            if extension not in self._extensions and re.fullmatch(r'\.\w*[a-z]\w*', extension.strip()):
                 self.fail(
                     f'{path!r} must end in {_either(self._extensions)}, or have no extension to be a folder '
                     f'({path + os.sep!r} is a folder of this name).',

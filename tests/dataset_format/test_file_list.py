@@ -286,8 +286,11 @@ def test_links_to_files_are_files(tmp_path: Path):
     (folder / 'copy.png').symlink_to('1.png')
     os.link(folder / '1.png', folder / 'hard.png')
     (folder / 'loop').symlink_to('loop')
-    names = [ImageFolderDataset(folder).get_details(i).file_name for i in range(5)]
+    (folder / 'nowhere.txt').symlink_to('gone')
+    dataset = ImageFolderDataset(folder)
+    names = [dataset.get_details(i).file_name for i in range(5)]
     assert names == ['1.png', '2.png', '3.png', 'copy.png', 'hard.png']
+    assert dataset.fingerprint() == dataset.fingerprint()
 
 
 def test_a_folder_may_be_a_link_itself(tmp_path: Path):

@@ -50,7 +50,7 @@ class FolderFiles:
     def fingerprint(self) -> tuple[str, float]:
         """Return text that changes when a file is written, and the time of the last change."""
         return _digest_of_stats(
-            [(name, os.stat(self._path / name)) for name in sorted(self.listing.stored_names.values())]
+            [(name, _stat(self._path / name)) for name in sorted(self.listing.stored_names.values())]
         )
 
     def close(self) -> None:
@@ -114,6 +114,14 @@ class ZipFiles:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, '_zip': None, '_zip_pid': None}
+
+
+def _stat(path: Path) -> os.stat_result:
+    """Return the metadata of a file, or those of a link that leads nowhere."""
+    try:
+        return os.stat(path)
+    except OSError:
+        return os.lstat(path)
 
 
 def _digest_of_stats(stats: list[tuple[str, os.stat_result]]) -> tuple[str, float]:
