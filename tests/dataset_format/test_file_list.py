@@ -306,3 +306,11 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path):
     assert 'cannot be listed' in convert(tmp_path / 'in', status=2)[2]
     with pytest.raises(ValueError, match='locked cannot be listed'):
         ImageFolderDataset(tmp_path / 'in')
+
+
+def test_names_that_are_not_the_utf8_they_claim_to_be(tmp_path: Path):
+    source = write(tmp_path / 'in.zip', {'ä.png': png(1)})
+    source.write_bytes(source.read_bytes().replace('ä.png'.encode(), b'\xff\xff.png'))
+    assert 'not a complete zip archive' in convert(source, status=2)[2]
+    with pytest.raises(ValueError, match='not a complete zip archive'):
+        ImageFolderDataset(source)

@@ -40,7 +40,9 @@ def test_datasets(name: str):
     assert convert(OutputFile('dataset', or_folder=True), name) == name
 
 
-@pytest.mark.parametrize('name', ['x.tar', 'x.tar.gz', 'x.7z', 'x.zip ', 'x.zipx', 'x.zi', 'x.TGZ', 'x.png', 's3://a/x'])
+@pytest.mark.parametrize(
+    'name', ['x.tar', 'x.tar.gz', 'x.7z', 'x.zip ', 'x.zipx', 'x.zi', 'x.TGZ', 'x.png', 's3://a/x']
+)
 def test_datasets_of_an_unknown_kind(name: str):
     with pytest.raises(click.BadParameter) as error:
         convert(OutputFile('dataset', or_folder=True), name)
