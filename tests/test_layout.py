@@ -17,6 +17,7 @@ PACKAGES = (
     'generation',
     'metrics',
     'network_files',
+    'plain_pickle',
     'scripts',
     'torch_utils',
     'training',

@@ -1,18 +1,20 @@
 """The machine that interprets pickles without importing or calling anything.
 
 It executes the same instructions as Python's own unpickler, but a global is only a key into a table of readers that the
-caller provides. `network_files.pickle_readers` contains the table, `network_files.safe_pickle` the interface.
+caller provides. `plain_pickle.readers` contains the table for plain data and arrays, `plain_pickle.reading` the
+interface; `network_files.safe_pickle` adds tensors and networks.
 """
 
 from __future__ import annotations
 
+import codecs
 import io
 import math
 import pickle
 import pickletools
 import struct
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,8 @@ _MIN_COPIED_BYTES = 1 << 20  # that readers may process in any file
 _BYTES_PER_ITEM = 256  # of copied containers
 _MAX_MEMO_INDEX = 2**32 - 1
 _MAX_EMPTY_ROWS = 1 << 16  # of an array without elements
+_MAX_KEY_LENGTH = 10_000
+_KEY_TYPES = (str, bytes, int, float, bool, np.integer, np.float16, np.float32, np.float64, np.bool_, type(None))
 
 
 class RefusedGlobal(pickle.UnpicklingError):
@@ -65,14 +69,10 @@ def _length(value: Any) -> int:
     return len(value) if isinstance(value, (str, bytes, bytearray, tuple)) else 1
 
 
-@dataclass(eq=False)
-class PersistentObject:
-    """The content of a pickle about an object of a persistent class."""
+class ObjectWithState:
+    """An object that a reader creates and whose attributes BUILD adds to `state`."""
 
-    class_name: str
-    version: int
-    module_src: str = field(repr=False)
-    state: dict[str, Any] = field(repr=False)
+    state: dict[str, Any]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -91,6 +91,7 @@ _ERRORS_OF_DAMAGE = (
     struct.error,
 )
 
+_OPCODES = {opcode.code.encode('latin1'): opcode for opcode in pickletools.opcodes}
 _PUSH_ARGUMENT = frozenset(
     'INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES '
     'SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8'.split()
@@ -167,11 +168,11 @@ class Machine:
     def run(self) -> Any:
         """Execute the instructions up to STOP, and return the result."""
         try:
-            for opcode, argument, _ in pickletools.genops(self.file):
+            for name, argument in _instructions(self.file):
                 self.budget.spend_instruction()
-                if opcode.name == 'STOP':
+                if name == 'STOP':
                     return self._result()
-                self._step(opcode.name, argument)
+                self._step(name, argument)
         except _ERRORS_OF_DAMAGE as error:
             reason = 'it refers to a value that it does not contain' if isinstance(error, KeyError) else excerpt(error)
             raise pickle.UnpicklingError(f'damaged, or not a pickle ({reason})') from error
@@ -294,6 +295,29 @@ class Machine:
         raise IndexError('no mark on the stack')
 
 
+def _instructions(file: io.BytesIO) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the argument of each instruction.
+
+    Unlike those of `pickletools.genops`, quoted strings may contain any byte, as the texts and arrays of Python 2 do.
+    """
+    while code := file.read(1):
+        opcode = _OPCODES.get(code)
+        if opcode is None:
+            raise ValueError(f'unknown instruction {code!r}')
+        if opcode.name == 'STRING':
+            yield opcode.name, _read_quoted(file)
+        else:
+            yield opcode.name, None if opcode.arg is None else opcode.arg.reader(file)
+
+
+def _read_quoted(file: io.BytesIO) -> str:
+    line = file.readline()
+    quote = line[:1]
+    if len(line) < 3 or quote not in (b'"', b"'") or line[-2:] != quote + b'\n':
+        raise ValueError('a string without quotes')
+    return codecs.escape_decode(line[1:-2])[0].decode('latin1')
+
+
 def fill_dict(target: dict[Any, Any], items: Sequence[Any]) -> dict[Any, Any]:
     """Add alternating keys and values to a dict, and return it."""
     if len(items) % 2:
@@ -304,11 +328,19 @@ def fill_dict(target: dict[Any, Any], items: Sequence[Any]) -> dict[Any, Any]:
 
 
 def checked_key(key: Any) -> Any:
-    """Return a scalar key: hashing tuples can exhaust the C stack, and hashes of huge integers can collide."""
+    """Return a short scalar key.
+
+    Hashing tuples can exhaust the C stack, hashes of numbers that float64 cannot hold can all be the same, and equal
+    strings are compared whenever one is looked up.
+    """
     if isinstance(key, int) and not -(2**63) <= key < 2**63:
         raise TypeError('an integer of more than 64 bits as a key')
-    if not isinstance(key, (str, bytes, int, float, bool, np.integer, np.floating, np.bool_, type(None))):
+    if isinstance(key, (str, bytes)) and len(key) > _MAX_KEY_LENGTH:
+        raise TypeError(f'a key of {len(key)} characters')
+    if not isinstance(key, _KEY_TYPES):
         raise TypeError(f'a {type(key).__name__} as a key')
+    if key != key:
+        raise TypeError('a key that is not a number')
     return key
 
 
@@ -320,7 +352,7 @@ def _build(target: Any, state: Any) -> None:
         _set_array_state(target, *state)
     elif isinstance(target, np.dtype):
         _set_byte_order(target, *state)
-    elif isinstance(target, PersistentObject) and isinstance(state, dict):
+    elif isinstance(target, ObjectWithState) and isinstance(state, dict):
         target.state.update(state)
     elif isinstance(target, dict):
         pass  # attributes of a dict, such as the `_metadata` of a state_dict
@@ -334,7 +366,8 @@ def _build(target: Any, state: Any) -> None:
 
 def _set_array_state(array: Any, version: Any, shape: Any, dtype: Any, is_fortran: Any, data: Any) -> None:
     dtype, shape = number_dtype(dtype), checked_sizes(shape)
-    if not isinstance(data, bytes) or math.prod(shape) * dtype.itemsize != len(data):
+    data = raw_bytes(data)
+    if math.prod(shape) * dtype.itemsize != len(data):
         raise ValueError(f'an array of shape {shape} that does not match its data')
     array.__setstate__((1, shape, dtype, is_fortran is True or is_fortran == 1, data))
 
@@ -346,10 +379,20 @@ def _set_byte_order(dtype: Any, version: Any, order: Any, *rest: Any) -> None:
 
 
 def number_dtype(dtype: Any) -> np.dtype:
-    """Return a dtype; raise TypeError if it is something else."""
+    """Return a dtype; raise TypeError if it is something else, or its elements are not plain numbers."""
     if not isinstance(dtype, np.dtype):
         raise TypeError('an array without dtype')
+    if dtype.hasobject or dtype.kind not in 'biufc' or dtype.itemsize > (16 if dtype.kind == 'c' else 8):
+        raise TypeError('an array of something other than numbers of at most 64 bits')
     return dtype
+
+
+def raw_bytes(data: Any) -> bytes:
+    """Return the bytes of an array, which a pickle of Python 2 holds as text."""
+    data = data.encode('latin1') if isinstance(data, str) else data
+    if not isinstance(data, bytes):
+        raise TypeError('an array whose values are not bytes')
+    return data
 
 
 def checked_sizes(shape: Any) -> tuple[int, ...]:
