@@ -18,13 +18,14 @@ from dnnlib.text import excerpt
 from dnnlib.util import is_url, open_url
 from network_files import construction, persistent, safe_pickle, safetensors_files
 from network_files.errors import TRUST_HINT, NetworkPickleError
+from network_files.plain_values import TooDeep, walk
 from network_files.safe_pickle import PersistentObject
 from network_files.tensorflow import conversion, sources
 
 NETWORK_KEYS = construction.NETWORK_KEYS
 _CLASS_OF = {'G': 'Generator', 'D': 'Discriminator', 'G_ema': 'Generator', 'augment_pipe': 'AugmentPipe'}
 _EXPECTED_KEYS = (*_CLASS_OF, 'training_set_kwargs')
-_MAX_OTHER_VALUES, _MAX_OTHER_DEPTH = 1_000_000, 50
+_MAX_OTHER_DEPTH = 50
 _READERS = {**sources.READERS, **persistent.READERS}
 
 
@@ -109,25 +110,19 @@ def _load_safely(content: bytes, name: str, force_fp16: bool) -> dict[str, Any]:
                 rebuilt[id(value)] = persistent.rebuild(value, f'{name}: {excerpt(key)}', allowance, fp16)
             result[key] = rebuilt[id(value)]
         else:
-            _check_extent(value, f'{name}: {excerpt(key)}')
+            _check_extent(value, f'{name}: {excerpt(key)}', allowance)
     return result
 
 
-def _check_extent(value: Any, where: str) -> None:
+def _check_extent(value: Any, where: str, allowance: construction.Allowance) -> None:
     """Refuse plain data that is small in the file but practically endless, such as lists that contain themselves."""
-    pending: list[tuple[Any, int]] = [(value, 0)]
-    visited = 0
-    while pending:
-        item, depth = pending.pop()
-        visited += 1
-        if visited > _MAX_OTHER_VALUES or depth > _MAX_OTHER_DEPTH:
-            raise NetworkPickleError(f'{where} cannot be used: it is too large or too deeply nested')
-        if isinstance(item, PersistentObject):
-            raise NetworkPickleError(f'{where} contains an object of class {excerpt(item.class_name)!r}')
-        if isinstance(item, dict):
-            pending += [(part, depth + 1) for pair in item.items() for part in pair]
-        elif isinstance(item, (list, tuple, set, frozenset)):
-            pending += [(part, depth + 1) for part in item]
+    try:
+        for item in walk(value, _MAX_OTHER_DEPTH):
+            allowance.spend_item(where)
+            if isinstance(item, PersistentObject):
+                raise NetworkPickleError(f'{where} contains an object of class {excerpt(item.class_name)!r}')
+    except TooDeep:
+        raise NetworkPickleError(f'{where} cannot be used: it is too deeply nested') from None
 
 
 def _load_trusted(content: bytes, name: str, force_fp16: bool) -> dict[str, Any]:

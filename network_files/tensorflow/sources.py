@@ -17,6 +17,7 @@ from network_files.tensorflow.variables import COUNTED_DOWN, PARTS
 
 _OLDEST_VERSION = 4  # of the pickled object's layout: that of StyleGAN2
 _MAX_DEPTH = 4  # of nested networks
+_MAX_NETWORKS = 16  # inside one; those of StyleGAN2 have two
 
 
 @dataclass(eq=False)
@@ -94,6 +95,8 @@ def _states(network: TensorFlowNetwork, where: str) -> Iterator[dict[str, Any]]:
         if id(network) in seen or depth > _MAX_DEPTH:
             raise damaged(where, 'a network contains itself')
         seen.add(id(network))
+        if len(seen) > _MAX_NETWORKS:
+            raise damaged(where, f'it contains more than {_MAX_NETWORKS} networks')
         yield network.state
         components = _entries(network.state, 'components', where)
         pending += [(component, depth + 1) for component in components.values()]
