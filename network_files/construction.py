@@ -45,7 +45,7 @@ KNOWN_CLASSES = {
 FP16_SETTINGS = dict(num_fp16_res=4, conv_clamp=256)
 _MAX_ARGUMENT_VALUES = 10_000
 _MAX_ARGUMENT_DEPTH = 8
-_MAX_STRING_LENGTH = 10_000
+_MAX_STRING_LENGTH = 1_000  # constructors may quote all of them in an error
 _MAX_LAYERS = 100
 _MAX_LISTED = 5
 _OTHER_ARGUMENT_TYPES = (list, tuple, complex, np.generic, type(None), torch.dtype, torch.device)

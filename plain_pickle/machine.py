@@ -245,6 +245,7 @@ class Machine:
             module, attribute = stack.pop(-2), stack.pop()
             if not isinstance(module, str) or not isinstance(attribute, str):
                 raise TypeError('a name that is not a string')
+            self.budget.spend_for((module, attribute))
             stack.append(self._look_up(f'{module}.{attribute}'))
         elif name in ('REDUCE', 'NEWOBJ'):
             arguments = stack.pop()

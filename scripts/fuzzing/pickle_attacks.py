@@ -176,6 +176,9 @@ def exhausting_structures() -> dict[str, bytes]:
             named('torch', 'Size') + _doubled(60) + b'\x85R'
         ),
         'a list that doubles 60 times, in place of networks': _doubled(60) + b'.',
+        'nesting of 90,000 objects': raw_bytes(bytes(5_000_000)) + b'0' + named('training.networks', 'Generator')
+        + put(1) + b'N' + put(0)
+        + (get(1) + b')\x81}' + text('x') + get(0) + b'sb' + put(0)) * 90_000 + _as_generator(get(0)),
         'a list of 200,000 made a set 50,000 times': big_list
         + (named('builtins', 'set') + b'r\1\0\0\0' + b'0')
         + (b'j\1\0\0\0' + _AGAIN + b'\x85R0') * 50_000
@@ -280,6 +283,8 @@ def shared_descriptions() -> dict[str, bytes]:
     state = dict_of(_init_args=b'(K\1K\1\x89t', _parameters=dict_of(weight=weight))
     another = get(0) + b')\x81' + get(1) + b'b'
     entries = b'}(' + b''.join(text(f'p{k}') + b'N' for k in range(20_000)) + b'u'
+    alike = b'}(' + b''.join(text(f'k{k}') + get(1) for k in range(20_000)) + b'u'
+    variables = b'](' + text('4x4/Const/const') + get(1) + b'\x86e'
     others = b'}(' + b''.join(text(f'm{k}') + another for k in range(10_000)) + b'u'
     network = named('tflib', 'Network') + put(0)
     keywords = dict_of(static_kwargs=entries, variables=b']', version=b'K\5')
@@ -293,6 +298,12 @@ def shared_descriptions() -> dict[str, bytes]:
         + _as_generator(get(0) + b')\x81' + dict_of(_modules=others) + b'b'),
         'networks of TensorFlow that share their keywords': padding + network + keywords + put(1)
         + get(0) + b')\x81' + outer + b'b.',
+        'keywords of TensorFlow that share an array': network + array(dtype_of('f4'), 4096, bytes(4 * 4096)) + put(1)
+        + get(0) + b')\x81' + dict_of(static_kwargs=alike, variables=variables, version=b'K\5') + b'b.',
+        'a list of the same text, as bands': text('\1' * 9_999) + put(0) + _as_generator(_persistent(
+            text('AugmentPipe'), dict_of(_init_kwargs=dict_of(imgfilter_bands=b'](' + get(0) * 9_000 + b'e')))),
+        'a long name looked up 100,000 times': text('x' * 1_000_000) + put(0) + b'('
+        + (get(0) * 2 + b'\x93') * 100_000 + b't.',
         'a list that doubles 18 times, under 5,000 keys': _doubled(18) + put(99) + _under_many_keys(get(99), 5_000),
         'a list that holds itself 300,000 times': itself + _under_many_keys(get(0), 1),
         'a list that holds itself 300,000 times, as argument': itself
