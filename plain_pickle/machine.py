@@ -13,7 +13,7 @@ import math
 import pickle
 import pickletools
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ _BYTES_PER_ITEM = 256  # of copied containers
 _MAX_MEMO_INDEX = 2**32 - 1
 _MAX_EMPTY_ROWS = 1 << 16  # of an array without elements
 _MAX_KEY_LENGTH = 10_000
+_MAX_NUMBERS_AS_KEYS = 10_000  # of one dict or set
 _KEY_TYPES = (str, bytes, int, float, bool, np.integer, np.float16, np.float32, np.float64, np.bool_, type(None))
 
 
@@ -110,7 +111,7 @@ _FROM_MARK: dict[str, Callable[[list[Any]], Any]] = {
     'LIST': list,
     'TUPLE': tuple,
     'DICT': lambda items: fill_dict({}, items),
-    'FROZENSET': lambda items: frozenset(map(checked_key, items)),
+    'FROZENSET': lambda items: frozenset(fill_set(set(), items)),
 }
 _FROM_TOP = {'TUPLE1': 1, 'TUPLE2': 2, 'TUPLE3': 3}
 
@@ -231,7 +232,7 @@ class Machine:
         elif name.startswith('SETITEM') and isinstance(target, dict):
             fill_dict(target, items)
         elif name == 'ADDITEMS' and isinstance(target, set):
-            target.update(map(checked_key, items))
+            fill_set(target, items)
         else:
             raise TypeError(f'{name} on a {type(target).__name__}')
         return True
@@ -324,15 +325,23 @@ def fill_dict(target: dict[Any, Any], items: Sequence[Any]) -> dict[Any, Any]:
     if len(items) % 2:
         raise ValueError('a key without a value')
     for key, value in zip(items[::2], items[1::2]):
-        target[checked_key(key)] = value
+        target[checked_key(key, target)] = value
     return target
 
 
-def checked_key(key: Any) -> Any:
-    """Return a short scalar key.
+def fill_set(target: set[Any], items: Iterable[Any]) -> set[Any]:
+    """Add items to a set, and return it."""
+    for item in items:
+        target.add(checked_key(item, target))
+    return target
+
+
+def checked_key(key: Any, container: Sized) -> Any:
+    """Return a short scalar key for a container.
 
     Hashing tuples can exhaust the C stack, hashes of numbers that float64 cannot hold can all be the same, and equal
-    strings are compared whenever one is looked up.
+    strings are compared whenever one is looked up. Unlike hashes of text, those of numbers are known, so that a file
+    can choose numbers for which Python has to search through most of a dict; therefore a dict has few of them.
     """
     if isinstance(key, int) and not -(2**63) <= key < 2**63:
         raise TypeError('an integer of more than 64 bits as a key')
@@ -340,6 +349,8 @@ def checked_key(key: Any) -> Any:
         raise TypeError(f'a key of {len(key)} characters')
     if not isinstance(key, _KEY_TYPES):
         raise TypeError(f'a {type(key).__name__} as a key')
+    if len(container) >= _MAX_NUMBERS_AS_KEYS and not isinstance(key, (str, bytes)):
+        raise TypeError(f'more than {_MAX_NUMBERS_AS_KEYS} keys that are not text')
     if key != key:
         raise TypeError('a key that is not a number')
     return key

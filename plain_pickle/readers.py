@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import collections
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 import dnnlib
 from dnnlib.text import excerpt
-from plain_pickle.machine import Global, RefusedGlobal, checked_key, checked_sizes, fill_dict, number_dtype, raw_bytes
+from plain_pickle.machine import Global, RefusedGlobal, checked_sizes, fill_dict, fill_set, number_dtype, raw_bytes
 
 
 def not_callable(*_: Any) -> Any:
@@ -29,8 +29,8 @@ def _checked_items(items: Any) -> Any:
     return items
 
 
-def _make_set(items: Any = (), kind: Callable[[Iterable[Any]], Any] = set) -> Any:
-    return kind(checked_key(item) for item in _checked_items(items))
+def _make_set(items: Any = ()) -> set[Any]:
+    return fill_set(set(), _checked_items(items))
 
 
 def _make_dict(*items: Any, kind: Callable[[], dict[Any, Any]] = dict) -> dict[Any, Any]:
@@ -129,7 +129,7 @@ READERS: dict[str, Any] = {
         for name, reader in {
             'dict': _make_dict,
             'set': _make_set,
-            'frozenset': lambda items=(): _make_set(items, kind=frozenset),
+            'frozenset': lambda items=(): frozenset(_make_set(items)),
             'bytearray': _bytearray,
             'complex': _complex,
             'range': _range,

@@ -85,3 +85,12 @@ def test_keys_that_would_all_have_the_same_hash_or_take_long_to_compare():
         with pytest.raises(pickle.UnpicklingError, match='a key of 20000 characters'):
             reading.loads(pickle.dumps({key: 1}))
     assert reading.loads(pickle.dumps({np.float32(1.5): 1, np.int8(3): 2, 2.5: 3})) == {1.5: 1, 3: 2, 2.5: 3}
+
+
+@pytest.mark.parametrize('data', [dict.fromkeys(range(20_000)), set(range(20_000)), frozenset(range(20_000))], ids=type)
+def test_numbers_as_keys_are_few(data):
+    """Their hashes can be chosen so that each has to be compared with all others."""
+    with pytest.raises(pickle.UnpicklingError, match='more than 10000 keys that are not text'):
+        reading.loads(pickle.dumps(data))
+    texts = type(data)(dict.fromkeys(map(str, data)))
+    assert reading.loads(pickle.dumps(texts)) == texts
