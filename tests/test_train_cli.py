@@ -282,7 +282,7 @@ WRONG_CALLS = {
     'snap_zero': (['--snap=0'], 'good.zip', ['--snap', '0', 'x>=1']),
     'tick_zero': (['--tick=0'], 'good.zip', ['--tick', '0']),
     'metrics': (['--metrics=fid50kfull'], 'good.zip', ['--metrics', "'fid50kfull'", 'Did you mean fid50k_full']),
-    'metrics_empty': (['--metrics='], 'good.zip', ['--metrics', "Unknown metric ''"]),
+    'metrics_open': (['--metrics=is1k,'], 'good.zip', ['--metrics', "Unknown metric ''"]),
     'detectors_nowhere': (
         ['--metrics=is1k', '--detectors=gone'],
         'good.zip',
@@ -491,6 +491,7 @@ class TestDetectors:
 
     def test_a_dry_run_downloads_nothing(self, call, no_network, tmp_path):
         assert options_of(call('-n', metrics=None))['metrics'] == ['fid50k_full']
+        assert options_of(call('-n', metrics=''))['metrics'] == []
         assert os.listdir(tmp_path) == []
 
     @pytest.mark.parametrize('dry', [[], ['-n']])
