@@ -3,7 +3,7 @@
 * `@click.command(cls=Command)`: option names may be written with `-` or `_`, and a ValueError or OSError with a message
   for the user ends the command with that message (exit status 1; usage errors: 2) instead of a traceback.
 * Option types: `BOOL`, `PATH`, `FiniteFloat(min=...)`, `SeedRange()`, `Size()`; `check_outdir(path)`.
-* Whatever a command prints has no control characters (`dnnlib.output`), and the lines of its errors have a limited
+* Whatever a command prints has no control characters (`dnnlib.terminal`), and the lines of its errors have a limited
   length, because both may quote files.
 * `usage_error(option, message)` and, for errors of libraries, `usage_errors(option)`: exit status 2, naming the option.
 * `@device_option()` and `resolve_device(name)`: `--device auto|cuda|cuda:N|mps|cpu`.
@@ -22,7 +22,7 @@ import click
 
 from dnnlib.errors import InvalidArgument, error_sentence, option_name
 from dnnlib.machine import keep_freed_memory
-from dnnlib.output import clean_output
+from dnnlib.terminal import clean_output
 from dnnlib.text import excerpt, message_line, message_lines
 from dnnlib.util import is_url
 

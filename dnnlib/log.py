@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
 from dnnlib.files import RetryingFile
-from dnnlib.output import terminal
+from dnnlib.terminal import terminal
 from dnnlib.text import without_controls
 
 # System errors that mean that the destination of some output is full or gone.

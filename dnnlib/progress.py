@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import tqdm
 
-from dnnlib.output import terminal
+from dnnlib.terminal import terminal
 from dnnlib.text import excerpt, format_time
 
 T = TypeVar('T')

@@ -25,7 +25,7 @@ import torch
 from dnnlib import signals
 from dnnlib.errors import InvalidArgument, error_sentence
 from dnnlib.machine import keep_freed_memory
-from dnnlib.output import clean_output
+from dnnlib.terminal import clean_output
 from torch_utils.distributed import World
 
 GRACE_SEC = 10  # for the other processes to end by themselves after an interrupt or a failure

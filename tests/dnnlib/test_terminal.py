@@ -7,7 +7,7 @@ import click
 import click.testing
 import pytest
 
-from dnnlib import cli, log, output, progress, text
+from dnnlib import cli, log, progress, terminal, text
 
 HOSTILE = '\x1b]0;title\x07\x9b31m\b\r\u202e\u200b\x00\x7f\u2028'
 SHOWN = '?]0;title??31m???????'
@@ -102,8 +102,8 @@ def test_titles_of_progress_bars(monkeypatch):
 
 def test_bars_reach_the_terminal_itself(capsys):
     before = sys.stdout, sys.stderr
-    with output.clean_output():
-        assert output.terminal() is before[1]
-        print('\r', file=output.terminal(), end='')
+    with terminal.clean_output():
+        assert terminal.terminal() is before[1]
+        print('\r', file=terminal.terminal(), end='')
         print('\r', file=sys.stderr, end='')
     assert (sys.stdout, sys.stderr) == before and capsys.readouterr().err == '\r?'
