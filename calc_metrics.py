@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dnnlib.cli import BOOL, PATH, Command, device_option, resolve_device, usage_error, usage_errors
+from dnnlib.text import message_line
 from dnnlib.util import is_url
 from metrics import metric_table
 from metrics.cli_types import MetricNames
 from metrics.metric_spec import PathPairs
 from metrics.options import MetricOptions
+from network_files.snapshots import complete_snapshots
 from training.run.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -207,13 +210,29 @@ def check_usage(
 
 
 def check_detectors(jobs: list[MetricJob], metric_names: tuple[str, ...]) -> None:
-    """Load and try the detectors of all jobs before anything else."""
+    """Load and try the detectors of all jobs before anything else.
+
+    Raises:
+        click.BadParameter: No metric can be computed. If some of them can, the others are only announced.
+    """
     from dataset_format.sizes import sides
     from metrics import evaluation
+    from metrics.features.detectors import DetectorError
 
+    metrics_of: dict[str, list[str]] = {}
+    for name in metric_names:
+        metrics_of.setdefault(metric_table.find_metric(name)[0].needs.call.detector, []).append(name)
     for folder, size in {(job.options.detectors, sides(job.resolution)) for job in jobs}:
-        with usage_errors('--detectors'):
-            evaluation.check_detectors(metric_names, folder, list(size))
+        failures: dict[str, str] = {}
+        for names in metrics_of.values():
+            try:
+                evaluation.check_detectors(names, folder, list(size))
+            except DetectorError as error:
+                failures[', '.join(names)] = str(error)
+        if len(failures) == len(metrics_of):
+            raise usage_error('--detectors', next(iter(failures.values())))
+        for text, reason in failures.items():
+            print(f'Warning: {text} will not be computed: {message_line(reason)}', file=sys.stderr, flush=True)
 
 
 def verify_published_detectors(verbose: bool) -> None:
@@ -246,11 +265,8 @@ def list_network_pkls(network: str, every: int | None) -> list[str]:
         if every is not None:
             raise usage_error('--every', f'{network!r} is not the directory of a training run. Omit it.')
         return [network]
-    snapshots = [str(path) for path in RunDir(network).network_pkls()]
-    if not snapshots:
-        raise usage_error(
-            '--network', f'{network!r} has no network-snapshot-*.pkl. Use the directory of a training run.'
-        )
+    with usage_errors('--network'):
+        snapshots = [str(path) for path in complete_snapshots(network)]
     if every is None:
         return snapshots[-1:]
     return list(dict.fromkeys([*snapshots[::every], snapshots[-1]]))

@@ -25,6 +25,7 @@ from dnnlib.cli import BOOL, PATH, Command, Size, check_outdir, usage_error, usa
 from dnnlib.files import atomic_file
 from dnnlib.machine import available_cores
 from dnnlib.outputs import OutputFile
+from dnnlib.text import excerpt, message_line
 
 HELP = f"""\
 Create a dataset for training: images of the same size, as uncompressed PNGs in a zip archive or folder, with labels.
@@ -53,9 +54,9 @@ result on a black square as wide as it.
 Labels come from a dataset.json in the source: {{"labels": [["a/1.png", 3], ...]}}, with a class counted from 0 or a
 list of numbers for each image, named by its path from the folder of dataset.json. An additional
 "class_names": ["cat", ...] is kept. Every image must have a label, and every label an image. With
---subfolders-as-labels the folders at the first level are the classes instead, numbered in the order of their names.
-For both, the images may be below a top folder, as in an archive of a folder. It does not matter whether names are
-written with / or \\, or how accents are encoded.
+--subfolders-as-labels the folders at the first level are the classes instead, numbered in the order of their names, or
+of the numbers if all names are numbers. For both, the images may be below a top folder, as in an archive of a folder.
+It does not matter whether names are written with / or \\, or how accents are encoded.
 
 {CONVERSION_RULES}
 
@@ -191,7 +192,7 @@ def check_bad_list(bad_list: str, dest: str) -> None:
 def list_images(problem: str, images: list[tuple[str, str]], bad_list: str | None) -> None:
     """Print the (name, reason) of images on stderr, and write them to a file if there is one for them."""
     for name, reason in images:
-        click.echo(f'{problem}: {name}: {reason}', err=True)
+        click.echo(f'{problem}: {excerpt(name)}: {message_line(reason)}', err=True)
     if bad_list is not None:
         with atomic_file(bad_list) as file:
             for name, reason in images:

@@ -23,7 +23,7 @@ _MAX_SIDE = 16384  # pixels; the limit of H.264 in common players
 
 @click.command(cls=Command)
 @options.network_option()
-@options.seeds_option('Random seeds of the keyframes, e.g. 0,1,4-6')
+@options.seeds_option('Random seeds of the keyframes, e.g. 0,1,4-6; ranges ascend, and blanks need quotes')
 @options.projected_w_option(
     'Use these latents (from projector.py) instead of seeds, and the noise found for them; several files are joined',
     multiple=True,
@@ -62,7 +62,7 @@ _MAX_SIDE = 16384  # pixels; the limit of H.264 in common players
 )
 @options.trunc_option()
 @options.class_option(
-    help_text='Class to generate, for conditional networks; or one class per keyframe', metavar='INDEX|NAME[,…]'
+    help_text='Class to generate, for conditional networks; or one class per keyframe', metavar='NAME|INDEX|#INDEX[,…]'
 )
 @options.label_option(
     help_text='Label to generate, for networks whose labels are not classes, e.g. 0.2,1,0; given several times: one '

@@ -16,7 +16,7 @@ from generation import latents, options, projected_latents, rendering
 
 @click.command(cls=Command)
 @options.network_option()
-@options.seeds_option('Random seeds, one image each, e.g. 0,1,4-6')
+@options.seeds_option('Random seeds, one image each, e.g. 0,1,4-6; ranges ascend, and blanks need quotes')
 @options.trunc_option()
 @options.class_option()
 @options.label_option()

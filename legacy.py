@@ -9,9 +9,10 @@ import os
 
 import click
 
-from dnnlib.cli import BOOL, PATH, Command, check_outdir, usage_errors
+from dnnlib.cli import BOOL, Command, check_outdir, usage_errors
 from dnnlib.outputs import OutputFile
 from network_files import safetensors_files
+from network_files.cli_types import NetworkFile
 from network_files.errors import NetworkPickleError
 from network_files.reading import load_network_pkl, open_network
 from network_files.writing import save_network_pkl
@@ -20,7 +21,13 @@ __all__ = ['NetworkPickleError', 'load_network_pkl', 'open_network', 'save_netwo
 
 
 @click.command(cls=Command)
-@click.option('--source', required=True, type=PATH, help='Network file or URL to read')
+@click.option(
+    '--source',
+    required=True,
+    type=NetworkFile(),
+    metavar='FILE|URL|DIR',
+    help='Network file to read, or directory of a training run for its newest one',
+)
 @click.option('--dest', required=True, type=OutputFile('network'), help='File to write: *.pkl or *.safetensors')
 @click.option(
     '--force-fp16',

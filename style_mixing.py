@@ -16,7 +16,12 @@ _DEFAULT_LAYERS = range(7)
 
 @click.command(cls=Command)
 @options.network_option()
-@click.option('--rows', type=SeedRange(), required=True, help='Random seeds, one row each, e.g. 0,1,4-6')
+@click.option(
+    '--rows',
+    type=SeedRange(),
+    required=True,
+    help='Random seeds, one row each, e.g. 0,1,4-6; ranges ascend, and blanks need quotes',
+)
 @click.option('--cols', type=SeedRange(), required=True, help='Random seeds, one column each')
 @click.option(
     '--styles',

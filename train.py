@@ -7,6 +7,7 @@ runs this file; the first one creates the run directory and prints.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -79,7 +80,8 @@ KIMG = ThousandsOfImages(min=0, min_open=True)
 
 BY_PRESET = 'by --cfg'
 RESUME_HELP = (
-    f'Network pickle to start from: {", ".join(RESUME_SOURCES)}, a file or a URL; {LATEST} means --resume-run={LATEST}'
+    f'Network pickle to start from: {", ".join(RESUME_SOURCES)}, a file, a URL, or the directory of a run for its '
+    f'newest one, with which a new run starts; {LATEST} means --resume-run={LATEST}'
 )
 RESUME_RUN_HELP = (
     'Resume the run in this folder, or, with latest, the newest run in --outdir with the same options, or start one if '
@@ -154,7 +156,7 @@ def option(
 @option('--target', FRACTION, "Mean sign of D's output for real images that ADA aims at", str(DEFAULT_ADA_TARGET))
 @option('--augpipe', click.Choice(AUGPIPE_NAMES), 'b(lit) g(eom) c(olor) f(ilter) n(oise) c(utout)', DEFAULT_AUGPIPE)
 # Transfer learning
-@option('--resume', PATH, RESUME_HELP, NO_RESUME, 'NAME|PATH|URL')
+@option('--resume', PATH, RESUME_HELP, NO_RESUME, 'NAME|PATH|URL|DIR')
 @option('--freezed', COUNT_OR_ZERO, 'Freeze the first N layers of the discriminator', '0', 'N')
 # Resuming an interrupted run
 @option('--resume-run', PATH, RESUME_RUN_HELP, metavar='DIR|latest')
@@ -239,6 +241,7 @@ def run_training(options: Options, given: set[str]) -> bool:
         if run is None:
             set_run_dir(config, options, dataset.name)
         print_summary(config, dataset, checks, is_resumed=run is not None, dry_run=options.dry_run)
+        print_note_on_resume(options)
         if not options.dry_run:
             record_provenance(config, dataset, device)  # it closes the dataset
     if options.dry_run or not is_first:
@@ -346,6 +349,16 @@ def print_summary(
         print(f'\n{summary}\nDry run: nothing was written.', file=sys.stderr)
     else:
         print(summary, flush=True)
+
+
+def print_note_on_resume(options: Options) -> None:
+    """Say what `--resume=RUN` does, since `--resume-run=RUN` may have been meant."""
+    if options.resume_run in (None, LATEST) and os.path.isdir(options.resume or ''):
+        print(
+            f'Note: a new run starts from the newest network of {options.resume} (see Start). '
+            f'To continue that run instead, use --resume-run={options.resume}.',
+            file=sys.stderr,
+        )
 
 
 def record_provenance(config: TrainingConfig, dataset: ImageFolderDataset, device: torch.device) -> None:

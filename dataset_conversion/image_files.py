@@ -13,8 +13,9 @@ from typing import Any
 from dataset_conversion.source_types import Reader, Source
 from dataset_format.file_list import FileList, list_archive, list_folder
 from dataset_format.images import BadImage
-from dataset_format.labels import Label, join_names, match_labels, parse_label_file
+from dataset_format.labels import Label, join_names, match_labels, parse_label_file, sort_class_names
 from dnnlib.errors import InvalidArgument
+from dnnlib.text import excerpt
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Folders and zip archives
@@ -102,7 +103,7 @@ def _source_of_files(
 
 
 def _label_by_folder(names: list[str], source: str) -> tuple[list[Label], list[str]]:
-    """Label each image by its first folder; classes are numbered in the order of their names.
+    """Label each image by its first folder; classes are numbered in the order of their names, as numbers if they are.
 
     Folders that contain all images, such as the one at the top of an archive, do not count.
     """
@@ -111,8 +112,8 @@ def _label_by_folder(names: list[str], source: str) -> tuple[list[Label], list[s
     if len(outside) == len(names) and start:
         raise InvalidArgument(
             'subfolders_as_labels',
-            f'all images of {source} are in the same folder {names[0][: start - 1]}; there must be at least two '
-            'folders side by side, one per class.',
+            f'all images of {source} are in the same folder {excerpt(names[0][: start - 1])}; there must be at least '
+            'two folders side by side, one per class.',
         )
     if outside:
         raise InvalidArgument(
@@ -121,7 +122,7 @@ def _label_by_folder(names: list[str], source: str) -> tuple[list[Label], list[s
             'folder of their class.',
         )
     folders = [name[start:].split('/', maxsplit=1)[0] for name in names]
-    class_names = sorted(set(folders))
+    class_names = sort_class_names(set(folders))
     class_index = {name: index for index, name in enumerate(class_names)}
     return [class_index[folder] for folder in folders], class_names
 

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from dataset_format.names import normal_name
+from dnnlib.text import excerpt, join_excerpts
 
 LABEL_FILE = 'dataset.json'
 FORMAT_HINT = 'expected {"labels": [["file name", 3], ...]} or {"labels": null}'
+
+_NUMBER = re.compile(r'[+-]?\d{1,1000}(\.\d{1,1000})?')
 
 Label = int | list[int] | list[float]
 
@@ -34,10 +39,23 @@ class LabelTable:
 
 
 def join_names(names: Iterable[str], limit: int = 3) -> str:
-    """Join names for an error message: 'a.png, b.png, c.png and 7 more'."""
-    names = list(names)
-    first_names = ', '.join(names[:limit])
-    return first_names if len(names) <= limit else f'{first_names} and {len(names) - limit} more'
+    """Join names from a dataset for an error message: 'a.png, b.png, c.png and 7 more'."""
+    return join_excerpts(names, limit)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Class names
+
+
+def is_number(class_name: str) -> bool:
+    """Return whether the name of a class is a number, such as '7', '007', '-1' or '0.5'."""
+    return _NUMBER.fullmatch(class_name.strip()) is not None
+
+
+def sort_class_names(class_names: Iterable[str]) -> list[str]:
+    """Sort names of folders in the order of their classes: as numbers if all of them are numbers, otherwise as text."""
+    names = sorted(class_names)
+    return sorted(names, key=lambda name: Decimal(name.strip())) if all(map(is_number, names)) else names
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -71,7 +89,7 @@ def parse_label_file(content: bytes, label_file: str) -> LabelTable:
             raise ValueError(f'{label_file}: entry {position} of "labels" is {_shorten(entry)}; {FORMAT_HINT}.')
         name, label = normal_name(entry[0]), entry[1]
         if name in by_name:
-            raise ValueError(f'{label_file} has more than one label for {name}; keep only one.')
+            raise ValueError(f'{label_file} has more than one label for {excerpt(name)}; keep only one.')
         check_label(label, f'{label_file}: the label of {name}')
         by_name[name] = label
     check_same_kind(by_name.items(), label_file)
@@ -118,7 +136,7 @@ def check_same_kind(labels: Iterable[tuple[str, Label]], label_file: str) -> Non
     for name, label in labels:
         first_of_kind.setdefault(kind_of_label(label), name)
     if len(first_of_kind) > 1:
-        examples = ', '.join(f'{name} has a {kind}' for kind, name in list(first_of_kind.items())[:3])
+        examples = ', '.join(f'{excerpt(name)} has a {kind}' for kind, name in list(first_of_kind.items())[:3])
         raise ValueError(
             f'{label_file} mixes labels of different kinds ({examples}); all labels must be class indices, or vectors '
             'of the same length.'

@@ -40,9 +40,15 @@ def is_usable_size(width: int, height: int) -> bool:
     """Return whether networks can generate images of this size; `training.networks_stylegan2` halves it likewise."""
     if min(width, height) < SMALLEST_SIDE:
         return False
+    return max(width, height) >> num_halvings(height, width) <= LARGEST_START_SIDE
+
+
+def num_halvings(height: int, width: int) -> int:
+    """Return how often networks halve images of this size, until a few pixels remain."""
+    count = 0
     while width % 2 == 0 and height % 2 == 0 and min(width, height) >= 4 and width * height >= 32:
-        width, height = width // 2, height // 2
-    return max(width, height) <= LARGEST_START_SIDE
+        width, height, count = width // 2, height // 2, count + 1
+    return count
 
 
 def level_of(height: int, width: int) -> int:

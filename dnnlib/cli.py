@@ -3,6 +3,8 @@
 * `@click.command(cls=Command)`: option names may be written with `-` or `_`, and a ValueError or OSError with a message
   for the user ends the command with that message (exit status 1; usage errors: 2) instead of a traceback.
 * Option types: `BOOL`, `PATH`, `FiniteFloat(min=...)`, `SeedRange()`, `Size()`; `check_outdir(path)`.
+* Whatever a command prints has no control characters (`dnnlib.terminal`), and the lines of its errors have a limited
+  length, because both may quote files.
 * `usage_error(option, message)` and, for errors of libraries, `usage_errors(option)`: exit status 2, naming the option.
 * `@device_option()` and `resolve_device(name)`: `--device auto|cuda|cuda:N|mps|cpu`.
 """
@@ -20,6 +22,8 @@ import click
 
 from dnnlib.errors import InvalidArgument, error_sentence, option_name
 from dnnlib.machine import keep_freed_memory
+from dnnlib.terminal import clean_output
+from dnnlib.text import excerpt, message_line, message_lines
 from dnnlib.util import is_url
 
 if TYPE_CHECKING:
@@ -49,17 +53,39 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.keep_memory = keep_memory
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program; nothing that it prints controls the terminal."""
+        with clean_output():
+            return super().main(*args, **kwargs)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the command line; the message of an error is safe to show."""
+        with _messages_cleaned():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors with a message for the user become `click.ClickException`."""
         if self.keep_memory:
             keep_freed_memory()
-        try:
-            return super().invoke(ctx)
-        except (ValueError, OSError) as error:
-            sentence = error_sentence(error)
-            if sentence is None:
-                raise
-            raise click.ClickException(sentence) from error
+        with _messages_cleaned():
+            try:
+                return super().invoke(ctx)
+            except (ValueError, OSError) as error:
+                sentence = error_sentence(error)
+                if sentence is None:
+                    raise
+                raise click.ClickException(message_line(sentence)) from error
+
+
+@contextlib.contextmanager
+def _messages_cleaned() -> Iterator[None]:
+    """Within this context, the messages of click's errors are made safe to show: files may be quoted in them."""
+    try:
+        yield
+    except click.ClickException as error:
+        message = message_lines(error.format_message())
+        error.format_message = lambda: message  # type: ignore[method-assign]
+        raise
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -86,12 +112,13 @@ def usage_errors(option: str | None = None, **options: str) -> Iterator[None]:
     try:
         yield
     except InvalidArgument as error:
-        raise usage_error(options.get(error.argument, option_name(error.argument)), str(error)) from error
+        option = options.get(error.argument, option_name(error.argument))
+        raise usage_error(option, message_line(error)) from error
     except (ValueError, OSError) as error:
         message = error_sentence(error)
         if option is None or message is None:
             raise
-        raise usage_error(option, message) from error
+        raise usage_error(option, message_line(message)) from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -173,14 +200,19 @@ class Size(click.ParamType):
 def parse_int_list(text: str) -> list[int]:
     """Parse a list of integers and ranges: '0,1,4-6' becomes [0, 1, 4, 5, 6], in the given order.
 
+    Blanks around numbers do not count. A range ascends.
+
     Raises:
         ValueError: The text is not such a list; the message is a sentence for the user.
     """
     numbers: list[int] = []
     for item in text.split(','):
-        match = re.fullmatch(r'\s*(\d+)\s*(?:-\s*(\d+)\s*)?', item)
+        match = re.fullmatch(r'\s*(\d{1,18})\s*(?:-\s*(\d{1,18})\s*)?', item)
         if match is None:
-            raise ValueError(f'expected comma-separated integers and ranges such as 0,1,4-6, got {text!r}.')
+            hint = ' Write the list without blanks, or in quotes.' if text.rstrip().endswith((',', '-')) else ''
+            raise ValueError(
+                f'expected comma-separated integers and ranges such as 0,1,4-6, got {excerpt(repr(text), 100)}.{hint}'
+            )
         first = int(match[1])
         last = first if match[2] is None else int(match[2])
         if last < first:
@@ -192,7 +224,7 @@ def parse_int_list(text: str) -> list[int]:
 
 
 class SeedRange(click.ParamType):
-    """A list of non-negative integers such as `0,1,4-6`."""
+    """A list of non-negative integers and ascending ranges such as `0,1,4-6`; see `parse_int_list`."""
 
     name = 'list'
 

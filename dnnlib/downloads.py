@@ -23,6 +23,7 @@ from dnnlib.cache import (
 )
 from dnnlib.errors import DownloadError
 from dnnlib.http_transfer import TransferFailed, transfer
+from dnnlib.text import message_line
 
 __all__ = ['DownloadError', 'cache_path', 'cached_file', 'is_url', 'make_cache_dir_path', 'open_url']
 
@@ -167,4 +168,4 @@ def _failure_sentence(
 
 
 def _print_status(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(message_line(text), file=sys.stderr, flush=True)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
 from dnnlib.files import RetryingFile
+from dnnlib.terminal import terminal
+from dnnlib.text import without_controls
 
 # System errors that mean that the destination of some output is full or gone.
 _OUTPUT_LOST = {getattr(errno, name) for name in ('ENOSPC', 'EDQUOT', 'EFBIG', 'EIO') if hasattr(errno, name)}
@@ -27,7 +29,7 @@ class _Tee:
     def write(self, text: str) -> int:
         self._logger.write(text)
         with self._ignoring_lost_output():
-            self._stream.write(text)
+            self._stream.write(without_controls(text))
         return len(text)
 
     def flush(self) -> None:
@@ -50,7 +52,8 @@ class _Tee:
 class Logger:
     """Context manager that copies everything printed to stdout and stderr to a file.
 
-    Text that cannot be written, for example to a full disk, is kept and written later.
+    Text that cannot be written, for example to a full disk, is kept and written later. Neither the file nor the screen
+    gets control characters.
 
         with Logger("run/log.txt"):
             print("on the screen and in the file")
@@ -64,8 +67,9 @@ class Logger:
     """
 
     def __init__(self, file_name: str | os.PathLike, file_mode: str = 'a'):
-        self.terminal: TextIO = sys.stderr
+        self.terminal: TextIO = terminal()
         self._saved_stdout: TextIO = sys.stdout
+        self._saved_stderr: TextIO = sys.stderr
         self._lock = threading.Lock()
         self._file: RetryingFile | None = RetryingFile(file_name, truncate=file_mode == 'w')
         self._tee_stdout = cast(TextIO, _Tee(self, sys.stdout))
@@ -84,7 +88,7 @@ class Logger:
             if self._file is None:
                 return
             had_error = self._file.error is not None
-            self._file.write(text)
+            self._file.write(without_controls(text))
             if self._file.error is not None and not had_error:
                 with contextlib.suppress(OSError):
                     self.terminal.write(f'Warning: {self._file.error}; the log will be written when there is space.\n')
@@ -94,7 +98,7 @@ class Logger:
         if sys.stdout is self._tee_stdout:
             sys.stdout = self._saved_stdout
         if sys.stderr is self._tee_stderr:
-            sys.stderr = self.terminal
+            sys.stderr = self._saved_stderr
         with self._lock:
             file, self._file = self._file, None
             if file is not None:

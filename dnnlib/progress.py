@@ -9,21 +9,18 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 import tqdm
 
-from dnnlib.text import format_time
+from dnnlib.terminal import terminal
+from dnnlib.text import excerpt, format_time
 
 T = TypeVar('T')
 
 SECONDS_BETWEEN_LINES = 30
 _SHORTEST_TRACKED = 10
-
-
-def terminal() -> TextIO:
-    """Return the stderr of the terminal, which bypasses the log file of a run (`dnnlib.log.Logger`)."""
-    return getattr(sys.stderr, 'terminal', sys.stderr)
+_MAX_TITLE = 100
 
 
 def progress_bar(total: float | None, unit: str, title: str | None = None, **options: Any) -> tqdm.tqdm:
@@ -32,11 +29,12 @@ def progress_bar(total: float | None, unit: str, title: str | None = None, **opt
     Args:
         total: Number of units, or None if it is not known yet.
         unit: Name of the unit.
-        title: Name of the step.
+        title: Name of the step, which may be that of a file.
         **options: Further arguments of `tqdm.tqdm`; `disable=False` forces the bar, `disable=True` suppresses it.
     """
     defaults = {'file': terminal(), 'leave': False, 'dynamic_ncols': True, 'disable': None}
-    return tqdm.tqdm(total=total, unit=unit, desc=title, **{**defaults, **options})
+    desc = None if title is None else excerpt(title, _MAX_TITLE)
+    return tqdm.tqdm(total=total, unit=unit, desc=desc, **{**defaults, **options})
 
 
 def track(items: Iterable[T], total: int, unit: str) -> Iterator[T]:
@@ -58,7 +56,8 @@ class Progress:
     """
 
     def __init__(self, title: str, total: int = 0, unit: str = 'img', enabled: bool = True):
-        self._title, self._total, self._unit, self._enabled = title, total, unit, enabled
+        self._title = excerpt(title, _MAX_TITLE)
+        self._total, self._unit, self._enabled = total, unit, enabled
         self._start = self._last_line = time.monotonic()
         self._bar = progress_bar(total, f' {unit}', title, disable=None if enabled else True)
 

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from dataset_format.labels import is_number
 from dnnlib.errors import InvalidArgument
+from dnnlib.text import excerpt, join_excerpts
 
 MAX_SEED = 2**32 - 1  # of numpy.random.RandomState
+_MAX_NAMES_LISTED, _MAX_NAME = 30, 40  # names of classes in a message, and characters of each
 
 
 def z_of_seed(seed: int, z_dim: int) -> np.ndarray:
@@ -48,10 +51,13 @@ def check_seeds(seeds: Sequence[int], argument: str = 'seeds') -> None:
 
 
 def class_index(text: str | None, c_dim: int, names: Sequence[str]) -> int | None:
-    """Return the index of a class that is given as a number or a name.
+    """Return the index of a class that is given as a name, as a number or as `#` and a number.
+
+    Names come first. A number that is not a name is an index, but not where names are numbers too: there, `#3` is the
+    class with index 3.
 
     Args:
-        text: Digits are an index, anything else is a name.
+        text: The class.
         c_dim: Number of classes of the network.
         names: Names of the classes; empty if they have none.
 
@@ -59,29 +65,53 @@ def class_index(text: str | None, c_dim: int, names: Sequence[str]) -> int | Non
         The index, or None for an unconditional network.
 
     Raises:
-        InvalidArgument: Argument 'class': the class is unknown or missing; the message lists the choices.
+        InvalidArgument: Argument 'class': the class is unknown, ambiguous or missing; the message lists the choices.
     """
     if c_dim == 0:
         return None
-    choices = f'a number from 0 to {c_dim - 1}' + (f' or one of {", ".join(names)}' if names else '')
+    choices = _class_choices(c_dim, names)
     if text is None:
         raise InvalidArgument(
             'class',
             f'the network is conditional, so a class is required: choose {choices}. Use --label for a label of {c_dim} '
             'numbers that is not a class.',
         )
-    text = text.strip()
-    if re.fullmatch(r'[+-]?\d+', text):
-        if not 0 <= int(text) < c_dim:
-            raise InvalidArgument('class', f'Unknown class {text}: choose {choices}.')
-        return int(text)
-    if not names:
+    name = text if text in names else text.strip()
+    if name in names:
+        _check_unique(name, names)
+        return names.index(name)
+    match = re.fullmatch(r'(#\s*)?([+-]?)0*(\d+)', name)
+    if match is None:
+        reason = ':' if names else ': the classes of this network have no names;'
+        raise InvalidArgument('class', f'Unknown class {excerpt(name)!r}{reason} choose {choices}.')
+    has_mark, sign, digits = match.groups()
+    index = int(digits) if len(digits) < 10 else c_dim
+    if (sign == '-' and index > 0) or index >= c_dim:
+        raise InvalidArgument('class', f'Unknown class {excerpt(name)}: choose {choices}.')
+    if not has_mark and any(map(is_number, names)):
         raise InvalidArgument(
-            'class', f'Unknown class {text!r}: the classes of this network have no names; choose {choices}.'
+            'class',
+            f'{name} is not the name of a class, and the class with index {index} is named '
+            f'{excerpt(names[index], _MAX_NAME)!r}: write #{index} for that class, or choose {choices}.',
         )
-    if text not in names:
-        raise InvalidArgument('class', f'Unknown class {text!r}: choose {choices}.')
-    return names.index(text)
+    return index
+
+
+def _class_choices(c_dim: int, names: Sequence[str]) -> str:
+    if not names:
+        return f'a number from 0 to {c_dim - 1}'
+    listed = join_excerpts(names, _MAX_NAMES_LISTED, _MAX_NAME)
+    if any(map(is_number, names)):
+        return f'one of {listed}, or an index from #0 to #{c_dim - 1}'
+    return f'a number from 0 to {c_dim - 1} or one of {listed}'
+
+
+def _check_unique(name: str, names: Sequence[str]) -> None:
+    same = [f'#{index}' for index, other in enumerate(names) if other == name]
+    if len(same) > 1:
+        raise InvalidArgument(
+            'class', f'{len(same)} classes are named {excerpt(name, _MAX_NAME)!r}: choose {join_excerpts(same, 10)}.'
+        )
 
 
 def class_names_of(data: dict[str, Any], c_dim: int) -> list[str]:
@@ -89,7 +119,7 @@ def class_names_of(data: dict[str, Any], c_dim: int) -> list[str]:
     names = data.get('class_names')
     if not isinstance(names, (list, tuple)) or len(names) != c_dim:
         return []
-    return [str(name) for name in names]
+    return [str(name) for name in names] if all(type(name) in (str, int) for name in names) else []
 
 
 def make_label(
@@ -124,7 +154,7 @@ def make_label(
 
 def _checked_label(numbers: Sequence[float], class_text: str | None, c_dim: int) -> list[float]:
     if class_text is not None:
-        raise InvalidArgument('label', f'cannot be combined with class {class_text!r}: use only one of them.')
+        raise InvalidArgument('label', f'cannot be combined with class {excerpt(class_text)!r}: use only one of them.')
     if len(numbers) != c_dim:
         raise InvalidArgument('label', f'expected {c_dim} numbers for this network, got {len(numbers)}.')
     return list(map(float, numbers))

@@ -14,6 +14,7 @@ from dataset_format.sizes import Resolution, sides
 from dnnlib.cli import PATH, FiniteFloat, SeedRange, Size, resolve_device, usage_errors
 from dnnlib.errors import InvalidArgument
 from dnnlib.outputs import OutputFolder
+from network_files.cli_types import NetworkFile
 from network_files.reading import open_network
 
 _MAX_PICTURE_PIXELS = 2**30  # 3 gigabytes
@@ -42,7 +43,13 @@ class Numbers(click.ParamType):
 
 def network_option() -> Callable:
     """Return the decorator for `--network`."""
-    return click.option('--network', type=PATH, required=True, metavar='PKL', help='Network pickle: file or URL')
+    return click.option(
+        '--network',
+        type=NetworkFile(),
+        required=True,
+        metavar='PKL|URL|DIR',
+        help='Network pickle, or directory of a training run for its newest one',
+    )
 
 
 def seeds_option(help_text: str) -> Callable:
@@ -89,11 +96,13 @@ def trunc_option() -> Callable:
 def class_option(
     name: str = '--class',
     help_text: str = 'Class to generate, for conditional networks',
-    metavar: str = 'INDEX|NAME',
+    metavar: str = 'NAME|INDEX|#INDEX',
 ) -> Callable:
     """Return the decorator for `--class` or a similar option, argument `class_text`."""
     argument = name.removeprefix('--').replace('-', '_') + '_text'
-    return click.option(name, argument, metavar=metavar, help=help_text)
+    return click.option(
+        name, argument, metavar=metavar, help=f'{help_text} (write #3 for index 3 if names are numbers)'
+    )
 
 
 def label_option(

@@ -10,7 +10,7 @@ from metrics.metric_table import parse_names
 
 
 class MetricNames(click.ParamType):
-    """Names of metrics, separated by commas, or `none`: a tuple of names."""
+    """Names of metrics, separated by commas, or nothing or `none`: a tuple of names."""
 
     name = 'list'
 

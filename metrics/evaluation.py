@@ -22,7 +22,7 @@ import torch
 from dataset_format.sizes import Resolution
 from dnnlib.errors import error_sentence
 from dnnlib.files import os_errors_named
-from dnnlib.text import format_time
+from dnnlib.text import format_time, message_line
 from metrics.features import detectors
 from metrics.features.cache import StatisticsCache
 from metrics.features.detectors import Detector
@@ -247,8 +247,14 @@ class SnapshotMetrics:
 
 
 def _report_failure(metric: str, snapshot_pkl: str, error: Exception) -> None:
+    message = failure_sentence(error)
+    print(f'Metric {metric} of {snapshot_pkl} failed; training continues. {message}', file=sys.stderr, flush=True)
+
+
+def failure_sentence(error: Exception) -> str:
+    """Return the message of an error for the user; if it has none, print its traceback, and return what it is."""
     message = error_sentence(error) if isinstance(error, (ValueError, OSError)) else None
     if message is None:
         traceback.print_exception(error)
         message = f'{type(error).__name__}: {error}'
-    print(f'Metric {metric} of {snapshot_pkl} failed; training continues. {message}', file=sys.stderr, flush=True)
+    return message_line(message)

@@ -11,13 +11,16 @@ from typing import Any
 import torch
 
 from dataset_format.sizes import Resolution
+from dnnlib.errors import error_sentence
+from dnnlib.text import join_excerpts
 from metrics.curves import save_curves
-from metrics.evaluation import Evaluation, report
+from metrics.evaluation import Evaluation, failure_sentence, report
 from metrics.features.cache import StatisticsCache
 from metrics.options import MetricOptions
 from network_files.reading import open_network
+from network_files.snapshots import kimg_of
 from torch_utils.distributed import World, failing_together
-from training.run.run_dir import RunDir, kimg_of
+from training.run.run_dir import RunDir
 
 
 @dataclass(frozen=True)
@@ -41,34 +44,85 @@ def run(world: World, jobs: Sequence[MetricJob], metrics: Sequence[str], with_cu
         with_curves: Plot the metrics of each run directory over its snapshots.
 
     Raises:
-        ValueError: A metric cannot be computed. Results up to then have been reported.
+        ValueError: Some metrics cannot be computed. All others have been reported.
     """
     results: list[tuple[MetricJob, dict[str, Any]]] = []
+    failures = Failures(world, num_metrics=len(jobs) * len(metrics))
     cache = StatisticsCache()
     for job in jobs:
-        with _out_of_memory_explained(job):
-            results += [(job, result) for result in _run_job(world, job, metrics, cache)]
+        results += [(job, result) for result in _run_job(world, job, metrics, cache, failures)]
     if world.is_main:
         if len(results) > 1:
             print(table(jobs, results), file=sys.stderr, flush=True)
         if with_curves:
             _plot_curves(results)
+    failures.raise_if_any()
 
 
-def _run_job(world: World, job: MetricJob, metrics: Sequence[str], cache: StatisticsCache) -> list[dict[str, Any]]:
+def _run_job(
+    world: World, job: MetricJob, metrics: Sequence[str], cache: StatisticsCache, failures: Failures
+) -> list[dict[str, Any]]:
     """Report each result as soon as it is known, and return all of them; [] except on the main rank."""
     results = []
-    with failing_together(world):
+    with failing_together(world), _out_of_memory_explained(job):
         G = open_network(job.network, trust=job.trust_pickle)['G_ema'].to(world.device)
     evaluation = Evaluation(metrics, world, G, job.options, cache)
     for name in metrics:
-        result = evaluation.compute(name)
-        with failing_together(world):
-            if result is not None:
-                report(result, job.run_dir, job.network)
-                results.append(result)
+        with failures.noted(name, job.network), _out_of_memory_explained(job):
+            result = evaluation.compute(name)
+            with failing_together(world):
+                if result is not None:
+                    report(result, job.run_dir, job.network)
+                    results.append(result)
     evaluation.close()
     return results
+
+
+class Failures:
+    """The metrics that cannot be computed, which do not keep others from being computed.
+
+    Args:
+        world: Ranks. All of them note the same failures.
+        num_metrics: Number of all metrics of all networks.
+    """
+
+    def __init__(self, world: World, num_metrics: int):
+        self._world, self._num_metrics = world, num_metrics
+        self._sentences: dict[str, str] = {}
+
+    @contextlib.contextmanager
+    def noted(self, metric: str, network: str) -> Iterator[None]:
+        """Within this context, an error is only noted, and printed if there are other metrics.
+
+        Of several processes, only those errors are noted that all of them have; others are raised, because the
+        processes may no longer be at the same place.
+        """
+        try:
+            yield
+        except Exception as error:
+            has_sentence = isinstance(error, (ValueError, OSError)) and error_sentence(error) is not None
+            if self._world.is_distributed and (not has_sentence or isinstance(error, OutOfMemory)):
+                raise
+            if self._num_metrics == 1 and not has_sentence:
+                raise
+            sentence = failure_sentence(error)
+            self._sentences[f'{metric} of {network}'] = sentence
+            if self._world.is_main and self._num_metrics > 1:
+                print(f'Metric {metric} of {network} cannot be computed: {sentence}', file=sys.stderr, flush=True)
+
+    def raise_if_any(self) -> None:
+        """Raise ValueError if any metric has failed: with its sentence, or with the names of several."""
+        if len(self._sentences) == 1:
+            raise ValueError(*self._sentences.values())
+        if self._sentences:
+            raise ValueError(
+                f'{len(self._sentences)} of {self._num_metrics} metrics could not be computed (see above): '
+                f'{join_excerpts(self._sentences, limit=10)}.'
+            )
+
+
+class OutOfMemory(ValueError):
+    """The memory of a GPU is too small; perhaps only that of one process."""
 
 
 @contextlib.contextmanager
@@ -76,7 +130,7 @@ def _out_of_memory_explained(job: MetricJob) -> Iterator[None]:
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        raise ValueError(
+        raise OutOfMemory(
             f'The GPU does not have enough memory for {job.options.batch} images at once. Use a smaller --batch.'
         ) from error
 

@@ -188,13 +188,13 @@ def find_metric(text: str) -> tuple[TableEntry, MetricName]:
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-    """Return the names in a list such as 'fid50k_full,pr50k3_full', without duplicates; () for 'none'.
+    """Return the names in a list such as 'fid50k_full,pr50k3_full', without duplicates; () for '' or 'none'.
 
     Raises:
         ValueError: As for `find_metric`.
     """
     names = [name.strip().lower() for name in text.split(',')]
-    if names == ['none']:
+    if names in ([''], ['none']):
         return ()
     for name in names:
         find_metric(name)

@@ -27,8 +27,9 @@ from dnnlib.cli import PATH, Command
 from dnnlib.files import atomic_file
 from dnnlib.outputs import OutputFolder
 from network_files.reading import open_network
+from network_files.snapshots import kimg_of
 from training.dataset import ImageFolderDataset
-from training.run.run_dir import RunDir, kimg_of, list_run_dirs
+from training.run.run_dir import RunDir, list_run_dirs
 
 ROOT = Path(__file__).resolve().parents[1]
 TITLES = {'noaug': 'no augmentation', 'ada': 'ADA'}  # by value of --aug

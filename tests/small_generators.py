@@ -10,6 +10,7 @@ import torch
 from training.networks_stylegan2 import Generator
 
 NAMES = ['airplane', 'dog', 'red fox']
+NUMBERS = ['1', '2', '10']
 
 
 def make_generator(c_dim=0, img_channels=3, img_resolution=16, noise_strength=0.5, w_avg=None):

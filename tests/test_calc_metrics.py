@@ -10,6 +10,7 @@ from pathlib import Path
 import click.testing
 import PIL.Image
 import pytest
+import torch
 
 import calc_metrics
 import dnnlib.cli
@@ -265,6 +266,7 @@ WRONG_CALLS = {
         ['--metrics', "Unknown metric 'fid50kfull'. Did you mean fid50k_full?"],
     ),
     'no_metrics': (['--network=net0.pkl', '--metrics=none'], ['--metrics', 'fid50k_full']),
+    'metrics_empty': (['--network=net0.pkl', '--metrics='], ['--metrics', 'nothing to compute', 'fid50k_full']),
     'network_gone': (['--network=no.pkl'], ['--network', 'no.pkl']),
     'network_text': (['--network=words.txt'], ['--network', 'words.txt']),
     'folder_without_networks': (['--network=detectors'], ['--network', "'detectors' has no network-snapshot"]),
@@ -311,6 +313,50 @@ def test_a_metric_that_has_no_value(call):
     assert result.exit_code == 1
     assert len(result.stdout.splitlines()) == 1  # What was computed before is not lost.
     assert result.stderr.splitlines()[-1] == 'Error: is3 needs 10 generated images or more, but there are 3.'
+
+
+def test_other_metrics_are_computed_after_one_that_cannot_be(call):
+    result = call('--network=net0.pkl', '--network=net1.pkl', '--metrics=is3,is20,is5,fid80_full', DETECTORS)
+    assert result.exit_code == 1
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line['metric'] for line in lines] == 2 * ['is20', 'fid80_full']
+    assert 'Metric is5 of net1.pkl cannot be computed: is5 needs 10 generated images' in result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith('Error: 4 of 8 metrics could not be computed (see above): is3 of net0.pkl, is5 of net0.pkl,')
+    assert any(line.split()[:1] == ['net1.pkl'] for line in result.stderr.splitlines())  # the table
+
+
+class BrokenVGG(torch.nn.Module):
+    """Gives features of blank images only."""
+
+    def forward(
+        self, x: torch.Tensor, resize_images: bool = True, return_features: bool = False, return_lpips: bool = False
+    ):
+        means = x.to(torch.float32).mean(dim=[2, 3])
+        return torch.where(means > 0, torch.full_like(means, float('nan')), means)
+
+
+def test_a_detector_that_fails_spoils_its_own_metrics_only(call, place, tmp_path):
+    """Generated images are shared by all metrics, and pass through both detectors."""
+    detectors = shutil.copytree(place / 'detectors', tmp_path / 'detectors')
+    stand_ins.save_script(BrokenVGG(), detectors / 'vgg16.pt')
+    result = call('--network=net0.pkl', '--metrics=fid80_full,pr80k3,kid80_full', f'--detectors={detectors}')
+    assert result.exit_code == 1, result.output
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line['metric'] for line in lines] == ['fid80_full', 'kid80_full']
+    (expected,) = results_of(call('--network=net0.pkl', '--metrics=fid80_full', DETECTORS))
+    assert lines[0]['results'] == expected['results']
+    assert result.stderr.splitlines()[-1].startswith('Error: ') and 'not finite' in result.stderr.splitlines()[-1]
+
+
+def test_a_detector_that_is_missing_spoils_its_own_metrics_only(call, place, tmp_path):
+    detectors = shutil.copytree(place / 'detectors', tmp_path / 'detectors')
+    (detectors / 'vgg16.pt').unlink()
+    result = call('--network=net0.pkl', '--metrics=pr80k3,fid80_full', f'--detectors={detectors}')
+    assert result.exit_code == 1, result.output
+    assert [json.loads(line)['metric'] for line in result.stdout.splitlines()] == ['fid80_full']
+    assert 'Warning: pr80k3 will not be computed' in result.stderr
+    assert "has no detector 'vgg16'" in result.stderr.splitlines()[-1]
 
 
 def test_options_of_a_run_that_cannot_be_read(call, place, tmp_path):

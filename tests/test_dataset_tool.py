@@ -462,6 +462,35 @@ def test_subfolders_as_labels(tmp_path: Path, out: Path, as_zip: bool):
     assert data['class_names'] == ['a', 'b', 'c']
 
 
+@pytest.mark.parametrize(
+    'folders',
+    [
+        ['1', '2', '10'],
+        ['008', '9', '10'],
+        ['-1', '0.5', '1', '10'],
+        ['1', '10', '2', 'x'],
+    ],
+)
+def test_folders_that_are_numbers_are_sorted_as_numbers(tmp_path: Path, out: Path, folders: list[str]):
+    for name in folders:
+        save(tmp_path / 'in' / name / 'a.png', random_pixels(8, 8, 3))
+    call('--source', tmp_path / 'in', '--dest', out / 'a.zip', '--subfolders-as-labels')
+    _pixels, data = read(out / 'a.zip')
+    assert data['class_names'] == folders
+    assert sorted(labels_of(data)) == list(range(len(folders)))
+    for name, label in zip(sorted(folders), labels_of(data)):  # images are ordered by name
+        assert folders[label] == name
+
+
+def test_names_of_images_do_not_control_the_terminal(tmp_path: Path, out: Path):
+    source = tmp_path / 'in.zip'
+    with zipfile.ZipFile(source, 'w') as archive:
+        for name in ('\x1b[2Jbad.png', f'{"x" * 60_000}.png'):
+            archive.writestr(name, b'no image')
+    message = call('--source', source, '--dest', out / 'a.zip', status=1)
+    assert '?[2Jbad.png' in message and '\x1b' not in message and len(message) < 2000
+
+
 def test_labels_stay_with_their_images_when_some_are_left_out(tmp_path: Path, out: Path):
     images = make_folder(tmp_path / 'in', num=6)
     (tmp_path / 'in' / 'a' / '002.png').write_bytes(b'damaged')

@@ -11,7 +11,7 @@ import torch
 import gen_video
 from generation import latents, projected_latents
 from tests import small_generators
-from tests.small_generators import assert_usage_error, write_networks
+from tests.small_generators import NUMBERS, assert_usage_error, write_networks
 from torch_utils import images
 
 pytest.importorskip('imageio_ffmpeg')
@@ -31,6 +31,7 @@ def networks(tmp_path_factory):
             'color': make_generator(img_channels=3),
             'classes': make_generator(c_dim=3),
             'named': (make_generator(c_dim=3), {'class_names': NAMES}),
+            'numbered': (make_generator(c_dim=3), {'class_names': NUMBERS}),
         },
     )
 
@@ -152,6 +153,12 @@ def test_one_class_for_all_for_each_keyframe_and_for_each_seed(make, networks, c
         assert difference(frames[key, :, cell * 16 : cell * 16 + 16], still(seed, 3, index)) < 4
 
 
+def test_names_win_over_indices(make, networks):
+    frames = make(networks.numbered, '--seeds=0-2', '--frames=1', '--class=10,1,#1')
+    for seed, index in enumerate((2, 0, 1)):
+        assert difference(frames[seed], still(seed, 3, index)) < 4
+
+
 def test_random_noise_is_reproducible(make, networks):
     arguments = (networks.plain, '--seeds=0,0', '--frames=3', '--noise-mode=random')
     first, second = make(*arguments), make(*arguments, '--batch=1')
@@ -253,6 +260,7 @@ USAGE_ERRORS = {
     'class missing': ('classes', ['--seeds=0,1'], '0 to 2'),
     'class unknown': ('named', ['--seeds=0,1', '--class=dog,cat'], "'cat'"),
     'class empty': ('classes', ['--seeds=0,1', '--class=1,'], "''"),
+    'index among numbers': ('numbered', ['--seeds=0,1', '--class=1,0'], "'--class': 0 is not the name"),
     'classes of another number': ('classes', ['--seeds=0-3', '--class=0,1,2'], '3 classes for 4 keyframes'),
     'network missing': ('missing.pkl', ['--seeds=0,1'], 'No such file'),
     'network is text': ('text.txt', ['--seeds=0,1'], 'not a network pickle'),

@@ -11,6 +11,7 @@ import generate
 from generation import latents, projected_latents, rendering
 from tests.small_generators import (
     NAMES,
+    NUMBERS,
     assert_same_image,
     assert_usage_error,
     make_generator,
@@ -29,6 +30,8 @@ def networks(tmp_path_factory):
             'gray': make_generator(img_channels=1),
             'classes': make_generator(c_dim=3),
             'named': (make_generator(c_dim=3), {'class_names': NAMES}),
+            'numbered': (make_generator(c_dim=3), {'class_names': NUMBERS}),
+            'twins': (make_generator(c_dim=3), {'class_names': ['a', 'b', 'a']}),
         },
     )
 
@@ -116,6 +119,49 @@ def test_class_by_number_and_by_name(make, networks):
     z = torch.from_numpy(np.random.RandomState(0).randn(1, 8))
     expected = images.to_uint8(G(z, torch.tensor([[0.0, 0, 1]]), noise_mode='const'))[0].permute(1, 2, 0).numpy()
     assert_same_images(by_number, {'seed0000.png': expected})
+
+
+@pytest.mark.parametrize(
+    'network, text, index',
+    [
+        ('numbered', '1', 0),
+        ('numbered', ' 10', 2),
+        ('numbered', '#1', 1),
+        ('numbered', '#0', 0),
+        ('named', '1', 1),
+        ('named', '#1', 1),
+        ('classes', '2', 2),
+        ('classes', '#2', 2),
+        ('twins', '#2', 2),
+        ('twins', '2', 2),
+    ],
+)
+def test_names_win_over_indices(make, networks, network, text, index):
+    files = make('out', getattr(networks, network), '--seeds=0', f'--class={text}')
+    expected = make('expected', networks.classes, '--seeds=0', f'--class={index}')
+    assert_same_images(files, expected)
+    other = make('other', networks.classes, '--seeds=0', f'--class={(index + 1) % 3}')
+    assert (files['seed0000.png'] != other['seed0000.png']).any()
+
+
+def test_a_run_directory_is_its_newest_complete_network(run, make, networks, tmp_path):
+    folder = tmp_path / 'run'
+    folder.mkdir()
+    for kimg, network in {'000100': 'gray', '000200': 'plain', '1000000': 'plain'}.items():
+        (folder / f'network-snapshot-{kimg}.pkl').write_bytes(getattr(networks, network).read_bytes())
+    newest = folder / 'network-snapshot-1000000.pkl'
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    (folder / 'network-snapshot-2000000.pkl').touch()
+    (folder / 'network-snapshot-3000000.pkl').mkdir()
+    result, outdir = run('out', folder, '--seeds=0')
+    assert result.exit_code == 0, result.output
+    assert f'{folder}/network-snapshot-000200.pkl' in result.stderr
+    assert f'{newest.name}, network-snapshot-2000000.pkl' in result.stderr and 'cut off' in result.stderr
+    assert_same_images(read_images(outdir), make('plain', networks.plain, '--seeds=0'))
+
+
+def test_seeds_with_blanks(make, networks):
+    assert list(make('out', networks.plain, '--seeds= 3, 1 - 2')) == ['seed0001.png', 'seed0002.png', 'seed0003.png']
 
 
 def test_grid_replaces_single_files(make, networks):
@@ -240,9 +286,24 @@ USAGE_ERRORS = {
     'class too large': ('classes', ['--seeds=0', '--class=3'], '0 to 2'),
     'class negative': ('classes', ['--seeds=0', '--class=-1'], '0 to 2'),
     'name unknown': ('named', ['--seeds=0', '--class=cat'], 'airplane, dog, red fox'),
+    'number that is not a name': (
+        'numbered',
+        ['--seeds=0', '--class=0'],
+        'write #0 for that class, or choose one of 1,',
+    ),
+    'number that is not a name, both named': ('numbered', ['--seeds=0', '--class=02'], "index 2 is named '10'"),
+    'number beyond all': ('numbered', ['--seeds=0', '--class=3'], 'one of 1, 2, 10, or an index from #0 to #2'),
+    'index too large': ('numbered', ['--seeds=0', '--class=#3'], '#0 to #2'),
+    'index negative': ('named', ['--seeds=0', '--class=#-1'], '0 to 2'),
+    'index of thousands of digits': ('named', ['--seeds=0', f'--class=#{"9" * 5000}'], '0 to 2'),
+    'index is text': ('named', ['--seeds=0', '--class=#dog'], "'#dog'"),
+    'name of two classes': ('twins', ['--seeds=0', '--class=a'], 'choose #0, #2'),
+    'seed of thousands of digits': ('plain', [f'--seeds={"9" * 5000}'], 'comma-separated'),
+    'seeds after an open blank': ('plain', ['--seeds=1,'], 'without blanks, or in quotes'),
     'name without names': ('classes', ['--seeds=0', '--class=dog'], 'have no names'),
     'network missing': ('missing.pkl', ['--seeds=0'], 'No such file'),
     'network is a folder': ('', ['--seeds=0'], 'directory'),
+    'network is an empty run': ('run', ['--seeds=0'], 'no complete network pickle: network-snapshot-000100.pkl'),
     'network is text': ('text.txt', ['--seeds=0'], 'not a network pickle'),
     'npz missing': ('plain', ['--projected-w=missing.npz'], 'No such file'),
     'npz is text': ('plain', ['--projected-w=text.txt'], 'not an npz'),
@@ -272,6 +333,8 @@ USAGE_ERRORS = {
 def odd_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'text.txt').write_text('neither a pickle nor an npz')
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'network-snapshot-000100.pkl').write_bytes(b'half')
     np.save('array.npy', np.zeros([1, 6, 8]))
     np.savez('objects.npz', w=np.array([{}], dtype=object))
     np.savez('other.npz', x=np.zeros([1, 6, 8]))
@@ -310,3 +373,16 @@ def test_pickle_with_unknown_classes_is_refused_unless_trusted(run, make, networ
     result, folder = run('out', forked, '--seeds=0')
     assert result.exit_code == 2 and 'ToRGXLayer' in result.stderr and not folder.exists()
     assert list(make('out', forked, '--seeds=0', '--trust-pickle')) == ['seed0000.png']
+
+
+def test_text_of_a_file_does_not_control_the_terminal(run, run_script, tmp_path):
+    """Class names that would change the colors and the title of a terminal, and one without end."""
+    names = ['\x1b[31mred\x1b[0m', '\x1b]0;title\x07\x9b2J\r\n\u202egod', 'x' * 1_000_000]
+    paths = write_networks(tmp_path, {'hostile': (make_generator(c_dim=3), {'class_names': names})})
+    result, _ = run('out', paths.hostile, '--seeds=0', '--class=cat')
+    assert_usage_error(result, 'choose a number from 0 to 2 or one of ?[31mred?[0m, ')
+    assert not set('\x1b\x07\x9b\r\u202e') & set(result.output) and len(result.output) < 1000
+    odd = tmp_path / 'a\x1b[31m\nb.pkl'
+    odd.write_bytes(b'no pickle')
+    result = run_script('generate.py', f'--network={odd}', '--seeds=0', '--outdir=out')
+    assert result.returncode == 2 and '\x1b' not in result.stderr and 'a?[31m b.pkl' in result.stderr

@@ -20,7 +20,7 @@ import generation.projection.project_to_files
 import projector
 from generation.video import NoEncoder
 from metrics.features.detectors import ignore_torchscript_deprecation
-from tests.small_generators import NAMES, assert_usage_error, make_generator, write_networks
+from tests.small_generators import NAMES, NUMBERS, assert_usage_error, make_generator, write_networks
 
 IMAGES = ['proj.png', 'proj_best.png', 'target.png']
 FILES = sorted([*IMAGES, 'projected_w.npz', 'projected_w_best.npz', 'projection.json'])
@@ -82,6 +82,7 @@ def files(tmp_path_factory):
             'plain': make_generator(),
             'gray': make_generator(img_channels=1),
             'named': (make_generator(c_dim=3), {'class_names': NAMES}),
+            'numbered': (make_generator(c_dim=3), {'class_names': NUMBERS}),
             'five': make_generator(img_channels=5),
         },
     )
@@ -223,6 +224,14 @@ def test_classes(project, files):
     target = f'--target={files.photo}'
     named = contents(project('name', files.named, target, '--class=dog'))
     assert named == contents(project('index', files.named, target, '--class=1'))
+    without_report = [
+        {name: content for name, content in contents(folder).items() if name != 'projection.json'}
+        for folder in (
+            project('2', files.numbered, target, '--class=2'),
+            project('name', files.named, target, '--class=dog'),
+        )
+    ]
+    assert without_report[0] == without_report[1]
     assert named['proj.png'] != contents(project('other', files.named, target, '--class=0'))['proj.png']
 
 
@@ -324,6 +333,7 @@ USAGE_ERRORS = {
     'device': ('plain', [PHOTO, '--device=cuda:77'], 'cuda:77'),
     'class missing': ('named', [PHOTO], 'red fox'),
     'class unknown': ('named', [PHOTO, '--class=cat'], 'airplane, dog, red fox'),
+    'index among numbers': ('numbered', [PHOTO, '--class=0'], 'write #0 for that class'),
     'network missing': ('missing.pkl', [PHOTO], 'No such file'),
     'network is text': ('text.txt', [PHOTO], 'text.txt'),
     'outdir is a file': ('plain', [PHOTO, '--outdir=text.txt'], 'is a file'),

@@ -11,7 +11,7 @@ import generate
 import style_mixing
 from generation import mixing
 from tests import small_generators
-from tests.small_generators import NAMES, assert_same_image, assert_usage_error, read_images, write_networks
+from tests.small_generators import NAMES, NUMBERS, assert_same_image, assert_usage_error, read_images, write_networks
 from torch_utils import images
 
 NUM_WS = 6
@@ -27,6 +27,7 @@ def networks(tmp_path_factory):
             'plain': make_generator(),
             'gray': make_generator(img_channels=1),
             'named': (make_generator(c_dim=3), {'class_names': NAMES}),
+            'numbered': (make_generator(c_dim=3), {'class_names': NUMBERS}),
             'deep': make_generator(img_resolution=64),
         },
     )
@@ -183,6 +184,12 @@ def test_class_by_name_and_by_number(make, networks):
     assert_same_image(by_name['0-0.png'], image_of(G, w_of(G, 0, torch.tensor([[0.0, 0, 1]]))))
 
 
+def test_names_win_over_indices(make, networks):
+    by_name = make('name', networks.numbered, '--rows=0', '--cols=1', '--class=1', '--col-class=10')
+    by_index = make('index', networks.named, '--rows=0', '--cols=1', '--class=0', '--col-class=#2')
+    assert all((by_name[name] == by_index[name]).all() for name in by_name)
+
+
 def test_columns_of_another_class(make, networks):
     files = make('out', networks.named, '--rows=0', '--cols=1', '--class=dog', '--col-class=0', '--styles=3')
     G = make_generator(c_dim=3)
@@ -225,6 +232,7 @@ USAGE_ERRORS = {
     'class missing': ('named', ['--rows=0', '--cols=1'], 'red fox'),
     'class unknown': ('named', ['--rows=0', '--cols=1', '--class=cat'], 'airplane, dog, red fox'),
     'class of the columns unknown': ('named', ['--rows=0', '--cols=1', '--class=0', '--col-class=3'], "'--col-class'"),
+    'class and index': ('numbered', ['--rows=0', '--cols=1', '--class=1', '--col-class=0'], "'--col-class': 0 is not"),
     'one seed, two classes': ('named', ['--rows=0,7', '--cols=7', '--class=0', '--col-class=1'], 'seed 7'),
     'grid beyond memory': ('plain', ['--rows=0-9999', '--cols=0-9999'], '1,073,741,824 pixels'),
     'network missing': ('missing.pkl', ['--rows=0', '--cols=1'], 'No such file'),

@@ -38,6 +38,12 @@ def write_images(folder, resolution, count=NUM_IMAGES, labels=None):
     return folder
 
 
+def write_gray(folder):
+    folder.mkdir()
+    for index in range(NUM_IMAGES):
+        PIL.Image.fromarray(np.full([32, 32], index, dtype=np.uint8)).save(folder / f'{index}.png')
+
+
 def save_networks(path, names):
     """Write a network pickle for 32x32 grayscale images that contains only the named networks."""
     sizes = dict(img_resolution=32, img_channels=1)
@@ -276,7 +282,7 @@ WRONG_CALLS = {
     'snap_zero': (['--snap=0'], 'good.zip', ['--snap', '0', 'x>=1']),
     'tick_zero': (['--tick=0'], 'good.zip', ['--tick', '0']),
     'metrics': (['--metrics=fid50kfull'], 'good.zip', ['--metrics', "'fid50kfull'", 'Did you mean fid50k_full']),
-    'metrics_empty': (['--metrics='], 'good.zip', ['--metrics', "Unknown metric ''"]),
+    'metrics_open': (['--metrics=is1k,'], 'good.zip', ['--metrics', "Unknown metric ''"]),
     'detectors_nowhere': (
         ['--metrics=is1k', '--detectors=gone'],
         'good.zip',
@@ -316,6 +322,8 @@ WRONG_CALLS = {
     'augpipe_without_aug': (['--aug=noaug', '--augpipe=bg'], 'good.zip', ['--augpipe', 'bg', '--aug=noaug']),
     'resume': (['--resume=ffhq128'], 'good.zip', ['--resume', 'ffhq128', 'ffhq256', 'file']),
     'resume_folder': (['--resume=/'], 'good.zip', ['--resume', "'/'", 'file']),
+    'freezed_too_large': (['--freezed=100'], 'good.zip', ['--freezed', '32x32', '10 layers', '0 to 10']),
+    'freezed_too_large_for_cifar': (['--freezed=8', '--cfg=cifar'], 'good.zip', ['--freezed', '0 to 7']),
     'freezed_negative': (['--freezed=-1'], 'good.zip', ['--freezed', '-1']),
     'workers_negative': (['--workers=-1'], 'good.zip', ['--workers', '-1']),
     'desc': (['--desc=a/b'], 'good.zip', ['--desc', 'a/b', 'letters']),
@@ -376,6 +384,18 @@ class TestWrongCalls:
         assert result.exit_code == 2
         assert_one_sentence(result.output, ['--outdir', '/proc/runs'])
         assert launched == []
+
+    def test_resume_of_a_run_is_its_newest_network(self, call, data, tmp_path):
+        run = tmp_path / 'run'
+        run.mkdir()
+        for kimg in ('000090', '000200'):
+            save_networks(run / f'network-snapshot-{kimg}.pkl', ('G', 'D', 'G_ema'))
+        (run / 'network-snapshot-000300.pkl').write_bytes((data / 'gray.pkl').read_bytes()[:-500])
+        write_gray(tmp_path / 'gray')
+        result = call('-n', '--resume=run', '--cfg=tiny', '--cbase=32', '--cmax=8', dataset=tmp_path / 'gray')
+        config = options_of(result)
+        assert config['resume_pkl'] == os.path.join('run', 'network-snapshot-000200.pkl')
+        assert '--resume-run=run' in result.stderr and 'network-snapshot-000300.pkl' in result.stderr
 
     @pytest.mark.parametrize('dry', [[], ['-n']])
     @pytest.mark.parametrize(
@@ -471,6 +491,7 @@ class TestDetectors:
 
     def test_a_dry_run_downloads_nothing(self, call, no_network, tmp_path):
         assert options_of(call('-n', metrics=None))['metrics'] == ['fid50k_full']
+        assert options_of(call('-n', metrics=''))['metrics'] == []
         assert os.listdir(tmp_path) == []
 
     @pytest.mark.parametrize('dry', [[], ['-n']])

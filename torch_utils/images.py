@@ -15,10 +15,12 @@ import PIL.ImageFont
 import torch
 
 from dnnlib.files import atomic_file
+from dnnlib.text import excerpt
 
 _CHANNELS = (1, 2, 3, 4)
 _BLACK, _WHITE = 0, 255
 _MIN_FONT_SIZE = 10
+_MAX_LABEL = 60  # characters
 
 Font = PIL.ImageFont.ImageFont | PIL.ImageFont.FreeTypeFont
 
@@ -124,7 +126,10 @@ def save_image_grid(
     row_labels: Sequence[str] | None = None,
     column_labels: Sequence[str] | None = None,
 ) -> None:
-    """Write a grid (see `image_grid`) as PNG, optionally with labels left of the rows and above the columns."""
+    """Write a grid (see `image_grid`) as PNG, optionally with labels left of the rows and above the columns.
+
+    Labels may be names from a file: long ones are shortened, and characters that cannot be printed become '?'.
+    """
     columns, rows = grid_size
     for labels, count, what in ((row_labels, rows, 'row'), (column_labels, columns, 'column')):
         if labels is not None and len(labels) != count:
@@ -132,7 +137,8 @@ def save_image_grid(
     picture = _from_array(image_grid(images, grid_size))
     if row_labels is not None or column_labels is not None:
         cell = picture.width // columns, picture.height // rows
-        picture = _with_labels(picture, cell, row_labels or [], column_labels or [])
+        shown = [[excerpt(text, _MAX_LABEL) for text in labels or []] for labels in (row_labels, column_labels)]
+        picture = _with_labels(picture, cell, *shown)
     save_png(picture, path)
 
 
@@ -141,10 +147,10 @@ def _with_labels(
 ) -> PIL.Image.Image:
     cell_width, cell_height = cell
     font = _fitting_font(column_labels, cell_width, max_size=min(max(cell_height // 4, _MIN_FONT_SIZE), 32))
-    boxes = [font.getbbox(str(text)) for text in [*row_labels, *column_labels]]
+    boxes = [font.getbbox(text) for text in [*row_labels, *column_labels]]
     padding = 4
     line_height = max(int(bottom) for _, _, _, bottom in boxes) + padding
-    left = max((int(font.getlength(str(text))) + 2 * padding for text in row_labels), default=0)
+    left = max((int(font.getlength(text)) + 2 * padding for text in row_labels), default=0)
     top = line_height + padding if column_labels else 0
 
     width = left + grid.width
@@ -153,10 +159,10 @@ def _with_labels(
     pen = PIL.ImageDraw.Draw(picture)
     for row, text in enumerate(row_labels):
         y = top + row * cell_height + cell_height // 2
-        pen.text((left - padding, y), str(text), fill=_black(grid.mode), font=font, anchor='rm')
+        pen.text((left - padding, y), text, fill=_black(grid.mode), font=font, anchor='rm')
     for column, text in enumerate(column_labels):
         x = left + column * cell_width + cell_width // 2
-        fitting = _shorten(str(text), font, cell_width)
+        fitting = _shorten(text, font, cell_width)
         pen.text((x, top - padding), fitting, fill=_black(grid.mode), font=font, anchor='mb')
     return picture
 
@@ -165,7 +171,7 @@ def _fitting_font(column_labels: Sequence[str], cell_width: int, max_size: int) 
     """Return the largest font in which all labels fit their columns, or the smallest font."""
     for size in range(max_size, _MIN_FONT_SIZE, -1):
         font = PIL.ImageFont.load_default(size=size)
-        if all(font.getlength(str(text)) <= cell_width for text in column_labels):
+        if all(font.getlength(text) <= cell_width for text in column_labels):
             return font
     return PIL.ImageFont.load_default(size=_MIN_FONT_SIZE)
 

@@ -25,6 +25,7 @@ import torch
 from dnnlib import signals
 from dnnlib.errors import InvalidArgument, error_sentence
 from dnnlib.machine import keep_freed_memory
+from dnnlib.terminal import clean_output
 from torch_utils.distributed import World
 
 GRACE_SEC = 10  # for the other processes to end by themselves after an interrupt or a failure
@@ -280,7 +281,8 @@ def _run_spawned(
     note = folder / f'sentence-{rank}'
     try:
         world = World(rank, size, torch.device(device))
-        result = _run(function, world, rank, size, f'file://{folder}/rendezvous', args)
+        with clean_output():
+            result = _run(function, world, rank, size, f'file://{folder}/rendezvous', args)
         if rank == 0:
             (folder / 'result').write_bytes(pickle.dumps(result))
     except PeerLostError:

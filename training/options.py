@@ -18,10 +18,12 @@ from dataset_format.sizes import (
     describe_unusable_size,
     is_usable_size,
     level_of,
+    num_halvings,
     sides,
 )
 from dnnlib.errors import InvalidArgument
 from dnnlib.util import construct_class_by_name, is_url
+from network_files.snapshots import complete_snapshots
 from training.batch_sizes import batch_per_process, check_batch_gpu
 from training.config import TrainingConfig
 from training.presets import DEFAULT_AUGPIPE, RESUME_SOURCES, Preset, augpipe_flags, get_preset
@@ -205,6 +207,7 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
         InvalidArgument: Some options do not work together, or not with the dataset.
     """
     preset = get_preset(options.cfg, dataset.resolution, num_gpus)
+    _check_freezed(options.freezed, preset.d_architecture, dataset.resolution)
     batch_size, batch_gpu, mbstd_group = _batch_sizes(options, preset, num_gpus)
     resume_pkl = _resume_source(options.resume)
     on_cuda = device.startswith('cuda')
@@ -306,6 +309,25 @@ def _network_kwargs(
     }
 
 
+def _check_freezed(freezed: int | None, d_architecture: str, resolution: Resolution) -> None:
+    """Raise InvalidArgument if the discriminator has fewer layers than are to be frozen."""
+    num_layers = num_freezable_layers(d_architecture, resolution)
+    if freezed is not None and freezed > num_layers:
+        raise InvalidArgument(
+            'freezed',
+            f'{freezed} is too large: at {describe_size(resolution)}, the discriminator has {num_layers} layers that '
+            f'can be frozen. Use a number from 0 to {num_layers}.',
+        )
+
+
+def num_freezable_layers(d_architecture: str, resolution: Resolution) -> int:
+    """Return the number of layers of a discriminator before its last block, which is always trained."""
+    num_blocks = num_halvings(*sides(resolution))
+    if d_architecture == 'orig':
+        return 2 * num_blocks + 1  # two convolutions, and one layer that reads the image
+    return 3 * num_blocks + (d_architecture == 'resnet')  # and a third layer in each block: fromrgb or skip
+
+
 def _augmentation(options: Options) -> dict[str, Any]:
     """Return the fields of TrainingConfig that determine what is augmented, and how strongly."""
     aug = _first_given(options.aug, DEFAULT_AUG)
@@ -336,17 +358,23 @@ def _check_augmentation(options: Options, aug: str) -> None:
 
 
 def _resume_source(resume: str | None) -> str | None:
-    """Return the path or URL of the network pickle to start from."""
+    """Return the path or URL of the network pickle to start from; for a run, it is the newest one."""
     if resume is None or resume == NO_RESUME:
         return None
     if resume in RESUME_SOURCES:
         return RESUME_SOURCES[resume]
-    if not is_url(resume) and not os.path.isfile(resume):
+    if is_url(resume) or os.path.isfile(resume):
+        return resume
+    if not os.path.isdir(resume):
         raise InvalidArgument(
             'resume',
-            f'{resume!r} is not a file, a URL, or one of {", ".join(RESUME_SOURCES)}, {NO_RESUME}: check the path.',
+            f'{resume!r} is not a file, a URL, the directory of a run, or one of {", ".join(RESUME_SOURCES)}, '
+            f'{NO_RESUME}: check the path.',
         )
-    return resume
+    try:
+        return str(complete_snapshots(resume)[-1])
+    except (ValueError, OSError) as error:
+        raise InvalidArgument('resume', str(error)) from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import torch
 from dnnlib.files import locked_folder
 from dnnlib.log import Logger
 from dnnlib.signals import Request, SignalWatch
+from dnnlib.text import message_line
 from dnnlib.util import construct_class_by_name
 from torch_utils import distributed, images, launcher, misc, training_stats
 from torch_utils.distributed import World
@@ -103,7 +104,7 @@ def _last_error_logged(log: Logger) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log.write(f'Error: {error}\n')
+        log.write(f'Error: {message_line(error)}\n')
         raise
 
 

@@ -81,7 +81,7 @@ class Samples:
             missing = [other for other in pending if self._has_detector(other.call)]
             missing = [other for other in missing if not (other.real and self._load_cached(other))]
             if missing:
-                self._gather({other: self._num_images(other) for other in missing})
+                self._gather_all_or_needed(request, {other: self._num_images(other) for other in missing})
         return self._gathered[request]
 
     def count(self, request: Request) -> int:
@@ -148,6 +148,20 @@ class Samples:
         except ValueError:
             return False
         return True
+
+    def _gather_all_or_needed(self, needed: FeatureRequest, counts: dict[FeatureRequest, int]) -> None:
+        """Gather features for all requests, or, if one of their detectors fails, for those with the needed one.
+
+        So only the metrics fail that need the detector that fails. Collective.
+        """
+        same_call = {request: count for request, count in counts.items() if request.call == needed.call}
+        try:
+            self._gather(counts)
+        except ValueError:
+            if len(same_call) == len(counts):
+                raise
+            if needed not in self._gathered:  # the cache may have had it
+                self._gather(same_call)
 
     def _gather(self, counts: dict[FeatureRequest, int]) -> None:
         """Compute features for requests that differ in nothing but the detector call and the number of images."""

@@ -81,8 +81,8 @@ def test_a_similar_name_is_suggested():
 
 def test_lists():
     assert parse_names(' fid50k_full, KID50k_full,fid50k_full') == ('fid50k_full', 'kid50k_full')
-    assert parse_names('None') == ()
-    for text in ('', 'fid50k_full,', 'none,fid50k'):
+    assert parse_names('None') == parse_names('') == parse_names(' ') == ()
+    for text in (',', 'fid50k_full,', 'none,fid50k'):
         with pytest.raises(ValueError, match='Unknown metric'):
             parse_names(text)
 

@@ -128,6 +128,22 @@ def test_transparent_images_on_white(num_channels):
     assert images.on_white(opaque) is opaque
 
 
+def test_labels_from_a_file_are_printable_and_short(tmp_path):
+    cells = np.zeros([1, 1, 32, 32], np.uint8)
+
+    def size(label, where):
+        images.save_image_grid(cells, tmp_path / 'x.png', (1, 1), **{where: [label]})
+        with PIL.Image.open(tmp_path / 'x.png') as picture:
+            return picture.size, picture.tobytes()
+
+    for where in ('row_labels', 'column_labels'):
+        assert size('a\x1b\u202eb', where) == size('a??b', where)
+        assert size('a\nb', where) == size('a b', where)
+    (width, height), _pixels = size('W' * 1_000_000, 'row_labels')
+    assert width < 2000 and height < 100
+    size('W' * 1_000_000, 'column_labels')
+
+
 def test_a_label_cut_short_does_not_pass_for_a_shorter_one(tmp_path):
     def picture_with(label):
         images.save_image_grid(np.zeros([1, 1, 32, 32], np.uint8), tmp_path / 'x.png', (1, 1), column_labels=[label])

@@ -15,6 +15,7 @@ from dnnlib.errors import InvalidArgument
 from training import options as cfg
 from training import presets
 from training.config import TrainingConfig
+from training.networks_stylegan2 import Discriminator
 from training.options import Options
 from training.run import run_dir
 
@@ -233,6 +234,19 @@ class TestOptions:
         assert config.random_seed == 9
         assert config.data_loader_kwargs == {'num_workers': 0, 'pin_memory': True}
         assert (config.cudnn_benchmark, config.allow_tf32) == (False, True)
+
+    @pytest.mark.parametrize('preset', ['auto', 'cifar', 'tiny'])
+    @pytest.mark.parametrize('resolution', [32, [64, 96], [48, 48], [256, 64]])
+    def test_layers_that_can_be_frozen(self, preset, resolution):
+        architecture = presets.get_preset(preset, resolution, 1).d_architecture
+        D = Discriminator(0, resolution, 3, architecture=architecture, channel_base=256, channel_max=4)
+        count = cfg.num_freezable_layers(architecture, resolution)
+        assert count == sum(getattr(D, f'b{level}').num_layers for level in D.block_resolutions)
+        for freezed in (count - 1, count):
+            D = Discriminator(0, resolution, 3, architecture=architecture, channel_base=256, channel_max=4,
+                              block_kwargs=dict(freeze_layers=freezed))  # fmt: skip
+            lowest = getattr(D, f'b{D.block_resolutions[-1]}')
+            assert bool(list(lowest.parameters())) == (freezed < count)
 
     def test_gamma_zero_is_a_value(self, build):
         assert build(gamma=0.0).loss_kwargs['r1_gamma'] == 0

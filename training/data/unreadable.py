@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from dnnlib.text import message_line
 from torch_utils import distributed, training_stats
 from training.data.decoding import ImageError
 
@@ -83,4 +84,5 @@ class SkippedImages:
         per_rank = distributed.gather_objects_to_main(world, self._new)
         self._new = []
         for message in sorted({message for messages in per_rank for message in messages}):
-            print(f'Warning: {message} Another image is shown in its place (--strict-data=1 would stop here).')
+            text = message_line(message)
+            print(f'Warning: {text} Another image is shown in its place (--strict-data=1 would stop here).')

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from dnnlib.files import atomic_file
+from dnnlib.text import message_line
 from torch_utils import distributed, misc, training_stats
 from torch_utils.distributed import World
 from training.run import appended_files
@@ -281,7 +282,7 @@ def load_newest(run_dir: RunDir) -> tuple[Path, Checkpoint] | None:
         try:
             return path, read(path)
         except DamagedState as error:
-            print(f'{path} is damaged ({error}) and will be ignored.', flush=True)
+            print(f'{path} is damaged ({message_line(error)}) and will be ignored.', flush=True)
     if states:
         raise ValueError(
             f'{run_dir.path} cannot be resumed, because all its training states are damaged: start from its last '

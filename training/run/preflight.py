@@ -23,6 +23,7 @@ import dnnlib
 from dnnlib import machine
 from dnnlib.errors import InvalidArgument
 from dnnlib.progress import progress_bar
+from dnnlib.text import message_line
 from torch_utils import cuda_memory, launcher
 from training.batch_sizes import mbstd_group_of
 from training.config import TrainingConfig
@@ -127,7 +128,7 @@ def _decode(dataset: ImageFolderDataset, indices: list[int]) -> None:
             bar.update(len(chunk))
     if len(errors) > 1:
         for error in errors:
-            print(error, file=sys.stderr)
+            print(message_line(error), file=sys.stderr)
         raise ValueError(
             f'{len(errors):,} of {len(indices):,} images cannot be used (listed above): replace or remove them, or '
             'convert the dataset with dataset_tool.py --skip-bad.'

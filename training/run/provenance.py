@@ -21,6 +21,7 @@ import torch
 
 from dnnlib.files import atomic_file
 from dnnlib.machine import processor_name
+from dnnlib.text import message_line
 from training.run.run_dir import RunDir
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +83,7 @@ def _record_dataset(run_dir: str, content_sha256: Callable[[], str]) -> None:
         _write(run_dir, entries)
     except (OSError, ValueError) as error:
         path = RunDir(run_dir).provenance_json
-        print(f'{path} has no digest of the dataset: {error}', file=sys.stderr, flush=True)
+        print(f'{path} has no digest of the dataset: {message_line(error)}', file=sys.stderr, flush=True)
 
 
 def dataset_sha256(run_dir: str) -> str | None:

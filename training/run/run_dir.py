@@ -1,6 +1,7 @@
 """The directory of a training run: the names of all files in it, and how a new one is created.
 
-Every other module asks here for a path, so that this is the only place where these names are written.
+Every other module asks here for a path, so that this is the only place where these names are written, except for those
+of network pickles: `network_files.snapshots` knows them too, for programs that need nothing else of a run.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from network_files import snapshots
+
 _RUN_NAME = re.compile(r'(\d{5})(?:-|$)')
-_NETWORK_NAME = re.compile(r'network-snapshot-(\d+)\.pkl')
 _FAKES_NAME = re.compile(r'fakes(\d+)\.png')
 _STATE_NAME = re.compile(r'training-state-(\d{6,})(?:\.(\d{3}))?\.pt')
 _METRIC_FILES = 'metric-*.jsonl'
@@ -64,7 +66,7 @@ class RunDir:
 
     def network_pkl(self, cur_nimg: int) -> str:
         """The network pickle after `cur_nimg` images."""
-        return self._file(f'network-snapshot-{cur_nimg // 1000:06d}.pkl')
+        return self._file(snapshots.file_name(cur_nimg))
 
     def training_state(self, cur_nimg: int) -> str:
         """The training state after `cur_nimg` images.
@@ -86,7 +88,7 @@ class RunDir:
 
     def network_pkls(self) -> list[Path]:
         """All network pickles, oldest first."""
-        return self._matching(_NETWORK_NAME)
+        return snapshots.list_snapshots(self.path)
 
     def fakes_pngs(self) -> list[Path]:
         """All grids of generated images except the initial one, oldest first."""
@@ -115,12 +117,6 @@ class RunDir:
         matches = [(match, path) for path in Path(self.path).iterdir() if (match := pattern.fullmatch(path.name))]
         matches.sort(key=lambda item: [int(number or 0) for number in item[0].groups()])
         return [path for _match, path in matches]
-
-
-def kimg_of(network_pkl: str | os.PathLike) -> int | None:
-    """Return the kimg of a network pickle (200 for `network-snapshot-000200.pkl`), or None for any other file name."""
-    match = _NETWORK_NAME.fullmatch(os.path.basename(network_pkl))
-    return int(match[1]) if match else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

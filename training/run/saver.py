@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from dnnlib.errors import error_sentence
+from dnnlib.text import message_line
 from torch_utils import distributed, misc
 from training.run import checkpoint, divergence, snapshots
 from training.run.snapshots import FakesGrid
@@ -120,8 +121,8 @@ class Saver:
             raise ValueError(f'{MAX_FAILURES} snapshots in a row could not be written ({failure}). {way_out}')
         if self._run.world.is_main:
             print(
-                f'Warning: this snapshot could not be written ({failure}). {self._last_state()} Training continues, '
-                f'but ends after {MAX_FAILURES} such snapshots in a row.'
+                f'Warning: this snapshot could not be written ({message_line(failure)}). {self._last_state()} '
+                f'Training continues, but ends after {MAX_FAILURES} such snapshots in a row.'
             )
 
     def save_on_request(self, is_last: bool) -> None:
