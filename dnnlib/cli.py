@@ -1,7 +1,8 @@
 """Behavior that all command lines share.
 
 * `@click.command(cls=Command)`: option names may be written with `-` or `_`, and a ValueError or OSError with a message
-  for the user ends the command with that message (exit status 1; usage errors: 2) instead of a traceback.
+  for the user ends the command with that message (exit status 1; usage errors: 2) instead of a traceback. A terminal
+  that is closed or full, or cannot show a character, ends nothing (`dnnlib.streams`).
 * Option types: `BOOL`, `PATH`, `FiniteFloat(min=...)`, `SeedRange()`, `Size()`; `check_outdir(path)`.
 * `usage_error(option, message)` and, for errors of libraries, `usage_errors(option)`: exit status 2, naming the option.
 * `@device_option()` and `resolve_device(name)`: `--device auto|cuda|cuda:N|mps|cpu`.
@@ -20,6 +21,7 @@ import click
 
 from dnnlib.errors import InvalidArgument, error_sentence, option_name
 from dnnlib.machine import keep_freed_memory
+from dnnlib.streams import lost_output, protect_standard_streams
 from dnnlib.util import is_url
 
 if TYPE_CHECKING:
@@ -48,6 +50,18 @@ class Command(click.Command):
         }
         super().__init__(*args, **kwargs)
         self.keep_memory = keep_memory
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command and exit; with status 1 if it was successful, but the text that it printed was lost."""
+        protect_standard_streams()
+        try:
+            return super().main(*args, **kwargs)
+        except SystemExit as end:
+            lost = lost_output() if end.code in (None, 0) else None
+            if lost is None:
+                raise
+            click.echo(f'Error: {error_sentence(lost)}', err=True)
+            raise SystemExit(1) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors with a message for the user become `click.ClickException`."""

@@ -1,8 +1,13 @@
-"""Text for messages: durations, and excerpts of untrusted text."""
+"""Text for messages: durations, excerpts of untrusted text, and what an encoding cannot show."""
 
 from __future__ import annotations
 
+import codecs
 from typing import Any
+
+ESCAPED = 'dnnlib.escaped'
+"""Value of `errors` for output that must not fail: bytes of file names that are not UTF-8, and characters that the
+encoding does not have, are written as \\xe9 or \\u20ac."""
 
 
 def format_time(seconds: float) -> str:
@@ -24,3 +29,16 @@ def excerpt(text: Any, limit: int = 200) -> str:
     text = (text if isinstance(text, (str, bytes)) else str(text))[: 4 * limit]
     line = ''.join(c if c.isprintable() else '?' for c in ' '.join(str(text).split()))
     return line if len(line) <= limit else line[: limit - 1] + '…'
+
+
+def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    # Python represents the byte 0xe9 of such a file name as U+DCE9.
+    characters = [
+        chr(ord(c) - 0xDC00) if '\udc80' <= c <= '\udcff' else c for c in error.object[error.start : error.end]
+    ]
+    return ''.join(characters).encode('ascii', errors='backslashreplace'), error.end
+
+
+codecs.register_error(ESCAPED, _escape)

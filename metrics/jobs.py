@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from dataset_format.sizes import Resolution
+from dnnlib.streams import lost_output
 from metrics.curves import save_curves
 from metrics.evaluation import Evaluation, report
 from metrics.features.cache import StatisticsCache
@@ -42,6 +43,7 @@ def run(world: World, jobs: Sequence[MetricJob], metrics: Sequence[str], with_cu
 
     Raises:
         ValueError: A metric cannot be computed. Results up to then have been reported.
+        OSError: The results cannot be printed.
     """
     results: list[tuple[MetricJob, dict[str, Any]]] = []
     cache = StatisticsCache()
@@ -53,6 +55,9 @@ def run(world: World, jobs: Sequence[MetricJob], metrics: Sequence[str], with_cu
             print(table(jobs, results), file=sys.stderr, flush=True)
         if with_curves:
             _plot_curves(results)
+        lost = lost_output()
+        if lost is not None:
+            raise lost
 
 
 def _run_job(world: World, job: MetricJob, metrics: Sequence[str], cache: StatisticsCache) -> list[dict[str, Any]]:
