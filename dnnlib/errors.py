@@ -61,7 +61,7 @@ def error_sentence(error: ValueError | OSError) -> str | None:
     if isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding():
         return (
             f'{ascii(error.object)} cannot be the name of a file in this locale, whose encoding is {error.encoding}; '
-            'use another name, or set LC_ALL=C.UTF-8.'
+            f'use another name{"" if error.encoding == "utf-8" else ", or set LC_ALL=C.UTF-8"}.'
         )
     frames = traceback.extract_tb(error.__traceback__)
     if not frames or not str(error):
@@ -71,9 +71,10 @@ def error_sentence(error: ValueError | OSError) -> str | None:
     return str(error) if is_own_code else None
 
 
-def is_shortage(error: BaseException) -> bool:
-    """Return whether the process has no open files or memory left: then the file that it opens is not at fault."""
-    return isinstance(error, OSError) and error.errno in _SHORTAGES
+def raise_if_shortage(error: Exception) -> None:
+    """Raise the error again if the process has no open files or memory left: then the file it opens is not at fault."""
+    if isinstance(error, OSError) and error.errno in _SHORTAGES:
+        raise error
 
 
 def _limit_to_raise(error: OSError) -> str:

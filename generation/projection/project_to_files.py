@@ -141,7 +141,9 @@ def write_overview(folders: Sequence[Path], outdir: Path) -> Path:
 
 def _write_json(content: dict[str, Any], path: Path) -> None:
     with atomic_file(path) as f:
-        f.write((json.dumps(content, indent=2, ensure_ascii=False) + '\n').encode())
+        f.write(
+            (json.dumps(content, indent=2, ensure_ascii=False) + '\n').encode(errors='backslashreplace')
+        )  # also an escape in JSON
 
 
 class _DistanceProgress:
