@@ -29,6 +29,7 @@ from dnnlib.cli import (
 )
 from dnnlib.outputs import OutputFolder
 from dnnlib.signals import STOPPED_STATUS
+from dnnlib.streams import tolerate_lost_output
 from dnnlib.util import is_url
 from metrics.cli_types import MetricNames
 from training.options import DEFAULT_ADA_TARGET, DEFAULT_AUG, LATEST, NO_RESUME, VERIFY_DATA, Options
@@ -248,6 +249,7 @@ def run_training(options: Options, given: set[str]) -> bool:
         dataset.close()
     if options.dry_run:
         return True
+    tolerate_lost_output()  # the log of the run has the text
     return training_loop.launch(config, snapshot_metrics(config), resume=run is not None)
 
 

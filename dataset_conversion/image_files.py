@@ -14,7 +14,7 @@ from dataset_conversion.source_types import Reader, Source
 from dataset_format.file_list import FileList, list_archive, list_folder
 from dataset_format.images import BadImage
 from dataset_format.labels import Label, join_names, match_labels, parse_label_file, sort_class_names
-from dnnlib.errors import InvalidArgument
+from dnnlib.errors import InvalidArgument, raise_if_shortage
 from dnnlib.text import excerpt
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -31,6 +31,7 @@ class FolderReader:
         try:
             return (self.root / ticket).read_bytes()
         except OSError as error:
+            raise_if_shortage(error)
             raise BadImage(f'unreadable ({error.strerror})') from error
 
     def sizes(self, tickets: Sequence[str]) -> list[int]:
@@ -62,6 +63,7 @@ class ZipReader:
                 self._zip = zipfile.ZipFile(self.path)
             return self._zip.read(ticket)
         except Exception as error:  # zipfile raises all kinds of errors for damage, encryption, unknown compression
+            raise_if_shortage(error)
             raise BadImage(f'unreadable (the archive is damaged here: {error})') from error
 
     def sizes(self, tickets: Sequence[str]) -> list[int]:
@@ -179,6 +181,6 @@ def _open_lmdb_environment(path: Path) -> Any:
     except ImportError as error:
         raise ValueError(f'{path} is an LSUN database, which requires the package lmdb: pip install lmdb') from error
     try:
-        return lmdb.open(str(path), readonly=True, lock=False, create=False)
+        return lmdb.open(os.fsencode(path), readonly=True, lock=False, create=False)
     except lmdb.Error as error:
         raise ValueError(f'{path} cannot be opened as an LSUN database ({error}).') from error

@@ -104,7 +104,7 @@ def format_label_file(named_labels: list[tuple[str, Label]] | None, class_names:
         return b'{"labels": null}\n'
     entries = ',\n'.join(json.dumps(list(entry), ensure_ascii=False) for entry in named_labels)
     names = '' if class_names is None else f',\n"class_names": {json.dumps(class_names, ensure_ascii=False)}'
-    return f'{{"labels": [\n{entries}\n]{names}}}\n'.encode()
+    return f'{{"labels": [\n{entries}\n]{names}}}\n'.encode(errors='backslashreplace')  # also an escape in JSON
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -24,9 +24,10 @@ import urllib.parse
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from dnnlib.errors import DownloadError
+from dnnlib.json_input import read_json
 
 try:
     import fcntl
@@ -38,7 +39,8 @@ _LOCK_POLL_SEC = 0.1
 _WAIT_NOTICE_SEC = 3
 _SILENT_HOLDER_SEC = 600
 _STALE_PARTIAL_SEC = 7 * 24 * 3600
-_PARTIAL_NAME = re.compile(r'[0-9a-f]{32}(\.[0-9a-f]{32})?\.partial(\.json)?')
+_NOTE_BYTES = 1 << 18
+_PARTIAL_NAME = re.compile(r'[0-9a-f]{32}(\.[0-9a-f]{32})?\.(partial(\.json)?|lock)')
 
 WEB_PAGE = 'it is a web page instead of a file; open the address in a browser to see why'
 
@@ -129,6 +131,20 @@ class FileVersion:
     last_modified: str = ''
     size: int | None = None
 
+    @classmethod
+    def from_json(cls, value: Any) -> FileVersion:
+        """Return the version in a parsed note.
+
+        Raises:
+            ValueError, TypeError: It is not a note.
+        """
+        version = cls(**value)
+        if not isinstance(version.etag, str) or not isinstance(version.last_modified, str):
+            raise ValueError('the headers are not text')
+        if version.size is not None and type(version.size) is not int:
+            raise ValueError('the size is not an integer')
+        return version
+
     @property
     def validator(self) -> str:
         """Value for If-Range, which does not accept weak ETags (RFC 9110, 13.1.5), or '' without a strong one."""
@@ -164,7 +180,7 @@ class PartialFile:
     def resumable_version(self) -> FileVersion | None:
         """Return the version of the file that this is a part of, or None if the download must start over."""
         try:
-            version = FileVersion(**json.loads(self._note.read_text(encoding='utf-8')))
+            version = FileVersion.from_json(read_json(self._note, _NOTE_BYTES))
             is_consistent = 0 < self.size <= (version.size or self.size)
         except (OSError, ValueError, TypeError):
             return None
@@ -190,9 +206,9 @@ class PartialFile:
 
 
 def remove_stale_partials(folder: Path) -> None:
-    """Delete partial files that no process has touched for a week."""
+    """Delete partial files, and the lock files of killed processes, that no process has touched for a week."""
     oldest = time.time() - _STALE_PARTIAL_SEC
-    for path in folder.glob('*.partial*'):
+    for path in (*folder.glob('*.partial*'), *folder.glob('*.lock')):
         with contextlib.suppress(OSError):  # it belongs to another user, or is already gone
             if _PARTIAL_NAME.fullmatch(path.name) and path.stat().st_mtime < oldest:
                 path.unlink()

@@ -1,7 +1,8 @@
 """Behavior that all command lines share.
 
 * `@click.command(cls=Command)`: option names may be written with `-` or `_`, and a ValueError or OSError with a message
-  for the user ends the command with that message (exit status 1; usage errors: 2) instead of a traceback.
+  for the user ends the command with that message (exit status 1; usage errors: 2) instead of a traceback. A terminal
+  that is closed or full, or cannot show a character, ends nothing (`dnnlib.streams`).
 * Option types: `BOOL`, `PATH`, `FiniteFloat(min=...)`, `SeedRange()`, `Size()`; `check_outdir(path)`.
 * Whatever a command prints has no control characters (`dnnlib.terminal`), and the lines of its errors have a limited
   length, because both may quote files.
@@ -22,6 +23,7 @@ import click
 
 from dnnlib.errors import InvalidArgument, error_sentence, option_name
 from dnnlib.machine import keep_freed_memory
+from dnnlib.streams import lost_output, protect_standard_streams
 from dnnlib.terminal import clean_output
 from dnnlib.text import excerpt, message_line, message_lines
 from dnnlib.util import is_url
@@ -54,9 +56,20 @@ class Command(click.Command):
         self.keep_memory = keep_memory
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the program; nothing that it prints controls the terminal."""
+        """Run the command and exit; with status 1 if it was successful, but the text that it printed was lost.
+
+        Nothing that it prints controls the terminal.
+        """
+        protect_standard_streams()
         with clean_output():
-            return super().main(*args, **kwargs)
+            try:
+                return super().main(*args, **kwargs)
+            except SystemExit as end:
+                lost = lost_output() if end.code in (None, 0) else None
+                if lost is None:
+                    raise
+                click.echo(f'Error: {error_sentence(lost)}', err=True)
+                raise SystemExit(1) from None
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Parse the command line; the message of an error is safe to show."""

@@ -8,10 +8,19 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import traceback
 from pathlib import Path
+from types import ModuleType
+
+resource: ModuleType | None
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 _PROJECT_ROOT = Path(__file__).resolve().parent.parent
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class InvalidArgument(ValueError):
@@ -46,14 +55,33 @@ def error_sentence(error: ValueError | OSError) -> str | None:
     project's own code raised it; a ValueError raised inside another library is a bug in the calling code.
     """
     if isinstance(error, OSError):
-        if error.errno == errno.EPIPE:
-            return None
         if error.strerror and isinstance(error.filename, (str, bytes, os.PathLike)):
-            return f'{os.fsdecode(error.filename)}: {error.strerror}'
-        return str(error) or None
+            return f'{os.fsdecode(error.filename)}: {error.strerror}{_limit_to_raise(error)}'
+        return f'{error.strerror or error}{_limit_to_raise(error)}' if str(error) else None
+    if isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding():
+        return (
+            f'{ascii(error.object)} cannot be the name of a file in this locale, whose encoding is {error.encoding}; '
+            f'use another name{"" if error.encoding == "utf-8" else ", or set LC_ALL=C.UTF-8"}.'
+        )
     frames = traceback.extract_tb(error.__traceback__)
     if not frames or not str(error):
         return None
     raised_in = Path(frames[-1].filename).resolve()
     is_own_code = raised_in.is_relative_to(_PROJECT_ROOT) and 'site-packages' not in raised_in.parts
     return str(error) if is_own_code else None
+
+
+def raise_if_shortage(error: Exception) -> None:
+    """Raise the error again if the process has no open files or memory left: then the file it opens is not at fault."""
+    if isinstance(error, OSError) and error.errno in _SHORTAGES:
+        raise error
+
+
+def _limit_to_raise(error: OSError) -> str:
+    """Return which limit of the shell an error is due to, as the end of a sentence, or ''."""
+    if resource is None:
+        return ''
+    if error.errno == errno.EMFILE:
+        return f' (the limit is {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}; raise it with ulimit -n)'
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0] if error.errno == errno.EFBIG else resource.RLIM_INFINITY
+    return '' if limit == resource.RLIM_INFINITY else f' (the limit is {limit:,} bytes; raise it with ulimit -f)'

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from dnnlib.scratch import partial_of, remove_abandoned
+from dnnlib.text import ESCAPED
 
 try:
     import fcntl
@@ -48,7 +51,7 @@ def atomic_file(path: str | os.PathLike, durable: bool = False) -> Iterator[Bina
     """Open a binary file that replaces `path` when the block ends, and is deleted if the block raises.
 
     Until then the content is in a hidden file beside `path` with a unique name, so concurrent writers do not interfere.
-    Missing parent folders are created.
+    Missing parent folders are created. The first call for a folder removes what killed processes have left there.
 
     Args:
         path: File to replace.
@@ -59,19 +62,21 @@ def atomic_file(path: str | os.PathLike, durable: bool = False) -> Iterator[Bina
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.partial')
-    try:
-        with os_errors_named(path):
-            with open(partial, 'xb') as f:
-                yield f
-                if durable:
-                    f.flush()
-                    os.fsync(f.fileno())
-            os.replace(partial, path)
+    _remove_abandoned_once(os.path.abspath(path.parent))
+    with os_errors_named(path), partial_of(path) as partial:
+        with open(partial, 'wb') as f:
+            yield f
             if durable:
-                _sync_folder(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+                f.flush()
+                os.fsync(f.fileno())
+        os.replace(partial, path)
+        if durable:
+            _sync_folder(path.parent)
+
+
+@functools.cache
+def _remove_abandoned_once(folder: str) -> None:
+    remove_abandoned(folder)  # once: a process may write very many files into one folder
 
 
 def _sync_folder(path: Path) -> None:
@@ -142,7 +147,7 @@ class RetryingFile:
 
     def write(self, text: str) -> None:
         """Write the pending text and `text`, either all of it or nothing. Errors are stored, not raised."""
-        self._pending += text.encode(errors='backslashreplace')
+        self._pending += text.encode(errors=ESCAPED)
         if self._fd is None:
             return
         written = 0

@@ -7,24 +7,31 @@ import datetime
 import email.utils
 import http.client
 import re
+import shutil
 import ssl
-import time
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from dnnlib.cache import WEB_PAGE, FileVersion, PartialFile
+from dnnlib.text import excerpt
 
 if TYPE_CHECKING:
     import requests
 
+    from dnnlib.http_session import ConnectionCutter
+
 _CONNECT_TIMEOUT_SEC = 15
 _READ_TIMEOUT_SEC = 30  # without a single byte
-_SLOWEST_BYTES_PER_SEC = 1024  # on average over _SLOW_WINDOW_SEC
+_SLOWEST_BYTES_PER_SEC = 1024  # of the file, on average over each _SLOW_WINDOW_SEC
 _SLOW_WINDOW_SEC = 60
+_HEADER_SEC = 45  # from the request to the end of the header, with all redirects
 _MAX_REDIRECTS = 10
+_MAX_UNANNOUNCED_BYTES = 8 << 30  # of a file whose size the server does not announce
 _LONGEST_RETRY_AFTER_SEC = 120
 _CHUNK_BYTES = 1 << 18
+_ENCODED_CHUNK_BYTES = 1 << 14  # which may expand a thousandfold
+_ENCODINGS = ('gzip', 'x-gzip', 'deflate')
 _RETRYABLE_STATUS = {408, 416, 425, 429, 500, 502, 503, 504}
 
 
@@ -55,34 +62,50 @@ def transfer(url: str, partial: PartialFile, version: FileVersion | None, verbos
     Raises:
         TransferFailed: The file is not complete yet.
     """
-    import requests
+    from dnnlib.http_session import response_to
 
     # Compression would hide the length of the file. When the connection closes, it is known whether more was sent.
     headers = {'Accept-Encoding': 'identity', 'Connection': 'close'}
     if version is not None:
         headers.update({'Range': f'bytes={partial.size}-', 'If-Range': version.validator})
-    with requests.Session() as session:
-        session.max_redirects = _MAX_REDIRECTS
+    with contextlib.ExitStack() as stack:
+        timeouts_sec = (_CONNECT_TIMEOUT_SEC, _READ_TIMEOUT_SEC)
         with _request_errors_described():
-            timeouts_sec = (_CONNECT_TIMEOUT_SEC, _READ_TIMEOUT_SEC)
-            response = session.get(url, headers=headers, stream=True, timeout=timeouts_sec)
-        with response:
-            if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                partial.discard()
-            _check_status(response, is_ranged=version is not None)
-            if response.headers.get('Content-Type', '').lower().startswith('text/html'):
-                raise TransferFailed(WEB_PAGE, retry=False)
-            if version is not None and response.status_code == HTTPStatus.PARTIAL_CONTENT:
-                size: int | None = _check_continuation(response, partial, version)
-            else:
-                new_version = _version_of(response, _announced_bytes(response))
-                partial.start(new_version)
-                size = new_version.size
-            _receive(response, partial, size, verbose)
+            response, cutter = stack.enter_context(response_to(url, headers, timeouts_sec, _HEADER_SEC, _MAX_REDIRECTS))
+        if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            partial.discard()
+        _check_header(response, is_ranged=version is not None)
+        if version is not None and response.status_code == HTTPStatus.PARTIAL_CONTENT:
+            size: int | None = _check_continuation(response, partial, version)
+        else:
+            new_version = _version_of(response, _announced_bytes(response))
+            partial.start(new_version)
+            size = new_version.size
+        _check_space(partial, size)
+        _receive(response, cutter, partial, size, verbose)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Headers
+
+
+def _check_header(response: requests.Response, is_ranged: bool) -> None:
+    """Raise TransferFailed unless the body of a response is a file."""
+    _check_status(response, is_ranged)
+    if response.headers.get('Content-Type', '').lower().startswith('text/html'):
+        raise TransferFailed(WEB_PAGE, retry=False)
+    encoding = _encoding(response)
+    if encoding not in ('', 'identity', *_ENCODINGS):
+        raise TransferFailed(
+            f'the server compresses the file ({excerpt(encoding, 40)}) without being asked', retry=False
+        )
+
+
+def _check_space(partial: PartialFile, size: int | None) -> None:
+    missing = 0 if size is None else size - partial.size
+    free = shutil.disk_usage(partial.path.parent).free
+    if missing > free:
+        raise TransferFailed(f'it has {size:,} bytes, but {partial.path.parent} has space for {free:,}', retry=False)
 
 
 def _check_status(response: requests.Response, is_ranged: bool) -> None:
@@ -117,8 +140,12 @@ def _announced_bytes(response: requests.Response) -> int | None:
     return int(length) if re.fullmatch(r'[0-9]{1,18}', length) and not chunked else None
 
 
+def _encoding(response: requests.Response) -> str:
+    return response.headers.get('Content-Encoding', '').strip().lower()
+
+
 def _is_encoded(response: requests.Response) -> bool:
-    return response.headers.get('Content-Encoding', '').strip().lower() not in ('', 'identity')
+    return _encoding(response) not in ('', 'identity')
 
 
 def _version_of(response: requests.Response, size: int | None) -> FileVersion:
@@ -147,10 +174,11 @@ def _check_continuation(response: requests.Response, partial: PartialFile, versi
 # Body
 
 
-def _receive(response: requests.Response, partial: PartialFile, size: int | None, verbose: bool) -> None:
+def _receive(
+    response: requests.Response, cutter: ConnectionCutter, partial: PartialFile, size: int | None, verbose: bool
+) -> None:
     """Append the body to `partial`. Each piece is written before the next one is read."""
-    import urllib3
-
+    from dnnlib.http_session import minimum_speed
     from dnnlib.progress import progress_bar
 
     raw, expected = response.raw, _announced_bytes(response)  # bytes as sent; those of an encoded file differ
@@ -158,27 +186,64 @@ def _receive(response: requests.Response, partial: PartialFile, size: int | None
         expected = size - partial.size
     _read_beyond_announced_end(raw)
     disable = None if verbose else True
+    min_bytes = int(_SLOWEST_BYTES_PER_SEC * _SLOW_WINDOW_SEC)
+    received = 0
     with (
         progress_bar(size, 'B', initial=partial.size, unit_scale=True, disable=disable) as progress,
         open(partial.path, 'ab') as file,
+        minimum_speed(cutter, lambda: received, min_bytes, _SLOW_WINDOW_SEC) as too_few,
+        _interruptions_described(raw, expected, partial, size, too_few),
     ):
-        try:
-            for piece in _pieces(raw):
-                file.write(piece)
-                file.flush()
-                progress.update(len(piece))
-        except urllib3.exceptions.DecodeError as error:
-            raise TransferFailed('the response cannot be decompressed') from error
-        except urllib3.exceptions.HTTPError as error:
-            if raw.tell() != expected:
-                timed_out = isinstance(error, urllib3.exceptions.ReadTimeoutError)
-                event = f'no data for {_READ_TIMEOUT_SEC} s' if timed_out else 'the connection was lost'
-                raise TransferFailed(f'{event} after {_extent(partial, size)}') from error
+        for piece in _pieces(raw, _is_encoded(response)):
+            file.write(piece)
+            file.flush()
+            received += len(piece)
+            progress.update(len(piece))
+            _check_amount(raw, expected, partial, size)
+    _check_amount(raw, expected, partial, size)
+    if expected is None or raw.tell() != expected:
+        _check_speed(too_few)
+    if expected is not None and raw.tell() < expected:
+        raise TransferFailed(f'the connection was lost after {_extent(partial, size)}')
+
+
+def _check_speed(too_few: list[int]) -> None:
+    """Raise TransferFailed if the connection was cut because it was slow: a new one is worth a try."""
+    if too_few:
+        raise TransferFailed(f'only {too_few[0]:,} bytes in {_SLOW_WINDOW_SEC:.3g} s')
+
+
+def _check_amount(raw: Any, expected: int | None, partial: PartialFile, size: int | None) -> None:
+    """Raise TransferFailed if the server sends more than it has announced, or more than is reasonable."""
     if expected is not None and raw.tell() > expected:
         partial.discard()
         raise TransferFailed(f'the server sent more than the announced {expected:,} bytes')
-    if expected is not None and raw.tell() < expected:
-        raise TransferFailed(f'the connection was lost after {_extent(partial, size)}')
+    if size is None and partial.size > _MAX_UNANNOUNCED_BYTES:
+        partial.discard()
+        raise TransferFailed(
+            f'the server does not announce the size of the file, and has sent {_MAX_UNANNOUNCED_BYTES:,} bytes',
+            retry=False,
+        )
+
+
+@contextlib.contextmanager
+def _interruptions_described(
+    raw: Any, expected: int | None, partial: PartialFile, size: int | None, too_few: list[int]
+) -> Iterator[None]:
+    """Convert the errors that urllib3 raises while the body arrives to TransferFailed; none if it is complete."""
+    import urllib3
+
+    try:
+        yield
+    except urllib3.exceptions.DecodeError as error:
+        _check_speed(too_few)
+        raise TransferFailed('the response cannot be decompressed') from error
+    except urllib3.exceptions.HTTPError as error:
+        if raw.tell() != expected:
+            _check_speed(too_few)
+            timed_out = isinstance(error, urllib3.exceptions.ReadTimeoutError)
+            event = f'no data for {_READ_TIMEOUT_SEC} s' if timed_out else 'the connection was lost'
+            raise TransferFailed(f'{event} after {_extent(partial, size)}') from error
 
 
 def _extent(partial: PartialFile, size: int | None) -> str:
@@ -197,19 +262,14 @@ def _read_beyond_announced_end(raw: Any) -> None:
         raw.length_remaining = None
 
 
-def _pieces(raw: Any) -> Iterator[bytes]:
-    """Yield the body as it arrives. Raise TransferFailed if it is so slow that a new connection is worth a try."""
+def _pieces(raw: Any, is_encoded: bool) -> Iterator[bytes]:
+    """Yield the body as it arrives."""
     # read1 does not wait until the chunk is full, so nothing is lost when the connection breaks.
     read, chunk_bytes = (raw.read1, _CHUNK_BYTES) if hasattr(raw, 'read1') else (raw.read, 4096)  # urllib3 before 2.2
-    window_start, window_bytes = time.monotonic(), 0
+    if is_encoded:
+        chunk_bytes = min(chunk_bytes, _ENCODED_CHUNK_BYTES)
     while piece := read(chunk_bytes, decode_content=True):
         yield piece
-        window_bytes += len(piece)
-        elapsed_sec = time.monotonic() - window_start
-        if elapsed_sec >= _SLOW_WINDOW_SEC:
-            if window_bytes < _SLOWEST_BYTES_PER_SEC * elapsed_sec:
-                raise TransferFailed(f'only {window_bytes:,} bytes in {elapsed_sec:.3g} s')
-            window_start, window_bytes = time.monotonic(), 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -222,8 +282,12 @@ def _request_errors_described() -> Iterator[None]:
     import requests
     import urllib3
 
+    from dnnlib.http_session import DeadlineExceeded
+
     try:
         yield
+    except DeadlineExceeded as error:
+        raise TransferFailed(f'no complete response within {_HEADER_SEC} s') from error
     except requests.TooManyRedirects as error:
         raise TransferFailed(f'the server redirected more than {_MAX_REDIRECTS} times', retry=False) from error
     except ValueError as error:  # includes InvalidSchema and InvalidURL, and the errors of urllib.parse

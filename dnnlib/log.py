@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
 from dnnlib.files import RetryingFile
 from dnnlib.terminal import terminal
 from dnnlib.text import without_controls
-
-# System errors that mean that the destination of some output is full or gone.
-_OUTPUT_LOST = {getattr(errno, name) for name in ('ENOSPC', 'EDQUOT', 'EFBIG', 'EIO') if hasattr(errno, name)}
 
 
 class _Tee:
@@ -26,24 +21,17 @@ class _Tee:
         self._stream = stream
         self.terminal = logger.terminal
 
+    # The terminal may be gone, and the disk behind `> file` full: the log has the text.
+
     def write(self, text: str) -> int:
         self._logger.write(text)
-        with self._ignoring_lost_output():
+        with contextlib.suppress(OSError, ValueError):
             self._stream.write(without_controls(text))
         return len(text)
 
     def flush(self) -> None:
-        with self._ignoring_lost_output():
+        with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
-
-    @contextlib.contextmanager
-    def _ignoring_lost_output(self) -> Iterator[None]:
-        """Keep the run alive if the terminal is gone or the disk behind `> file` is full: the log has the text."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in _OUTPUT_LOST:
-                raise
 
     def __getattr__(self, name: str) -> Any:  # isatty, encoding, fileno, buffer, ...
         return getattr(self._stream, name)
@@ -90,7 +78,7 @@ class Logger:
             had_error = self._file.error is not None
             self._file.write(without_controls(text))
             if self._file.error is not None and not had_error:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, ValueError):
                     self.terminal.write(f'Warning: {self._file.error}; the log will be written when there is space.\n')
 
     def close(self) -> None:

@@ -1,10 +1,16 @@
-"""Text for messages: durations, and text of untrusted files, which could otherwise rewrite what a terminal shows."""
+"""Text for messages: durations, text of untrusted files, which could otherwise rewrite what a terminal shows, and what
+an encoding cannot show."""
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable
 from typing import Any
+
+ESCAPED = 'dnnlib.escaped'
+"""Value of `errors` for output that must not fail: bytes of file names that are not UTF-8, and characters that the
+encoding does not have, are written as \\xe9 or \\u20ac."""
 
 MAX_LINE = 2000
 """Largest number of characters of one line of an error message."""
@@ -75,3 +81,16 @@ def _without_middle(line: str, limit: int) -> str:
         return line
     end = limit // 3
     return f'{line[: limit - end - 3]} … {line[-end:]}'
+
+
+def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    # Python represents the byte 0xe9 of such a file name as U+DCE9.
+    characters = [
+        chr(ord(c) - 0xDC00) if '\udc80' <= c <= '\udcff' else c for c in error.object[error.start : error.end]
+    ]
+    return ''.join(characters).encode('ascii', errors='backslashreplace'), error.end
+
+
+codecs.register_error(ESCAPED, _escape)

@@ -12,6 +12,7 @@ import torch
 
 from dataset_format.sizes import Resolution
 from dnnlib.errors import error_sentence
+from dnnlib.streams import lost_output
 from dnnlib.text import join_excerpts
 from metrics.curves import save_curves
 from metrics.evaluation import Evaluation, failure_sentence, report
@@ -45,6 +46,7 @@ def run(world: World, jobs: Sequence[MetricJob], metrics: Sequence[str], with_cu
 
     Raises:
         ValueError: Some metrics cannot be computed. All others have been reported.
+        OSError: The results cannot be printed.
     """
     results: list[tuple[MetricJob, dict[str, Any]]] = []
     failures = Failures(world, num_metrics=len(jobs) * len(metrics))
@@ -56,6 +58,9 @@ def run(world: World, jobs: Sequence[MetricJob], metrics: Sequence[str], with_cu
             print(table(jobs, results), file=sys.stderr, flush=True)
         if with_curves:
             _plot_curves(results)
+        lost = lost_output()
+        if lost is not None:
+            raise lost
     failures.raise_if_any()
 
 

@@ -14,7 +14,6 @@ import logging
 import multiprocessing.connection
 import os
 import pickle
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +24,10 @@ import torch
 from dnnlib import signals
 from dnnlib.errors import InvalidArgument, error_sentence
 from dnnlib.machine import keep_freed_memory
+from dnnlib.scratch import scratch_folder
+from dnnlib.streams import protect_standard_streams
 from dnnlib.terminal import clean_output
+from dnnlib.text import ESCAPED
 from torch_utils.distributed import World
 
 GRACE_SEC = 10  # for the other processes to end by themselves after an interrupt or a failure
@@ -181,12 +183,12 @@ def _spawn(
 ) -> Any:
     spawn = torch.multiprocessing.spawn
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        folder = stack.enter_context(scratch_folder('launch'))
         stack.enter_context(_errors_only('torch.multiprocessing.spawn'))
         watch = stack.enter_context(signals.SignalWatch(announce=True)) if handles_signals else None
         with signals.ignored() if handles_signals else contextlib.nullcontext():
             context: Any = spawn(
-                _run_spawned, (function, num_processes, device, folder, args), num_processes, join=False
+                _run_spawned, (function, num_processes, device, str(folder), args), num_processes, join=False
             )
         grace_sec = 0 if handles_signals else GRACE_SEC  # an interrupt that gets through is a repeated one
         try:
@@ -194,8 +196,8 @@ def _spawn(
             grace_sec = GRACE_SEC
         finally:
             ended_here = _end_processes(context.processes, grace_sec)
-        _raise_first_failure(context, Path(folder), ended_here)
-        return pickle.loads(Path(folder, 'result').read_bytes())
+        _raise_first_failure(context, folder, ended_here)
+        return pickle.loads((folder / 'result').read_bytes())
 
 
 def _wait_for(processes: Sequence[Any], watch: signals.SignalWatch | None) -> None:
@@ -277,6 +279,7 @@ def _run_spawned(
 ) -> None:
     """Run the function; its result, or a message for the user, reaches the starting process through the folder."""
     keep_freed_memory()
+    protect_standard_streams()
     folder = Path(folder_name)
     note = folder / f'sentence-{rank}'
     try:
@@ -294,7 +297,7 @@ def _run_spawned(
     except (ValueError, OSError) as error:
         message = error_sentence(error)
         if message is not None:
-            note.write_text(message, encoding='utf-8')
+            note.write_text(message, encoding='utf-8', errors=ESCAPED)
         raise
 
 

@@ -278,7 +278,7 @@ class ImageFolderDataset(Dataset):
         digest = hashlib.sha256()
         for done, name in enumerate(names, start=1):
             content = self._files.read(name)
-            digest.update(f'{name}\0{len(content)}\0'.encode())
+            digest.update(f'{name}\0{len(content)}\0'.encode(errors='surrogateescape'))
             digest.update(content)
             if progress is not None:
                 progress(done, len(names))
@@ -288,7 +288,7 @@ class ImageFolderDataset(Dataset):
         """Return the digest of the image shape, and of the names and labels of all images, without reading images."""
         digest = hashlib.sha256(str(self.image_shape).encode())
         for raw_idx in self._raw_idx.tolist():
-            digest.update(f'{self._image_names[raw_idx]}\0'.encode())
+            digest.update(f'{self._image_names[raw_idx]}\0'.encode(errors='surrogateescape'))
         digest.update(self._labels[self._raw_idx].tobytes())
         return digest.hexdigest()
 

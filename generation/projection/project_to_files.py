@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 
 from dnnlib.files import atomic_file
 from dnnlib.progress import progress_bar
+from dnnlib.scratch import scratch_folder
 from generation import projected_latents
 from generation.projection.optimization import (
     FeatureFunction,
@@ -71,8 +71,8 @@ class Projector:
             OSError: A file cannot be written.
         """
         pixels = load_target(target, self.G.img_resolution, self.G.img_channels)
-        with tempfile.TemporaryDirectory(prefix='projection-') as scratch:
-            video_path = Path(scratch) / VIDEO_FILE
+        with scratch_folder('projection') as scratch:
+            video_path = scratch / VIDEO_FILE
             result = self._optimize(pixels, video_path if self.save_video else None, title)
             self._write(pixels, result, outdir)
             if self.save_video:
@@ -141,7 +141,9 @@ def write_overview(folders: Sequence[Path], outdir: Path) -> Path:
 
 def _write_json(content: dict[str, Any], path: Path) -> None:
     with atomic_file(path) as f:
-        f.write((json.dumps(content, indent=2, ensure_ascii=False) + '\n').encode())
+        f.write(
+            (json.dumps(content, indent=2, ensure_ascii=False) + '\n').encode(errors='backslashreplace')
+        )  # also an escape in JSON
 
 
 class _DistanceProgress:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dnnlib.files import atomic_file
+from dnnlib.scratch import remove_abandoned
 from dnnlib.util import make_cache_dir_path
 
 FORMAT = 1  # part of every key; to be increased when the same key would mean other numbers
@@ -34,6 +35,7 @@ class StatisticsCache:
 
     def __init__(self) -> None:
         self._in_memory: dict[str, dict[str, np.ndarray]] = {}
+        remove_abandoned(cache_folder())
 
     def load(self, key: dict[str, Any]) -> dict[str, np.ndarray] | None:
         """Return the arrays of `key`, or None if there is no intact entry."""

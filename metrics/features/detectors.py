@@ -202,8 +202,9 @@ def _open_module(path: Path, device: torch.device, in_cache: bool) -> Callable[.
         if path.suffix == '.pt2':
             module = torch.export.load(path).module()
         else:
-            with ignore_torchscript_deprecation():
-                module = torch.jit.load(path, map_location='cpu').eval()
+            # From a file, because PyTorch requires names that are UTF-8.
+            with open(path, 'rb') as file, ignore_torchscript_deprecation():
+                module = torch.jit.load(file, map_location='cpu').eval()
     except Exception as error:  # The reader of a damaged file can raise anything.
         remedy = 'Delete it, so that it is downloaded again' if in_cache else 'Copy it again'
         raise DetectorError(

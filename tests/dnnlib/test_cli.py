@@ -1,5 +1,8 @@
 """dnnlib.cli: the behavior that all command lines share."""
 
+import contextlib
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +11,7 @@ import click
 import click.testing
 import pytest
 
-from dnnlib import cli
+from dnnlib import cli, files
 
 REPOSITORY = Path(cli.__file__).parent.parent
 
@@ -188,6 +191,44 @@ class TestErrors:
         result = self.outcome(lambda: open(tmp_path / 'nothing'))
         assert result.exit_code == 1
         assert result.output == f'Error: {tmp_path}/nothing: No such file or directory\n'
+
+    def test_limits_of_the_shell(self, tmp_path):
+        resource = pytest.importorskip('resource')
+        handles, sizes = resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE
+        old = resource.getrlimit(handles), resource.getrlimit(sizes)
+
+        def open_many():
+            resource.setrlimit(handles, (50, old[0][1]))
+            with contextlib.ExitStack() as stack:
+                for _ in range(60):
+                    stack.enter_context(open(os.devnull))
+
+        def write_much():
+            resource.setrlimit(sizes, (1000, old[1][1]))
+            (tmp_path / 'x').write_bytes(bytes(2000))
+
+        def write_much_in_one_step():
+            resource.setrlimit(sizes, (1000, old[1][1]))
+            with files.atomic_file(tmp_path / 'y') as file:
+                file.write(bytes(2000))
+
+        outputs = []
+        for function in (open_many, write_much, write_much_in_one_step):
+            try:
+                outputs.append(self.outcome(function).output)
+            finally:
+                resource.setrlimit(handles, old[0])
+                resource.setrlimit(sizes, old[1])
+        assert outputs[0] == f'Error: {os.devnull}: Too many open files (the limit is 50; raise it with ulimit -n)\n'
+        assert outputs[1] == 'Error: File too large (the limit is 1,000 bytes; raise it with ulimit -f)\n'
+        assert outputs[2] == f'Error: {tmp_path}/y: {outputs[1].removeprefix("Error: ")}'
+        assert os.listdir(tmp_path) == ['x']
+
+    def test_broken_pipe_is_not_silent(self):
+        def fail():
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+        assert self.outcome(fail).output == 'Error: Broken pipe\n'
 
     def test_os_error_with_a_sentence(self):
         def fail():

@@ -2,6 +2,7 @@
 
 import email.utils
 import errno
+import gc
 import gzip
 import hashlib
 import http.server
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -130,6 +132,19 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / 'cache' / 'downloads'
 
 
+@pytest.fixture
+def requests_ended():
+    """Wait for the threads of requests that were given up; urllib3 leaves some of their sockets to the collector."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name == 'http request':
+            thread.join(30)
+            assert not thread.is_alive()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', ResourceWarning)
+        gc.collect()
+
+
 def download(url, **kwargs):
     with downloads.open_url(url, **{'verbose': False, **kwargs}) as file:
         return file.read()
@@ -239,7 +254,8 @@ class TestCache:
         others = ['c' * 32 + '_network.partial', 'notes.partial']
         for name in (old, old + '.json', new, new + '.json', *others):
             (cache / name).write_bytes(b'x')
-        for name in (old, old + '.json', *others):
+        (cache / ('d' * 32 + '.lock')).write_bytes(b'')
+        for name in (old, old + '.json', 'd' * 32 + '.lock', *others):
             os.utime(cache / name, (time.time() - 8 * 86400,) * 2)
         url = server.serve(lambda request, _: request.send_file())
         download(url)
@@ -433,6 +449,115 @@ class TestSlowServers:
                 request.wfile.write(b'x')
 
         assert re.search(r'\(only \d+ bytes in 0\.\d+ s', failure(server.serve(answer), num_attempts=1))
+
+    @pytest.mark.usefixtures('requests_ended')
+    @pytest.mark.parametrize('kind', ['header', 'continue', 'early hints', 'redirect', 'redirect body', 'proxy', 'tls'])
+    def test_header_that_never_ends(self, server, cache, monkeypatch, kind):
+        """Each of them sends something all the time, so that no operation of a socket times out."""
+        monkeypatch.setattr(http_transfer, '_HEADER_SEC', 0.5)
+        drip = {
+            'header': b'HTTP/1.1 200 OK\r\nX-Long: ',
+            'continue': b'HTTP/1.1 100 Continue\r\n\r\n' * 1000,
+            'early hints': b'HTTP/1.1 100 Continue\r\nX-Long: ',
+            'redirect': b'HTTP/1.1 302 Found\r\nLocation: /network.pkl\r\nX-Long: ',
+            'proxy': b'HTTP/1.1 200 OK\r\n' + b'X-Long: 1\r\n' * 1000,
+            'tls': b'\x16\x03\x03\x40\x00',
+        }
+        ended = threading.Event()
+
+        def drip_forever(connection):
+            try:
+                connection.sendall(drip.get(kind, b''))
+                while not server.released.wait(0.01):
+                    connection.sendall(drip[kind] if kind == 'continue' else b'x')
+            except OSError:
+                ended.set()
+
+        def answer(request, _count):
+            if kind != 'redirect body':
+                return drip_forever(request.connection)
+            request.wfile.write(b'HTTP/1.1 302 Found\r\nLocation: /other.pkl\r\n\r\n')
+            try:
+                while not server.released.is_set():
+                    request.wfile.write(bytes(1 << 20))
+            except OSError:
+                ended.set()
+
+        server.serve(lambda request, _: request.send_file(), '/other.pkl')
+        url = server.serve(answer)
+        with socket.create_server(('127.0.0.1', 0)) as listener:
+            if kind in ('proxy', 'tls'):
+
+                def accept():
+                    with listener.accept()[0] as connection:
+                        drip_forever(connection)
+
+                thread = threading.Thread(target=accept)
+                thread.start()
+                address = f'127.0.0.1:{listener.getsockname()[1]}'
+                url = f'https://{address}/x.pkl' if kind == 'tls' else 'https://example.invalid/x.pkl'
+                if kind == 'proxy':
+                    monkeypatch.setenv('https_proxy', f'http://{address}')
+            start = time.monotonic()
+            if kind == 'redirect body':
+                assert download(url) == CONTENT
+            else:
+                sentence = failure(url, num_attempts=1)
+                assert re.search(r'no complete response within 0\.5 s|connection|proxy error: ', sentence)
+                assert files_in(cache) == []
+            assert time.monotonic() - start < 10
+            assert ended.wait(10)  # the connection is closed, too
+
+    @pytest.mark.parametrize('kind', ['trailer', 'chunk', 'gzip'])
+    def test_body_that_sends_something_but_no_content(self, server, cache, monkeypatch, kind):
+        monkeypatch.setattr(http_transfer, '_SLOW_WINDOW_SEC', 0.3)
+        start_of_body = {'trailer': b'0\r\n', 'chunk': b'5;x=', 'gzip': gzip.compress(b'')[:-8]}[kind]
+
+        def answer(request, _count):
+            coding = b'Content-Encoding: gzip' if kind == 'gzip' else b'Transfer-Encoding: chunked'
+            request.wfile.write(b'HTTP/1.1 200 OK\r\n' + coding + b'\r\n\r\n' + start_of_body)
+            while not server.released.wait(0.01):
+                request.wfile.write({'trailer': b'X: 1\r\n', 'chunk': b'x', 'gzip': b'\0'}[kind])
+
+        start = time.monotonic()
+        sentence = failure(server.serve(answer), num_attempts=1)
+        assert 'only 0 bytes in 0.3 s' in sentence
+        assert time.monotonic() - start < 10
+        assert files_in(cache) == []
+
+    def test_size_that_is_not_announced_is_limited(self, server, cache, monkeypatch):
+        monkeypatch.setattr(http_transfer, '_MAX_UNANNOUNCED_BYTES', 10 << 20)
+
+        def send_forever(request):
+            while not server.released.is_set():
+                request.wfile.write(b'%x\r\n%b\r\n' % (1 << 20, bytes(1 << 20)))
+
+        def answer(request, _count):
+            request.wfile.write(b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n')
+            send_forever(request)
+
+        assert 'does not announce the size of the file, and has sent 10,485,760 bytes' in failure(server.serve(answer))
+        bomb = gzip.compress(bytes(20 << 20))
+        url = server.serve(lambda request, _: request.send(bomb, Content_Encoding='gzip'), '/bomb.pkl')
+        assert 'has sent 10,485,760 bytes' in failure(url)
+        assert files_in(cache) == []
+
+        def announces_little(request, _count):
+            request.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nConnection: close\r\n\r\n')
+            send_forever(request)
+
+        sentence = failure(server.serve(announces_little, '/little.pkl'), num_attempts=2)
+        assert 'the server sent more than the announced 1,000 bytes' in sentence
+        assert files_in(cache) == []
+
+    def test_more_than_the_disk_can_hold(self, server):
+        url = server.serve(lambda request, _: request.send(b'x', length=10**17))
+        assert re.search(r'\(it has 100,000,\S+ bytes, but \S+ has space for [\d,]+\)', failure(url))
+
+    @pytest.mark.parametrize('encoding', ['br', 'zstd', 'gzip, gzip'])
+    def test_other_compressions_are_refused(self, server, encoding):
+        url = server.serve(lambda request, _: request.send(b'x', Content_Encoding=encoding))
+        assert f'the server compresses the file ({encoding}) without being asked' in failure(url)
 
     def test_connection_that_stays_open_after_the_file(self, server, monkeypatch):
         """The client does not wait for the end of a connection that stays open, and accepts the file in any case."""

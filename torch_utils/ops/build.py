@@ -1,8 +1,8 @@
 """Compilation of the CPU kernels, once per machine, and the cache of compiled libraries.
 
 The name of a library contains a hash of everything that it depends on: the sources, the compiler, its flags and the
-processor. A library gets its name only when it is complete. A build that is killed leaves a partial file that is never
-loaded, and a lock that the system releases when the process ends.
+processor. A library gets its name only when it is complete. A build that is killed leaves a folder that the next
+process removes, and a lock that the system releases when the process ends.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from dnnlib.scratch import partial_of, remove_abandoned
 
 COMPILERS = ('c++', 'g++', 'clang++')  # tried after $CXX
 FLAGS = ('-std=c++17', '-O3', '-fno-math-errno', '-fno-trapping-math', '-fPIC', '-shared')
@@ -29,7 +30,6 @@ FLAGS = ('-std=c++17', '-O3', '-fno-math-errno', '-fno-trapping-math', '-fPIC', 
 VARIANTS = (('-march=native', '-fopenmp'), ('-march=native', '-fopenmp-simd'), ('-fopenmp-simd',), ())
 COMPILE_LIMIT_SEC = 120
 LOCK_LIMIT_SEC = 60  # After this time the holder has probably stopped; two simultaneous builds do no harm.
-PARTIAL_LIMIT_SEC = 3600  # Older partial files are leftovers of builds that were killed.
 
 
 class BuildError(Exception):
@@ -118,10 +118,10 @@ def shared_library(name: str, sources: Sequence[Path], main: Path) -> Path:
         key.update(hashlib.sha256(part).digest())
     folder, reason = writable_folder(f'ada_gan_{name}')
     library = folder / f'{name}-{key.hexdigest()[:20]}.so'
+    remove_abandoned(folder)
     if not library.exists():
         with _lock(folder / 'lock'):
             if not library.exists():  # Another process may have compiled it in the meantime.
-                _remove_old_partials(folder)
                 _compile(compiler, Path(main), library)
     if reason is not None:
         print(f'The CPU kernels are stored in {folder}, because {reason}.', file=sys.stderr)
@@ -171,31 +171,36 @@ def processor() -> str:
     return '\n'.join(line for line in lines if line.partition(':')[0].strip() in fields) or platform.machine()
 
 
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _run(command: Sequence[str], scratch: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, capture_output=True, text=True, errors='replace', timeout=COMPILE_LIMIT_SEC, stdin=subprocess.DEVNULL
+        command,
+        capture_output=True,
+        text=True,
+        errors='replace',
+        timeout=COMPILE_LIMIT_SEC,
+        stdin=subprocess.DEVNULL,
+        env=None if scratch is None else {**os.environ, 'TMPDIR': str(scratch)},
     )
 
 
 def _compile(compiler: Sequence[str], main: Path, library: Path) -> None:
-    partial = library.with_name(f'{library.stem}.{uuid.uuid4().hex}.partial')
     start = time.perf_counter()
     errors = []
     try:
-        for variant in VARIANTS:
-            try:
-                done = _run([*compiler, *FLAGS, *variant, str(main), '-o', str(partial)])
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise BuildError(f'{shlex.join(compiler)} did not finish ({error})') from error
-            if done.returncode == 0 and partial.exists():
-                library.with_suffix('.seconds').write_text(f'{time.perf_counter() - start:.1f}')
-                os.replace(partial, library)
-                return
-            errors.append(_first_error(done.stderr) or f'exit status {done.returncode}')
+        with partial_of(library, is_folder=True) as scratch:
+            result = scratch / library.name
+            for variant in VARIANTS:
+                try:
+                    done = _run([*compiler, *FLAGS, *variant, str(main), '-o', str(result)], scratch)
+                except (OSError, subprocess.TimeoutExpired) as error:
+                    raise BuildError(f'{shlex.join(compiler)} did not finish ({error})') from error
+                if done.returncode == 0 and result.exists():
+                    library.with_suffix('.seconds').write_text(f'{time.perf_counter() - start:.1f}')
+                    os.replace(result, library)
+                    return
+                errors.append(_first_error(done.stderr) or f'exit status {done.returncode}')
     except OSError as error:
         raise BuildError(f'{library.parent} cannot be written ({error.strerror})') from error
-    finally:
-        partial.unlink(missing_ok=True)
     raise BuildError(
         f'{shlex.join(compiler)} cannot compile {main.name} ({errors[-1]}); '
         'install another compiler, or set CXX to one that works'
@@ -226,10 +231,3 @@ def _lock(path: Path) -> Iterator[None]:
             except OSError:  # Some network file systems do not support locks.
                 break
         yield
-
-
-def _remove_old_partials(folder: Path) -> None:
-    for partial in folder.glob('*.partial'):
-        with contextlib.suppress(OSError):
-            if time.time() - partial.stat().st_mtime > PARTIAL_LIMIT_SEC:
-                partial.unlink()

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import torch
 
 from dnnlib.files import atomic_file
+from dnnlib.scratch import remove_abandoned
 from torch_utils.ops.build import BuildError, writable_folder
 
 INSTALL = 'pip install nvidia-cuda-nvrtc'
@@ -234,7 +235,9 @@ def build(name: str, source: str, headers: Mapping[str, str], options: Sequence[
 def cache_folder() -> Path | None:
     """Return the folder for binaries, or None if there is none; then each process compiles the kernels it needs."""
     try:
-        return writable_folder('ada_gan_cuda')[0]
+        folder = writable_folder('ada_gan_cuda')[0]
+        remove_abandoned(folder)
+        return folder
     except BuildError as error:
         _print_once(f'Each process compiles its CUDA kernels again, because {error}.')
         return None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_format.file_list import list_archive, list_folder
+from dnnlib.errors import raise_if_shortage
 from training.data.decoding import ImageError
 
 
@@ -45,6 +46,7 @@ class FolderFiles:
             with open(path, 'rb') as file:
                 return file.read(limit)
         except OSError as error:
+            raise_if_shortage(error)
             raise ImageError(f'{path} cannot be read: {error.strerror}.') from error
 
     def fingerprint(self) -> tuple[str, float]:
@@ -80,6 +82,7 @@ class ZipFiles:
                     'dataset_tool.py, or copy it again.'
                 ) from error
             except OSError as error:
+                raise_if_shortage(error)
                 raise ImageError(f'{self._path} cannot be opened: {error.strerror}.') from error
         return self._zip
 
@@ -89,6 +92,7 @@ class ZipFiles:
             with self._handle().open(self.listing.stored_names[name]) as file:
                 return file.read(limit)
         except Exception as error:  # damaged archives raise many kinds of errors (BadZipFile, zlib.error, EOFError)
+            raise_if_shortage(error)
             raise ImageError(
                 f'{self._path} is damaged at {name} ({error}); make it again with dataset_tool.py, or copy it again.'
             ) from error
@@ -104,7 +108,7 @@ class ZipFiles:
         stat = os.fstat(archive.fp.fileno())
         file_digest, last_change = _digest_of_stats([(str(self._path.resolve()), stat)])
         members = [(info.filename, info.file_size, info.CRC) for info in archive.infolist()]
-        return hashlib.sha256(f'{file_digest} {members}'.encode()).hexdigest(), last_change
+        return hashlib.sha256(f'{file_digest} {members}'.encode(errors='surrogateescape')).hexdigest(), last_change
 
     def close(self) -> None:
         """Close the archive; it is opened again when it is needed."""
@@ -128,5 +132,9 @@ def _digest_of_stats(stats: list[tuple[str, os.stat_result]]) -> tuple[str, floa
     """Return a digest of names and file metadata, and the time of the last change. ctime cannot be set back."""
     digest = hashlib.sha256()
     for name, stat in stats:
-        digest.update(f'{name}\0{stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n'.encode())
+        digest.update(
+            f'{name}\0{stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n'.encode(
+                errors='surrogateescape'
+            )
+        )
     return digest.hexdigest(), max(max(stat.st_mtime, stat.st_ctime) for _name, stat in stats)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from dnnlib.scratch import remove_abandoned
 from training.run.run_dir import RunDir
 
 
@@ -42,8 +43,7 @@ def rewind(run_dir: RunDir, lengths: Mapping[str, int]) -> None:
         is_empty = _rewind_file(path, lengths.get(path.name, 0), is_permanent)
         if is_empty and path != log:
             path.unlink()
-    for path in run_dir.partial_files():
-        path.unlink(missing_ok=True)
+    remove_abandoned(run_dir.path, untouched_sec=0)
 
 
 def _rewind_file(path: Path, length: int, is_permanent: Callable[[bytes], bool]) -> bool:

@@ -40,6 +40,11 @@ def expected_errors_explained(config: TrainingConfig) -> Iterator[None]:
         if failure is None:
             raise
         raise ValueError(_worker_ended(failure)) from error
+    except OSError as error:  # one of a data loader process is the text of its traceback
+        _in_worker, is_report, sentence = str(error).rpartition('\nOSError: ')
+        if not is_report:
+            raise
+        raise OSError(sentence.strip()) from error
     except RuntimeError as error:
         message = _explanation(str(error), config)
         if message is None:

@@ -106,10 +106,6 @@ class RunDir:
         """The files that grow during a run, sorted by name."""
         return sorted(path for pattern in _APPENDED_FILES for path in Path(self.path).glob(pattern))
 
-    def partial_files(self) -> list[Path]:
-        """Incomplete files that a process was writing when it was killed."""
-        return sorted(Path(self.path).glob('.*.partial'))
-
     def _file(self, name: str) -> str:
         return os.path.join(self.path, name)
 

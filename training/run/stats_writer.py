@@ -209,7 +209,7 @@ def _peak_gpu_memory_gib(device: torch.device) -> tuple[float, float]:
 
 
 def _open_tensorboard(run_dir: RunDir, start_nimg: int) -> SummaryWriter | None:
-    """Return a writer, or None if TensorBoard is not installed.
+    """Return a writer, or None if TensorBoard is not installed or cannot write its file.
 
     If the run resumes, a TensorBoard that shows it is told to drop the steps that are repeated.
     """
@@ -218,7 +218,12 @@ def _open_tensorboard(run_dir: RunDir, start_nimg: int) -> SummaryWriter | None:
     except ImportError as error:
         print(f'No TensorBoard files: {error} (pip install tensorboard)')
         return None
-    return SummaryWriter(run_dir.path, purge_step=_tensorboard_step(start_nimg) + 1 if start_nimg else None)
+    try:
+        return SummaryWriter(run_dir.path, purge_step=_tensorboard_step(start_nimg) + 1 if start_nimg else None)
+    except (OSError, UnicodeEncodeError) as error:  # TensorBoard requires that names of folders are UTF-8
+        reason = error_sentence(error) or f'the name of {run_dir.path} is not UTF-8'
+        print(f'No TensorBoard files: {reason}. stats.jsonl has all values.')
+        return None
 
 
 def _tensorboard_step(cur_nimg: int) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dnnlib import scratch
 from torch_utils.ops import build
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -127,16 +128,23 @@ def test_stopped_build_blocks_for_a_limited_time(place, monkeypatch):
         assert library_of(place).exists()
 
 
-def test_old_leftovers_of_killed_builds_are_removed(place):
-    folder = place / 'cache' / 'ada_gan_tiny'
-    folder.mkdir(parents=True)
-    old, recent = folder / 'tiny-0.1.partial', folder / 'tiny-0.2.partial'
-    for partial in (old, recent):
-        partial.write_text('half')
-    os.utime(old, (0, 0))
-    library_of(place)
-    assert not old.exists()
-    assert recent.exists()
+def test_leftovers_of_killed_builds_are_removed_and_those_in_use_are_not(place, monkeypatch):
+    use_compiler(place, monkeypatch, before=f'touch "$TMPDIR/half" "{place}/on"; sleep 60')
+    killed = process(place, start_new_session=True)
+    while not (place / 'on').exists():
+        time.sleep(0.01)
+    (left,) = (place / 'cache').rglob('*.partial')
+    scratch.remove_abandoned(left.parent)
+    assert (left / 'half').exists()
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert left.exists()
+    use_compiler(place, monkeypatch)
+    path = library_of(place)
+    assert sorted(os.listdir(left.parent)) == sorted(['lock', path.name, path.with_suffix('.seconds').name])
+    (left.parent / f'tiny-0.{"0" * 32}.partial').write_text('left by an earlier version of this program')
+    assert library_of(place) == path
+    assert not list(left.parent.glob('*.partial'))
 
 
 def test_unsupported_flags_are_omitted(place, monkeypatch):

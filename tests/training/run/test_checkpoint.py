@@ -327,7 +327,7 @@ def test_lines_that_stay(tmp_path):
     ]
     (tmp_path / 'metric-fid50k_full.jsonl').write_text(''.join(lines) + '{"torn')
     (tmp_path / 'metric-is50k.jsonl').write_text(lines[0])
-    (tmp_path / '.network-snapshot-000001.pkl.0.partial').write_bytes(b'half')
+    (tmp_path / f'.network-snapshot-000001.pkl.{"0" * 32}.partial').write_bytes(b'half')
     appended_files.rewind(RunDir(str(tmp_path)), {'log.txt': 7, 'metric-fid50k_full.jsonl': len(lines[0])})
     assert (tmp_path / 'log.txt').read_text() == 'tick 0\nMetric failed\n'
     assert (tmp_path / 'metric-fid50k_full.jsonl').read_text() == lines[0] + lines[2]
