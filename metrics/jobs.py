@@ -59,7 +59,7 @@ def _run_job(world: World, job: MetricJob, metrics: Sequence[str], cache: Statis
     """Report each result as soon as it is known, and return all of them; [] except on the main rank."""
     results = []
     with failing_together(world):
-        G = open_network(job.network, trust=job.trust_pickle)['G_ema'].to(world.device)
+        G = open_network(job.network, trust=job.trust_pickle, keys=['G_ema'])['G_ema'].to(world.device)
     evaluation = Evaluation(metrics, world, G, job.options, cache)
     for name in metrics:
         result = evaluation.compute(name)

@@ -18,7 +18,7 @@ import torch
 
 import dnnlib
 from dnnlib.text import excerpt
-from network_files.errors import TRUST_HINT, NetworkPickleError
+from network_files.errors import NetworkPickleError, UnsupportedNetworkError
 
 NETWORK_KEYS = ('G', 'D', 'G_ema')
 KNOWN_CLASSES = {
@@ -80,7 +80,8 @@ def build(
         force_fp16: Use half precision in the 4 highest resolutions, on devices that support it.
 
     Raises:
-        NetworkPickleError: It cannot be built, or the tensors do not match.
+        NetworkPickleError: It cannot be built, or the tensors do not match. UnsupportedNetworkError if code in the file
+            may be able to.
     """
     cls = dnnlib.util.get_obj_by_name(f'{KNOWN_CLASSES[class_name]}.{class_name}')
     if not isinstance(args, (tuple, list)) or not isinstance(kwargs, Mapping):
@@ -95,9 +96,9 @@ def build(
             warnings.simplefilter('ignore', RuntimeWarning)  # such as division by a size of 0
             module = cls(*args, **kwargs)
     except Exception as error:  # arguments from a file can make a constructor raise anything
-        raise NetworkPickleError(
-            f'{where} was not opened: {class_name} cannot be built from the arguments in the file '
-            f'({excerpt(error) or type(error).__name__}). {TRUST_HINT}'
+        raise UnsupportedNetworkError(
+            where,
+            f'{class_name} cannot be built from the arguments in the file ({excerpt(error) or type(error).__name__})',
         ) from error
     _compare(module, tensors, where)
     allowance.spend(sum(tensor.numel() for tensor in tensors.values()), where)
@@ -148,7 +149,8 @@ def _check_arguments(arguments: list[Any], where: str, num_tensors: int) -> None
             if math.prod(max(size, 1) for size in value.shape) > _MAX_ARGUMENT_VALUES:
                 raise _bad_arguments(where, f'one is an array of shape {list(value.shape)}')
         elif not isinstance(value, (float, complex, np.generic, type(None), torch.dtype, torch.device)):
-            raise _bad_arguments(where, f'one is a {type(value).__name__}')
+            kind = excerpt(getattr(value, 'class_name', type(value).__name__))  # of an object of a foreign class
+            raise UnsupportedNetworkError(where, f'an argument of its constructor is a {kind}')
 
 
 def _bad_arguments(where: str, reason: str) -> NetworkPickleError:
@@ -186,9 +188,10 @@ def _compare(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where
     complaints += [f'{excerpt(name)} is complex' for name, tensor in tensors.items() if tensor.is_complex()]
     if complaints:
         more = len(complaints) - _MAX_LISTED
-        raise NetworkPickleError(
-            f'{where} was not opened: its values do not match {type(module).__name__} '
-            f'({"; ".join(complaints[:_MAX_LISTED])}{f" and {more} more" if more > 0 else ""}). {TRUST_HINT}'
+        raise UnsupportedNetworkError(
+            where,
+            f'its values do not match {type(module).__name__} '
+            f'({"; ".join(complaints[:_MAX_LISTED])}{f" and {more} more" if more > 0 else ""})',
         )
 
 

@@ -11,6 +11,7 @@ import math
 import pickle
 import pickletools
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -140,6 +141,40 @@ class Global:
         raise TypeError(f'{self.name} cannot be changed')
 
 
+class ForeignName(Global):
+    """A name that is in no table. If it looks like a class of another project, it makes a `ForeignObject`.
+
+    Calls of anything else, such as functions of Python, are refused although they would not be made.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, name: str):
+        is_class = name.rpartition('.')[2][:1].isupper()
+        is_of_python = name.partition('.')[0] in (*sys.stdlib_module_names, '__builtin__')
+
+        def make(*_arguments: Any) -> ForeignObject:
+            if is_of_python or not is_class:
+                raise RefusedGlobal(name)
+            return ForeignObject(name)
+
+        super().__init__(name, make)
+
+
+class ForeignObject:
+    """An object of a class that is in no table. What the pickle contains about it is not kept."""
+
+    __slots__ = ('class_name',)
+
+    def __init__(self, class_name: str):
+        self.class_name = class_name
+
+
+def new_object(cls: Global, arguments: tuple[Any, ...]) -> Any:
+    """Create an object without the constructor of its class, as `cls.__new__` does."""
+    return ForeignObject(cls.name) if isinstance(cls, ForeignName) else cls.make(*arguments)
+
+
 class Machine:
     """Interpreter of one pickle.
 
@@ -148,6 +183,8 @@ class Machine:
         readers: Functions or constants by dotted name.
         budget: Limits of memory and time.
         persistent_load: Function for persistent IDs, or None if they are not allowed.
+        keep_foreign: Represent objects of classes that are not in `readers` as `ForeignObject`, instead of refusing
+            the pickle.
     """
 
     def __init__(
@@ -156,11 +193,13 @@ class Machine:
         readers: dict[str, Any],
         budget: Budget,
         persistent_load: Callable[[Any], Any] | None = None,
+        keep_foreign: bool = False,
     ):
         self.file = file
         self.readers = readers
         self.budget = budget
         self.persistent_load = persistent_load
+        self.keep_foreign = keep_foreign
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -202,8 +241,9 @@ class Machine:
             stack.append(self.memo[argument])
         elif name == 'BUILD':
             state = stack.pop()
-            self.budget.spend_for(state)
-            _build(stack[-1], state)
+            if not isinstance(stack[-1], ForeignObject):  # whose state is not kept
+                self.budget.spend_for(state)
+                _build(stack[-1], state)
         elif name == 'POP':
             stack.pop()
         elif name == 'POP_MARK':
@@ -231,6 +271,8 @@ class Machine:
             fill_dict(target, items)
         elif name == 'ADDITEMS' and isinstance(target, set):
             target.update(map(checked_key, items))
+        elif isinstance(target, ForeignObject):
+            pass
         else:
             raise TypeError(f'{name} on a {type(target).__name__}')
         return True
@@ -247,7 +289,7 @@ class Machine:
             stack.append(self._look_up(f'{module}.{attribute}'))
         elif name in ('REDUCE', 'NEWOBJ'):
             arguments = stack.pop()
-            stack.append(self._apply(stack.pop(), arguments))
+            stack.append(self._apply(stack.pop(), arguments, is_new=name == 'NEWOBJ'))
         elif name == 'NEWOBJ_EX':
             keywords, arguments = stack.pop(), stack.pop()
             if keywords:
@@ -267,17 +309,19 @@ class Machine:
     def _look_up(self, name: str) -> Any:
         """Return what a name stands for: a constant itself, or a function as `Global`."""
         if name not in self.readers:
+            if self.keep_foreign:
+                return ForeignName(excerpt(name))
             raise RefusedGlobal(excerpt(name))
         reader = self.readers[name]
         return Global(name, reader) if callable(reader) else reader
 
-    def _apply(self, function: Any, arguments: Any) -> Any:
+    def _apply(self, function: Any, arguments: Any, is_new: bool = False) -> Any:
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
             raise TypeError('a call to something that is not a name')
         self.budget.spend_for(arguments)
         if isinstance(function.make, BudgetedReader):
             return function.make(*arguments, budget=self.budget)
-        return function.make(*arguments)
+        return new_object(function, arguments) if is_new else function.make(*arguments)
 
     def _peek(self, count: int) -> list[Any]:
         items = self.stack[-count:]

@@ -28,6 +28,7 @@ from network_files.pickle_machine import (
     checked_key,
     checked_sizes,
     fill_dict,
+    new_object,
     number_dtype,
 )
 
@@ -61,7 +62,7 @@ def _object_of_protocol_0(cls: Any, base: Any, items: Any = None) -> Any:
     """Create an object as protocols 0 and 1 write it: from its base class, with a state that BUILD adds."""
     if not isinstance(cls, Global) or not isinstance(base, Global):
         raise TypeError('an object of something that is not a name')
-    return cls.make() if items is None else cls.make(items)
+    return new_object(cls, () if items is None else (items,))
 
 
 def _empty_bytes() -> bytes:

@@ -20,24 +20,34 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from network_files.pickle_machine import MAX_INSTRUCTIONS, Budget, Machine, PersistentObject, RefusedGlobal
+from network_files.pickle_machine import (
+    MAX_INSTRUCTIONS,
+    Budget,
+    ForeignObject,
+    Global,
+    Machine,
+    PersistentObject,
+    RefusedGlobal,
+)
 from network_files.pickle_readers import READERS
 
-__all__ = ['MAX_INSTRUCTIONS', 'READERS', 'PersistentObject', 'RefusedGlobal', 'loads']
+__all__ = ['MAX_INSTRUCTIONS', 'READERS', 'ForeignObject', 'Global', 'PersistentObject', 'RefusedGlobal', 'loads']
 
 
-def loads(data: bytes, readers: dict[str, Callable[..., Any]] | None = None) -> Any:
+def loads(data: bytes, readers: dict[str, Callable[..., Any]] | None = None, keep_foreign: bool = False) -> Any:
     """Read the object in a pickle: plain data, arrays, tensors on the CPU and `PersistentObject`.
 
     Args:
         data: A whole pickle, protocol 0 to 5.
         readers: Functions for further globals, by dotted name; they are called with the arguments in the pickle.
+        keep_foreign: Represent objects of classes in neither table as `ForeignObject`, and names that are not called as
+            `Global`.
 
     Raises:
-        RefusedGlobal: The pickle contains a name that is in neither table.
+        RefusedGlobal: The pickle contains a name that is in neither table, or calls one.
         pickle.UnpicklingError: It is damaged, or not a pickle.
     """
-    machine = Machine(io.BytesIO(data), READERS | (readers or {}), Budget(len(data)))
+    machine = Machine(io.BytesIO(data), READERS | (readers or {}), Budget(len(data)), keep_foreign=keep_foreign)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', DeprecationWarning)  # about odd backslashes in the strings of old protocols
         return machine.run()
