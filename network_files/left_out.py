@@ -39,14 +39,14 @@ def foreign_part(value: Any, where: str) -> str | None:
                 f'{where} contains a {item.class_name}, but only G, D, G_ema and augment_pipe may be networks'
             )
         if isinstance(item, (PersistentObject, ForeignObject)):
-            found = excerpt(item.class_name)
+            found = item.class_name
         elif isinstance(item, Global):
             found = item.name
         elif isinstance(item, dict):
             pending += [(part, depth + 1) for pair in item.items() for part in pair]
         elif isinstance(item, (list, tuple, set, frozenset)):
             pending += [(part, depth + 1) for part in item]
-    return found
+    return None if found is None else excerpt(found)
 
 
 def warn(name: str, left_out: Mapping[Any, str]) -> None:

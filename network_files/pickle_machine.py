@@ -27,6 +27,8 @@ _COPIED_BYTES_PER_BYTE = 4  # that readers may process, for each byte of the fil
 _MIN_COPIED_BYTES = 1 << 20  # that readers may process in any file
 _BYTES_PER_ITEM = 256  # of copied containers
 _MAX_MEMO_INDEX = 2**32 - 1
+_MAX_NAME_LENGTH = 200  # that is kept of a foreign name
+_MODULES_OF_PYTHON = {*sys.stdlib_module_names, '__builtin__'}
 _MAX_EMPTY_ROWS = 1 << 16  # of an array without elements
 
 
@@ -142,23 +144,24 @@ class Global:
 
 
 class ForeignName(Global):
-    """A name that is in no table. If it looks like a class of another project, it makes a `ForeignObject`.
-
-    Calls of anything else, such as functions of Python, are refused although they would not be made.
-    """
+    """A name that is in no table."""
 
     __slots__ = ()
 
     def __init__(self, name: str):
-        is_class = name.rpartition('.')[2][:1].isupper()
-        is_of_python = name.partition('.')[0] in (*sys.stdlib_module_names, '__builtin__')
+        super().__init__(name, ForeignObject)
 
-        def make(*_arguments: Any) -> ForeignObject:
-            if is_of_python or not is_class:
-                raise RefusedGlobal(name)
-            return ForeignObject(name)
+    def call(self) -> ForeignObject:
+        """Return an object if the name looks like a class of another project.
 
-        super().__init__(name, make)
+        Raises:
+            RefusedGlobal: It looks like a function, or is Python's own. It would not be called, but such a file has
+                something in mind.
+        """
+        is_class = self.name.rpartition('.')[2][:1].isupper()
+        if not is_class or self.name.partition('.')[0] in _MODULES_OF_PYTHON:
+            raise RefusedGlobal(excerpt(self.name))
+        return ForeignObject(self.name)
 
 
 class ForeignObject:
@@ -310,7 +313,7 @@ class Machine:
         """Return what a name stands for: a constant itself, or a function as `Global`."""
         if name not in self.readers:
             if self.keep_foreign:
-                return ForeignName(excerpt(name))
+                return ForeignName(name[:_MAX_NAME_LENGTH])
             raise RefusedGlobal(excerpt(name))
         reader = self.readers[name]
         return Global(name, reader) if callable(reader) else reader
@@ -319,9 +322,11 @@ class Machine:
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
             raise TypeError('a call to something that is not a name')
         self.budget.spend_for(arguments)
+        if isinstance(function, ForeignName):
+            return new_object(function, arguments) if is_new else function.call()
         if isinstance(function.make, BudgetedReader):
             return function.make(*arguments, budget=self.budget)
-        return new_object(function, arguments) if is_new else function.make(*arguments)
+        return function.make(*arguments)
 
     def _peek(self, count: int) -> list[Any]:
         items = self.stack[-count:]
