@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import io
 import pickle
 import tarfile
 import zlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from dataset_conversion.source_types import Source
+from plain_pickle import reading
+from plain_pickle.machine import RefusedGlobal
 
 CIFAR10_ARCHIVE = 'cifar-10-python.tar.gz'
 MNIST_IMAGES = 'train-images-idx3-ubyte.gz'
@@ -113,7 +114,7 @@ def _check_cifar_batch(pixels: Any, labels: Any, file: str) -> None:
 
 
 def load_plain_pickle(content: bytes, file: str) -> object:
-    """Unpickle built-in values and numpy arrays, including those of Python 2, without executing anything else.
+    """Read built-in values and numpy arrays, including those of Python 2, without executing anything in the pickle.
 
     Args:
         content: Bytes of the pickle.
@@ -123,33 +124,11 @@ def load_plain_pickle(content: bytes, file: str) -> object:
         ValueError: The pickle is damaged or refers to anything else.
     """
     try:
-        return _PlainUnpickler(io.BytesIO(content), encoding='latin1').load()
-    except Exception as error:  # a damaged pickle can raise any error
+        return reading.loads(content)
+    except RefusedGlobal as error:
+        raise ValueError(f'{file} cannot be read: it names {error.name}, but only numpy arrays are allowed.') from error
+    except pickle.UnpicklingError as error:
         raise ValueError(f'{file} cannot be read: {error}.') from error
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Unpickler that resolves only the names that pickles of numpy arrays refer to."""
-
-    @staticmethod
-    def _encode(text: str, encoding: str) -> bytes:
-        """Replace `_codecs.encode`, with which Python 3 stores bytes in Python 2's pickle format."""
-        if encoding != 'latin1':
-            raise pickle.UnpicklingError(f'it contains text in the encoding {encoding!r}')
-        return text.encode('latin1')
-
-    def find_class(self, module: str, name: str) -> object:
-        rebuild_array = np.empty(0).__reduce__()[0]  # in another module, depending on the version of numpy
-        known: dict[Hashable, object] = {
-            ('numpy', 'ndarray'): np.ndarray,
-            ('numpy', 'dtype'): np.dtype,
-            ('numpy.core.multiarray', '_reconstruct'): rebuild_array,
-            ('numpy._core.multiarray', '_reconstruct'): rebuild_array,
-            ('_codecs', 'encode'): self._encode,
-        }
-        if (module, name) not in known:
-            raise pickle.UnpicklingError(f'it refers to {module}.{name}, but only numpy arrays are allowed')
-        return known[module, name]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

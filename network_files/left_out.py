@@ -7,45 +7,41 @@ from collections.abc import Mapping
 from typing import Any
 
 from dnnlib.text import excerpt
-from network_files.construction import KNOWN_CLASSES
+from network_files.construction import KNOWN_CLASSES, Allowance
 from network_files.errors import NetworkPickleError
+from network_files.plain_values import TooDeep, walk
 from network_files.safe_pickle import ForeignObject, Global, PersistentObject
 
-_MAX_VALUES, _MAX_DEPTH = 1_000_000, 50
+_MAX_DEPTH = 50
 _MAX_LISTED = 5
 
 
-def foreign_part(value: Any, where: str) -> str | None:
+def foreign_part(value: Any, where: str, allowance: Allowance) -> str | None:
     """Return the class, or other name, of a foreign object in `value`; None if it is plain data.
 
     Args:
         value: What `safe_pickle.loads` returned for a key that does not belong to a network.
         where: Name of the value in errors: 'FILE: class_names'.
+        allowance: Limit for the whole file; the values are subtracted.
 
     Raises:
         NetworkPickleError: It contains a network, or is small in the file but practically endless, such as a list that
             contains itself.
     """
     found = None
-    pending: list[tuple[Any, int]] = [(value, 0)]
-    visited = 0
-    while pending:
-        item, depth = pending.pop()
-        visited += 1
-        if visited > _MAX_VALUES or depth > _MAX_DEPTH:
-            raise NetworkPickleError(f'{where} cannot be used: it is too large or too deeply nested')
-        if isinstance(item, PersistentObject) and item.class_name in KNOWN_CLASSES:
-            raise NetworkPickleError(
-                f'{where} contains a {item.class_name}, but only G, D, G_ema and augment_pipe may be networks'
-            )
-        if isinstance(item, (PersistentObject, ForeignObject)):
-            found = item.class_name
-        elif isinstance(item, Global):
-            found = item.name
-        elif isinstance(item, dict):
-            pending += [(part, depth + 1) for pair in item.items() for part in pair]
-        elif isinstance(item, (list, tuple, set, frozenset)):
-            pending += [(part, depth + 1) for part in item]
+    try:
+        for item in walk(value, _MAX_DEPTH):
+            allowance.spend_item(where)
+            if isinstance(item, PersistentObject) and item.class_name in KNOWN_CLASSES:
+                raise NetworkPickleError(
+                    f'{where} contains a {item.class_name}, but only G, D, G_ema and augment_pipe may be networks'
+                )
+            if isinstance(item, (PersistentObject, ForeignObject)):
+                found = item.class_name
+            elif isinstance(item, Global):
+                found = item.name
+    except TooDeep:
+        raise NetworkPickleError(f'{where} cannot be used: it is too deeply nested') from None
     return None if found is None else excerpt(found)
 
 

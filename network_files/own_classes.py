@@ -141,7 +141,8 @@ def _foreign_part(value: Any, where: str) -> str | None:
     try:
         content = io.BytesIO()
         pickle.dump(value, content)
-        return left_out.foreign_part(safe_pickle.loads(content.getvalue(), keep_foreign=True), where)
+        stored = safe_pickle.loads(content.getvalue(), keep_foreign=True)
+        return left_out.foreign_part(stored, where, construction.Allowance(0))
     except safe_pickle.RefusedGlobal as error:
         return error.name
     except Exception:  # code of the file can raise anything

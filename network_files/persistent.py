@@ -54,10 +54,10 @@ def rebuild(
         NetworkPickleError: It is damaged, or too large.
     """
     tensors: dict[str, torch.Tensor] = {}
-    for path, part in _walk(stored, where):
+    for path, part in _walk(stored, where, allowance):
         if part.class_name not in construction.KNOWN_CLASSES:
             raise _unsupported(part.class_name, _origin(part), path, where)
-        tensors.update(_tensors_of(part, path, where))
+        tensors.update(_tensors_of(part, path, where, allowance))
     assert isinstance(stored, PersistentObject)  # `_walk` raises for the others
     args, kwargs = stored.state.get('_init_args', ()), stored.state.get('_init_kwargs', {})
     return construction.build(stored.class_name, args, kwargs, tensors, where, allowance, force_fp16)
@@ -71,7 +71,8 @@ def _unsupported(class_name: str, origin: str, path: str, where: str) -> Unsuppo
 
 def _origin(part: PersistentObject) -> str:
     if part.module_src:
-        return f'from {len(part.module_src.splitlines())} lines of source in the file'
+        num_lines = part.module_src.rstrip('\n').count('\n') + 1
+        return f'from {num_lines} lines of source in the file'
     return 'named without source'
 
 
@@ -79,7 +80,7 @@ def _name(where: str, path: str) -> str:
     return excerpt('.'.join(filter(None, [where.rpartition(': ')[2], path])))
 
 
-def _walk(stored: object, where: str) -> Iterator[tuple[str, PersistentObject]]:
+def _walk(stored: object, where: str, allowance: construction.Allowance) -> Iterator[tuple[str, PersistentObject]]:
     """Yield the stored module and all its submodules once, with dotted paths; '' is the module itself."""
     pending: list[tuple[str, Any, int]] = [('', stored, 0)]
     seen: set[int] = set()
@@ -94,22 +95,28 @@ def _walk(stored: object, where: str) -> Iterator[tuple[str, PersistentObject]]:
         yield path, part
         pending += [
             (_joined(path, name), child, depth + 1)
-            for name, child in _entries(part, '_modules', where)
+            for name, child in _entries(part, '_modules', where, allowance)
             if child is not None
         ]
 
 
-def _tensors_of(part: PersistentObject, path: str, where: str) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors_of(
+    part: PersistentObject, path: str, where: str, allowance: construction.Allowance
+) -> Iterator[tuple[str, torch.Tensor]]:
     for kind in ('_parameters', '_buffers'):
-        for name, tensor in _entries(part, kind, where):
+        for name, tensor in _entries(part, kind, where, allowance):
             if isinstance(tensor, torch.Tensor):
                 yield _joined(path, name), tensor
             elif tensor is not None:
                 raise NetworkPickleError(f'{where}: {_joined(path, name)} is a {type(tensor).__name__}, not a tensor')
 
 
-def _entries(part: PersistentObject, kind: str, where: str) -> Iterator[tuple[str, object]]:
+def _entries(
+    part: PersistentObject, kind: str, where: str, allowance: construction.Allowance
+) -> Iterator[tuple[str, object]]:
     entries = part.state.get(kind, {})
+    if isinstance(entries, dict):
+        allowance.spend_parts(len(entries), where)  # several modules may share the dict
     if not isinstance(entries, dict) or not all(isinstance(name, str) and len(name) < 100 for name in entries):
         raise NetworkPickleError(f'{where} was not opened: {kind} of a {excerpt(part.class_name)} is damaged')
     return iter(entries.items())

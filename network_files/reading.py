@@ -143,7 +143,7 @@ def _rebuild_all(
                 unsupported[key] = error.reason
         elif key in NETWORK_KEYS:
             result[key] = value  # None, or something that the caller refuses
-        elif (foreign := left_out.foreign_part(value, where)) is not None:
+        elif (foreign := left_out.foreign_part(value, where, allowance)) is not None:
             unsupported[key] = f'{foreign}, which is unknown here'
         else:
             result[key] = value

@@ -1,35 +1,18 @@
-"""Read pickles without executing anything that they name.
+"""Read network pickles without executing anything that they name.
 
-A pickle is a program for a small stack machine, and Python's own machine lets that program import and call anything.
-The machine of `network_files.pickle_machine` executes the same instructions but cannot import: a global is a key into a
-table of readers (`network_files.pickle_readers`), which create numbers, containers, arrays and tensors. Any other name
-is refused.
-
-Persistent objects (see `torch_utils.persistence`) are returned as `PersistentObject`: class name, source text, state.
+`plain_pickle` reads numbers, text, containers and arrays; `network_files.pickle_readers` adds tensors, and persistent
+objects (see `torch_utils.persistence`), which are returned as `PersistentObject`: class name, source text, state.
 `network_files.persistent` builds networks from them.
-
-Memory and time are bounded by a small multiple of the file and by MAX_INSTRUCTIONS: arrays and tensors are views of
-bytes that the file really contains, and an instruction of two bytes cannot copy megabytes again and again (`Budget`).
-Numbers and strings from the file are quoted in errors only if their size is known to be small.
 """
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Callable
 from typing import Any
 
-from network_files.pickle_machine import (
-    MAX_INSTRUCTIONS,
-    Budget,
-    ForeignObject,
-    Global,
-    Machine,
-    PersistentObject,
-    RefusedGlobal,
-)
-from network_files.pickle_readers import READERS
+from network_files.pickle_readers import READERS, PersistentObject
+from plain_pickle import reading
+from plain_pickle.machine import MAX_INSTRUCTIONS, ForeignObject, Global, RefusedGlobal
 
 __all__ = ['MAX_INSTRUCTIONS', 'READERS', 'ForeignObject', 'Global', 'PersistentObject', 'RefusedGlobal', 'loads']
 
@@ -47,7 +30,4 @@ def loads(data: bytes, readers: dict[str, Callable[..., Any]] | None = None, kee
         RefusedGlobal: The pickle contains a name that is in neither table, or calls one.
         pickle.UnpicklingError: It is damaged, or not a pickle.
     """
-    machine = Machine(io.BytesIO(data), READERS | (readers or {}), Budget(len(data)), keep_foreign=keep_foreign)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', DeprecationWarning)  # about odd backslashes in the strings of old protocols
-        return machine.run()
+    return reading.loads(data, READERS | (readers or {}), keep_foreign)

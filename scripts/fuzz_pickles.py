@@ -29,7 +29,7 @@ from network_files import safetensors_files
 from network_files.errors import NetworkPickleError
 from network_files.reading import load_network_pkl
 from scripts.fuzzing.campaign import Campaign
-from scripts.fuzzing.mutations import OPCODE_MUTATIONS, mutations_for
+from scripts.fuzzing.mutations import KINDS, mutations_for
 from scripts.fuzzing.pickle_attacks import MADE_BY_ATTACK, attacks
 from scripts.fuzzing.sandbox import OPENED, Sandbox, Watch
 from training.augment import AugmentPipe
@@ -106,9 +106,8 @@ def fuzz(with_attacks: bool, count: int, seed: int, limit_sec: float, failures: 
     for index in range(count):
         name = names[index % len(names)]
         mutate = rng.choice(mutations_for(name))
-        kind = 'mutated instructions' if mutate in OPCODE_MUTATIONS else 'mutated bytes'
         description = f'{mutate.__name__} of {name}, number {index}'
-        campaign.mutation(kind, description, mutate(files[name], rng, contents))
+        campaign.mutation(KINDS[mutate], description, mutate(files[name], rng, contents))
 
     campaign.finish()
     return len(campaign.faults)

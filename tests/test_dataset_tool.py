@@ -289,8 +289,9 @@ def test_cifar10_pickle_cannot_run_code(tmp_path: Path, out: Path, protocol: int
         ('data_batch_3', Python2Pickle.dumps({'data': np.zeros([2, 5], np.uint8), 'labels': [1, 2]}), '3072'),
         ('data_batch_3', Python2Pickle.dumps({'data': np.zeros([2, 3072], np.uint8), 'labels': [1]}), '2 integers'),
         ('batches.meta', Python2Pickle.dumps({'label_names': ['cat']}), '10 classes'),
+        ('batches.meta', b'\x80\2cnumpy\ndtype\nU\1O\x85R.', "names numpy.dtype('O')"),
     ],
-    ids=['missing', 'damaged', 'no-data', 'data-shape', 'label-count', 'names'],
+    ids=['missing', 'damaged', 'no-data', 'data-shape', 'label-count', 'names', 'objects'],
 )
 def test_cifar10_incomplete(tmp_path: Path, out: Path, name: str, content: bytes | None, word: str):
     files, _images, _labels = cifar_files()

@@ -7,12 +7,13 @@ import sys
 
 import pytest
 
+from dataset_conversion.array_datasets import load_plain_pickle
 from network_files.errors import NetworkPickleError
 from network_files.reading import load_network_pkl
 from scripts.fuzz_pickles import check_valid_files, valid_files
-from scripts.fuzzing.mutations import mutations_for
-from scripts.fuzzing.pickle_attacks import attacks
-from scripts.fuzzing.sandbox import FORBIDDEN_EVENTS, Sandbox, Watch
+from scripts.fuzzing.mutations import KINDS, mutations_for
+from scripts.fuzzing.pickle_attacks import attacks, hidden_calls, odd_numbers
+from scripts.fuzzing.sandbox import FORBIDDEN_EVENTS, OPENED, REFUSED, Sandbox, Watch
 
 ATTACKS = attacks()
 
@@ -46,6 +47,13 @@ def test_attack_is_refused(name, files, sandbox, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize('name', [*hidden_calls(), *odd_numbers()])
+def test_attack_on_the_reader_of_cifar10(name, watch):
+    sandbox = Sandbox(lambda f: load_plain_pickle(f.read(), 'batch'), ValueError, watch)
+    outcome, _ = sandbox.try_in_process(ATTACKS[name])
+    assert outcome in (OPENED, REFUSED)  # most are plain data for this reader if their names are allowed
+
+
 def test_mutations_open_or_are_refused(files, sandbox):
     rng = random.Random(1)
     faults = []
@@ -56,6 +64,20 @@ def test_mutations_open_or_are_refused(files, sandbox):
         if outcome not in ('opened', 'refused'):
             faults.append((name, index, outcome))
     assert faults == []
+
+
+def test_every_kind_of_mutation_is_chosen(files):
+    chosen = {KINDS[mutate] for name in files for mutate in mutations_for(name)}
+    assert chosen == {'mutated bytes', 'mutated instructions', 'shared descriptions', 'odd numbers', 'class names'}
+
+
+@pytest.mark.parametrize('kind', ['shared descriptions', 'odd numbers', 'class names'])
+def test_mutations_of_a_kind_change_files_of_every_format(kind, files):
+    rng = random.Random(1)
+    for name, content in files.items():
+        for mutate in {mutate for mutate in mutations_for(name) if KINDS[mutate] == kind}:
+            changed = [mutate(content, rng, list(files.values())) for _ in range(5)]
+            assert any(new != content for new in changed), name
 
 
 # ---------------------------------------------------------------------------------------------------------------------

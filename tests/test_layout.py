@@ -17,6 +17,7 @@ PACKAGES = (
     'generation',
     'metrics',
     'network_files',
+    'plain_pickle',
     'scripts',
     'torch_utils',
     'training',
@@ -91,6 +92,48 @@ def test_only_programs_import_programs():
         assert not imported & programs, f'{name_of(path)} imports a command line'
         if top not in ('bench', 'scripts'):
             assert not [name for name in imported if name.split('.')[0] in ('bench', 'scripts')], name_of(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files from outside are never unpickled
+
+UNPICKLING = {  # calls that run a pickle, and the keyword argument with which they do not
+    'pickle.load': None,
+    'pickle.loads': None,
+    'pickle.Unpickler': None,
+    'torch.load': ('weights_only', True),
+    'np.load': ('allow_pickle', False),
+    'numpy.load': ('allow_pickle', False),
+}
+UNPICKLERS = {
+    ('network_files/reading.py', 'pickle.loads'): '--trust-pickle',
+    ('torch_utils/launcher.py', 'pickle.loads'): 'the result of a process that this one has started',
+}
+
+
+def unpickling_calls(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            yield from (ast.unparse(base) for base in node.bases if ast.unparse(base) in UNPICKLING)
+        elif isinstance(node, ast.ImportFrom) and node.module in ('pickle', '_pickle', 'joblib', 'cloudpickle', 'dill'):
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name in ('_pickle', 'joblib', 'cloudpickle', 'dill'))
+        elif isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            keywords = {word.arg: getattr(word.value, 'value', None) for word in node.keywords}
+            argument, value = UNPICKLING.get(name) or ('', None)
+            if name in UNPICKLING and (argument not in keywords or keywords[argument] is not value):
+                yield name
+            elif name in ('eval', 'exec') or name.endswith('.extractall'):
+                yield name
+
+
+@pytest.mark.parametrize('path', SOURCES, ids=name_of)
+def test_files_are_not_unpickled(path):
+    found = [name for name in unpickling_calls(TREES[path]) if (name_of(path), name) not in UNPICKLERS]
+    # The source in pickles is executed by Python's own unpickler only.
+    assert found == (['exec'] if name_of(path) == 'torch_utils/persistence.py' else [])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

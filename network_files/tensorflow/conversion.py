@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import dnnlib
 from dnnlib.text import excerpt
 from network_files import construction
 from network_files.errors import NetworkPickleError
@@ -144,7 +143,7 @@ def _tensors(
     class_name: str, kwargs: dict[str, Any], source: Source, where: str, allowance: construction.Allowance
 ) -> dict[str, torch.Tensor]:
     """Return our parameters and buffers by name; names and shapes are compared before any array is copied."""
-    ours = construction.named_tensors(_build_on_meta(class_name, kwargs, where))
+    ours = construction.named_tensors(_build_on_meta(class_name, kwargs, where, allowance))
     filters = {name: tensor for name, tensor in ours.items() if name.endswith('resample_filter')}
     rules = {rule.ours: rule for rule in expand_rules(class_name, kwargs) if rule.ours in ours}
     arrays = _match_variables(rules, source, kwargs, where)
@@ -178,12 +177,12 @@ def _match_variables(
     return {ours: source.variables[names[rule.theirs]] for ours, rule in rules.items()}
 
 
-def _build_on_meta(class_name: str, kwargs: dict[str, Any], where: str) -> torch.nn.Module:
+def _build_on_meta(
+    class_name: str, kwargs: dict[str, Any], where: str, allowance: construction.Allowance
+) -> torch.nn.Module:
     """Build the network without memory for its values."""
-    cls = dnnlib.util.get_obj_by_name(f'{construction.KNOWN_CLASSES[class_name]}.{class_name}')
     try:
-        with torch.device('meta'):
-            return cls(**kwargs)
+        return construction.construct_on_meta(class_name, (), kwargs, allowance)
     except (ValueError, RuntimeError, OverflowError) as error:
         raise refusal(where, f'{class_name} cannot be built from its keywords ({excerpt(error)})') from error
 

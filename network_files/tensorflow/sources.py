@@ -17,6 +17,8 @@ from network_files.tensorflow.variables import COUNTED_DOWN, PARTS
 
 _OLDEST_VERSION = 4  # of the pickled object's layout: that of StyleGAN2
 _MAX_DEPTH = 4  # of nested networks
+_MAX_NETWORKS = 16  # inside one; those of StyleGAN2 have two
+_MAX_KEYWORDS = 200  # those of StyleGAN2 have about 30; several may share an array
 
 
 @dataclass(eq=False)
@@ -68,6 +70,8 @@ def read_source(network: TensorFlowNetwork, where: str) -> Source:
     for state in states:
         for name, value in _entries(state, 'static_kwargs', where).items():
             source.keywords.setdefault(name, value)
+        if len(source.keywords) > _MAX_KEYWORDS:
+            raise damaged(where, f'it has more than {_MAX_KEYWORDS} keywords')
         _read_variables(state.get('variables'), source)
         function = state.get('build_func_name')
         source.functions.update([function.removesuffix('_func')] if isinstance(function, str) else [])
@@ -94,6 +98,8 @@ def _states(network: TensorFlowNetwork, where: str) -> Iterator[dict[str, Any]]:
         if id(network) in seen or depth > _MAX_DEPTH:
             raise damaged(where, 'a network contains itself')
         seen.add(id(network))
+        if len(seen) > _MAX_NETWORKS:
+            raise damaged(where, f'it contains more than {_MAX_NETWORKS} networks')
         yield network.state
         components = _entries(network.state, 'components', where)
         pending += [(component, depth + 1) for component in components.values()]

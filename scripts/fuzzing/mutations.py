@@ -5,9 +5,13 @@ Each mutation is a function of a file, a random generator, and other files to ta
 
 from __future__ import annotations
 
+import json
 import pickletools
 import random
+import struct
 from collections.abc import Callable
+
+from scripts.fuzzing.pickle_parts import array, dtype_of, get, integer, named, scalar, text
 
 Mutation = Callable[[bytes, random.Random, list[bytes]], bytes]
 
@@ -22,6 +26,22 @@ _ATTACK_SNIPPETS = [
     b'G\x7f\xf8' + b'\0' * 6,
     b'I99999999999999999999999\n', b'.', b'\x95' + b'\xff' * 8, b'B\xff\xff\xff\x7f', b'\x8e' + b'\xff' * 7 + b'\x7f',
 ]  # fmt: skip
+_CLASS_WORDS = (
+    'Generator', 'Discriminator', 'Network', 'Layer', 'Block', 'Epilogue', 'AugmentPipe', 'ImageFolderDataset', 'class',
+    '_func', 'Storage', 'OrderedDict',
+)  # fmt: skip
+_NAMES = [
+    'os.system', 'posix.system', 'builtins.eval', 'builtins.__import__', 'subprocess.Popen', 'torch.load', 'numpy.load',
+    'torch.nn.Linear', 'torch_utils.persistence._module_from_source', 'dnnlib.util.construct_class_by_name',
+    'training.dataset.ImageFolderDataset', 'training.loss.StyleGAN2Loss', 'training.networks.Generator', 'Generator',
+    'Discriminator', 'MappingNetwork', 'SynthesisBlock', 'MinibatchStdLayer', 'AugmentPipe', '__builtins__', '', '.',
+    'Generator.__init__', 'x' * 300,
+]  # fmt: skip
+_SIZES = {'b1': 1, 'i1': 1, 'i2': 2, 'f2': 2, 'f4': 4, 'i4': 4, 'c16': 16, 'f16': 16, 'c32': 32}  # others: 8 bytes
+_CODES = [*_SIZES, 'i8', 'u8', 'f8', 'c8', '>f8', '<i8', 'O', '|O', 'V8', 'S8', 'U2', 'M8', 'm8', 'g', 'G', 'f4,O']
+_FLOATS = [struct.pack('<d', number) for number in (float('nan'), float('inf'), 1e308, -1e-320, 2.0**63, 2.0**1000)] + [
+    struct.pack('<QH6x', 1 << 63, 16383 + power) for power in (63, 2000, 16000)
+]  # as long doubles
 _EXTREMES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**40, 2**63 - 1, 2**64 - 1]
 
 
@@ -109,6 +129,61 @@ def mutate_opcodes(data: bytes, rng: random.Random, others: list[bytes]) -> byte
     return b''.join(opcodes)
 
 
+def share_values(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
+    """Put a value of the memo, perhaps the description of a network, in many other places."""
+    opcodes = _cached_opcodes(data)[:]
+    stored = sum(opcode[:1] in (b'\x94', b'q', b'r', b'p') for opcode in opcodes)
+    for _ in range(rng.choice([1, 2, 5])):
+        value = get(rng.randrange(stored + 1))
+        if rng.random() < 0.3:
+            value = named('torch_utils.persistence', '_reconstruct_persistent_obj') + value + b'\x85R'
+        count = rng.choice([1, 2, 10, 100, 1000])
+        position = rng.choice([k for k, opcode in enumerate(opcodes) if opcode in (b'u', b'e', b's', b'a')] or [0])
+        filled = opcodes[position]
+        items = [value if filled in (b'e', b'a') else text(f'n{k}') + value for k in range(count)]
+        if filled in (b'u', b'e'):  # all items since the mark
+            opcodes[position] = b''.join(items) + filled
+        elif filled in (b's', b'a'):  # one item
+            opcodes[position] = filled + b''.join(item + filled for item in items)
+        else:
+            opcodes[position] = value
+    return b''.join(opcodes)
+
+
+def odd_numbers(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
+    """Replace some numbers by scalars and arrays of NumPy that few programs write, or by extreme ones."""
+    opcodes = _cached_opcodes(data)[:]
+    numbers = [k for k, opcode in enumerate(opcodes) if opcode[:1] in b'KMJGIFL\x8a\x88\x89']
+    for _ in range(rng.choice([1, 1, 2, 5])):
+        code = rng.choice(_CODES)
+        size = _SIZES.get(code.lstrip('<>|'), 8)
+        raw = rng.choice([bytes(size), b'\xff' * size, b'\x7f' + bytes(size - 1), rng.randbytes(size), *_FLOATS])
+        number = rng.choice([
+            scalar(code, raw), array(dtype_of(code), rng.choice([0, 1, 2**40]), raw), integer(rng.choice(_EXTREMES)),
+            b'G' + rng.randbytes(8), named('builtins', 'complex') + (b'G' + rng.randbytes(8)) * 2 + b'\x86R',
+        ])  # fmt: skip
+        opcodes[rng.choice(numbers or [0])] = number
+    return b''.join(opcodes)
+
+
+def exchange_names(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
+    """Replace the names of some classes by those of other classes, functions and modules."""
+    opcodes = _cached_opcodes(data)[:]
+    places = [
+        k for k, opcode in enumerate(opcodes)
+        if opcode[:1] in b'XV\x8cc' and len(opcode) < 200 and any(word.encode() in opcode for word in _CLASS_WORDS)
+    ]  # fmt: skip
+    for _ in range(rng.choice([1, 1, 2, 5])):
+        place = rng.choice(places or [0])
+        name = rng.choice(_NAMES)
+        if opcodes[place][:1] == b'c':
+            module, _, attribute = name.rpartition('.')
+            opcodes[place] = named(rng.choice([module, 'training.networks', 'tflib']), attribute)
+        else:
+            opcodes[place] = text(name)
+    return b''.join(opcodes)
+
+
 _opcodes_by_id: dict[int, list[bytes]] = {}
 
 
@@ -119,10 +194,37 @@ def _cached_opcodes(data: bytes) -> list[bytes]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Headers of safetensors
+
+
+def change_header(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
+    """Replace the name of a class in the description of the networks, or describe many networks alike."""
+    length = int.from_bytes(data[:8], 'little')
+    content = json.loads(data[8 : 8 + length])
+    networks = json.loads(content['__metadata__']['networks'])
+    key = rng.choice(list(networks))
+    if rng.random() < 0.5:
+        networks[key]['class_name'] = rng.choice([*_NAMES, None, 1, [], {}, ['Generator']])
+    else:
+        networks |= {f'n{k}': networks[key] for k in range(rng.choice([1, 10, 1000]))}
+    content['__metadata__']['networks'] = json.dumps(networks)
+    header = json.dumps(content).encode()
+    return struct.pack('<Q', len(header)) + header + data[8 + length :]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Choice of mutations
 
 BYTE_MUTATIONS: list[Mutation] = [change_bytes, flip_bits, write_extremes, cut, move_a_piece, splice, insert_snippet]
-OPCODE_MUTATIONS: list[Mutation] = [mutate_opcodes]
+KINDS: dict[Mutation, str] = {
+    **dict.fromkeys(BYTE_MUTATIONS, 'mutated bytes'),
+    mutate_opcodes: 'mutated instructions',
+    share_values: 'shared descriptions',
+    odd_numbers: 'odd numbers',
+    exchange_names: 'class names',
+    change_header: 'class names',
+}
+"""What a mutation is called in the results of a campaign."""
 
 
 def mutations_for(name: str) -> list[Mutation]:
@@ -130,4 +232,6 @@ def mutations_for(name: str) -> list[Mutation]:
 
     Half of those of a pickle change instructions, since most of its bytes belong to numbers and strings.
     """
-    return BYTE_MUTATIONS + ([] if 'safetensors' in name else OPCODE_MUTATIONS * len(BYTE_MUTATIONS))
+    if 'safetensors' in name:
+        return [*BYTE_MUTATIONS, change_header]
+    return [*BYTE_MUTATIONS, *[mutate_opcodes] * (len(BYTE_MUTATIONS) - 3), share_values, odd_numbers, exchange_names]

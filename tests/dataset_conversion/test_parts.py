@@ -95,6 +95,35 @@ def test_unpickler_allows_arrays_only(payload: bytes):
         load_plain_pickle(payload, 'batch')
 
 
+RECONSTRUCT = b'cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85U\1b\x87R'
+ARRAY_OF_POINTERS = RECONSTRUCT + (  # in which NumPy would take the bytes A for addresses of objects
+    b'(K\1K\1\x85cnumpy\ndtype\nU\1OK\0K\1\x87R(K\3U\1|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb\x89C\x08AAAAAAAAtb'
+)
+
+
+@pytest.mark.parametrize(
+    'payload',
+    [
+        b'\x80\2}U\4data' + ARRAY_OF_POINTERS + b's.',
+        b'\x80\2cnumpy\nndarray\n' + ARRAY_OF_POINTERS + b'\x85R.',
+        b'\x80\2c_codecs\nencode\nX\1\0\0\0a' + ARRAY_OF_POINTERS + b'\x86R.',
+        b'\x80\2cnumpy\nndarray\n(K\1\x85cnumpy\ndtype\nU\1O\x85Rt\x81.',
+        b'\x80\2cnumpy\nndarray\nJ\xff\xff\xff\x7f\x85\x85R.',
+    ],
+    ids=['object array', 'shape', 'encoding', 'new', 'size'],
+)
+def test_unpickler_does_not_follow_pointers(payload: bytes, tmp_path: Path):
+    """In a process of its own, since Python's unpickler ends it with a segmentation fault."""
+    (tmp_path / 'batch').write_bytes(payload)
+    code = (
+        'import pathlib\nfrom dataset_conversion.array_datasets import load_plain_pickle\n'
+        f"try: load_plain_pickle(pathlib.Path({str(tmp_path / 'batch')!r}).read_bytes(), 'batch')\n"
+        'except ValueError as error: print(error)\n'
+    )
+    result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout.startswith('batch cannot be read: '), result
+
+
 @pytest.mark.parametrize('protocol', range(5))
 def test_unpickler_reads_arrays_of_all_protocols(protocol: int):
     array = np.arange(300, dtype=np.uint8).reshape(3, 100)

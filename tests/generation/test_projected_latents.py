@@ -1,5 +1,9 @@
 """The file of projected latents, and the noise buffers that it replaces."""
 
+import os
+import pickle
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -117,3 +121,25 @@ def test_damaged_files_are_refused_in_one_line(G, tmp_path):
             refused += 1
             assert '\n' not in str(error)
     assert refused > 250
+
+
+@pytest.mark.parametrize('kind', ['objects in an archive', 'objects', 'pickle'])
+def test_a_file_is_not_unpickled(G, tmp_path, kind):
+    class Hostile:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / 'executed'),)
+
+    path = tmp_path / 'projected_w.npz'
+    with open(path, 'wb') as file:
+        if kind == 'pickle':
+            pickle.dump(Hostile(), file)
+        else:
+            (np.savez if kind.endswith('archive') else np.save)(file, np.array([Hostile()], dtype=object))
+    if kind == 'objects in an archive':
+        with zipfile.ZipFile(path) as archive:
+            content = archive.read('arr_0.npy')
+        with zipfile.ZipFile(path, 'w') as archive:
+            archive.writestr('w.npy', content)
+    with pytest.raises(ValueError, match='is not an npz file of plain arrays'):
+        projected_latents.read(path, G)
+    assert not (tmp_path / 'executed').exists()

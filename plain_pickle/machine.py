@@ -1,19 +1,21 @@
 """The machine that interprets pickles without importing or calling anything.
 
 It executes the same instructions as Python's own unpickler, but a global is only a key into a table of readers that the
-caller provides. `network_files.pickle_readers` contains the table, `network_files.safe_pickle` the interface.
+caller provides. `plain_pickle.readers` contains the table for plain data and arrays, `plain_pickle.reading` the
+interface; `network_files.safe_pickle` adds tensors and networks.
 """
 
 from __future__ import annotations
 
+import codecs
 import io
 import math
 import pickle
 import pickletools
 import struct
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,9 @@ _MAX_MEMO_INDEX = 2**32 - 1
 _MAX_NAME_LENGTH = 200  # that is kept of a foreign name
 _MODULES_OF_PYTHON = {*sys.stdlib_module_names, '__builtin__'}
 _MAX_EMPTY_ROWS = 1 << 16  # of an array without elements
+_MAX_KEY_LENGTH = 10_000
+_MAX_NUMBERS_AS_KEYS = 10_000  # of one dict or set
+_KEY_TYPES = (str, bytes, int, float, bool, np.integer, np.float16, np.float32, np.float64, np.bool_, type(None))
 
 
 class RefusedGlobal(pickle.UnpicklingError):
@@ -68,14 +73,10 @@ def _length(value: Any) -> int:
     return len(value) if isinstance(value, (str, bytes, bytearray, tuple)) else 1
 
 
-@dataclass(eq=False)
-class PersistentObject:
-    """The content of a pickle about an object of a persistent class."""
+class ObjectWithState:
+    """An object that a reader creates and whose attributes BUILD adds to `state`."""
 
-    class_name: str
-    version: int
-    module_src: str = field(repr=False)
-    state: dict[str, Any] = field(repr=False)
+    state: dict[str, Any]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -94,6 +95,7 @@ _ERRORS_OF_DAMAGE = (
     struct.error,
 )
 
+_OPCODES = {opcode.code.encode('latin1'): opcode for opcode in pickletools.opcodes}
 _PUSH_ARGUMENT = frozenset(
     'INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES '
     'SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8'.split()
@@ -112,7 +114,7 @@ _FROM_MARK: dict[str, Callable[[list[Any]], Any]] = {
     'LIST': list,
     'TUPLE': tuple,
     'DICT': lambda items: fill_dict({}, items),
-    'FROZENSET': lambda items: frozenset(map(checked_key, items)),
+    'FROZENSET': lambda items: frozenset(fill_set(set(), items)),
 }
 _FROM_TOP = {'TUPLE1': 1, 'TUPLE2': 2, 'TUPLE3': 3}
 
@@ -209,11 +211,11 @@ class Machine:
     def run(self) -> Any:
         """Execute the instructions up to STOP, and return the result."""
         try:
-            for opcode, argument, _ in pickletools.genops(self.file):
+            for name, argument in _instructions(self.file):
                 self.budget.spend_instruction()
-                if opcode.name == 'STOP':
+                if name == 'STOP':
                     return self._result()
-                self._step(opcode.name, argument)
+                self._step(name, argument)
         except _ERRORS_OF_DAMAGE as error:
             reason = 'it refers to a value that it does not contain' if isinstance(error, KeyError) else excerpt(error)
             raise pickle.UnpicklingError(f'damaged, or not a pickle ({reason})') from error
@@ -273,7 +275,7 @@ class Machine:
         elif name.startswith('SETITEM') and isinstance(target, dict):
             fill_dict(target, items)
         elif name == 'ADDITEMS' and isinstance(target, set):
-            target.update(map(checked_key, items))
+            fill_set(target, items)
         elif isinstance(target, ForeignObject):
             pass
         else:
@@ -289,6 +291,7 @@ class Machine:
             module, attribute = stack.pop(-2), stack.pop()
             if not isinstance(module, str) or not isinstance(attribute, str):
                 raise TypeError('a name that is not a string')
+            self.budget.spend_for((module, attribute))
             stack.append(self._look_up(f'{module}.{attribute}'))
         elif name in ('REDUCE', 'NEWOBJ'):
             arguments = stack.pop()
@@ -343,21 +346,62 @@ class Machine:
         raise IndexError('no mark on the stack')
 
 
+def _instructions(file: io.BytesIO) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the argument of each instruction.
+
+    Unlike those of `pickletools.genops`, quoted strings may contain any byte, as the texts and arrays of Python 2 do.
+    """
+    while code := file.read(1):
+        opcode = _OPCODES.get(code)
+        if opcode is None:
+            raise ValueError(f'unknown instruction {code!r}')
+        if opcode.name == 'STRING':
+            yield opcode.name, _read_quoted(file)
+        else:
+            yield opcode.name, None if opcode.arg is None else opcode.arg.reader(file)
+
+
+def _read_quoted(file: io.BytesIO) -> str:
+    line = file.readline()
+    quote = line[:1]
+    if len(line) < 3 or quote not in (b'"', b"'") or line[-2:] != quote + b'\n':
+        raise ValueError('a string without quotes')
+    return codecs.escape_decode(line[1:-2])[0].decode('latin1')
+
+
 def fill_dict(target: dict[Any, Any], items: Sequence[Any]) -> dict[Any, Any]:
     """Add alternating keys and values to a dict, and return it."""
     if len(items) % 2:
         raise ValueError('a key without a value')
     for key, value in zip(items[::2], items[1::2]):
-        target[checked_key(key)] = value
+        target[checked_key(key, target)] = value
     return target
 
 
-def checked_key(key: Any) -> Any:
-    """Return a scalar key: hashing tuples can exhaust the C stack, and hashes of huge integers can collide."""
+def fill_set(target: set[Any], items: Iterable[Any]) -> set[Any]:
+    """Add items to a set, and return it."""
+    for item in items:
+        target.add(checked_key(item, target))
+    return target
+
+
+def checked_key(key: Any, container: Sized) -> Any:
+    """Return a short scalar key for a container.
+
+    Hashing tuples can exhaust the C stack, hashes of numbers that float64 cannot hold can all be the same, and equal
+    strings are compared whenever one is looked up. Unlike hashes of text, those of numbers are known, so that a file
+    can choose numbers for which Python has to search through most of a dict; therefore a dict has few of them.
+    """
     if isinstance(key, int) and not -(2**63) <= key < 2**63:
         raise TypeError('an integer of more than 64 bits as a key')
-    if not isinstance(key, (str, bytes, int, float, bool, np.integer, np.floating, np.bool_, type(None))):
+    if isinstance(key, (str, bytes)) and len(key) > _MAX_KEY_LENGTH:
+        raise TypeError(f'a key of {len(key)} characters')
+    if not isinstance(key, _KEY_TYPES):
         raise TypeError(f'a {type(key).__name__} as a key')
+    if len(container) >= _MAX_NUMBERS_AS_KEYS and not isinstance(key, (str, bytes)):
+        raise TypeError(f'more than {_MAX_NUMBERS_AS_KEYS} keys that are not text')
+    if key != key:
+        raise TypeError('a key that is not a number')
     return key
 
 
@@ -369,7 +413,7 @@ def _build(target: Any, state: Any) -> None:
         _set_array_state(target, *state)
     elif isinstance(target, np.dtype):
         _set_byte_order(target, *state)
-    elif isinstance(target, PersistentObject) and isinstance(state, dict):
+    elif isinstance(target, ObjectWithState) and isinstance(state, dict):
         target.state.update(state)
     elif isinstance(target, dict):
         pass  # attributes of a dict, such as the `_metadata` of a state_dict
@@ -383,7 +427,8 @@ def _build(target: Any, state: Any) -> None:
 
 def _set_array_state(array: Any, version: Any, shape: Any, dtype: Any, is_fortran: Any, data: Any) -> None:
     dtype, shape = number_dtype(dtype), checked_sizes(shape)
-    if not isinstance(data, bytes) or math.prod(shape) * dtype.itemsize != len(data):
+    data = raw_bytes(data)
+    if math.prod(shape) * dtype.itemsize != len(data):
         raise ValueError(f'an array of shape {shape} that does not match its data')
     array.__setstate__((1, shape, dtype, is_fortran is True or is_fortran == 1, data))
 
@@ -395,10 +440,20 @@ def _set_byte_order(dtype: Any, version: Any, order: Any, *rest: Any) -> None:
 
 
 def number_dtype(dtype: Any) -> np.dtype:
-    """Return a dtype; raise TypeError if it is something else."""
+    """Return a dtype; raise TypeError if it is something else, or its elements are not plain numbers."""
     if not isinstance(dtype, np.dtype):
         raise TypeError('an array without dtype')
+    if dtype.hasobject or dtype.kind not in 'biufc' or dtype.itemsize > (16 if dtype.kind == 'c' else 8):
+        raise TypeError('an array of something other than numbers of at most 64 bits')
     return dtype
+
+
+def raw_bytes(data: Any) -> bytes:
+    """Return the bytes of an array, which a pickle of Python 2 holds as text."""
+    data = data.encode('latin1') if isinstance(data, str) else data
+    if not isinstance(data, bytes):
+        raise TypeError('an array whose values are not bytes')
+    return data
 
 
 def checked_sizes(shape: Any) -> tuple[int, ...]:
