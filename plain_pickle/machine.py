@@ -30,6 +30,7 @@ _MIN_COPIED_BYTES = 1 << 20  # that readers may process in any file
 _BYTES_PER_ITEM = 256  # of copied containers
 _MAX_MEMO_INDEX = 2**32 - 1
 _MAX_NAME_LENGTH = 200  # that is kept of a foreign name
+_MAX_FOREIGN_NAMES = 10_000  # in one pickle; each is named once for all objects
 _MODULES_OF_PYTHON = {*sys.stdlib_module_names, '__builtin__'}
 _MAX_EMPTY_ROWS = 1 << 16  # of an array without elements
 _MAX_KEY_LENGTH = 10_000
@@ -204,7 +205,7 @@ class Machine:
         self.readers = readers
         self.budget = budget
         self.persistent_load = persistent_load
-        self.keep_foreign = keep_foreign
+        self.foreign_names_left = _MAX_FOREIGN_NAMES if keep_foreign else 0
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -315,9 +316,10 @@ class Machine:
     def _look_up(self, name: str) -> Any:
         """Return what a name stands for: a constant itself, or a function as `Global`."""
         if name not in self.readers:
-            if self.keep_foreign:
-                return ForeignName(name[:_MAX_NAME_LENGTH])
-            raise RefusedGlobal(excerpt(name))
+            self.foreign_names_left -= 1
+            if self.foreign_names_left < 0:
+                raise RefusedGlobal(excerpt(name))
+            return ForeignName(name[:_MAX_NAME_LENGTH])
         reader = self.readers[name]
         return Global(name, reader) if callable(reader) else reader
 

@@ -124,6 +124,12 @@ def test_foreign_networks_are_refused(others, key):
             read({**make_networks(), key: value})
 
 
+def test_number_of_foreign_names_is_bounded():
+    names = b''.join(b'cab\nC%d\n' % index for index in range(900_000))
+    with pytest.raises(legacy.NetworkPickleError, match=r'ab\.C10000'):
+        read(b'](' + names + b'e.')
+
+
 def test_foreign_object_among_the_arguments_is_named(others):
     data = make_networks()
     data['G_ema']._init_kwargs['mapping_kwargs']['num_layers'] = others.Identity()
