@@ -14,6 +14,7 @@ from dnnlib.outputs import OutputFile
 from network_files import safetensors_files
 from network_files.cli_types import NetworkFile
 from network_files.errors import NetworkPickleError
+from network_files.own_classes import with_own_classes
 from network_files.reading import load_network_pkl, open_network
 from network_files.writing import save_network_pkl
 
@@ -38,10 +39,13 @@ __all__ = ['NetworkPickleError', 'load_network_pkl', 'open_network', 'save_netwo
 )
 @click.option('--trust-pickle', is_flag=True, help='Run the code inside the source (only if you trust its author)')
 def main(source: str, dest: str, force_fp16: bool, trust_pickle: bool) -> None:
-    """Rewrite a network file with the classes of this project.
+    """Rewrite a network file with the classes of this project, so that everything opens it.
 
     The source is a TensorFlow pickle, a pickle of the published PyTorch code or of this project, or a safetensors file.
     The result is a pickle, or a safetensors file, which cannot contain code.
+
+    With --trust-pickle, the source may have classes of its own, if this project's have the same parameters by name and
+    shape and compute the same. Objects that are not networks are left out.
 
     \b
     Examples:
@@ -53,7 +57,9 @@ def main(source: str, dest: str, force_fp16: bool, trust_pickle: bool) -> None:
     if as_safetensors:
         safetensors_files.require_library()
     with usage_errors('--source'):
-        data = open_network(source, force_fp16=force_fp16, trust=trust_pickle)
+        data = open_network(source, force_fp16=force_fp16 and not trust_pickle, trust=trust_pickle)
+        if trust_pickle:
+            data = with_own_classes(data, source, force_fp16)
     if as_safetensors:
         safetensors_files.write(data, dest)
     else:

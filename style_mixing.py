@@ -38,9 +38,9 @@ _DEFAULT_LAYERS = range(7)
 @click.option(
     '--labels',
     type=BOOL,
-    default=True,
+    default=False,
     show_default=True,
-    help='Write the seeds beside grid.png and enlarge images to 64 pixels or more; 0: images only',
+    help='Write the seeds beside grid.png and enlarge its images to 64 pixels or more',
 )
 @options.outdir_option()
 @options.batch_option()

@@ -63,7 +63,7 @@ def write_mix(
     outdir: Path,
     noise_mode: str = 'const',
     batch_size: int = 1,
-    labels: bool = True,
+    labels: bool = False,
 ) -> str:
     """Write every image as ROW-COL.png, and all of them as grid.png.
 
@@ -76,7 +76,7 @@ def write_mix(
         noise_mode: 'const', 'random' or 'none'; random noise is that of the row's seed.
         batch_size: Number of images rendered at once.
         labels: Write the seeds beside the grid, with white margins between images, which are enlarged by a whole
-            number to at least 64 pixels. Otherwise the grid consists of the images alone.
+            number to at least 64 pixels. Otherwise the grid consists of the images alone, and its corner is black.
 
     Returns:
         A description of what was written.

@@ -70,7 +70,7 @@ def _run_job(
     """Report each result as soon as it is known, and return all of them; [] except on the main rank."""
     results = []
     with failing_together(world), _out_of_memory_explained(job):
-        G = open_network(job.network, trust=job.trust_pickle)['G_ema'].to(world.device)
+        G = open_network(job.network, trust=job.trust_pickle, keys=['G_ema'])['G_ema'].to(world.device)
     evaluation = Evaluation(metrics, world, G, job.options, cache)
     for name in metrics:
         with failures.noted(name, job.network), _out_of_memory_explained(job):

@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 import dnnlib
 from dnnlib.text import excerpt
-from network_files.errors import TRUST_HINT, NetworkPickleError
+from network_files.errors import NetworkPickleError, UnsupportedNetworkError
 from network_files.plain_values import TooDeep, walk
 
 NETWORK_KEYS = ('G', 'D', 'G_ema')
@@ -119,7 +119,8 @@ def build(
         force_fp16: Use half precision in the 4 highest resolutions, on devices that support it.
 
     Raises:
-        NetworkPickleError: It cannot be built, or the tensors do not match.
+        NetworkPickleError: It cannot be built, or the tensors do not match. UnsupportedNetworkError if code in the file
+            may be able to.
     """
     allowance.spend_network(where)
     allowance.spend_parts(len(tensors), where)
@@ -132,9 +133,9 @@ def build(
             kwargs = with_fp16(class_name, kwargs)
         module = construct_on_meta(class_name, args, kwargs, allowance)
     except Exception as error:  # arguments from a file can make a constructor raise anything
-        raise NetworkPickleError(
-            f'{where} was not opened: {class_name} cannot be built from the arguments in the file '
-            f'({excerpt(error) or type(error).__name__}). {TRUST_HINT}'
+        raise UnsupportedNetworkError(
+            where,
+            f'{class_name} cannot be built from the arguments in the file ({excerpt(error) or type(error).__name__})',
         ) from error
     _compare(module, tensors, where)
     allowance.spend(sum(tensor.numel() for tensor in tensors.values()), where)
@@ -225,7 +226,8 @@ def _check_argument(value: Any, where: str) -> None:
         if len(value) > _MAX_STRING_LENGTH:
             raise _bad_arguments(where, f'one is a string of {len(value)} characters')
     elif not isinstance(value, _OTHER_ARGUMENT_TYPES):
-        raise _bad_arguments(where, f'one is a {type(value).__name__}')
+        kind = excerpt(getattr(value, 'class_name', type(value).__name__))  # of an object of a foreign class
+        raise UnsupportedNetworkError(where, f'an argument of its constructor is a {kind}')
 
 
 def _bad_arguments(where: str, reason: str) -> NetworkPickleError:
@@ -263,9 +265,10 @@ def _compare(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where
     complaints += [f'{excerpt(name)} is complex' for name, tensor in tensors.items() if tensor.is_complex()]
     if complaints:
         more = len(complaints) - _MAX_LISTED
-        raise NetworkPickleError(
-            f'{where} was not opened: its values do not match {type(module).__name__} '
-            f'({"; ".join(complaints[:_MAX_LISTED])}{f" and {more} more" if more > 0 else ""}). {TRUST_HINT}'
+        raise UnsupportedNetworkError(
+            where,
+            f'its values do not match {type(module).__name__} '
+            f'({"; ".join(complaints[:_MAX_LISTED])}{f" and {more} more" if more > 0 else ""})',
         )
 
 

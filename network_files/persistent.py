@@ -14,8 +14,8 @@ import torch
 
 from dnnlib.text import excerpt
 from network_files import construction
-from network_files.errors import TRUST_HINT, NetworkPickleError
-from network_files.safe_pickle import PersistentObject
+from network_files.errors import NetworkPickleError, UnsupportedNetworkError
+from network_files.safe_pickle import ForeignObject, Global, PersistentObject
 
 _MAX_DEPTH = 32
 
@@ -36,7 +36,10 @@ READERS = {
 
 
 def rebuild(
-    stored: PersistentObject, where: str, allowance: construction.Allowance, force_fp16: bool = False
+    stored: PersistentObject | ForeignObject | Global,
+    where: str,
+    allowance: construction.Allowance,
+    force_fp16: bool = False,
 ) -> torch.nn.Module:
     """Return a module of our own class that equals the stored one.
 
@@ -47,18 +50,23 @@ def rebuild(
         force_fp16: As in `construction.build`.
 
     Raises:
-        NetworkPickleError: It contains an unknown class, or does not match ours.
+        UnsupportedNetworkError: It contains an unknown class, or does not match ours.
+        NetworkPickleError: It is damaged, or too large.
     """
     tensors: dict[str, torch.Tensor] = {}
     for path, part in _walk(stored, where, allowance):
         if part.class_name not in construction.KNOWN_CLASSES:
-            raise NetworkPickleError(
-                f'{where} was not opened: its part {_name(where, path)} is of class {excerpt(part.class_name)!r} '
-                f'({_origin(part)}), which this version does not support. {TRUST_HINT}'
-            )
+            raise _unsupported(part.class_name, _origin(part), path, where)
         tensors.update(_tensors_of(part, path, where, allowance))
+    assert isinstance(stored, PersistentObject)  # `_walk` raises for the others
     args, kwargs = stored.state.get('_init_args', ()), stored.state.get('_init_kwargs', {})
     return construction.build(stored.class_name, args, kwargs, tensors, where, allowance, force_fp16)
+
+
+def _unsupported(class_name: str, origin: str, path: str, where: str) -> UnsupportedNetworkError:
+    part = f'its part {_name(where, path)}' if path else 'it'
+    reason = f'{part} is of class {excerpt(class_name)!r} ({origin}), which this version does not support'
+    return UnsupportedNetworkError(where, reason)
 
 
 def _origin(part: PersistentObject) -> str:
@@ -72,14 +80,15 @@ def _name(where: str, path: str) -> str:
     return excerpt('.'.join(filter(None, [where.rpartition(': ')[2], path])))
 
 
-def _walk(
-    stored: PersistentObject, where: str, allowance: construction.Allowance
-) -> Iterator[tuple[str, PersistentObject]]:
+def _walk(stored: object, where: str, allowance: construction.Allowance) -> Iterator[tuple[str, PersistentObject]]:
     """Yield the stored module and all its submodules once, with dotted paths; '' is the module itself."""
     pending: list[tuple[str, Any, int]] = [('', stored, 0)]
     seen: set[int] = set()
     while pending:
         path, part, depth = pending.pop()
+        if isinstance(part, (ForeignObject, Global)):
+            class_name = part.class_name if isinstance(part, ForeignObject) else part.name
+            raise _unsupported(class_name, 'named without source', path, where)
         if not isinstance(part, PersistentObject) or id(part) in seen or depth > _MAX_DEPTH:
             raise NetworkPickleError(f'{where}: {_name("", path)} is a {type(part).__name__} instead of a module')
         seen.add(id(part))

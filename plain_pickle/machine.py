@@ -13,6 +13,7 @@ import math
 import pickle
 import pickletools
 import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,9 @@ _COPIED_BYTES_PER_BYTE = 4  # that readers may process, for each byte of the fil
 _MIN_COPIED_BYTES = 1 << 20  # that readers may process in any file
 _BYTES_PER_ITEM = 256  # of copied containers
 _MAX_MEMO_INDEX = 2**32 - 1
+_MAX_NAME_LENGTH = 200  # that is kept of a foreign name
+_MAX_FOREIGN_NAMES = 10_000  # in one pickle; each is named once for all objects
+_MODULES_OF_PYTHON = {*sys.stdlib_module_names, '__builtin__'}
 _MAX_EMPTY_ROWS = 1 << 16  # of an array without elements
 _MAX_KEY_LENGTH = 10_000
 _MAX_NUMBERS_AS_KEYS = 10_000  # of one dict or set
@@ -142,6 +146,41 @@ class Global:
         raise TypeError(f'{self.name} cannot be changed')
 
 
+class ForeignName(Global):
+    """A name that is in no table."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str):
+        super().__init__(name, ForeignObject)
+
+    def call(self) -> ForeignObject:
+        """Return an object if the name looks like a class of another project.
+
+        Raises:
+            RefusedGlobal: It looks like a function, or is Python's own. It would not be called, but such a file has
+                something in mind.
+        """
+        is_class = self.name.rpartition('.')[2][:1].isupper()
+        if not is_class or self.name.partition('.')[0] in _MODULES_OF_PYTHON:
+            raise RefusedGlobal(excerpt(self.name))
+        return ForeignObject(self.name)
+
+
+class ForeignObject:
+    """An object of a class that is in no table. What the pickle contains about it is not kept."""
+
+    __slots__ = ('class_name',)
+
+    def __init__(self, class_name: str):
+        self.class_name = class_name
+
+
+def new_object(cls: Global, arguments: tuple[Any, ...]) -> Any:
+    """Create an object without the constructor of its class, as `cls.__new__` does."""
+    return ForeignObject(cls.name) if isinstance(cls, ForeignName) else cls.make(*arguments)
+
+
 class Machine:
     """Interpreter of one pickle.
 
@@ -150,6 +189,8 @@ class Machine:
         readers: Functions or constants by dotted name.
         budget: Limits of memory and time.
         persistent_load: Function for persistent IDs, or None if they are not allowed.
+        keep_foreign: Represent objects of classes that are not in `readers` as `ForeignObject`, instead of refusing
+            the pickle.
     """
 
     def __init__(
@@ -158,11 +199,13 @@ class Machine:
         readers: dict[str, Any],
         budget: Budget,
         persistent_load: Callable[[Any], Any] | None = None,
+        keep_foreign: bool = False,
     ):
         self.file = file
         self.readers = readers
         self.budget = budget
         self.persistent_load = persistent_load
+        self.foreign_names_left = _MAX_FOREIGN_NAMES if keep_foreign else 0
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -204,8 +247,9 @@ class Machine:
             stack.append(self.memo[argument])
         elif name == 'BUILD':
             state = stack.pop()
-            self.budget.spend_for(state)
-            _build(stack[-1], state)
+            if not isinstance(stack[-1], ForeignObject):  # whose state is not kept
+                self.budget.spend_for(state)
+                _build(stack[-1], state)
         elif name == 'POP':
             stack.pop()
         elif name == 'POP_MARK':
@@ -233,6 +277,8 @@ class Machine:
             fill_dict(target, items)
         elif name == 'ADDITEMS' and isinstance(target, set):
             fill_set(target, items)
+        elif isinstance(target, ForeignObject):
+            pass
         else:
             raise TypeError(f'{name} on a {type(target).__name__}')
         return True
@@ -250,7 +296,7 @@ class Machine:
             stack.append(self._look_up(f'{module}.{attribute}'))
         elif name in ('REDUCE', 'NEWOBJ'):
             arguments = stack.pop()
-            stack.append(self._apply(stack.pop(), arguments))
+            stack.append(self._apply(stack.pop(), arguments, is_new=name == 'NEWOBJ'))
         elif name == 'NEWOBJ_EX':
             keywords, arguments = stack.pop(), stack.pop()
             if keywords:
@@ -270,14 +316,19 @@ class Machine:
     def _look_up(self, name: str) -> Any:
         """Return what a name stands for: a constant itself, or a function as `Global`."""
         if name not in self.readers:
-            raise RefusedGlobal(excerpt(name))
+            self.foreign_names_left -= 1
+            if self.foreign_names_left < 0:
+                raise RefusedGlobal(excerpt(name))
+            return ForeignName(name[:_MAX_NAME_LENGTH])
         reader = self.readers[name]
         return Global(name, reader) if callable(reader) else reader
 
-    def _apply(self, function: Any, arguments: Any) -> Any:
+    def _apply(self, function: Any, arguments: Any, is_new: bool = False) -> Any:
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
             raise TypeError('a call to something that is not a name')
         self.budget.spend_for(arguments)
+        if isinstance(function, ForeignName):
+            return new_object(function, arguments) if is_new else function.call()
         if isinstance(function.make, BudgetedReader):
             return function.make(*arguments, budget=self.budget)
         return function.make(*arguments)

@@ -14,7 +14,16 @@ import numpy as np
 
 import dnnlib
 from dnnlib.text import excerpt
-from plain_pickle.machine import Global, RefusedGlobal, checked_sizes, fill_dict, fill_set, number_dtype, raw_bytes
+from plain_pickle.machine import (
+    Global,
+    RefusedGlobal,
+    checked_sizes,
+    fill_dict,
+    fill_set,
+    new_object,
+    number_dtype,
+    raw_bytes,
+)
 
 
 def not_callable(*_: Any) -> Any:
@@ -47,7 +56,7 @@ def _object_of_protocol_0(cls: Any, base: Any, items: Any = None) -> Any:
     """Create an object as protocols 0 and 1 write it: from its base class, with a state that BUILD adds."""
     if not isinstance(cls, Global) or not isinstance(base, Global):
         raise TypeError('an object of something that is not a name')
-    return cls.make() if items is None else cls.make(items)
+    return new_object(cls, () if items is None else (items,))
 
 
 def _empty_bytes() -> bytes:

@@ -20,18 +20,19 @@ from plain_pickle.machine import Budget, Machine
 from plain_pickle.readers import READERS
 
 
-def loads(data: bytes, readers: dict[str, Any] = READERS) -> Any:
+def loads(data: bytes, readers: dict[str, Any] = READERS, keep_foreign: bool = False) -> Any:
     """Read the object in a pickle.
 
     Args:
         data: A whole pickle, protocol 0 to 5. Strings of Python 2 are decoded as Latin-1.
         readers: Functions and constants by dotted name; functions are called with the arguments in the pickle.
+        keep_foreign: As in `machine.Machine`.
 
     Raises:
         machine.RefusedGlobal: The pickle contains a name that is not in the table.
         pickle.UnpicklingError: It is damaged, or not a pickle.
     """
-    machine = Machine(io.BytesIO(data), readers, Budget(len(data)))
+    machine = Machine(io.BytesIO(data), readers, Budget(len(data)), keep_foreign=keep_foreign)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', DeprecationWarning)  # about odd backslashes in the strings of old protocols
         return machine.run()

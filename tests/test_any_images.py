@@ -167,6 +167,7 @@ def test_style_mixing_between_labels(trained, tmp_path):
         '--cols=1,2',
         '--label=0,0,1',
         '--col-label=1,0,0',
+        '--labels=1',
         f'--outdir={tmp_path}',
     )
     pixels_of(tmp_path / '0-1.png')
@@ -178,7 +179,6 @@ def test_style_mixing_between_labels(trained, tmp_path):
         '--rows=0',
         '--cols=1,2',
         '--label=0,0,1',
-        '--labels=0',
         f'--outdir={tmp_path}',
     )
     pixels_of(tmp_path / 'grid.png', size=(3 * WIDTH, 2 * HEIGHT))

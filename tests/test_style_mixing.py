@@ -86,7 +86,7 @@ def test_each_image_is_the_row_with_layers_of_the_column(make, networks):
 
 
 def test_diagonal_of_the_same_rows_and_columns_equals_the_unmixed_images(make, networks):
-    files = make('out', networks.plain, '--rows=3-5', '--cols=3-5', '--styles=0,2,5', '--labels=0', '--batch=1')
+    files = make('out', networks.plain, '--rows=3-5', '--cols=3-5', '--styles=0,2,5', '--batch=1')
     plain = make('plain', networks.plain, '--seeds=3-5', '--batch=1', command=generate.main)
     assert len(files) == 9 + 1
     grid = files['grid.png'].reshape(4, 16, 4, 16, 3)
@@ -125,8 +125,10 @@ def test_default_layers_are_0_to_6_as_far_as_they_exist(make, networks, network,
     assert (by_default['0-1.png'] != make('fewer', path, '--rows=0', '--cols=1', '--styles=0-4')['0-1.png']).any()
 
 
-def test_grid_without_labels_has_unmixed_images_at_its_edges_and_an_empty_corner(make, networks):
-    files = make('out', networks.plain, '--rows=4,2', '--cols=9,8,7', '--labels=0', '--batch=5')
+@pytest.mark.parametrize('labels', [[], ['--labels=0']], ids=['default', 'no-labels'])
+def test_grid_has_unmixed_images_at_its_edges_and_a_black_corner(make, networks, labels):
+    files = make('out', networks.plain, '--rows=4,2', '--cols=9,8,7', '--batch=5', *labels)
+    assert files['grid.png'].shape == (3 * 16, 4 * 16, 3)
     grid = files['grid.png'].reshape(3, 16, 4, 16, 3)
     assert not grid[0, :, 0].any()
     for i, row in enumerate((4, 2), start=1):
@@ -140,7 +142,7 @@ def test_grid_without_labels_has_unmixed_images_at_its_edges_and_an_empty_corner
 def test_labeled_grid_has_enlarged_images_beside_seeds(make, networks, network):
     arguments = (getattr(networks, network), '--rows=4,2', '--cols=90210,8')
     bare = make('bare', *arguments, '--labels=0')['grid.png']
-    labeled = make('labeled', *arguments)['grid.png']
+    labeled = make('labeled', *arguments, '--labels=1')['grid.png']
     side, pitch = 3 * 68, 68
     for row in range(3):
         for column in range(3):

@@ -15,7 +15,9 @@ running anything.
 
 In the pickle, an object is a call of `_reconstruct_persistent_obj` with one dict: `type` ('class'), `version` (6),
 `module_src` (text), `class_name`, `state` (the object's `__dict__`, in which `_init_args` and `_init_kwargs` are
-the arguments of its constructor). This layout is shared with the published StyleGAN code and must not change.
+the arguments of its constructor). This layout is shared with the published StyleGAN code and must not change. Dicts
+inside the arguments are stored as `dnnlib.EasyDict`, because programs that open pickles set attributes on them
+(`init_kwargs.synthesis_kwargs.num_fp16_res = 4`).
 """
 
 from __future__ import annotations
@@ -163,8 +165,8 @@ def _remember_arguments(cls: Any) -> None:
     @functools.wraps(original_init)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         if _decorated_base(type(self)) is cls:  # not while a derived class calls super().__init__()
-            self.__dict__['_init_args'] = _plain_copy(args)
-            self.__dict__['_init_kwargs'] = _plain_copy(kwargs)
+            self.__dict__['_init_args'] = _copy_of_arguments(args)
+            self.__dict__['_init_kwargs'] = dict(_copy_of_arguments(kwargs))
         original_init(self, *args, **kwargs)
 
     cls.__init__ = __init__
@@ -174,21 +176,21 @@ def _decorated_base(cls: type) -> type:
     return next(base for base in cls.__mro__ if base in _source_by_class)
 
 
-def _plain_copy(value: Any) -> Any:
-    """Return a deep copy in which every kind of dict is a plain one, so that pickles need none of our classes."""
+def _copy_of_arguments(value: Any) -> Any:
+    """Return a deep copy in which every kind of dict is an EasyDict."""
     if isinstance(value, dict):
-        return {key: _plain_copy(item) for key, item in value.items()}
+        return dnnlib.EasyDict({key: _copy_of_arguments(item) for key, item in value.items()})
     if type(value) in (list, tuple):
-        return type(value)(_plain_copy(item) for item in value)
+        return type(value)(_copy_of_arguments(item) for item in value)
     return copy.deepcopy(value)
 
 
 def _get_init_args(self: Any) -> tuple[Any, ...]:
-    return copy.deepcopy(self._init_args)
+    return _copy_of_arguments(self._init_args)
 
 
 def _get_init_kwargs(self: Any) -> dnnlib.EasyDict:
-    return dnnlib.EasyDict(copy.deepcopy(self._init_kwargs))
+    return _copy_of_arguments(self._init_kwargs)
 
 
 def _make_reduce_ex(super_reduce_ex: Callable[..., Any]) -> Callable[..., Any]:
@@ -204,12 +206,23 @@ def _make_reduce_ex(super_reduce_ex: Callable[..., Any]) -> Callable[..., Any]:
             )
         _check_plain(self._init_args, f'{cls.__qualname__}: constructor argument')
         _check_plain(self._init_kwargs, f'{cls.__qualname__}: constructor argument')
-        meta = dict(
-            type='class', version=FORMAT_VERSION, module_src=source, class_name=cls.__name__, state=_get_state(self)
-        )
+        state = _with_easy_dicts(_get_state(self))
+        meta = dict(type='class', version=FORMAT_VERSION, module_src=source, class_name=cls.__name__, state=state)
         return _reconstruct_persistent_obj, (meta,)
 
     return __reduce_ex__
+
+
+def _with_easy_dicts(state: Any) -> Any:
+    """Return the state of an object with EasyDicts in its arguments, even if it comes from a pickle without them."""
+    if not isinstance(state, dict):  # of a class with its own `__getstate__`
+        return state
+    state = dict(state)
+    if isinstance(state.get('_init_args'), tuple):
+        state['_init_args'] = _copy_of_arguments(state['_init_args'])
+    if isinstance(state.get('_init_kwargs'), dict):
+        state['_init_kwargs'] = dict(_copy_of_arguments(state['_init_kwargs']))
+    return state
 
 
 def _deepcopy(self: Any, memo: dict[int, Any]) -> Any:

@@ -128,6 +128,17 @@ def _he_gain(fan_in: int) -> float:
     return float(1 / np.sqrt(fan_in))
 
 
+def _add_weights(layer: torch.nn.Module, weight: torch.Tensor, bias: torch.Tensor | None, trainable: bool) -> None:
+    """Give a layer its `weight` and `bias`: as parameters, or as buffers if they are not trained."""
+    for name, tensor in dict(weight=weight, bias=bias).items():
+        if tensor is None:
+            setattr(layer, name, None)
+        elif trainable:
+            layer.register_parameter(name, torch.nn.Parameter(tensor))
+        else:
+            layer.register_buffer(name, tensor)
+
+
 def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
     """Scale `x` to a mean square of one along `dim`."""
     mean_square = x.square().mean(dim=dim, keepdim=True)
@@ -307,7 +318,11 @@ class FullyConnectedLayer(torch.nn.Module):
         activation: Name in `bias_act.activation_funcs`.
         lr_multiplier: Learning rate relative to that of other layers.
         bias_init: Initial value of the bias.
+        trainable: False keeps weight and bias as buffers of the same names.
     """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
 
     def __init__(
         self,
@@ -317,13 +332,14 @@ class FullyConnectedLayer(torch.nn.Module):
         activation: str = 'linear',
         lr_multiplier: float = 1,
         bias_init: float = 0,
+        trainable: bool = True,
     ) -> None:
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
         self.activation = activation
-        self.weight = torch.nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
-        self.bias = torch.nn.Parameter(torch.full([out_features], float(bias_init))) if bias else None
+        weight = torch.randn(out_features, in_features) / lr_multiplier
+        _add_weights(self, weight, torch.full([out_features], float(bias_init)) if bias else None, trainable)
         self.weight_gain = lr_multiplier * _he_gain(in_features)
         self.bias_gain = lr_multiplier
 
@@ -389,14 +405,7 @@ class Conv2dLayer(torch.nn.Module):
         self.register_buffer('resample_filter', upfirdn2d.setup_filter(resample_filter))
 
         weight = _conv_weight(out_channels, in_channels, kernel_size, channels_last)
-        tensors = {'weight': weight, 'bias': torch.zeros(out_channels) if bias else None}
-        for name, tensor in tensors.items():
-            if tensor is not None and trainable:
-                self.register_parameter(name, torch.nn.Parameter(tensor))
-            elif tensor is not None:
-                self.register_buffer(name, tensor)
-            else:
-                setattr(self, name, None)
+        _add_weights(self, weight, torch.zeros(out_channels) if bias else None, trainable)
 
     def forward(self, x: torch.Tensor, gain: float = 1) -> torch.Tensor:
         weight = (self.weight * self.weight_gain).to(x.dtype)
@@ -439,6 +448,8 @@ class MappingNetwork(torch.nn.Module):
         embed_features: Size of the embedding of the label. None: `w_dim`.
         layer_features: Size between layers. None: `w_dim`.
         w_avg_beta: Decay of the running mean of w in training mode. None: no running mean.
+        freeze_layers: Number of fully connected layers, from the first on, that are not trained.
+        freeze_embed: Do not train the embedding of the label.
     """
 
     w_avg: torch.Tensor
@@ -456,6 +467,8 @@ class MappingNetwork(torch.nn.Module):
         embed_features: int | None = None,
         layer_features: int | None = None,
         w_avg_beta: float | None = 0.995,
+        freeze_layers: int = 0,
+        freeze_embed: bool = False,
     ) -> None:
         super().__init__()
         self.num_ws, self.w_dim = num_ws, w_dim
@@ -465,15 +478,12 @@ class MappingNetwork(torch.nn.Module):
 
         embed_features = w_dim if embed_features is None else embed_features
         if c_dim > 0:
-            self.embed = FullyConnectedLayer(c_dim, embed_features)
+            self.embed = FullyConnectedLayer(c_dim, embed_features, trainable=not freeze_embed)
         hidden = w_dim if layer_features is None else layer_features
         sizes = [z_dim + (embed_features if c_dim > 0 else 0)] + [hidden] * (num_layers - 1) + [w_dim]
         for index, (size_in, size_out) in enumerate(zip(sizes[:num_layers], sizes[1:])):
-            setattr(
-                self,
-                f'fc{index}',
-                FullyConnectedLayer(size_in, size_out, activation=activation, lr_multiplier=lr_multiplier),
-            )
+            options: dict[str, Any] = dict(lr_multiplier=lr_multiplier, trainable=index >= freeze_layers)
+            setattr(self, f'fc{index}', FullyConnectedLayer(size_in, size_out, activation=activation, **options))
         if num_ws is not None and w_avg_beta is not None:
             self.register_buffer('w_avg', torch.zeros(w_dim))
 
@@ -515,7 +525,7 @@ class MappingNetwork(torch.nn.Module):
     def _transform(self, z: torch.Tensor | None, c: torch.Tensor | None) -> torch.Tensor:
         """Return w [N, w_dim] without truncation."""
         inputs = []
-        dtype = next((weight.dtype for weight in self.parameters()), torch.float32)
+        dtype = next((tensor.dtype for tensor in (*self.parameters(), *self.buffers())), torch.float32)
         with torch.autograd.profiler.record_function('input'):
             if self.z_dim > 0:
                 assert z is not None
@@ -893,6 +903,7 @@ class Generator(torch.nn.Module):
         img_channels: 1 for grayscale, 3 for RGB, 2 and 4 for these with alpha.
         mapping_kwargs: Further arguments of `MappingNetwork`.
         synthesis_kwargs: Further arguments of `SynthesisNetwork`.
+        **more_synthesis_kwargs: The same, as the code published after StyleGAN2-ADA passes them.
     """
 
     def __init__(
@@ -904,9 +915,11 @@ class Generator(torch.nn.Module):
         img_channels: int,
         mapping_kwargs: Mapping[str, Any] | None = None,
         synthesis_kwargs: Mapping[str, Any] | None = None,
+        **more_synthesis_kwargs: Any,
     ) -> None:
         super().__init__()
-        self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, **(synthesis_kwargs or {}))
+        synthesis_kwargs = {**(synthesis_kwargs or {}), **more_synthesis_kwargs}
+        self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, **synthesis_kwargs)
         self.img_resolution, self.img_channels = self.synthesis.img_resolution, img_channels
         self.num_ws = self.synthesis.num_ws
         self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
@@ -918,9 +931,7 @@ class Generator(torch.nn.Module):
         c: torch.Tensor,
         truncation_psi: float = 1,
         truncation_cutoff: int | None = None,
-        noise_mode: str = 'random',
-        force_fp32: bool = False,
-        fused_modconv: bool | None = None,
+        **synthesis_kwargs: Any,
     ) -> torch.Tensor:
         """Generate images.
 
@@ -929,15 +940,14 @@ class Generator(torch.nn.Module):
             c: [N, c_dim] labels.
             truncation_psi: See `MappingNetwork.forward`.
             truncation_cutoff: See `MappingNetwork.forward`.
-            noise_mode: 'random', 'const' (fixed noise that belongs to the network) or 'none'.
-            force_fp32: Do not compute in float16.
-            fused_modconv: See `SynthesisBlock.forward`.
+            **synthesis_kwargs: Arguments of `SynthesisBlock.forward` and `SynthesisLayer.forward`. `noise_mode` is
+                'random' (the default), 'const' (fixed noise that belongs to the network) or 'none'.
 
         Returns:
             [N, img_channels, H, W] images.
         """
         ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
-        return self.synthesis(ws, noise_mode=noise_mode, force_fp32=force_fp32, fused_modconv=fused_modconv)
+        return self.synthesis(ws, **synthesis_kwargs)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ def open_pretrained(url: str, networks: Mapping[str, torch.nn.Module]) -> dict[s
         OSError: The file cannot be read or downloaded.
         ValueError: It is not a network pickle, lacks one of the networks, or none of its weights match.
     """
-    pretrained = open_network(url)
+    pretrained = open_network(url, keys=tuple(networks))
     for name in networks:
         if pretrained[name] is None:
             raise ValueError(

@@ -1,7 +1,9 @@
 """Persistent objects as other versions and forks of the published code write them."""
 
 import collections
+import copy
 import io
+import json
 import pathlib
 import pickle
 
@@ -11,8 +13,11 @@ import torch
 
 import dnnlib
 import legacy
+from network_files import safetensors_files
+from torch_utils import misc
 from training.augment import AugmentPipe
 from training.networks_stylegan2 import Discriminator, Generator
+from training.run.snapshots import save_network_pickle
 
 
 def make(**kwargs):
@@ -73,6 +78,72 @@ def test_easy_dicts_among_arguments():
     G = make()
     G._init_kwargs = dnnlib.EasyDict(G._init_kwargs, mapping_kwargs=dnnlib.EasyDict(num_layers=2))
     assert_same_network(read({'G_ema': G})['G_ema'], make())
+
+
+def set_half_precision_as_other_programs_do(data):
+    """What the published code and its successors do with force_fp16=True, in both of their layouts."""
+    for key in ('G', 'D', 'G_ema'):
+        old = data[key]
+        kwargs = copy.deepcopy(old.init_kwargs)
+        options = kwargs.get('synthesis_kwargs', kwargs)
+        options.num_fp16_res = 4
+        options.conv_clamp = 256
+        assert kwargs != old.init_kwargs
+        new = type(old)(**kwargs).eval().requires_grad_(False)
+        misc.copy_params_and_buffers(old, new, require_all=True)
+        for (name, tensor), (_, stored) in zip(misc.named_params_and_buffers(new), misc.named_params_and_buffers(old)):
+            assert torch.equal(tensor, stored), name
+        assert getattr(new, 'synthesis', new).b16.use_fp16
+
+
+def snapshot(**options):
+    """The content of a snapshot whose options come from JSON, as those of a resumed run do."""
+    options = json.loads(json.dumps(dict(z_dim=8, w_dim=8, mapping_kwargs={'num_layers': 2}, **options)))
+    common = dict(c_dim=0, img_resolution=16, img_channels=3)
+    D = Discriminator(channel_base=128, channel_max=8, epilogue_kwargs=json.loads('{"mbstd_group_size": 2}'), **common)
+    return {'G': Generator(**options, **common), 'D': D, 'G_ema': Generator(**options, **common)}
+
+
+@pytest.mark.parametrize('options', [
+    {'synthesis_kwargs': {'channel_base': 128, 'channel_max': 8}},
+    {'synthesis_kwargs': {}},
+    {'channel_base': 128, 'channel_max': 8},
+    {},
+], ids=['nested', 'empty', 'loose', 'none'])  # fmt: skip
+def test_other_programs_set_half_precision_in_what_is_written(tmp_path, options):
+    data = snapshot(**options)
+    set_half_precision_as_other_programs_do(data)
+    save_network_pickle(tmp_path / 'snapshot.pkl', data, {'path': 'x.zip'})
+    safetensors_files.write(legacy.open_network(str(tmp_path / 'snapshot.pkl')), tmp_path / 'n.safetensors')
+    legacy.save_network_pkl(legacy.open_network(str(tmp_path / 'snapshot.pkl')), tmp_path / 'again.pkl')
+    legacy.save_network_pkl(legacy.open_network(str(tmp_path / 'n.safetensors')), tmp_path / 'back.pkl')
+    for name in ('snapshot.pkl', 'again.pkl', 'back.pkl'):
+        with open(tmp_path / name, 'rb') as f:
+            opened = pickle.load(f)
+        set_half_precision_as_other_programs_do(opened)
+        opened['G'].init_kwargs.mapping_kwargs.num_layers = opened['D'].init_kwargs.epilogue_kwargs.x = 1
+        assert torch.equal(opened['G'].synthesis.b4.const, data['G'].synthesis.b4.const)
+
+
+def test_published_pickle_is_rewritten_with_easy_dicts(golden_path):
+    for name in ('published-format-stylegan2-cond-16.pkl', 'tf-stylegan2-ada-cond-16.pkl'):
+        data = legacy.open_network(str(golden_path(name)))
+        set_half_precision_as_other_programs_do(pickle.loads(pickle.dumps(data)))
+
+
+@pytest.mark.parametrize('frozen', [{'freeze_layers': 0, 'freeze_embed': False}, {'freeze_layers': 1},
+                                    {'freeze_layers': 2, 'freeze_embed': True}], ids=str)  # fmt: skip
+def test_frozen_layers_of_the_mapping_network(frozen):
+    """Options of stylegan3-fun; frozen tensors may be buffers or parameters in the file."""
+    kwargs = dict(c_dim=3, mapping_kwargs={'num_layers': 3, **frozen})
+    free, G = make(c_dim=3, mapping_kwargs={'num_layers': 3}), make(**kwargs)
+    free._init_kwargs['mapping_kwargs'].update(frozen)  # all tensors are parameters
+    for stored in (G, free):
+        back = read({'G_ema': stored})['G_ema']
+        assert {name for name, _ in back.named_parameters()} == {name for name, _ in G.named_parameters()}
+        z, c = torch.ones(2, 8), torch.eye(3)[:2]
+        assert torch.equal(back(z, c, noise_mode='const'), make(c_dim=3, mapping_kwargs={'num_layers': 3})(
+            z, c, noise_mode='const'))  # fmt: skip
 
 
 def test_harmless_attributes_of_forks():

@@ -1,7 +1,9 @@
 """Persistent objects: what is in their pickles, that they open anywhere, and that copies need none of it."""
 
+import collections
 import copy
 import io
+import json
 import pickle
 import pickletools
 import shutil
@@ -85,11 +87,33 @@ def test_pickle_holds_the_published_meta(layers):
     assert type(meta['state']['_init_kwargs']) is dict
 
 
-def test_pickle_names_nothing_of_this_project_but_the_reconstruction(layers):
-    content = pickle.dumps(layers.Scale(factor=dnnlib.EasyDict(a=1).a, options=dnnlib.EasyDict(b=dnnlib.EasyDict())))
+def test_pickle_names_nothing_of_this_project_but_the_reconstruction_and_easy_dicts(layers):
+    content = pickle.dumps(layers.Scale(factor=dnnlib.EasyDict(a=1).a, options={'b': {}}))
     texts = [argument for _, argument, _ in pickletools.genops(content) if isinstance(argument, str)]
-    assert 'torch_utils.persistence' in texts
-    assert not [text for text in texts if text.startswith('dnnlib') or text == layers.NAME]
+    assert {'torch_utils.persistence', 'dnnlib.util', 'EasyDict'} <= set(texts)
+    assert [text for text in texts if text.startswith('dnnlib')] == ['dnnlib.util'] and layers.NAME not in texts
+
+
+def test_dicts_inside_arguments_are_stored_as_easy_dicts(layers):
+    given = [{'deep': {'deeper': [collections.OrderedDict(a=1)]}}]
+    layer = layers.Plain(given, options=json.loads('{"b": {"c": [{"d": 1}]}}'))
+    for obj in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        state = meta_of(obj)['state']
+        (argument,), options = state['_init_args'], state['_init_kwargs']['options']
+        argument[0].deep.deeper[0].a = options.b.more = options.b.c[0].d = 2
+        assert type(options) is type(argument[0].deep.deeper[0]) is dnnlib.EasyDict
+        assert obj.init_kwargs.options.b.c[0].d == 1  # what is pickled is a copy
+    assert type(given[0]['deep']) is dict
+
+
+def test_plain_dicts_of_older_pickles_become_easy_dicts(layers):
+    layer = layers.Scale(3, options={'b': {}})
+    layer.__dict__.update(
+        _init_args=({'a': {}},), _init_kwargs={'options': {'b': {}}}
+    )  # as earlier versions wrote them
+    layer.init_args[0].a.x = layer.init_kwargs.options.b.x = 1
+    back = pickle.loads(pickle.dumps(layer))
+    back._init_args[0].a.x = back._init_kwargs['options'].b.x = 1
 
 
 def test_arguments_are_kept_as_they_were_given(layers):

@@ -227,3 +227,42 @@ def test_second_derivatives_of_a_single_image_with_a_dead_channel(size):
         found.append(torch.autograd.grad(gradient.square().sum(), styles)[0])
     assert found[0].isfinite().all()
     assert_close(*found)
+
+
+def test_generator_passes_further_arguments_to_synthesis():
+    """`forward(z, c, truncation_psi, truncation_cutoff, **synthesis_kwargs)`, as published."""
+    torch.manual_seed(0)
+    G = networks.Generator(4, 0, 4, 16, 3, {'num_layers': 1}, {'channel_base': 64}).eval()
+    z = torch.randn(2, 4)
+    ws = G.mapping(z, None, truncation_psi=0.5, truncation_cutoff=2)
+    for options in ({'noise_mode': 'none', 'gain': 0.5}, {'noise_mode': 'const', 'fused_modconv': True}):
+        assert torch.equal(G(z, None, 0.5, 2, **options), G.synthesis(ws, **options))
+    assert not torch.equal(G(z, None, noise_mode='none', gain=0.5), G(z, None, noise_mode='none'))
+    with pytest.raises(TypeError, match='unheard_of'):
+        G(z, None, unheard_of=1)
+    torch.manual_seed(1)
+    random = G(z, None)
+    torch.manual_seed(1)
+    assert torch.equal(random, G(z, None, noise_mode='random', force_fp32=False))
+
+
+def test_layers_of_the_mapping_network_can_be_frozen():
+    options = dict(z_dim=4, c_dim=2, w_dim=4, num_ws=3, num_layers=3)
+    torch.manual_seed(0)
+    free = networks.MappingNetwork(**options).eval()
+    layers = ['embed', 'fc0', 'fc1', 'fc2']
+    for frozen, kwargs in [
+        ([], dict(freeze_layers=0, freeze_embed=False)),
+        (['embed'], dict(freeze_embed=True)),
+        (['fc0', 'fc1'], dict(freeze_layers=2)),
+        (layers, dict(freeze_layers=99, freeze_embed=True)),
+    ]:
+        torch.manual_seed(0)
+        mapping = networks.MappingNetwork(**options, **kwargs).eval()
+        trained = [f'{layer}.{name}' for layer in layers if layer not in frozen for name in ('weight', 'bias')]
+        assert [name for name, _ in mapping.named_parameters()] == trained
+        assert mapping.state_dict().keys() == free.state_dict().keys()
+        assert all(torch.equal(tensor, mapping.state_dict()[name]) for name, tensor in free.state_dict().items())
+        z, c = torch.randn(5, 4), torch.eye(2)[[0, 1, 1, 0, 1]]
+        assert torch.equal(mapping.double()(z, c), free.double()(z, c)) and mapping(z, c).dtype == torch.float64
+        free.float()
