@@ -20,6 +20,8 @@ from dataset_conversion.results import describe_shape
 from dataset_conversion.sources import open_source
 from dataset_conversion.transforms import RESIZE_FILTERS, Transform
 from dataset_conversion.writer import check_destination, is_archive, unfinished_files
+from dataset_format.images import MAX_PIXELS
+from dataset_format.labels import describe_classes
 from dataset_format.sizes import SIZE_RULE
 from dnnlib.cli import BOOL, PATH, Command, Size, check_outdir, usage_error, usage_errors
 from dnnlib.files import atomic_file
@@ -107,6 +109,14 @@ SWITCH: dict[str, Any] = dict(type=BOOL, default=False, is_flag=False, flag_valu
     metavar='FILE.txt',
     help='Write the names of these images to a file, each with a tab and the reason',
 )
+@click.option(
+    '--max-pixels',
+    type=click.IntRange(min=1),
+    default=MAX_PIXELS,
+    show_default=True,
+    metavar='N',
+    help='Refuse larger images before they are decoded, which takes about 8 bytes of memory per pixel',
+)
 @click.option('--workers', type=click.IntRange(min=1), metavar='N', help='Number of processes  [default: one per core]')
 def main(
     source: str,
@@ -122,6 +132,7 @@ def main(
     subfolders_as_labels: bool,
     skip_bad: bool,
     bad_list: str | None,
+    max_pixels: int,
     workers: int | None,
 ) -> None:
     # Check the options.
@@ -131,14 +142,14 @@ def main(
         width, height = resolution
     size_option = '--resolution' if resolution else '--width' if width else '--height'
     with usage_errors(crop='--transform', size=size_option):
-        transform = Transform(crop, width, height, resize_filter, alpha, channels)
+        transform = Transform(crop, width, height, resize_filter, alpha, channels, max_pixels)
     with usage_errors('--dest'):
         check_destination(Path(dest))
         check_not_in_source(source, dest)
     if bad_list is not None:
         check_bad_list(bad_list, dest)
     with usage_errors('--source'):
-        images = open_source(source, subfolders_as_labels)
+        images = open_source(source, subfolders_as_labels, max_pixels)
     if images.default_size and not (width or height):
         transform = replace(transform, width=images.default_size, height=images.default_size)
     for path in unfinished_files(Path(dest)):
@@ -152,6 +163,8 @@ def main(
         list_images('cannot be used', error.bad, bad_list)
         raise click.ClickException(str(error)) from error
     list_images('left out', summary.bad, bad_list)
+    if summary.empty_classes:
+        click.echo(f'Warning: {empty_classes_warning(summary.empty_classes, images.class_names)}', err=True)
     click.echo(summary_line(summary, dest))
 
 
@@ -202,6 +215,15 @@ def list_images(problem: str, images: list[tuple[str, str]], bad_list: str | Non
 def one_line(text: str) -> str:
     """Replace tabs, line ends and other control characters by escape sequences."""
     return ''.join(char if char.isprintable() or '\udc80' <= char <= '\udcff' else ascii(char)[1:-1] for char in text)
+
+
+def empty_classes_warning(classes: list[int], class_names: list[str] | None) -> str:
+    """Describe classes without images in one sentence."""
+    subject = 'class has' if len(classes) == 1 else 'classes have'
+    return (
+        f'{len(classes)} {subject} no image: {describe_classes(classes, class_names)}. Networks are made for all '
+        'classes from 0 to the largest one, and learn nothing about these.'
+    )
 
 
 def summary_line(summary: Summary, dest: str) -> str:

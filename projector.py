@@ -10,6 +10,7 @@ import click
 import torch
 from click.core import ParameterSource
 
+from dataset_format.images import MAX_PIXELS
 from dataset_format.sizes import Resolution
 from dnnlib.cli import (
     BOOL,
@@ -111,6 +112,14 @@ black.
 )
 @click.option('--save-video', type=BOOL, default=True, show_default=True, help='Write proj.mp4')
 @click.option(
+    '--max-pixels',
+    type=click.IntRange(min=1),
+    default=MAX_PIXELS,
+    show_default=True,
+    metavar='N',
+    help='Refuse larger targets before they are decoded, which takes about 8 bytes of memory per pixel',
+)
+@click.option(
     '--detectors',
     'detector_dir',
     type=PATH,
@@ -133,6 +142,7 @@ def main(
     learning_rate: float,
     noise_weight: float,
     save_video: bool,
+    max_pixels: int,
     detector_dir: str | None,
     trust_pickle: bool,
     device: str,
@@ -140,7 +150,7 @@ def main(
     if save_video:
         save_video = has_encoder(is_required=ctx.get_parameter_source('save_video') is not ParameterSource.DEFAULT)
     with usage_errors():
-        targets = find_targets(paths)
+        targets = find_targets(paths, max_pixels)
         folders = folders_for(targets, outdir)
     if detector_dir is not None:
         with usage_errors('--detectors'):

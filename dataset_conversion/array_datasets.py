@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import math
 import pickle
 import tarfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dataset_conversion.source_types import Source
+from dnnlib.files import open_regular
 from plain_pickle import reading
 from plain_pickle.machine import RefusedGlobal
 
@@ -25,6 +27,8 @@ DIGITS = 'digits'
 _CIFAR10_FOLDER = 'cifar-10-batches-py'
 _CIFAR10_BATCHES = tuple(f'data_batch_{number}' for number in range(1, 6))
 _CIFAR10_META = 'batches.meta'
+_MAX_CIFAR10_BYTES = 2**28  # the archive as published expands to 186 million bytes
+_MAX_IDX_VALUES = 550_000_000  # the largest collection in this format, EMNIST, has 697,932 images of 28x28
 _DIGITS_SIZE = 32  # side in pixels to which the 8x8 digits are scaled by default
 
 
@@ -75,14 +79,48 @@ def _read_cifar_archive(path: Path) -> dict[str, bytes]:
     required = [f'{_CIFAR10_FOLDER}/{name}' for name in (*_CIFAR10_BATCHES, _CIFAR10_META)]
     files = {}
     try:
-        with tarfile.open(path, 'r:gz') as archive:
-            for member in archive:
-                file = archive.extractfile(member) if member.isfile() and member.name in required else None
-                if file is not None:
-                    files[member.name] = file.read()
+        with open_regular(path) as file, gzip.GzipFile(fileobj=file) as stream:
+            for name, content in _members_of(_LimitedStream(stream, path)):
+                if name in required:
+                    files[name] = content
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise ValueError(f'{path} is not a complete tar archive ({error}); download it again.') from error
     return files
+
+
+class _LimitedStream:
+    """The expanded content of a gzip file, up to a limit: a small file can expand to any size."""
+
+    def __init__(self, stream: gzip.GzipFile, path: Path):
+        self._stream = stream
+        self._path = path
+        self._num_left = _MAX_CIFAR10_BYTES
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(min(size, self._num_left + 1))
+        self._num_left -= len(content)
+        if self._num_left < 0:
+            raise ValueError(
+                f'{self._path} expands to more than {_MAX_CIFAR10_BYTES:,} bytes; this is not the CIFAR-10 archive.'
+            )
+        return content
+
+
+def _members_of(stream: _LimitedStream) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of each file in a tar archive.
+
+    `tarfile` would also read long names and attributes of files, which can take any amount of memory.
+    """
+    while header := stream.read(tarfile.BLOCKSIZE):
+        if not any(header):  # padding
+            continue
+        member = tarfile.TarInfo.frombuf(header, 'utf-8', 'surrogateescape')
+        size_in_blocks = -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        content = stream.read(size_in_blocks) if size_in_blocks > 0 else b''
+        if len(content) < size_in_blocks or member.size < 0:
+            raise tarfile.ReadError(f'{member.name} is not complete')
+        if member.isreg():
+            yield member.name, content[: member.size]
 
 
 def _load_cifar_file(files: dict[str, bytes], path: Path, name: str, *keys: str) -> list[Any]:
@@ -153,17 +191,24 @@ def open_mnist(path: Path) -> Source:
 def read_idx(path: Path) -> np.ndarray:
     """Read a gzipped uint8 array in MNIST's IDX format: 0, 0, type 8, number of dimensions, sizes, values."""
     try:
-        content = gzip.decompress(path.read_bytes())
+        with open_regular(path) as file, gzip.GzipFile(fileobj=file) as stream:
+            start = stream.read(4)
+            if len(start) < 4 or start[:3] != b'\0\0\x08':
+                raise ValueError(f'{path} is not an IDX file of bytes; download it again.')
+            shape = [int.from_bytes(stream.read(4), 'big') for _ in range(start[3])]
+            num_values = math.prod(shape)
+            if num_values > _MAX_IDX_VALUES:
+                raise ValueError(
+                    f'{path} declares the shape {shape}, {num_values:,} values, but at most {_MAX_IDX_VALUES:,} are '
+                    'read; download it again.'
+                )
+            content = stream.read(num_values + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f'{path} is not a complete gzip file ({error}); download it again.') from error
-    if len(content) < 4 or content[:3] != b'\0\0\x08':
-        raise ValueError(f'{path} is not an IDX file of bytes; download it again.')
-    num_dims = content[3]
-    shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], 'big') for i in range(num_dims)]
-    values = np.frombuffer(content, dtype=np.uint8)[4 + 4 * num_dims :]
-    if not num_dims or values.size != np.prod(shape) or not values.size:
-        raise ValueError(f'{path} declares the shape {shape} but contains {values.size} values; download it again.')
-    return values.reshape(shape)
+    if not shape or len(content) != num_values or not num_values:
+        found = 'more' if len(content) > num_values else str(len(content))
+        raise ValueError(f'{path} declares the shape {shape} but contains {found} values; download it again.')
+    return np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from dataset_conversion.source_types import Reader, Source
 from dataset_conversion.transforms import SkippedImage, Transform, check_output_size
 from dataset_conversion.writer import open_destination
 from dataset_format.images import BadImage, encode_png, to_pixels
-from dataset_format.labels import LABEL_FILE, Label, format_label_file
+from dataset_format.labels import LABEL_FILE, Label, classes_without_images, format_label_file
 
 CHUNK_BYTES = 4 * 2**20
 MAX_CHUNK_IMAGES = 128
@@ -45,6 +45,7 @@ class Summary:
         elapsed_sec: Duration of the conversion.
         shape: [H, W] or [H, W, C] of the images, or None before the first one.
         num_classes: Number of classes that occur in the labels.
+        empty_classes: Classes without images: smaller numbers than the others, or only named.
         bad: (name, reason) of images that cannot be used.
         skipped: (name, reason) of images that are too small for the transform.
     """
@@ -54,6 +55,7 @@ class Summary:
     elapsed_sec: float = 0
     shape: tuple[int, ...] | None = None
     num_classes: int = 0
+    empty_classes: list[int] = field(default_factory=list)
     bad: list[tuple[str, str]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
@@ -174,7 +176,11 @@ class _Conversion:
             self._check_outcome(tally, num_seen)
             writer.write(LABEL_FILE, format_label_file(None if source.labels is None else labels, source.class_names))
         summary.shape, summary.bad, summary.skipped = tally.expected, tally.bad, tally.skipped
-        summary.num_classes = len({label for _name, label in labels if isinstance(label, int)})
+        classes = {label for _name, label in labels if isinstance(label, int)}
+        if classes:
+            num_possible = max(max(classes) + 1, len(source.class_names or ()))
+            summary.empty_classes = classes_without_images(classes, num_possible)
+        summary.num_classes = len(classes)
         return summary
 
     def _check_outcome(self, tally: Tally, num_seen: int) -> None:
@@ -238,7 +244,7 @@ def convert_all(
 def convert_one(reader: Reader, ticket: Any, transform: Transform) -> Picture | Rejection:
     """Read, transform and encode one image."""
     try:
-        image = transform(load_image(reader.read(ticket), transform.alpha, transform.channels))
+        image = transform(load_image(reader.read(ticket), transform.alpha, transform.channels, transform.max_pixels))
         check_output_size(image)
     except BadImage as bad:
         return Rejection(str(bad), is_bad=True)

@@ -12,10 +12,26 @@ from typing import Any
 
 from dataset_conversion.source_types import Reader, Source
 from dataset_format.file_list import FileList, list_archive, list_folder
-from dataset_format.images import BadImage
-from dataset_format.labels import Label, join_names, match_labels, parse_label_file, sort_class_names
+from dataset_format.images import MAX_PIXELS, BadImage, max_file_bytes
+from dataset_format.labels import (
+    MAX_LABEL_FILE_BYTES,
+    Label,
+    check_num_classes,
+    join_names,
+    match_labels,
+    parse_label_file,
+    sort_class_names,
+)
+from dnnlib.archives import Archive, EntryTooLarge
 from dnnlib.errors import InvalidArgument, raise_if_shortage
+from dnnlib.files import read_file
 from dnnlib.text import excerpt
+
+
+def file_too_large(max_bytes: int) -> str:
+    """Describe why a file is not read, as the reason of a bad image."""
+    return f'too large: it has more than {max_bytes:,} bytes (see --max-pixels)'
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Folders and zip archives
@@ -23,16 +39,19 @@ from dnnlib.text import excerpt
 
 @dataclass(frozen=True)
 class FolderReader:
-    """Reads the files of a folder by name."""
+    """Reads the files of a folder by name, up to a size."""
 
     root: Path
+    max_bytes: int
 
     def read(self, ticket: str) -> bytes:
         try:
-            return (self.root / ticket).read_bytes()
+            return read_file(self.root / ticket, self.max_bytes)
         except OSError as error:
             raise_if_shortage(error)
             raise BadImage(f'unreadable ({error.strerror})') from error
+        except ValueError as error:
+            raise BadImage(file_too_large(self.max_bytes)) from error
 
     def sizes(self, tickets: Sequence[str]) -> list[int]:
         def size(path: Path) -> int:
@@ -44,48 +63,63 @@ class FolderReader:
         return [size(self.root / ticket) for ticket in tickets]
 
 
-def open_folder(path: Path, subfolders_as_labels: bool = False) -> Source:
+def open_folder(path: Path, subfolders_as_labels: bool = False, max_pixels: int = MAX_PIXELS) -> Source:
     """List the images in a folder and its subfolders."""
-    files = list_folder(path, str(path))
-    return _source_of_files(files, FolderReader(path), lambda name: (path / name).read_bytes(), subfolders_as_labels)
+
+    def read_labels(name: str) -> bytes:
+        return read_file(path / name, MAX_LABEL_FILE_BYTES)
+
+    reader = FolderReader(path, max_file_bytes(max_pixels))
+    return _source_of_files(list_folder(path, str(path)), reader, read_labels, subfolders_as_labels)
 
 
 class ZipReader:
-    """Reads the files of a zip archive by name."""
+    """Reads the files of a zip archive by name, up to a size."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, max_bytes: int):
         self.path = path
-        self._zip: zipfile.ZipFile | None = None
+        self.max_bytes = max_bytes
+        self._zip: Archive | None = None
 
     def read(self, ticket: str) -> bytes:
         try:
             if self._zip is None:
-                self._zip = zipfile.ZipFile(self.path)
-            return self._zip.read(ticket)
+                self._zip = Archive(self.path)
+            return self._zip.read_entry(ticket, self.max_bytes)
+        except EntryTooLarge as error:
+            raise BadImage(file_too_large(self.max_bytes)) from error
         except Exception as error:  # zipfile raises all kinds of errors for damage, encryption, unknown compression
             raise_if_shortage(error)
             raise BadImage(f'unreadable (the archive is damaged here: {error})') from error
 
     def sizes(self, tickets: Sequence[str]) -> list[int]:
-        with zipfile.ZipFile(self.path) as archive:
+        with Archive(self.path) as archive:
             return [archive.getinfo(ticket).file_size for ticket in tickets]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {'path': self.path, '_zip': None}
+        return {**self.__dict__, '_zip': None}
 
 
-def open_zip(path: Path, subfolders_as_labels: bool = False) -> Source:
+def open_zip(path: Path, subfolders_as_labels: bool = False, max_pixels: int = MAX_PIXELS) -> Source:
     """List the images in a zip archive."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            files = list_archive(archive, str(path))
-            return _source_of_files(files, ZipReader(path), archive.read, subfolders_as_labels)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError) as error:
+        with Archive(path) as archive:
+            archive.check_overlaps()
+
+            def read_labels(name: str) -> bytes:
+                try:
+                    return archive.read_entry(name, MAX_LABEL_FILE_BYTES)
+                except EntryTooLarge as error:
+                    raise ValueError(f'{name} of {path} {error}.') from error
+
+            reader = ZipReader(path, max_file_bytes(max_pixels))
+            return _source_of_files(list_archive(archive, str(path)), reader, read_labels, subfolders_as_labels)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise ValueError(f'{path} is not a complete zip archive ({error}).') from error
 
 
 def _source_of_files(
-    files: FileList, reader: Reader, read_file: Callable[[str], bytes], subfolders_as_labels: bool
+    files: FileList, reader: Reader, read_labels: Callable[[str], bytes], subfolders_as_labels: bool
 ) -> Source:
     if not files.images:
         raise ValueError(
@@ -96,7 +130,7 @@ def _source_of_files(
         labels, class_names = _label_by_folder(files.images, files.source)
     elif (label_file := files.label_file()) is not None:
         description = f'{label_file} of {files.source}'
-        table = parse_label_file(read_file(files.stored_names[label_file]), description)
+        table = parse_label_file(read_labels(files.stored_names[label_file]), description)
         class_names = table.class_names
         if table.by_name is not None:
             labels = match_labels(files.names_for_labels(label_file), table.by_name, description)
@@ -125,6 +159,7 @@ def _label_by_folder(names: list[str], source: str) -> tuple[list[Label], list[s
         )
     folders = [name[start:].split('/', maxsplit=1)[0] for name in names]
     class_names = sort_class_names(set(folders))
+    check_num_classes(len(class_names), source)
     class_index = {name: index for index, name in enumerate(class_names)}
     return [class_index[folder] for folder in folders], class_names
 
@@ -141,28 +176,31 @@ def _common_folder(names: list[str]) -> str:
 
 
 class LmdbReader:
-    """Reads the values of an LMDB database by key."""
+    """Reads the values of an LMDB database by key, up to a size."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, max_bytes: int):
         self.path = path
+        self.max_bytes = max_bytes
         self._transaction: Any = None
 
     def read(self, ticket: bytes) -> bytes:
         if self._transaction is None:
-            self._transaction = _open_lmdb_environment(self.path).begin()
+            self._transaction = _open_lmdb_environment(self.path).begin(buffers=True)
         content = self._transaction.get(ticket)
         if content is None:
             raise BadImage('unreadable (its key is no longer in the database)')
-        return content
+        if len(content) > self.max_bytes:
+            raise BadImage(file_too_large(self.max_bytes))
+        return bytes(content)
 
     def sizes(self, tickets: Sequence[bytes]) -> None:
         """Return None: sizes would have to be read with the images."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {'path': self.path, '_transaction': None}
+        return {**self.__dict__, '_transaction': None}
 
 
-def open_lmdb(path: Path) -> Source:
+def open_lmdb(path: Path, max_pixels: int = MAX_PIXELS) -> Source:
     """List the images of an LSUN database."""
     environment = _open_lmdb_environment(path)
     try:
@@ -172,7 +210,9 @@ def open_lmdb(path: Path) -> Source:
         environment.close()
     if not keys:
         raise ValueError(f'{path} is an empty database.')
-    return Source([key.decode(errors='backslashreplace') for key in keys], keys, LmdbReader(path))
+    return Source(
+        [key.decode(errors='backslashreplace') for key in keys], keys, LmdbReader(path, max_file_bytes(max_pixels))
+    )
 
 
 def _open_lmdb_environment(path: Path) -> Any:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 
 import numpy as np
 import PIL.Image
 import PIL.TiffImagePlugin
 
-from dataset_format.images import BadImage, decode, has_alpha, paste_on_white
+from dataset_format.images import MAX_PIXELS, BadImage, TooLarge, decode, has_alpha, open_image, paste_on_white
 
 ALPHA_RULES = ('refuse', 'keep', 'white')
 CHANNEL_RULES = ('keep', 'rgb', 'gray')
@@ -27,7 +26,10 @@ _TIFF_BITS_PER_SAMPLE = 258
 
 
 def load_image(
-    content: bytes | np.ndarray, alpha: str = ALPHA_RULES[0], channels: str = CHANNEL_RULES[0]
+    content: bytes | np.ndarray,
+    alpha: str = ALPHA_RULES[0],
+    channels: str = CHANNEL_RULES[0],
+    max_pixels: int = MAX_PIXELS,
 ) -> PIL.Image.Image:
     """Load an image according to CONVERSION_RULES.
 
@@ -35,6 +37,7 @@ def load_image(
         content: Bytes of a file, or decoded uint8 pixels [H, W] or [H, W, 3].
         alpha: One of ALPHA_RULES.
         channels: One of CHANNEL_RULES.
+        max_pixels: Largest number of pixels that is decoded.
 
     Returns:
         An image of mode L or RGB, or with 'keep' LA or RGBA.
@@ -47,16 +50,23 @@ def load_image(
     else:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', category=UserWarning)  # about odd metadata, which does not affect pixels
-            image = _to_8_bit_channels(decode(content), is_deep=has_deep_channels(content))
+            image = _to_8_bit_channels(_decode(content, max_pixels), has_deep_channels(content, max_pixels))
     return _apply_channel_rule(_apply_alpha_rule(image, alpha), channels)
 
 
-def has_deep_channels(content: bytes) -> bool:
+def _decode(content: bytes, max_pixels: int) -> PIL.Image.Image:
+    try:
+        return decode(content, max_pixels)
+    except TooLarge as error:
+        raise BadImage(f'{error} (see --max-pixels)') from error
+
+
+def has_deep_channels(content: bytes, max_pixels: int = MAX_PIXELS) -> bool:
     """Return whether an intact file has more than 8 bits per channel, according to its header.
 
     Pillow silently opens many of these as 8-bit RGB, so its modes do not tell.
     """
-    image = PIL.Image.open(io.BytesIO(content))
+    image = open_image(content, max_pixels)
     if image.format == 'PNG':
         return content[24] == 16
     if isinstance(image, PIL.TiffImagePlugin.TiffImageFile):
@@ -76,8 +86,10 @@ def _to_8_bit_channels(image: PIL.Image.Image, is_deep: bool) -> PIL.Image.Image
     mode = image.mode
     if is_deep or mode.startswith('I') or mode == 'F':
         raise BadImage('more than 8 bits per channel (scale it to 8 bits in the way that suits its content)')
+    if mode in ('LA', 'RGBA'):
+        return image
     if has_alpha(image):
-        return image.convert('LA' if mode in ('L', 'LA', 'La', '1') else 'RGBA')
+        return image.convert('LA' if mode in ('L', 'La', '1') else 'RGBA')
     if mode in ('L', 'RGB'):
         return image
     if mode == '1':

@@ -15,15 +15,17 @@ from dataset_conversion.array_datasets import (
 )
 from dataset_conversion.image_files import open_folder, open_lmdb, open_zip
 from dataset_conversion.source_types import Source
+from dataset_format.images import MAX_PIXELS
 from dnnlib.errors import InvalidArgument
 
 
-def open_source(source: str, subfolders_as_labels: bool = False) -> Source:
+def open_source(source: str, subfolders_as_labels: bool = False, max_pixels: int = MAX_PIXELS) -> Source:
     """List the images of a source.
 
     Args:
         source: A path, or 'digits'.
         subfolders_as_labels: Use the folders at the first level as classes.
+        max_pixels: Largest number of pixels of an image; it also limits the size of files.
 
     Raises:
         InvalidArgument: Argument 'subfolders_as_labels': the source does not have one folder per class.
@@ -31,11 +33,13 @@ def open_source(source: str, subfolders_as_labels: bool = False) -> Source:
     """
     opener = _find_opener(source)
     if opener in (open_folder, open_zip):
-        return opener(Path(source), subfolders_as_labels)
+        return opener(Path(source), subfolders_as_labels, max_pixels)
     if subfolders_as_labels:
         raise InvalidArgument(
             'subfolders_as_labels', f'the source must be a folder or zip archive; {source} has no folders.'
         )
+    if opener is open_lmdb:
+        return opener(Path(source), max_pixels)
     return opener() if opener is open_digits else opener(Path(source))
 
 

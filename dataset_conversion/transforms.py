@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import PIL.Image
 
 from dataset_conversion.loading import ALPHA_RULES, CHANNEL_RULES
-from dataset_format.images import BadImage, crop_to_proportions
-from dataset_format.sizes import describe_unusable_size, is_usable_size
+from dataset_format.images import MAX_PIXELS, BadImage, crop_to_proportions, describe_excess
+from dataset_format.sizes import MAX_DATASET_PIXELS, describe_unusable_size, is_usable_size
 from dnnlib.errors import InvalidArgument
 
 RESIZE_FILTERS = {'lanczos': PIL.Image.Resampling.LANCZOS, 'box': PIL.Image.Resampling.BOX}
@@ -30,6 +30,7 @@ class Transform:
         resize_filter: 'lanczos' or 'box'.
         alpha: Treatment of alpha channels before the other steps, one of ALPHA_RULES.
         channels: Conversion to grayscale or RGB before the other steps, one of CHANNEL_RULES.
+        max_pixels: Largest number of pixels of an image before the conversion.
 
     Raises:
         InvalidArgument: Argument 'crop' or 'size': the transform has no size, or one that networks do not support.
@@ -41,6 +42,7 @@ class Transform:
     resize_filter: str = 'lanczos'
     alpha: str = ALPHA_RULES[0]
     channels: str = CHANNEL_RULES[0]
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         width, height = self.width or self.height, self.height or self.width
@@ -55,6 +57,8 @@ class Transform:
                     f'center-crop-wide makes wide images: the height may not exceed the width, got {width}x{height}.',
                 )
             height = width  # of the square on which the result is centered
+        if width * height > MAX_DATASET_PIXELS:
+            raise InvalidArgument('size', f'{describe_excess(width, height, MAX_DATASET_PIXELS)}.')
         if not is_usable_size(width, height):
             raise InvalidArgument('size', f'{describe_unusable_size(width, height)}.')
 
@@ -68,12 +72,16 @@ class Transform:
 
         Raises:
             SkippedImage: The image is too small for 'center-crop-wide'.
+            BadImage: The result would be too large.
         """
         width, height = self.width or image.width, self.height or image.height
         if self.crop == 'center-crop-wide' and (image.width < width or image.height < height):
             raise SkippedImage(f'{image.width}x{image.height} is smaller than {width}x{height}')
         if self.crop is not None:
             image = crop_to_proportions(image, width, height)
+        if width * height > MAX_DATASET_PIXELS:
+            excess = describe_excess(width, height, MAX_DATASET_PIXELS)
+            raise BadImage(f'{excess} after the conversion (use --resolution=WxH)')
         if image.size != (width, height):
             image = image.resize((width, height), RESIZE_FILTERS[self.resize_filter])
         if self.crop == 'center-crop-wide':

@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
+import threading
+import warnings
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import PIL.Image
+import PIL.ImageFile
 import PIL.ImageOps
 
 IMAGE_EXTENSIONS = frozenset(
     '.avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp'.split()
 )
+MAX_PIXELS = 200_000_000
+"""Default limit of an image's pixels, for sources and targets: memory for 14,000x14,000 of them and a copy."""
+
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 PNG_HEADER_BYTES = 29  # the signature and the IHDR chunk up to its last field
 PNG_COLOR_KINDS = {0: 'grayscale', 2: 'RGB', 3: 'palette', 4: 'grayscale with alpha', 6: 'RGB with alpha'}
 CHANNEL_KINDS = {1: 'grayscale', 2: 'grayscale with alpha', 3: 'RGB', 4: 'RGB with alpha'}
 PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by color type, except palettes
 
+# Decoders of Pillow that are used. Some of the others run programs (EPS) or expand archives in archives (ICNS).
+_FORMATS = (
+    'AVIF',
+    'BMP',
+    'DIB',
+    'GIF',
+    'JPEG',
+    'JPEG2000',
+    'PNG',
+    'PPM',
+    'TIFF',
+    'WEBP',
+    'TGA',
+)  # TGA has no signature
+_MEMORY_FACTORS = {'AVIF': 4, 'JPEG2000': 4, 'WEBP': 4}  # of decoders that do not decode line by line
+_FILE_BYTES_PER_PIXEL = 4
+_FILE_OVERHEAD_BYTES = 2**26  # thumbnails, color profiles and the like
+_BAND_PIXELS = 2**22
+
 
 class BadImage(ValueError):
     """An image that cannot be used; the message completes 'NAME: ...'."""
+
+
+class TooLarge(BadImage):
+    """An image that exceeds a limit; the message ends with that limit, so that a way to raise it can follow."""
 
 
 def is_image_name(name: str) -> bool:
@@ -41,21 +72,92 @@ def is_hidden_name(name: str) -> bool:
 # Decoding
 
 
-def decode(content: bytes) -> PIL.Image.Image:
+def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> PIL.Image.Image:
     """Decode the first picture of an image file, in its own mode, rotated as its EXIF data say.
 
     Args:
         content: Bytes of the file.
+        max_pixels: Largest number of pixels that is decoded.
 
     Raises:
+        TooLarge: The picture has more pixels.
         BadImage: The file cannot be decoded.
     """
     try:
-        image = PIL.Image.open(io.BytesIO(content))
+        image = open_image(content, max_pixels)
         image.load()
+    except TooLarge:
+        raise
     except Exception as error:  # decoders raise all kinds of errors for damaged data
         raise BadImage(f'unreadable ({_decoding_error(error, content)})') from error
     return _apply_orientation(image)
+
+
+def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> PIL.ImageFile.ImageFile:
+    """Read the header of an image file; the pixels are decoded when they are first used.
+
+    Args:
+        content: Bytes of the file.
+        max_pixels: Largest number of pixels that is accepted.
+
+    Raises:
+        TooLarge: The picture has more pixels.
+        Exception: Whatever the decoder raises for damaged headers.
+    """
+    formats = [name for name in _FORMATS if name in PIL.Image.OPEN or _all_decoders_loaded(name)]
+    try:
+        # Pillow paints the first picture of an animation while it opens a GIF.
+        with pillow_limit(max_pixels if content.startswith(b'GIF8') else None):
+            image = PIL.Image.open(io.BytesIO(content), formats=formats)
+    except PIL.Image.DecompressionBombError as error:
+        raise TooLarge(f'too large: it has more pixels than the limit, {max_pixels:,}') from error
+    _check_pixels(image, max_pixels)
+    return image
+
+
+def describe_excess(width: int, height: int, max_pixels: int) -> str:
+    """Describe why an image is refused, as the reason of a bad image."""
+    return f'too large: {width}x{height} = {width * height:,} pixels, and the limit is {max_pixels:,}'
+
+
+def max_file_bytes(max_pixels: int = MAX_PIXELS) -> int:
+    """Return the largest size of a file that may hold an image of this many pixels; larger files are not read."""
+    return _FILE_BYTES_PER_PIXEL * max_pixels + _FILE_OVERHEAD_BYTES
+
+
+def _all_decoders_loaded(name: str) -> bool:
+    """Load all decoders of Pillow, and return whether one of them has this name."""
+    PIL.Image.init()
+    return name in PIL.Image.OPEN
+
+
+def _check_pixels(image: PIL.ImageFile.ImageFile, max_pixels: int) -> None:
+    num_pixels = image.width * image.height
+    factor = _MEMORY_FACTORS.get(image.format or '', 1)
+    if num_pixels * factor > max_pixels:
+        reason = f' for {image.format} files, which take {factor} times the memory' if factor > 1 else ''
+        raise TooLarge(describe_excess(*image.size, max_pixels // factor) + reason)
+    # A file can list the same tile any number of times.
+    extents = [tile[1] for tile in image.tile if tile[1] is not None]
+    if sum((right - left) * (bottom - top) for left, top, right, bottom in extents) > 8 * num_pixels:
+        raise ValueError('its tiles overlap')
+
+
+_limit_lock = threading.RLock()
+
+
+@contextlib.contextmanager
+def pillow_limit(max_pixels: int | None) -> Iterator[None]:
+    """Replace Pillow's own limit, a global variable, within this context; None removes it."""
+    with _limit_lock:
+        previous = PIL.Image.MAX_IMAGE_PIXELS
+        PIL.Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow refuses images of twice as many
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore', category=PIL.Image.DecompressionBombWarning)
+                yield
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS = previous
 
 
 def _decoding_error(error: Exception, content: bytes) -> str:
@@ -74,9 +176,20 @@ def _apply_orientation(image: PIL.Image.Image) -> PIL.Image.Image:
     if 'exif' not in image.info and image.format != 'TIFF':
         return image
     try:
-        return PIL.ImageOps.exif_transpose(image)
+        PIL.ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # EXIF data are parsed lazily, and damaged ones raise all kinds of errors
         raise BadImage(f'damaged EXIF data ({_one_line(error)})') from error
+    return image
+
+
+def bands_of(image: PIL.Image.Image) -> Iterator[tuple[int, PIL.Image.Image]]:
+    """Yield an image as horizontal bands, each with its top, so that what is computed from it takes little memory."""
+    height = max(_BAND_PIXELS // image.width, 1)
+    if height >= image.height:
+        yield 0, image
+        return
+    for top in range(0, image.height, height):
+        yield top, image.crop((0, top, image.width, min(top + height, image.height)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -91,7 +204,8 @@ def has_alpha(image: PIL.Image.Image) -> bool:
 def paste_on_white(image: PIL.Image.Image) -> PIL.Image.Image:
     """Composite an image of mode LA or RGBA onto white; the result has mode L or RGB."""
     background = PIL.Image.new(image.mode[:-1], image.size, 'white')
-    background.paste(image.convert(background.mode), mask=image.getchannel('A'))
+    for top, band in bands_of(image):
+        background.paste(band.convert(background.mode), (0, top), mask=band.getchannel('A'))
     return background
 
 
@@ -123,7 +237,8 @@ def crop_center(image: PIL.Image.Image, width: int, height: int) -> PIL.Image.Im
     left, top = (image.width - width) // 2, (image.height - height) // 2
     if image.size == (width, height):
         return image
-    return image.crop((left, top, left + width, top + height))
+    with pillow_limit(None):
+        return image.crop((left, top, left + width, top + height))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -3,22 +3,30 @@
 The file contains `{"labels": [[file name, label], ...]}` or `{"labels": null}`. A label is a class index (an integer,
 at least 0) or a vector (a list of numbers: multi-hot, attributes, an embedding). All labels of a dataset are of the
 same kind. The optional `"class_names": ["airplane", ...]` names the classes, or the entries of the vectors.
+
+Like the published reader, this one also takes `{"labels": {file name: label, ...}}`, and class indices that are written
+as `1.0`, `true` or `"1"`.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 from dataset_format.names import normal_name
+from dnnlib.json_input import parse_json
 from dnnlib.text import excerpt, join_excerpts
 
 LABEL_FILE = 'dataset.json'
 FORMAT_HINT = 'expected {"labels": [["file name", 3], ...]} or {"labels": null}'
+MAX_LABEL_FILE_BYTES = 2**28
+MAX_LABEL_DIM = 100_000  # classes, or entries of a vector; each takes a row of weights in several layers
+
+_MAX_VALUES, _MAX_LISTS = 40_000_000, 8_000_000  # in a label file, since they take far more memory than their text
+_MAX_FLOAT32 = (2 - 2**-23) * 2.0**127
 
 _NUMBER = re.compile(r'[+-]?\d{1,1000}(\.\d{1,1000})?')
 
@@ -72,26 +80,28 @@ def parse_label_file(content: bytes, label_file: str) -> LabelTable:
     Raises:
         ValueError: The file is not valid.
     """
-    try:
-        data = json.loads(content)
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-        raise ValueError(f'{label_file} is not valid JSON: {error}.') from error
+    num_values, num_lists = content.count(b','), content.count(b'[') + content.count(b'{')
+    if num_values > _MAX_VALUES or num_lists > _MAX_LISTS:
+        raise ValueError(
+            f'{label_file} has {num_values:,} values in {num_lists:,} lists, but at most {_MAX_VALUES:,} in '
+            f'{_MAX_LISTS:,} are read.'
+        )
+    data = parse_json(content, label_file, MAX_LABEL_FILE_BYTES)
     if not isinstance(data, dict) or 'labels' not in data:
         raise ValueError(f'{label_file} has no "labels": {FORMAT_HINT}.')
     if data['labels'] is None:
         return LabelTable()
-    if not isinstance(data['labels'], list):
+    if not isinstance(data['labels'], (list, dict)):
         raise ValueError(f'{label_file}: "labels" is neither a list nor null: {FORMAT_HINT}.')
 
     by_name: dict[str, Label] = {}
-    for position, entry in enumerate(data['labels']):
-        if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
+    for position, entry in enumerate(data['labels'] if isinstance(data['labels'], list) else data['labels'].items()):
+        if not isinstance(entry, (list, tuple)) or len(entry) != 2 or not isinstance(entry[0], str):
             raise ValueError(f'{label_file}: entry {position} of "labels" is {_shorten(entry)}; {FORMAT_HINT}.')
         name, label = normal_name(entry[0]), entry[1]
         if name in by_name:
             raise ValueError(f'{label_file} has more than one label for {excerpt(name)}; keep only one.')
-        check_label(label, f'{label_file}: the label of {name}')
-        by_name[name] = label
+        by_name[name] = parse_label(label, f'{label_file}: the label of {name}')
     check_same_kind(by_name.items(), label_file)
     class_names = data.get('class_names')
     check_class_names(class_names, by_name.values(), label_file)
@@ -111,18 +121,60 @@ def format_label_file(named_labels: list[tuple[str, Label]] | None, class_names:
 # Checks
 
 
-def check_label(label: object, description: str) -> None:
-    """Raise ValueError unless `label` is a class index or a non-empty list of finite numbers."""
+def parse_label(value: object, description: str) -> Label:
+    """Return a label: a class index from 0 to `MAX_LABEL_DIM` - 1, or as many numbers within the range of float32.
 
-    def is_number(value: object) -> bool:
-        return type(value) is int or (type(value) is float and math.isfinite(value))
+    Args:
+        value: Content of a label file.
+        description: Start of an error message, such as 'dataset.json: the label of a.png'.
 
-    is_index = type(label) is int and label >= 0
-    is_vector = isinstance(label, list) and len(label) > 0 and all(map(is_number, label))
-    if not (is_index or is_vector):
+    Raises:
+        ValueError: It is something else.
+    """
+    if isinstance(value, list):
+        return _parse_vector(value, description)
+    index = _whole_number(value)
+    if index is None or index < 0:
         raise ValueError(
-            f'{description} is {_shorten(label)}; a label must be a non-negative integer or a list of finite numbers.'
+            f'{description} is {_shorten(value)}; a label must be a non-negative integer or a list of finite numbers.'
         )
+    if index >= MAX_LABEL_DIM:
+        raise ValueError(
+            f'{description} is {_shorten(value)}, but classes have numbers from 0 to {MAX_LABEL_DIM - 1}: number them '
+            'without gaps.'
+        )
+    return index
+
+
+def _parse_vector(values: list, description: str) -> list[int] | list[float]:
+    if not values or not all(isinstance(value, (int, float)) for value in values):
+        raise ValueError(
+            f'{description} is {_shorten(values)}; a label must be a non-negative integer or a list of finite numbers.'
+        )
+    if len(values) > MAX_LABEL_DIM:
+        raise ValueError(f'{description} has {len(values)} entries, but a label may have at most {MAX_LABEL_DIM}.')
+    for position, value in enumerate(values):
+        if not abs(value) <= _MAX_FLOAT32:
+            raise ValueError(
+                f'{description} has the entry {_shorten(value)} (number {position}), which is beyond the range of '
+                f'float32, {_MAX_FLOAT32:.3g}: scale the labels.'
+            )
+    return [int(value) if isinstance(value, bool) else value for value in values]
+
+
+def _whole_number(value: object) -> int | None:
+    """Return the integer that the published reader would make of a value, or None if it would fail or round."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r'[0-9]{1,18}', value) else None
+    return int(value) if isinstance(value, int) else None
+
+
+def check_num_classes(count: int, source: str) -> None:
+    """Raise ValueError if `source` has more classes than `MAX_LABEL_DIM`."""
+    if count > MAX_LABEL_DIM:
+        raise ValueError(f'{source} has {count} classes, but at most {MAX_LABEL_DIM} are supported.')
 
 
 def kind_of_label(label: Label) -> str:
@@ -151,6 +203,7 @@ def check_class_names(class_names: object, labels: Iterable[Label], label_file: 
         raise ValueError(f'{label_file}: "class_names" must be a list of strings.')
     if len(set(class_names)) < len(class_names):
         raise ValueError(f'{label_file}: "class_names" contains a name more than once.')
+    check_num_classes(len(class_names), f'{label_file}: "class_names"')
     dim = label_dim(labels)
     if len(class_names) < dim:
         raise ValueError(f'{label_file}: "class_names" has {len(class_names)} names for labels of {dim} classes.')
@@ -159,6 +212,16 @@ def check_class_names(class_names: object, labels: Iterable[Label], label_file: 
 def label_dim(labels: Iterable[Label]) -> int:
     """Return the number of classes, or the length of the vectors, of labels of the same kind."""
     return max((len(label) if isinstance(label, list) else label + 1 for label in labels), default=0)
+
+
+def classes_without_images(labels: Iterable[int], num_classes: int) -> list[int]:
+    """Return the classes from 0 to `num_classes` - 1 that are not among the labels."""
+    return sorted(set(range(num_classes)).difference(labels))
+
+
+def describe_classes(classes: Sequence[int], class_names: Sequence[str] | None = None, limit: int = 5) -> str:
+    """List classes for a message, with their names if they have any: '0 (cat), 3 (dog) and 2 more'."""
+    return join_names((f'{c} ({class_names[c]})' if class_names else str(c) for c in classes), limit)
 
 
 def match_labels(image_names: Sequence[str], by_name: dict[str, Label], label_file: str) -> list[Label]:

@@ -16,6 +16,8 @@ LARGEST_START_SIDE = 8
 SMALLEST_SIDE = 4
 SIZE_RULE = f'both sides must be 2 to {LARGEST_START_SIDE} times the same power of two'
 
+MAX_DATASET_PIXELS = 2**26  # 8192x8192: no machine trains networks of larger images
+
 Resolution = int | list[int]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -149,7 +150,18 @@ def make_label(
     index = class_index(class_text, c_dim, class_names_of(data, c_dim))
     if index is not None:
         label[:, index] = 1
+        _warn_if_without_images(data, index)
     return label
+
+
+def _warn_if_without_images(data: dict[str, Any], index: int) -> None:
+    """Print a notice if the network has seen no image of a class, according to the network file."""
+    classes = data.get('classes_without_images')
+    if isinstance(classes, (list, tuple)) and any(type(c) is int and c == index for c in classes):
+        print(
+            f'Warning: class {index} had no image in the training data, so the network has learned nothing about it.',
+            file=sys.stderr,
+        )
 
 
 def _checked_label(numbers: Sequence[float], class_text: str | None, c_dim: int) -> list[float]:

@@ -8,36 +8,23 @@ such as `noise/b4.conv1.noise_const`. Without these arrays the network's own noi
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import textwrap
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 
 from dnnlib.errors import InvalidArgument
 from dnnlib.files import atomic_file
+from dnnlib.npz_input import DamagedNpz, Npz
 
 _NOISE_PREFIX = 'noise/'
 _NOISE_BUFFER = 'noise_const'
-# What np.load raises for damaged files.
-_READ_ERRORS = (
-    ValueError,
-    TypeError,
-    AttributeError,
-    KeyError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    MemoryError,
-    OSError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_MAX_BYTES = 2**29  # of all arrays together, as stored: 14,000 latents of a network at 1024x1024
 
 
 @dataclass
@@ -72,15 +59,21 @@ def read(path: str | os.PathLike, G: Any) -> ProjectedLatents:
     Raises:
         InvalidArgument: Argument 'projected_w': the file cannot be read or does not match the network.
     """
-    with _errors_named(path):
-        arrays = _load_arrays(path)
-        return ProjectedLatents(_latents_in(arrays, G), _noise_in(arrays, G))
+    with _errors_named(path), Npz(path) as npz:
+        shapes = _headers_of(npz)
+        _check_latents(*shapes['w'], G)
+        _check_noise(shapes, G)
+        noise_names = [name for name in shapes if name != 'w']
+        return ProjectedLatents(
+            _finite_float32(npz, 'w'),
+            {name.removeprefix(_NOISE_PREFIX): _finite_float32(npz, name) for name in noise_names},
+        )
 
 
 def check_readable(path: str | os.PathLike) -> None:
     """Make the checks of `read` that need no network."""
-    with _errors_named(path):
-        _load_arrays(path)
+    with _errors_named(path), Npz(path) as npz:
+        _headers_of(npz)
 
 
 def join(parts: Sequence[ProjectedLatents], G: Any) -> ProjectedLatents:
@@ -136,48 +129,40 @@ class _FileError(ValueError):
 def _errors_named(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
+    except DamagedNpz as error:
+        raise InvalidArgument('projected_w', f'{os.fspath(path)} is not an npz file of plain arrays.') from error
     except _FileError as error:
         raise InvalidArgument('projected_w', f'{os.fspath(path)} {error}') from error
     except OSError as error:
         raise InvalidArgument('projected_w', f'{os.fspath(path)}: {error.strerror or error}.') from error
 
 
-def _load_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Load `w` and the arrays of noise; the file may contain others."""
-    with open(path, 'rb') as f:
-        names, arrays = _read_arrays(f)
-    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-        raise _FileError('is not an npz file of plain arrays.')
-    if 'w' not in arrays:
-        others = textwrap.shorten(', '.join(names), width=100, placeholder=' …') or 'nothing'
+def _headers_of(npz: Npz) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Return shape and type of `w` and of the arrays of noise; the file may contain others."""
+    if 'w' not in npz.names:
+        others = textwrap.shorten(', '.join(npz.names), width=100, placeholder=' …') or 'nothing'
         raise _FileError(f"has no array 'w' (it contains {others}); use a file written by projector.py.")
-    return arrays
-
-
-def _read_arrays(f: BinaryIO) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Return the names of all arrays in the file, and the arrays that are needed."""
-    try:
-        with np.load(f, allow_pickle=False) as content:
-            needed = [name for name in content.files if name == 'w' or name.startswith(_NOISE_PREFIX)]
-            return content.files, {name: content[name] for name in needed}
-    except _READ_ERRORS as error:
-        raise _FileError('is not an npz file of plain arrays.') from error
-
-
-def _latents_in(arrays: dict[str, np.ndarray], G: Any) -> np.ndarray:
-    ws = arrays['w']
-    if ws.ndim != 3 or ws.shape[1:] != (G.num_ws, G.w_dim) or len(ws) == 0 or ws.dtype.kind not in 'fiu':
+    headers = {name: npz.header(name) for name in npz.names if name == 'w' or name.startswith(_NOISE_PREFIX)}
+    num_bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in headers.values())
+    if num_bytes > _MAX_BYTES:
         raise _FileError(
-            f"has 'w' of shape {list(ws.shape)} ({ws.dtype}), but this network needs numbers of shape "
+            f"has 'w' of shape {list(headers['w'][0])} and noise, {num_bytes:,} bytes in all, but at most "
+            f'{_MAX_BYTES:,} are read: divide it into several files.'
+        )
+    return headers
+
+
+def _check_latents(shape: tuple[int, ...], dtype: np.dtype, G: Any) -> None:
+    if len(shape) != 3 or shape[1:] != (G.num_ws, G.w_dim) or shape[0] == 0 or dtype.kind not in 'fiu':
+        raise _FileError(
+            f"has 'w' of shape {list(shape)} ({dtype}), but this network needs numbers of shape "
             f'[n, {G.num_ws}, {G.w_dim}]: project with the same network.'
         )
-    return _as_finite_float32('w', ws)
 
 
-def _noise_in(arrays: dict[str, np.ndarray], G: Any) -> dict[str, np.ndarray]:
+def _check_noise(headers: dict[str, tuple[tuple[int, ...], np.dtype]], G: Any) -> None:
     known = noise_buffers(G)
-    noise = {}
-    for key, array in arrays.items():
+    for key, (shape, dtype) in headers.items():
         name = key.removeprefix(_NOISE_PREFIX)
         if key == 'w':
             continue
@@ -185,19 +170,17 @@ def _noise_in(arrays: dict[str, np.ndarray], G: Any) -> dict[str, np.ndarray]:
             raise _FileError(
                 f'has {key!r}, which is not a noise buffer of this network: project with the same network.'
             )
-        expected = [len(arrays['w']), *known[name].shape]
-        if list(array.shape) != expected or array.dtype.kind not in 'fiu':
+        expected = [headers['w'][0][0], *known[name].shape]
+        if list(shape) != expected or dtype.kind not in 'fiu':
             raise _FileError(
-                f'has {key!r} of shape {list(array.shape)} ({array.dtype}), but this network needs numbers of shape '
+                f'has {key!r} of shape {list(shape)} ({dtype}), but this network needs numbers of shape '
                 f'{expected}: project with the same network.'
             )
-        noise[name] = _as_finite_float32(key, array)
-    return noise
 
 
-def _as_finite_float32(key: str, array: np.ndarray) -> np.ndarray:
+def _finite_float32(npz: Npz, key: str) -> np.ndarray:
     with np.errstate(over='ignore'):  # numbers beyond float32 become infinite
-        numbers = array.astype(np.float32)
+        numbers = npz.read(key, _MAX_BYTES).astype(np.float32)
     if not np.isfinite(numbers).all():
         raise _FileError(f'has values in {key!r} that are not finite.')
     return numbers

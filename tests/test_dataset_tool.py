@@ -516,12 +516,22 @@ A, B, C = 'a/000.png', 'a/002.png', 'b/001.png'  # what make_folder(num=3) makes
         ([[A, 0], [A, 1], [B, 0], [C, 2]], ['more than one label', A]),
         ([[A, -1], [B, 1], [C, 2]], [A, '-1']),
         ([[A, 1.5], [B, 1], [C, 2]], [A, '1.5']),
-        ([[A, True], [B, 1], [C, 2]], [A, 'True']),
         ([[A, []], [B, []], [C, []]], [A, '[]']),
-        ([[A, [float('nan')]], [B, [1]], [C, [2]]], [A, 'nan']),
+        ([[A, [float('nan')]], [B, [1]], [C, [2]]], ['NaN']),
+        ([[A, [1e39]], [B, [1]], [C, [2]]], [A, '1e+39', 'float32']),
+        ([[A, [10**400]], [B, [1]], [C, [2]]], [A, '1000', 'float32']),
+        ([[A, ['1']], [B, [1]], [C, [2]]], [A, "['1']"]),
+        ([[A, 2**63], [B, 1], [C, 2]], [A, str(2**63), 'from 0 to 99999']),
+        ([[A, 10**30], [B, 1], [C, 2]], [A, '1000', 'from 0 to 99999']),
+        ([[A, 1e30], [B, 1], [C, 2]], [A, '1e+30', 'from 0 to 99999']),
+        ([[A, 10**9], [B, 1], [C, 2]], [A, '1000000000', 'from 0 to 99999']),
+        ([[A, [0] * 100_001], [B, [1]], [C, [2]]], [A, '100001 entries']),
+        ([[A, None], [B, 1], [C, 2]], [A, 'None']),
+        ([[A, '-1'], [B, 1], [C, 2]], [A, '-1']),
         ([[A, 'cat'], [B, 1], [C, 2]], [A, 'cat']),
         ([A, B, C], ['entry 0']),
-        ({A: 1}, ['neither a list nor null']),
+        ({A: 1}, ['2 of 3 images', B, C]),
+        (7, ['neither a list nor null']),
     ],
 )
 def test_invalid_labels(tmp_path: Path, out: Path, labels: object, words: list[str]):
@@ -535,7 +545,15 @@ def test_invalid_labels(tmp_path: Path, out: Path, labels: object, words: list[s
 
 
 @pytest.mark.parametrize(
-    'content, word', [('{', 'not valid JSON'), ('[]', 'no "labels"'), ('{}', 'no "labels"'), ('\xff', 'not valid JSON')]
+    'content, word',
+    [
+        ('{', 'not valid JSON'),
+        ('[]', 'no "labels"'),
+        ('{}', 'no "labels"'),
+        ('\xff', 'not valid JSON'),
+        ('{"labels": ' + '[' * 100_000 + ']' * 100_000 + '}', 'nested more than'),
+        ('{"labels": [["a/000.png", 1e400]]}', 'beyond the range'),
+    ],
 )
 def test_damaged_label_file(tmp_path: Path, out: Path, content: str, word: str):
     make_folder(tmp_path / 'in', num=3)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from dataset_format.images import CHANNEL_KINDS, PNG_HEADER_BYTES
-from dataset_format.labels import LABEL_FILE, join_names, match_labels, parse_label_file
+from dataset_format.labels import LABEL_FILE, classes_without_images, join_names, match_labels, parse_label_file
 from dataset_format.sizes import Resolution, as_resolution, describe_size, sides
 from dnnlib import EasyDict
 from training.data.containers import open_container
@@ -165,6 +165,13 @@ class Dataset(torch.utils.data.Dataset):
     def class_names(self) -> list[str] | None:
         """Names of the `label_dim` classes, if the dataset has them."""
         return None
+
+    @property
+    def classes_without_images(self) -> list[int]:
+        """Those of the `label_dim` classes that none of the selected images belongs to."""
+        if not self.has_onehot_labels:
+            return []
+        return classes_without_images(np.unique(self._labels[self._raw_idx]).tolist(), self.label_dim)
 
     def __getstate__(self) -> dict[str, Any]:
         """Prepare for another process: a child that is being spawned shares the cache, any other process has none."""

@@ -174,7 +174,8 @@ def training_loop(
 
     # Construct the rest of the run, and restore its state.
     run = _build_run(world, config, counters, dict(G=G, D=D, G_ema=G_ema))
-    saver = Saver(run, batches.dataset.class_names, fakes_grid)
+    dataset = batches.dataset
+    saver = Saver(run, dataset.class_names, fakes_grid, dataset.classes_without_images)
     if state is not None:
         state.restore(run)
 

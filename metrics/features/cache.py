@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 
 from dnnlib.files import atomic_file
+from dnnlib.npz_input import Npz
 from dnnlib.scratch import remove_abandoned
 from dnnlib.util import make_cache_dir_path
 
 FORMAT = 1  # part of every key; to be increased when the same key would mean other numbers
 _KEY = 'key'
+_MAX_ARRAYS = 100
 _DIGEST = 'sha256'
 
 
@@ -75,8 +77,14 @@ def _path_of(text: str) -> Path:
 
 def _read(path: Path, text: str) -> dict[str, np.ndarray]:
     """Return the arrays of a file, or raise an error of any type if it is not an intact entry of the key `text`."""
-    with open(path, 'rb') as file, np.load(file, allow_pickle=False) as content:
-        arrays = {name: content[name] for name in content.files}
+    arrays: dict[str, np.ndarray] = {}
+    num_left = path.stat().st_size  # nothing in it is compressed
+    with Npz(path) as npz:
+        if len(npz.names) > _MAX_ARRAYS:
+            raise ValueError(f'it has {len(npz.names)} arrays')
+        for name in npz.names:
+            arrays[name] = npz.read(name, num_left)
+            num_left -= arrays[name].nbytes
     if str(arrays.pop(_KEY)) != text:
         raise ValueError('it belongs to other data')
     if str(arrays.pop(_DIGEST)) != _digest(arrays):

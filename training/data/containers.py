@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dataset_format.file_list import list_archive, list_folder
+from dnnlib.archives import Archive, EntryTooLarge
 from dnnlib.errors import raise_if_shortage
+from dnnlib.files import open_regular, read_file
 from training.data.decoding import ImageError
+
+MAX_FILE_BYTES = 2**29  # of an image or of the labels; an uncompressed RGBA image of 8192x8192 has half as many
 
 
 def open_container(path: Path) -> FolderFiles | ZipFiles:
@@ -43,11 +49,15 @@ class FolderFiles:
         """Return the content of a file, or its first `limit` bytes; `name` is in normal form."""
         path = self._path / self.listing.stored_names[name]
         try:
-            with open(path, 'rb') as file:
+            if limit < 0:
+                return read_file(path, MAX_FILE_BYTES)
+            with open_regular(path) as file:
                 return file.read(limit)
         except OSError as error:
             raise_if_shortage(error)
             raise ImageError(f'{path} cannot be read: {error.strerror}.') from error
+        except ValueError as error:
+            raise ImageError(str(error)) from error
 
     def fingerprint(self) -> tuple[str, float]:
         """Return text that changes when a file is written, and the time of the last change."""
@@ -68,29 +78,41 @@ class ZipFiles:
 
     def __init__(self, path: Path):
         self._path = path
-        self._zip: zipfile.ZipFile | None = None
+        self._zip: Archive | None = None
         self._zip_pid: int | None = None
+        with self._errors_named():
+            self._handle().check_overlaps()
         self.listing = list_archive(self._handle(), str(path))
 
-    def _handle(self) -> zipfile.ZipFile:
+    def _handle(self) -> Archive:
         if self._zip is None or self._zip_pid != os.getpid():
-            try:
-                self._zip, self._zip_pid = zipfile.ZipFile(self._path), os.getpid()
-            except (zipfile.BadZipFile, UnicodeDecodeError) as error:
-                raise ImageError(
-                    f'{self._path} is not a complete zip archive ({error}); make it again with '
-                    'dataset_tool.py, or copy it again.'
-                ) from error
-            except OSError as error:
-                raise_if_shortage(error)
-                raise ImageError(f'{self._path} cannot be opened: {error.strerror}.') from error
+            with self._errors_named():
+                self._zip, self._zip_pid = Archive(self._path), os.getpid()
         return self._zip
+
+    @contextlib.contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except (zipfile.BadZipFile, UnicodeDecodeError) as error:
+            raise ImageError(
+                f'{self._path} is not a complete zip archive ({error}); make it again with dataset_tool.py, or copy it '
+                'again.'
+            ) from error
+        except OSError as error:
+            raise_if_shortage(error)
+            raise ImageError(f'{self._path} cannot be opened: {error.strerror}.') from error
 
     def read(self, name: str, limit: int = -1) -> bytes:
         """Return the content of a file, or its first `limit` bytes; `name` is in normal form."""
         try:
-            with self._handle().open(self.listing.stored_names[name]) as file:
+            stored_name = self.listing.stored_names[name]
+            if limit < 0:
+                return self._handle().read_entry(stored_name, MAX_FILE_BYTES)
+            with self._handle().open(stored_name) as file:
                 return file.read(limit)
+        except EntryTooLarge as error:
+            raise ImageError(f'{name} of {self._path} {error}.') from error
         except Exception as error:  # damaged archives raise many kinds of errors (BadZipFile, zlib.error, EOFError)
             raise_if_shortage(error)
             raise ImageError(

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
-import PIL.Image
 
-from dataset_format.images import PNG_CHANNELS, PNG_COLOR_KINDS, PNG_HEADER_BYTES, PNG_SIGNATURE
+from dataset_format.images import (
+    PNG_CHANNELS,
+    PNG_COLOR_KINDS,
+    PNG_HEADER_BYTES,
+    PNG_SIGNATURE,
+    TooLarge,
+    describe_excess,
+    open_image,
+)
+from dataset_format.sizes import MAX_DATASET_PIXELS
 
 try:
     import pyspng
@@ -37,13 +43,18 @@ def decode_image(content: bytes) -> np.ndarray:
         uint8 [C, H, W]; C is 1 (grayscale) or 3 (RGB), or 2 or 4 with an alpha channel.
 
     Raises:
-        UnsupportedImage: It is of another kind. Damaged files raise whatever the decoder raises.
+        UnsupportedImage: It is of another kind, or too large to train on. Damaged files raise whatever the decoder
+            raises.
     """
     if is_png(content):
-        channels = png_shape(content)[0]
+        channels, height, width = png_shape(content)
         if pyspng is not None and channels != 2:  # it does not support grayscale with alpha
             return _channels_first(pyspng.load(content))
-    with PIL.Image.open(io.BytesIO(content)) as image:
+    try:
+        image = open_image(content, MAX_DATASET_PIXELS)
+    except TooLarge as error:
+        raise UnsupportedImage(str(error)) from error
+    with image:
         if image.mode not in ('L', 'LA', 'RGB', 'RGBA'):
             raise UnsupportedImage(f'of mode {image.mode}, not 8-bit grayscale or RGB')
         return _channels_first(np.array(image))
@@ -64,7 +75,7 @@ def png_shape(header: bytes) -> list[int]:
     """Return [C, H, W] from the header of a PNG.
 
     Raises:
-        UnsupportedImage: It is not 8-bit grayscale or RGB, with or without alpha.
+        UnsupportedImage: It is not 8-bit grayscale or RGB, with or without alpha, or too large to train on.
     """
     width, height = int.from_bytes(header[16:20], 'big'), int.from_bytes(header[20:24], 'big')
     bit_depth, color_type = header[24], header[25]
@@ -72,4 +83,6 @@ def png_shape(header: bytes) -> list[int]:
     channels = PNG_CHANNELS.get(color_type)
     if channels is None or bit_depth != 8:
         raise UnsupportedImage(f'{bit_depth}-bit {kind}, not 8-bit grayscale or RGB')
+    if width * height > MAX_DATASET_PIXELS:
+        raise UnsupportedImage(describe_excess(width, height, MAX_DATASET_PIXELS))
     return [channels, height, width]

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import dnnlib
+from dataset_format.labels import describe_classes
 from dnnlib import machine
 from dnnlib.errors import InvalidArgument
 from dnnlib.progress import progress_bar
@@ -61,12 +62,25 @@ def check_run(config: TrainingConfig, dataset: ImageFolderDataset, outdir: str, 
         check_processes(config),
         check_memory(config, dataset),
         check_disk(config, dataset, outdir),
+        *check_classes(dataset),
         check_data(config, verify_data),
     ]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Data
+
+
+def check_classes(dataset: ImageFolderDataset) -> list[Finding]:
+    """Return a warning if there are classes without images, such as class 0 where numbers begin at 1."""
+    classes = dataset.classes_without_images
+    if not classes:
+        return []
+    warning = (
+        f'no images of {describe_classes(classes, dataset.class_names)}: the networks will learn nothing about such '
+        'classes. Number the classes from 0 without gaps to be rid of them.'
+    )
+    return [Finding('classes', f'{dataset.label_dim:,}, of which {len(classes):,} without images', warning)]
 
 
 def check_data(config: TrainingConfig, verify: str) -> Finding:

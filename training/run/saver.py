@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from dnnlib.errors import error_sentence
 from dnnlib.text import message_line
@@ -29,11 +30,22 @@ class Saver:
         run: The run to save.
         class_names: Names of the classes, for the network pickles; None if the dataset has none.
         fakes_grid: The image grid, on the main rank; None on the others.
+        classes_without_images: Classes about which the networks learn nothing, for the network pickles.
     """
 
-    def __init__(self, run: TrainingRun, class_names: Sequence[str] | None, fakes_grid: FakesGrid | None):
+    def __init__(
+        self,
+        run: TrainingRun,
+        class_names: Sequence[str] | None,
+        fakes_grid: FakesGrid | None,
+        classes_without_images: Sequence[int] = (),
+    ):
         self._run, self._fakes_grid = run, fakes_grid
-        self._extra_content = {} if class_names is None else dict(class_names=list(class_names))
+        self._extra_content: dict[str, Any] = {}
+        if class_names is not None:
+            self._extra_content['class_names'] = list(class_names)
+        if classes_without_images:
+            self._extra_content['classes_without_images'] = list(classes_without_images)
         self._reason_not_to_save: str | None = None
         self._failures: list[str] = []  # one sentence for each file of this snapshot that could not be written
         self._num_failed = 0  # consecutive snapshots with failures
