@@ -20,8 +20,21 @@ except ImportError:
 _LOCK_POLL_SEC = 0.2
 
 
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """Open a regular file for reading. Unlike `open`, this neither waits for a named pipe nor opens a device.
+
+    Raises:
+        OSError: The file does not exist, is a folder, a pipe or a device, or cannot be opened.
+    """
+    file = open(path, 'rb', opener=lambda name, flags: os.open(name, flags | getattr(os, 'O_NONBLOCK', 0)))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, 'not a regular file', os.fspath(path))
+    return file
+
+
 def read_file(path: str | os.PathLike, max_bytes: int) -> bytes:
-    """Read a whole regular file. Unlike `Path.read_bytes`, this neither waits for a named pipe nor reads without limit.
+    """Read a whole regular file (see `open_regular`) of limited size.
 
     Args:
         path: File to read.
@@ -31,13 +44,8 @@ def read_file(path: str | os.PathLike, max_bytes: int) -> bytes:
         OSError: The file does not exist, is a folder, a pipe or a device, or cannot be read.
         ValueError: The file is larger than `max_bytes`; one sentence that begins with its path.
     """
-    with os_errors_named(path):
-        fd = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_BINARY', 0))
-        with open(fd, 'rb') as f:
-            info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode):
-                raise OSError(errno.EINVAL, 'not a regular file', os.fspath(path))
-            content = f.read(max_bytes + 1) if info.st_size <= max_bytes else None
+    with os_errors_named(path), open_regular(path) as file:
+        content = file.read(max_bytes + 1) if os.fstat(file.fileno()).st_size <= max_bytes else None
     if content is None or len(content) > max_bytes:
         raise ValueError(f'{os.fspath(path)} has more than {max_bytes} bytes, the most that is read of such a file.')
     return content

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import InvalidArgument
-from dnnlib.files import atomic_file
+from dnnlib.files import atomic_file, open_regular
 
 _NOISE_PREFIX = 'noise/'
 _NOISE_BUFFER = 'noise_const'
@@ -144,7 +144,7 @@ def _errors_named(path: str | os.PathLike) -> Iterator[None]:
 
 def _load_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Load `w` and the arrays of noise; the file may contain others."""
-    with open(path, 'rb') as f:
+    with open_regular(path) as f:
         names, arrays = _read_arrays(f)
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
         raise _FileError('is not an npz file of plain arrays.')

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_format.file_list import list_archive, list_folder
+from dnnlib.files import open_regular
 from training.data.decoding import ImageError
 
 
@@ -24,6 +25,8 @@ def open_container(path: Path) -> FolderFiles | ZipFiles:
         raise ValueError(f'{path} does not exist; use a zip archive or a folder made by dataset_tool.py.')
     if path.suffix.lower() != '.zip':
         raise ValueError(f'{path} is neither a folder nor a .zip archive; convert the images with dataset_tool.py.')
+    if not path.is_file():
+        raise ValueError(f'{path} is not a regular file; use a zip archive or a folder made by dataset_tool.py.')
     return ZipFiles(path)
 
 
@@ -42,7 +45,7 @@ class FolderFiles:
         """Return the content of a file, or its first `limit` bytes; `name` is in normal form."""
         path = self._path / self.listing.stored_names[name]
         try:
-            with open(path, 'rb') as file:
+            with open_regular(path) as file:
                 return file.read(limit)
         except OSError as error:
             raise ImageError(f'{path} cannot be read: {error.strerror}.') from error
