@@ -8,11 +8,13 @@ import click.testing
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 import calc_metrics
 import dnnlib.cli
 import train
 from tests import metric_stand_ins as stand_ins
+from training.run import appended_files, provenance
 from training.run.run_dir import RunDir
 
 
@@ -142,6 +144,38 @@ def test_data_that_would_be_waited_for(tmp_path):
     assert '0.png' in error_of(call(train, '--outdir=runs', '--data=folder', '--dry-run', '--device=cpu'))
     os.symlink('loop', 'loop')
     assert 'loop' in error_of(call(train, '--outdir=runs', '--data=loop', '--dry-run', '--device=cpu'))
+
+
+@pytest.mark.parametrize(
+    'text', ['', '{}', '[1]', '[' * 100_000, '[{"dataset_sha256": "x"}]', '[{"dataset_sha256": ["a"]}]', 'pipe']
+)
+def test_poisoned_provenance(run_dir, text, capsys):
+    path = run_dir / 'provenance.json'
+    if text == 'pipe':
+        os.mkfifo(path)
+    else:
+        path.write_text(text)
+    assert provenance.dataset_sha256(str(run_dir)) is None
+    assert 'provenance.json' in capsys.readouterr().err
+    provenance.record_dataset(str(run_dir), lambda: 'f' * 64)  # there is no entry to add it to
+    provenance.record_start(str(run_dir), None, torch.device('cpu'))
+    provenance.record_dataset(str(run_dir), lambda: 'f' * 64)
+    assert [entry['dataset_sha256'] for entry in provenance.read(str(run_dir))] == ['f' * 64]
+
+
+@pytest.mark.parametrize('line', ['[' * 100_000, '[]', '{"in_training": [1]}', 'NaN'])
+def test_poisoned_lines_of_metrics(run_dir, line):
+    kept = '{"results": {}}'
+    (run_dir / 'metric-is5.jsonl').write_text(f'{line}\n{kept}\n')
+    appended_files.rewind(RunDir(str(run_dir)), {})
+    assert (run_dir / 'metric-is5.jsonl').read_text() == f'{kept}\n'
+
+
+def test_files_that_have_grown_without_bound(run_dir):
+    with open(run_dir / 'log.txt', 'wb') as file:
+        file.truncate(2**40)
+    with pytest.raises(ValueError, match=r'log\.txt has grown by 1,099,511,627,776 bytes'):
+        appended_files.rewind(RunDir(str(run_dir)), {})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
