@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import random
 
 import pytest
 
@@ -132,3 +133,36 @@ def test_edited_options(change):
 def test_other_text(text):
     with pytest.raises(ValueError, match=r'^FILE'):
         TrainingConfig.from_json(text, 'FILE')
+
+
+VALUES = [None, True, -1, 0, 0.5, 10**30, 'x', 'os.system', '\0', [], [1], {}, {'class_name': 'os.system'}, [[[[]]]]]
+
+
+def mutated(value, rng):
+    """A copy of a JSON value with one place changed."""
+    if isinstance(value, dict) and value and rng.random() < 0.9:
+        key = rng.choice(sorted(value))
+        return {**value, key: mutated(value[key], rng)} if rng.random() < 0.9 else {**value, 'more': 1}
+    if isinstance(value, list) and value and rng.random() < 0.7:
+        index = rng.randrange(len(value))
+        return [*value[:index], mutated(value[index], rng), *value[index + 1 :]]
+    return rng.choice(VALUES)
+
+
+def test_random_edits_are_accepted_or_one_sentence():
+    rng = random.Random(0)
+    refused = 0
+    for _ in range(3000):
+        text = json.dumps(mutated(small_config(), rng))
+        if rng.random() < 0.1:
+            position = rng.randrange(len(text))
+            text = text[:position] + rng.choice(['', '[', '{', '"', '9' * 5000, '\ud800', 'NaN']) + text[position + 1 :]
+        try:
+            config = TrainingConfig.from_json(text, 'FILE')
+        except ValueError as error:
+            refused += 1
+            assert str(error).startswith('FILE') and str(error).endswith('.') and len(str(error)) < 600, str(error)
+        else:
+            kwargs = [value for name, value in vars(config).items() if name.endswith('_kwargs') and value is not None]
+            assert not any(value.get('class_name') == 'os.system' for value in kwargs)
+    assert 1500 < refused < 3000
