@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import stat
 import time
@@ -19,6 +18,19 @@ except ImportError:
     fcntl = None  # type: ignore[assignment]  # Windows does not have this module
 
 _LOCK_POLL_SEC = 0.2
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """Open a regular file for reading. Unlike `open`, this neither waits for a named pipe nor opens a device.
+
+    Raises:
+        OSError: The file does not exist, is a folder, a pipe or a device, or cannot be opened.
+    """
+    file = open(path, 'rb', opener=lambda name, flags: os.open(name, flags | getattr(os, 'O_NONBLOCK', 0)))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, 'not a regular file', os.fspath(path))
+    return file
 
 
 def read_file(path: str | os.PathLike, max_bytes: int) -> bytes:
@@ -37,19 +49,6 @@ def read_file(path: str | os.PathLike, max_bytes: int) -> bytes:
     if content is None or len(content) > max_bytes:
         raise ValueError(f'{os.fspath(path)} has more than {max_bytes} bytes, the most that is read of such a file.')
     return content
-
-
-def open_regular(path: str | os.PathLike) -> io.BufferedReader:
-    """Open a regular file for reading. Unlike `open`, this neither waits for a named pipe nor opens a device.
-
-    Raises:
-        OSError: The file does not exist, is a folder, a pipe or a device, or cannot be opened.
-    """
-    file = open(path, 'rb', opener=lambda name, flags: os.open(name, flags | getattr(os, 'O_NONBLOCK', 0)))
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, 'not a regular file', os.fspath(path))
-    return file
 
 
 @contextlib.contextmanager
