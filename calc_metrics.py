@@ -6,22 +6,24 @@ training run, and calls `metrics.jobs.run`.
 
 from __future__ import annotations
 
-import json
+import functools
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dnnlib.cli import BOOL, PATH, Command, device_option, resolve_device, usage_error, usage_errors
-from dnnlib.text import message_line
+from dnnlib.json_input import read_json
+from dnnlib.schema import shown
+from dnnlib.text import excerpt, message_line
 from dnnlib.util import is_url
 from metrics import metric_table
 from metrics.cli_types import MetricNames
 from metrics.metric_spec import PathPairs
 from metrics.options import MetricOptions
 from network_files.snapshots import complete_snapshots
+from training import known_classes, schema
 from training.run.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
     from metrics.jobs import MetricJob
 
-DATASET_CLASS = 'training.dataset.ImageFolderDataset'
 WORKERS_ON_CUDA = 3
 VERIFY_RESOLUTION = 64
 
@@ -288,15 +289,19 @@ def make_job(
     with usage_errors('--network'):
         content = open_network(network, trust=trust_pickle)
     run_dir, run_options = read_run_options(network)
-    trained_on = content['training_set_kwargs'] or run_options.get('training_set_kwargs')
+    trained_on = content['training_set_kwargs']
+    if trained_on is None:
+        trained_on = run_options.get('training_set_kwargs')
     dataset_kwargs = choose_dataset(network, data, mirror, trained_on)
     check_dataset(dataset_kwargs, content['G_ema'])
     if seed is None:
         seed = run_options.get('random_seed')
+    if detector_dir is None and run_options.get('detectors') is not None:
+        print_detectors_ignored(run_dir, run_options['detectors'])
     metric_options = MetricOptions(
         dataset_kwargs=dataset_kwargs,
         seed=MetricOptions.seed if seed is None else seed,
-        detectors=detector_dir or run_options.get('detectors'),
+        detectors=detector_dir,
         **options,
     )
     return MetricJob(network, content['G_ema'].img_resolution, metric_options, run_dir, trust_pickle)
@@ -308,31 +313,50 @@ def read_run_options(network: str) -> tuple[str | None, dict[str, Any]]:
     path = RunDir(folder).options_json
     if is_url(network) or not os.path.isfile(path):
         return None, {}
-    try:
-        options = json.loads(Path(path).read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise usage_error('--network', f'{path} next to it cannot be read as JSON ({error}).') from error
-    return folder or os.curdir, options if isinstance(options, dict) else {}
+    with usage_errors('--network'):
+        options = read_json(path)
+        schema.OPTIONS_FOR_METRICS.check(options, path)
+    return folder or os.curdir, options
 
 
-def choose_dataset(
-    network: str, data: str | None, mirror: bool | None, trained_on: dict[str, Any] | None
-) -> dict[str, Any]:
+@functools.cache
+def print_detectors_ignored(run_dir: str | None, detectors: str) -> None:
+    """Print, once for each run, that the detectors of the training are not used."""
+    print(
+        f'The training in {run_dir} had the detectors in {excerpt(detectors)!r}, which are not used: such files can '
+        'contain code, so only --detectors chooses them.',
+        file=sys.stderr,
+    )
+
+
+def choose_dataset(network: str, data: str | None, mirror: bool | None, trained_on: Any) -> dict[str, Any]:
     """Return the keywords of the dataset: that of `--data`, or else the one that the network was trained on.
 
-    A dataset class named in a pickle is never constructed, because the file could name any class.
+    Args:
+        network: Path of the network, for messages.
+        data: Value of `--data`.
+        mirror: Value of `--mirror`.
+        trained_on: `training_set_kwargs` of the network, which may be anything. Its class is never constructed unless
+            it is this project's own.
     """
-    trained_on = trained_on or {}
-    if data is None:
-        if not isinstance(trained_on.get('path'), str):
-            raise click.UsageError(f"Missing option '--data': {network} does not record its training dataset.")
-        class_name = trained_on.get('class_name', DATASET_CLASS)
-        if class_name != DATASET_CLASS:
-            raise click.UsageError(
-                f"Missing option '--data': {network} was trained on a {class_name!r}, which is not supported here."
-            )
-    xflip = mirror if mirror is not None else data is None and bool(trained_on.get('xflip'))
-    return {'class_name': DATASET_CLASS, 'path': data or os.path.expanduser(trained_on['path']), 'xflip': xflip}
+    kwargs: dict[str, Any] = {'class_name': known_classes.DATASET, 'path': data, 'xflip': bool(mirror)}
+    if data is not None:
+        return kwargs
+    if trained_on is not None:
+        with usage_errors('--network'):
+            schema.DATASET_FOR_METRICS.check(trained_on, f'{network}: training_set_kwargs')
+    if trained_on is None or trained_on.get('path') is None:
+        raise click.UsageError(f"Missing option '--data': {network} does not record its training dataset.")
+    class_name = trained_on.get('class_name', known_classes.DATASET)
+    if class_name != known_classes.DATASET:
+        raise click.UsageError(
+            f"Missing option '--data': {network} was trained on a dataset of the class {shown(class_name)}, which is "
+            'not supported here.'
+        )
+    kwargs['path'] = os.path.expanduser(trained_on['path'])
+    if mirror is None:
+        kwargs['xflip'] = bool(trained_on.get('xflip'))
+    return kwargs
 
 
 def check_dataset(dataset_kwargs: dict[str, Any], G: torch.nn.Module) -> None:

@@ -275,8 +275,10 @@ def run_checks(
 ) -> list[Finding]:
     """Check whatever can be checked before the training, and return the findings."""
     from training import setup
-    from training.run import preflight
+    from training.run import preflight, resuming
 
+    if run is not None:
+        resuming.check_networks(run, config, dataset)
     if run is not None and run.has_moved_data:
         check_moved_dataset(run, dataset)
     checks = preflight.check_run(config, dataset, options.outdir, verify_data)
@@ -386,7 +388,7 @@ def snapshot_metrics(config: TrainingConfig) -> SnapshotMetrics | None:
     from metrics.evaluation import SnapshotMetrics
     from metrics.options import MetricOptions
 
-    workers = config.data_loader_kwargs['num_workers']
+    workers = config.data_loader_kwargs.get('num_workers', 0)
     options = MetricOptions(
         config.training_set_kwargs, seed=config.random_seed, detectors=config.detectors, workers=workers
     )

@@ -13,9 +13,9 @@ import torch
 
 from bench.work import NetworkWork, phase_flop
 from dataset_format.images import encode_png
-from dnnlib.util import construct_class_by_name
 from torch_utils.distributed import World
 from training import setup
+from training.augment import AugmentPipe
 from training.config import TrainingConfig
 from training.dataset import ImageFolderDataset
 from training.ema import ema_decay, update_ema
@@ -75,7 +75,8 @@ def construct_generator(resolution: int, quick: bool, device: torch.device) -> t
 
 def construct_augment_pipe(augment_p: float, device: torch.device) -> Any:
     """Return the augmentation pipe `bgc` at a fixed strength."""
-    pipe = construct_class_by_name(class_name='training.augment.AugmentPipe', **augpipe_flags('bgc'))
+    flags: dict[str, Any] = augpipe_flags('bgc')
+    pipe = AugmentPipe(**flags)
     pipe.train().requires_grad_(False).to(device)
     pipe.p.fill_(augment_p)
     return pipe
@@ -104,9 +105,7 @@ class TrainingStep:
         self.augment_pipe: Any
         self.G, self.D, self.G_ema = setup.build_networks(world, config, dataset, resume_pkl=None)
         self.augment_pipe, _ada = setup.build_augmentation(config, device)
-        self.loss = construct_class_by_name(
-            device=device, G=self.G, D=self.D, augment_pipe=self.augment_pipe, **config.loss_kwargs
-        )
+        self.loss = setup.build_loss(config, device, self.G, self.D, self.augment_pipe)
         self.phases = build_phases(self.G, self.D, config)
         no_label = torch.zeros([config.batch_gpu, 0], device=device)
         images = torch.randn([config.batch_gpu, *dataset.image_shape], device=device).clamp(-1, 1)

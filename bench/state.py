@@ -23,7 +23,6 @@ import torch
 
 from bench.common import CPU
 from dnnlib.cli import Command
-from dnnlib.util import construct_class_by_name
 from torch_utils.distributed import World
 from training import setup
 from training.config import TrainingConfig
@@ -46,7 +45,7 @@ def run_after_first_step(config: TrainingConfig, dataset: ImageFolderDataset) ->
         counters=Counters(cur_nimg=1000),
         networks=dict(G=G, D=D, G_ema=G_ema),
         phases=build_phases(G, D, config),
-        loss=construct_class_by_name(device=CPU, G=G, D=D, **config.loss_kwargs),
+        loss=setup.build_loss(config, CPU, G, D),
         augment_pipe=None,
         ada=None,
         statistics=RunStatistics(run_dir_of(config), world, config.total_kimg),

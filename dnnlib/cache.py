@@ -28,6 +28,7 @@ from typing import Any, BinaryIO
 
 from dnnlib.errors import DownloadError
 from dnnlib.json_input import read_json
+from dnnlib.schema import Integer, Optional, Record, Text
 
 try:
     import fcntl
@@ -41,6 +42,11 @@ _SILENT_HOLDER_SEC = 600
 _STALE_PARTIAL_SEC = 7 * 24 * 3600
 _NOTE_BYTES = 1 << 18
 _PARTIAL_NAME = re.compile(r'[0-9a-f]{32}(\.[0-9a-f]{32})?\.(partial(\.json)?|lock)')
+
+# Headers of a server, which become headers of the next request: printable ASCII.
+_MAX_NOTE_BYTES = 10_000
+_HEADER = Text(1000, pattern=r'[\x20-\x7e]*', kind='a header')
+_NOTE = Record({'etag': _HEADER, 'last_modified': _HEADER, 'size': Optional(Integer(0, 2**62))})
 
 WEB_PAGE = 'it is a web page instead of a file; open the address in a browser to see why'
 
@@ -180,9 +186,11 @@ class PartialFile:
     def resumable_version(self) -> FileVersion | None:
         """Return the version of the file that this is a part of, or None if the download must start over."""
         try:
-            version = FileVersion.from_json(read_json(self._note, _NOTE_BYTES))
+            stored = read_json(self._note, _MAX_NOTE_BYTES)
+            _NOTE.check(stored, str(self._note))
+            version = FileVersion(**stored)
             is_consistent = 0 < self.size <= (version.size or self.size)
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError):
             return None
         return version if is_consistent and version.validator else None
 

@@ -22,6 +22,7 @@ from dnnlib.cache import (
     remove_stale_partials,
 )
 from dnnlib.errors import DownloadError
+from dnnlib.files import open_regular
 from dnnlib.http_transfer import TransferFailed, transfer
 from dnnlib.text import message_line
 
@@ -68,8 +69,8 @@ def open_url(
         raise ValueError(f'sha256 must be 64 hexadecimal digits, got {sha256!r}')
     location = os.fspath(url)
     if is_url(location):
-        return open(_download_to_cache(location, cache_dir, max(num_attempts, 1), verbose, sha256), 'rb')
-    file = open(_local_path(location), 'rb')
+        return open_regular(_download_to_cache(location, cache_dir, max(num_attempts, 1), verbose, sha256))
+    file = open_regular(_local_path(location))
     defect = checksum_defect(file.name, sha256)
     if defect is not None:
         file.close()

@@ -6,6 +6,7 @@ Results have the keys of the published code (`results`, `metric`, `total_time`, 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -192,6 +193,8 @@ def report(result: dict[str, Any], run_dir: str | None = None, snapshot_pkl: str
 
 def append_line(path: str, line: str) -> None:
     """Append a line of text to a file; if that fails, leave the file unchanged."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(errno.EINVAL, 'not a regular file', path)
     with os_errors_named(path), open(path, 'ab') as file:
         length = file.tell()
         try:

@@ -44,7 +44,7 @@ def _persistent_object(meta: Any) -> PersistentObject:
 # ---------------------------------------------------------------------------------------------------------------------
 # PyTorch
 
-_STORAGE_DTYPES = {
+STORAGE_DTYPES = {
     'FloatStorage': torch.float32,
     'DoubleStorage': torch.float64,
     'HalfStorage': torch.float16,
@@ -58,7 +58,7 @@ _STORAGE_DTYPES = {
 }
 
 
-_STORAGE_READERS = {f'torch.{name}': plain_readers.not_callable for name in _STORAGE_DTYPES}
+STORAGE_READERS = {f'torch.{name}': plain_readers.not_callable for name in STORAGE_DTYPES}
 _STORAGE_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before its zip format, which storages inside pickles still use
 _STORAGE_PROTOCOL = 1001
 
@@ -76,13 +76,13 @@ def _storage(data: Any, budget: Budget) -> torch.Tensor:
         kind, storage_type, key, _location, count, *view = reference
         if kind != 'storage' or type(count) is not int or not isinstance(key, str) or view not in ([], [None]):
             raise ValueError('a storage in an unknown layout')
-        described[key] = _STORAGE_DTYPES[storage_type.name.removeprefix('torch.')], count
+        described[key] = STORAGE_DTYPES[storage_type.name.removeprefix('torch.')], count
         return key
 
     magic, protocol, system = (Machine(file, {}, budget).run() for _ in range(3))
     if magic != _STORAGE_MAGIC or protocol != _STORAGE_PROTOCOL or not system.get('little_endian', True):
         raise ValueError('a storage in an unknown layout')
-    result_key = Machine(file, _STORAGE_READERS, budget, persistent_load=describe).run()
+    result_key = Machine(file, STORAGE_READERS, budget, persistent_load=describe).run()
     keys = Machine(file, {}, budget).run()
     if not isinstance(result_key, str) or keys != [result_key] or result_key not in described:
         raise ValueError('a storage in an unknown layout')
@@ -135,6 +135,6 @@ READERS: dict[str, Any] = {
     'torch._utils._rebuild_parameter_with_state': lambda data, grad, hooks, state=None: _parameter(data),
     'torch.Size': _size,
     'torch.device': _device,
-    **{str(dtype): dtype for dtype in _STORAGE_DTYPES.values()},
+    **{str(dtype): dtype for dtype in STORAGE_DTYPES.values()},
 }
 """Everything that a network pickle may name: a function of the arguments, or a constant."""

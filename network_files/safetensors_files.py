@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from dnnlib.files import atomic_file
+from dnnlib.json_input import parse_json
 from dnnlib.text import excerpt
 from network_files import construction
 from network_files.errors import NetworkPickleError
@@ -63,10 +64,25 @@ def write(data: dict[str, Any], path: str | os.PathLike) -> None:
                 values[f'{key}.{name}'] = tensor.detach().cpu().contiguous().clone()
         else:
             other[key] = _to_json(value, key)
-    metadata = dict(format=FORMAT, version=_VERSION, networks=json.dumps(networks), other=json.dumps(other))
+    metadata = dict(
+        format=FORMAT,
+        version=_VERSION,
+        networks=_encode(networks, 'the description of the networks'),
+        other=_encode(other, 'the further content'),
+    )
     content = safetensors.torch.save(values, metadata=metadata)
     with atomic_file(path) as f:
         f.write(content)
+
+
+def _encode(value: dict[str, Any], what: str) -> str:
+    """Return JSON that `read` accepts."""
+    text = json.dumps(value)
+    try:
+        parse_json(text, what)
+    except ValueError as error:
+        raise ValueError(f'safetensors files do not support such networks: write a pickle ({error})') from error
+    return text
 
 
 def _describe(module: Any, key: str) -> dict[str, Any]:
@@ -136,7 +152,8 @@ def read(content: bytes, name: str, allowance: construction.Allowance, force_fp1
 def _read_metadata(content: bytes, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         length = int.from_bytes(content[:_LENGTH_BYTES], 'little')
-        metadata = json.loads(content[_LENGTH_BYTES : _LENGTH_BYTES + length]).get('__metadata__') or {}
+        header = parse_json(content[_LENGTH_BYTES : _LENGTH_BYTES + length], 'its header')
+        metadata = header.get('__metadata__') or {}
         if metadata.get('format') != FORMAT:
             raise NetworkPickleError(
                 f'{name} is a safetensors file, but not one of networks: only files written by legacy.py can be read'
@@ -145,7 +162,8 @@ def _read_metadata(content: bytes, name: str) -> tuple[dict[str, Any], dict[str,
             raise NetworkPickleError(
                 f'{name} has version {excerpt(metadata.get("version"), 20)}, but this program reads version {_VERSION}'
             )
-        networks, other = json.loads(metadata['networks']), json.loads(metadata['other'])
+        networks = parse_json(metadata['networks'], 'the description of its networks')
+        other = parse_json(metadata['other'], 'its further content')
         if not isinstance(networks, dict) or not isinstance(other, dict):
             raise TypeError('its metadata has the wrong type')
     except NetworkPickleError:

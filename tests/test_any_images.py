@@ -235,7 +235,14 @@ def test_metrics_repeat_what_training_measured(trained):
     folder, run_dir, snapshot, _labels = trained
     before = json.loads((run_dir / 'metric-fid10_full.jsonl').read_text().splitlines()[-1])
     names = 'fid10_full,kid10_full,is10,ppl2_wend,ppl_zfull'
-    done = run('calc_metrics.py', f'--network={snapshot}', f'--metrics={names}', '--num-samples=4', '--device=cpu')
+    done = run(
+        'calc_metrics.py',
+        f'--network={snapshot}',
+        f'--metrics={names}',
+        f'--detectors={folder / "detectors"}',
+        '--num-samples=4',
+        '--device=cpu',
+    )
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(results) == 5
     for result in results:

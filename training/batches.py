@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from dnnlib.util import construct_class_by_name
 from torch_utils.distributed import World
+from training import known_classes
 from training.config import TrainingConfig
 from training.data.sampler import InfiniteSampler
 from training.data.unreadable import ReadableImages, SkippedImages
@@ -36,7 +36,7 @@ class TrainingBatches:
         self._device = world.device
         self._batch_gpu = config.batch_gpu
         self._skipped = SkippedImages()
-        self.dataset: ImageFolderDataset = construct_class_by_name(**config.training_set_kwargs)
+        self.dataset: ImageFolderDataset = known_classes.construct(config.training_set_kwargs, known_classes.DATASETS)
         self.readable = ReadableImages(self.dataset, strict=config.strict_data)
         sampler = InfiniteSampler(
             self.dataset,

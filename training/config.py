@@ -8,11 +8,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import typing
 from dataclasses import dataclass, field
 from typing import Any
 
 from dnnlib.files import atomic_file
+from dnnlib.json_input import parse_json
+from training import schema
 
 
 @dataclass
@@ -68,48 +69,44 @@ class TrainingConfig:
         return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
-    def from_json(cls, text: str) -> TrainingConfig:
-        """Parse what `to_json` returned.
+    def from_json(cls, text: bytes | str, name: str = 'the training options') -> TrainingConfig:
+        """Parse what `to_json` returned, which may have been edited, and check it against `training.schema`.
+
+        Args:
+            text: JSON.
+            name: How error messages refer to it.
 
         Raises:
             ValueError: The text is not such a configuration. One sentence.
         """
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f'the training options are not valid JSON: {error}') from error
-        if not isinstance(values, dict):
-            raise ValueError(f'the training options must be a JSON object, not a {type(values).__name__}')
-        fields = {item.name: item for item in dataclasses.fields(cls)}
-        unknown = sorted(values.keys() - fields.keys())
-        missing = [name for name, item in fields.items() if _is_required(item) and name not in values]
-        if unknown or missing:
+        values = parse_json(text, name)
+        schema.TRAINING_OPTIONS.check(values, name)
+        config = cls(**values)
+        config.check_batches(name)
+        return config
+
+    def check_batches(self, name: str) -> None:
+        """Check that the batch can be divided among processes, rounds, and groups of images that D compares.
+
+        Args:
+            name: How error messages refer to the configuration.
+
+        Raises:
+            ValueError: It cannot.
+        """
+        if self.batch_size % (self.num_gpus * self.batch_gpu):
             raise ValueError(
-                f'the training options do not match: unknown {unknown or "none"}, missing {missing or "none"}'
+                f'{name} does not fit together: batch_size={self.batch_size} is not a multiple of '
+                f'num_gpus={self.num_gpus} times batch_gpu={self.batch_gpu}.'
             )
-        types = typing.get_type_hints(cls)
-        for name, value in values.items():
-            if not _is_of_type(value, types[name]):
-                raise ValueError(f'training option {name!r} is {value!r}, but must be {fields[name].type}')
-        return cls(**values)
+        group = (self.D_kwargs.get('epilogue_kwargs') or {}).get('mbstd_group_size') or 1
+        if self.batch_gpu % min(group, self.batch_gpu):
+            raise ValueError(
+                f'{name} does not fit together: batch_gpu={self.batch_gpu} is not a multiple of '
+                f'mbstd_group_size={group}.'
+            )
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the JSON file, complete or not at all."""
         with atomic_file(path) as file:
             file.write(f'{self.to_json()}\n'.encode())
-
-
-def _is_required(item: dataclasses.Field) -> bool:
-    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-
-
-def _is_of_type(value: Any, expected: Any) -> bool:
-    """Return whether a JSON value fits an annotation of this file; ints count as floats, bools never as numbers."""
-    alternatives = typing.get_args(expected) if typing.get_origin(expected) not in (dict, list) else (expected,)
-    for alternative in alternatives or (expected,):
-        plain = typing.get_origin(alternative) or alternative
-        if plain is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return True
-        if isinstance(value, plain) and (plain is bool or not isinstance(value, bool)):
-            return True
-    return False

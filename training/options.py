@@ -22,8 +22,9 @@ from dataset_format.sizes import (
     sides,
 )
 from dnnlib.errors import InvalidArgument
-from dnnlib.util import construct_class_by_name, is_url
+from dnnlib.util import is_url
 from network_files.snapshots import complete_snapshots
+from training import known_classes, schema
 from training.batch_sizes import batch_per_process, check_batch_gpu
 from training.config import TrainingConfig
 from training.presets import DEFAULT_AUGPIPE, RESUME_SOURCES, Preset, augpipe_flags, get_preset
@@ -114,6 +115,18 @@ class Options:
                 stored[name] = os.path.abspath(stored[name])
         return stored
 
+    def check(self) -> None:
+        """Check the values against the rules with which they will be read when the run is resumed.
+
+        Raises:
+            InvalidArgument: A value is out of range.
+        """
+        for name, value in self.to_stored().items():
+            try:
+                schema.COMMAND_LINE.keys[name].check(value, 'the value')
+            except ValueError as error:
+                raise InvalidArgument(name, str(error)) from error
+
 
 PATH_OPTIONS = ('data', 'resume', 'detectors')
 PER_CALL_OPTIONS = ('outdir', 'dry_run', 'resume_run', 'verify_data')  # not stored with the run
@@ -141,7 +154,7 @@ def open_training_set(options: Options) -> ImageFolderDataset:
         InvalidArgument: It cannot be opened, or has the wrong image size or too few images.
     """
     dataset = _construct_dataset(
-        {'class_name': 'training.dataset.ImageFolderDataset', 'path': options.data, 'use_labels': options.cond}
+        {'class_name': known_classes.DATASET, 'path': options.data, 'use_labels': options.cond}
     )
     height, width = sides(dataset.resolution)
     if min(height, width) < MIN_RESOLUTION:
@@ -167,14 +180,14 @@ def open_training_set(options: Options) -> ImageFolderDataset:
 
 def _construct_dataset(kwargs: dict[str, Any]) -> ImageFolderDataset:
     try:
-        return construct_class_by_name(**kwargs, cache_mib=0)
+        return known_classes.construct(kwargs, known_classes.DATASETS, cache_mib=0)
     except (ValueError, OSError) as error:
         raise InvalidArgument('data', str(error)) from error
 
 
 def _training_set_kwargs(options: Options, dataset: ImageFolderDataset) -> dict[str, Any]:
     kwargs = {
-        'class_name': 'training.dataset.ImageFolderDataset',
+        'class_name': known_classes.DATASET,
         'path': options.data,
         'use_labels': options.cond,
         'max_size': len(dataset),
@@ -204,14 +217,15 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
     """Build the configuration of a run over `num_gpus` processes on `device`, without `run_dir`.
 
     Raises:
-        InvalidArgument: Some options do not work together, or not with the dataset.
+        InvalidArgument: Some options are out of range, or do not work together, or not with the dataset.
     """
+    options.check()
     preset = get_preset(options.cfg, dataset.resolution, num_gpus)
     _check_freezed(options.freezed, preset.d_architecture, dataset.resolution)
     batch_size, batch_gpu, mbstd_group = _batch_sizes(options, preset, num_gpus)
     resume_pkl = _resume_source(options.resume)
     on_cuda = device.startswith('cuda')
-    adam = {'class_name': 'torch.optim.Adam', 'betas': [0, 0.99], 'eps': 1e-8}
+    adam = {'class_name': known_classes.OPTIMIZER, 'betas': [0, 0.99], 'eps': 1e-8}
     return TrainingConfig(
         num_gpus=num_gpus,
         device=device,
@@ -221,7 +235,7 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
         G_opt_kwargs=dict(adam, lr=_first_given(options.glr, preset.lr)),
         D_opt_kwargs=dict(adam, lr=_first_given(options.dlr, preset.lr)),
         loss_kwargs={
-            'class_name': 'training.loss.StyleGAN2Loss',
+            'class_name': known_classes.LOSS,
             'r1_gamma': _first_given(options.gamma, preset.r1_gamma),
             'style_mixing_prob': preset.style_mixing_prob,
             'pl_weight': preset.pl_weight,
@@ -292,14 +306,14 @@ def _network_kwargs(
     frozen = {'freeze_layers': options.freezed} if options.freezed else {}
     return {
         'G_kwargs': {
-            'class_name': 'training.networks_stylegan2.Generator',
+            'class_name': known_classes.GENERATOR,
             'z_dim': preset.z_dim,
             'w_dim': preset.w_dim,
             'mapping_kwargs': {'num_layers': _first_given(options.map_depth, preset.mapping_layers)},
             'synthesis_kwargs': dict(shared, **layout),
         },
         'D_kwargs': dict(
-            class_name='training.networks_stylegan2.Discriminator',
+            class_name=known_classes.DISCRIMINATOR,
             architecture=preset.d_architecture,
             **shared,
             block_kwargs=dict(**layout, **frozen),
@@ -335,7 +349,7 @@ def _augmentation(options: Options) -> dict[str, Any]:
     if aug == 'noaug':
         return {'augment_kwargs': None, 'augment_p': 0, 'ada_target': None}
     flags = augpipe_flags(_first_given(options.augpipe, DEFAULT_AUGPIPE))
-    pipe = dict(class_name='training.augment.AugmentPipe', **flags)
+    pipe = dict(class_name=known_classes.AUGMENTATION, **flags)
     if aug == 'fixed':
         return {'augment_kwargs': pipe, 'augment_p': options.p, 'ada_target': None}
     target = _first_given(options.target, DEFAULT_ADA_TARGET)
@@ -417,14 +431,15 @@ def _named_numbers(**numbers: float | None) -> list[str]:
 def describe(config: TrainingConfig, dataset: ImageFolderDataset, is_resumed: bool = False) -> str:
     """Return a summary of a run, one fact per line."""
     data = config.training_set_kwargs
-    labels = f'{dataset.label_dim} numbers per image' if data['use_labels'] else 'not used'
+    num_images = min(data.get('max_size') or len(dataset), len(dataset))
+    labels = f'{dataset.label_dim} numbers per image' if data.get('use_labels') else 'not used'
     rounds = config.batch_size // (config.batch_gpu * config.num_gpus)
     accumulated = f' x {rounds} rounds of accumulation' if rounds > 1 else ''
     processes = '1 process' if config.num_gpus == 1 else f'{config.num_gpus} processes'
     facts = {
         'Output': config.run_dir,
         'Data': data['path'],
-        'Images': f'{data["max_size"]:,}{" and their mirror images" if data["xflip"] else ""}',
+        'Images': f'{num_images:,}{" and their mirror images" if data.get("xflip") else ""}',
         'Resolution': f'{describe_size(dataset.resolution)} {CHANNEL_KINDS[dataset.num_channels]}',
         'Labels': labels,
         'Device': f'{config.device}, {processes}',

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from dnnlib.util import construct_class_by_name
 from torch_utils import distributed, training_stats
 from torch_utils.distributed import World
+from training import known_classes
 from training.config import TrainingConfig
 from training.loss import StyleGAN2Loss
 
@@ -62,7 +62,7 @@ def _build_optimizer(
         ratio = reg_interval / (reg_interval + 1)
         kwargs['lr'] = kwargs['lr'] * ratio
         kwargs['betas'] = [beta**ratio for beta in kwargs['betas']]
-    return construct_class_by_name(params=list(module.parameters()), **kwargs)
+    return known_classes.construct(kwargs, known_classes.OPTIMIZERS, params=list(module.parameters()))
 
 
 def run_phase(phase: Phase, loss: StyleGAN2Loss, batches: Sequence[Mapping[str, torch.Tensor]], world: World) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from dnnlib.util import construct_class_by_name
 from torch_utils import distributed, misc
 from torch_utils.distributed import World
-from training import transfer
+from training import known_classes, transfer
 from training.ada import AdaController
 from training.augment import AugmentPipe
 from training.config import TrainingConfig
 from training.dataset import ImageFolderDataset
+from training.loss import StyleGAN2Loss
 
 
 def construct_networks(config: TrainingConfig, dataset: ImageFolderDataset) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -24,8 +24,8 @@ def construct_networks(config: TrainingConfig, dataset: ImageFolderDataset) -> t
     common: dict[str, Any] = dict(
         c_dim=dataset.label_dim, img_resolution=dataset.resolution, img_channels=dataset.num_channels
     )
-    G = construct_class_by_name(**config.G_kwargs, **common)
-    D = construct_class_by_name(**config.D_kwargs, **common)
+    G = known_classes.construct(config.G_kwargs, known_classes.GENERATORS, **common)
+    D = known_classes.construct(config.D_kwargs, known_classes.DISCRIMINATORS, **common)
     return G, D
 
 
@@ -69,13 +69,26 @@ def build_augmentation(config: TrainingConfig, device: torch.device) -> tuple[Au
     """Return the augmentation pipe and the controller of its strength, or None for each that the run does not use."""
     if config.augment_kwargs is None or (config.augment_p == 0 and config.ada_target is None):
         return None, None
-    augment_pipe = construct_class_by_name(**config.augment_kwargs)
+    augment_pipe = known_classes.construct(config.augment_kwargs, known_classes.AUGMENTATIONS)
     augment_pipe.train().requires_grad_(False).to(device)
     augment_pipe.p.copy_(torch.as_tensor(config.augment_p))
     if config.ada_target is None:
         return augment_pipe, None
     return augment_pipe, AdaController(
         augment_pipe, config.ada_target, config.ada_interval, config.ada_kimg, config.batch_size
+    )
+
+
+def build_loss(
+    config: TrainingConfig,
+    device: torch.device,
+    G: torch.nn.Module,
+    D: torch.nn.Module,
+    augment_pipe: torch.nn.Module | None = None,
+) -> StyleGAN2Loss:
+    """Return the training objective for networks on `device`."""
+    return known_classes.construct(
+        config.loss_kwargs, known_classes.LOSSES, device=device, G=G, D=D, augment_pipe=augment_pipe
     )
 
 

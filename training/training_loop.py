@@ -21,7 +21,6 @@ from dnnlib.files import locked_folder
 from dnnlib.log import Logger
 from dnnlib.signals import Request, SignalWatch
 from dnnlib.text import message_line
-from dnnlib.util import construct_class_by_name
 from torch_utils import distributed, images, launcher, misc, training_stats
 from torch_utils.distributed import World
 from training import setup
@@ -115,6 +114,8 @@ def _load_checkpoint(world: World, config: TrainingConfig) -> Checkpoint | None:
         if world.is_main:
             run_dir = run_dir_of(config)
             newest = checkpoint.load_newest(run_dir)
+            if newest is not None:
+                newest[1].check_progress(newest[0], config)
             appended_files.rewind(run_dir, {} if newest is None else newest[1].content['files'])
             config.save(run_dir.options_json)
             if newest is None:
@@ -233,7 +234,7 @@ def _build_run(
 ) -> TrainingRun:
     augment_pipe, ada = setup.build_augmentation(config, world.device)
     G, D = networks['G'], networks['D']
-    loss = construct_class_by_name(device=world.device, G=G, D=D, augment_pipe=augment_pipe, **config.loss_kwargs)
+    loss = setup.build_loss(config, world.device, G, D, augment_pipe)
     phases = build_phases(G, D, config)
     statistics = RunStatistics(run_dir_of(config), world, config.total_kimg, counters.cur_nimg)
     return TrainingRun(world, config, counters, networks, phases, loss, augment_pipe, ada, statistics)

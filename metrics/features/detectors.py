@@ -8,9 +8,9 @@ There are two. Their published TorchScript files take these calls (images are NC
     vgg16(float images from 0 to 255, resize_images=False, return_lpips=True)
                                                      float [N, D]: their squared distances are LPIPS
 
-The published files are downloaded into the cache. Any TorchScript file (.pt) or `torch.export` program (.pt2, which
-supports only the call it was exported for) in a folder can replace them, either under the name of the published file or
-as specified by a `detectors.json` in that folder:
+The published files are downloaded into the cache. Any TorchScript file (.pt) in a folder can replace them, either under
+the name of the published file or as specified by a `detectors.json` in that folder. Programs of `torch.export` (.pt2)
+are not opened: PyTorch's reader runs any Python code that they contain.
 
     {"label": "digits", "inception": "inception-digits.pt", "vgg16": "vgg16-digits.pt"}
 
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import warnings
@@ -35,12 +34,18 @@ import torch
 
 from dataset_format.sizes import Resolution, sides
 from dnnlib.downloads import cached_file, open_url
+from dnnlib.json_input import read_json
+from dnnlib.schema import MapOf, Text
+from dnnlib.text import excerpt
 from metrics.features.feature_requests import VGG_LPIPS, DetectorCall
 
 _URL = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/'
 URLS = {'inception': _URL + 'inception-2015-12-05.pt', 'vgg16': _URL + 'vgg16.pt'}
 
 MANIFEST = 'detectors.json'
+_MAX_MANIFEST_BYTES = 100_000
+_MANIFEST_RULE = MapOf(Text(1000), max_length=1000)
+_EXPORTED = '.pt2'
 _DOWNLOAD_ATTEMPTS = 3
 _READ_BYTES = 1 << 20
 
@@ -70,7 +75,7 @@ def locate(name: str, folder: str | os.PathLike | None = None) -> Path | None:
     Args:
         name: 'inception' or 'vgg16'.
         folder: Folder with the file that its `detectors.json` specifies, or with one that has the published name and
-            the extension .pt or .pt2. None: the cache.
+            the extension .pt. None: the cache.
 
     Raises:
         DetectorError: The folder does not exist, or its `detectors.json` is not usable.
@@ -83,7 +88,7 @@ def locate(name: str, folder: str | os.PathLike | None = None) -> Path | None:
     manifest = _read_manifest(folder)
     if name in manifest:
         return folder / manifest[name]
-    candidates = (folder / f'{_published_name(name)}.pt', folder / f'{_published_name(name)}.pt2')
+    candidates = [folder / f'{_published_name(name)}{extension}' for extension in ('.pt', _EXPORTED)]
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -107,19 +112,28 @@ def _read_manifest(folder: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        manifest = json.loads(path.read_text(encoding='utf-8'))
+        manifest = read_json(path, _MAX_MANIFEST_BYTES)
     except (OSError, ValueError) as error:
         raise DetectorError(f'{path} cannot be read as JSON ({error}).') from error
-    if not isinstance(manifest, dict) or not all(isinstance(value, str) for value in manifest.values()):
-        raise DetectorError(f'{path} must be an object of strings: "label" and the files of {" and ".join(URLS)}.')
+    try:
+        _MANIFEST_RULE.check(manifest, str(path))
+    except ValueError as error:
+        raise DetectorError(
+            f'{path} must be an object of strings: "label" and the files of {" and ".join(URLS)} ({error})'
+        ) from error
     try:
         check_label(manifest.get('label', ''))
     except ValueError as error:
         raise DetectorError(f'"label" in {path}: {error}') from error
     for name in URLS:
-        if name in manifest and not (folder / manifest[name]).is_file():
-            raise DetectorError(f'{path} refers to {manifest[name]!r}, which is not in the folder.')
+        if name in manifest and not _is_in_folder(folder, manifest[name]):
+            raise DetectorError(f'{path} refers to {excerpt(manifest[name])!r}, which is not in the folder.')
     return manifest
+
+
+def _is_in_folder(folder: Path, name: str) -> bool:
+    path = Path(name)
+    return not path.is_absolute() and '..' not in path.parts and (folder / path).is_file()
 
 
 def check_label(label: str) -> None:
@@ -130,8 +144,8 @@ def check_label(label: str) -> None:
     """
     if re.fullmatch(r'([a-z0-9][a-z0-9_]*)?[a-z_]', label) is None:
         raise ValueError(
-            f'{label!r} cannot be part of the names of results. Use lower-case letters, digits and _, with a letter at '
-            'the end.'
+            f'{excerpt(label)!r} cannot be part of the names of results. Use lower-case letters, digits and _, with a '
+            'letter at the end.'
         )
 
 
@@ -172,7 +186,7 @@ def load(
 
 def _missing_message(folder: str | os.PathLike, name: str) -> str:
     return (
-        f'{str(folder)!r} has no detector {name!r}. Add {_published_name(name)}.pt (or .pt2), or a {MANIFEST} that '
+        f'{str(folder)!r} has no detector {name!r}. Add {_published_name(name)}.pt, or a {MANIFEST} that '
         'specifies another file.'
     )
 
@@ -196,15 +210,17 @@ def _sha256(path: Path) -> str:
 
 
 def _open_module(path: Path, device: torch.device, in_cache: bool) -> Callable[..., torch.Tensor]:
+    if path.suffix == _EXPORTED:
+        raise DetectorError(
+            f'{path} is not opened, because a program of torch.export can run any code while PyTorch reads it: save '
+            'the detector as a TorchScript file (.pt).'
+        )
     try:
-        if not zipfile.is_zipfile(path):  # `torch.export.load` would print a traceback
+        if not zipfile.is_zipfile(path):
             raise ValueError('not a complete archive')
-        if path.suffix == '.pt2':
-            module = torch.export.load(path).module()
-        else:
-            # From a file, because PyTorch requires names that are UTF-8.
-            with open(path, 'rb') as file, ignore_torchscript_deprecation():
-                module = torch.jit.load(file, map_location='cpu').eval()
+        # From a file, because PyTorch requires names that are UTF-8.
+        with open(path, 'rb') as file, ignore_torchscript_deprecation():
+            module = torch.jit.load(file, map_location='cpu').eval()
     except Exception as error:  # The reader of a damaged file can raise anything.
         remedy = 'Delete it, so that it is downloaded again' if in_cache else 'Copy it again'
         raise DetectorError(

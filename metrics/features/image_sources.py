@@ -13,11 +13,11 @@ from typing import Any, Protocol, cast
 
 import torch
 
-import dnnlib
 from dataset_format.sizes import Resolution, sides
 from metrics.batching import split
 from metrics.features import randomness
 from torch_utils.images import on_white, to_uint8
+from training import known_classes
 from training.dataset import Dataset
 
 # Pixels that the generator renders at once: 4 images at 1024x1024, 64 at 256x256.
@@ -139,7 +139,7 @@ def open_dataset(dataset_kwargs: dict[str, Any], xflip: bool, G: Any) -> Dataset
     """
     kwargs = {key: value for key, value in dataset_kwargs.items() if key not in ('max_size', 'random_seed')}
     kwargs.update(xflip=xflip, resolution=G.img_resolution, use_labels=G.c_dim > 0, cache_mib=0)
-    dataset = dnnlib.util.construct_class_by_name(**kwargs)
+    dataset: Dataset = known_classes.construct(kwargs, known_classes.DATASETS)
     for what, dataset_value, network_value in (
         ('channels per image', dataset.num_channels, G.img_channels),
         ('numbers per label', dataset.label_dim, G.c_dim),

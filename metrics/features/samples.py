@@ -15,7 +15,7 @@ import torch
 
 from dnnlib.progress import Progress
 from metrics.features import detectors
-from metrics.features.cache import StatisticsCache
+from metrics.features.cache import ArrayKind, StatisticsCache
 from metrics.features.collectors import Moments
 from metrics.features.detectors import Detector
 from metrics.features.extraction import extract
@@ -204,13 +204,24 @@ class Samples:
         """Load features from the cache, and return whether they were there. Collective."""
         if self.dataset_sha256() is None:
             return False
-        key = self._cache_key(request)
+        key, expected = self._cache_key(request), self._expected_arrays(request)
         with failing_together(self._world):
-            arrays = self._cache.load(key) if self._world.is_main else None
+            arrays = self._cache.load(key, expected) if self._world.is_main else None
         is_cached = broadcast_object(self._world, arrays is not None)
         if is_cached:
             self._gathered[request] = None if arrays is None else _from_arrays(arrays)
         return is_cached
+
+    def _expected_arrays(self, request: FeatureRequest) -> dict[str, ArrayKind]:
+        """Return what an entry of the cache must consist of. Collective."""
+        dim = self._dims[request.call]
+        if request.as_moments:
+            return {
+                'count': ArrayKind((), 'int64'),
+                'mean': ArrayKind((dim,), 'float64'),
+                'cov': ArrayKind((dim, dim), 'float64'),
+            }
+        return {'features': ArrayKind((self._num_images(request), dim), request.call.dtype)}
 
     def _cache_key(self, request: FeatureRequest) -> dict[str, Any]:
         """Collective."""

@@ -682,7 +682,22 @@ class TestResume:
         assert f'Downloading {url} (resuming after 150,000 bytes)' in capsys.readouterr().err
         assert files_in(cache) == only_the_file(url)
 
-    @pytest.mark.parametrize('note', ['', '{', '[]', '{"another": 1}', '{"etag": ""}', '{"etag": "x", "size": 7}'])
+    @pytest.mark.parametrize(
+        'note',
+        [
+            '',
+            '{',
+            '[]',
+            '{"another": 1}',
+            '{"etag": ""}',
+            '{"etag": "x", "size": 7}',
+            '[' * 100_000,
+            '{"etag": ["x"]}',
+            '{"etag": "\\"x\\"\\r\\nX-More: 1"}',
+            '{"etag": "x", "size": "many"}',
+            '{"last_modified": 3}',
+        ],
+    )
     def test_part_with_a_useless_note(self, server, cache, note):
         url = server.serve(lambda request, _: request.send_file(**ETAG))
         cache.mkdir(parents=True)

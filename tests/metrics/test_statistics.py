@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from dnnlib.progress import Progress
 from metrics.features import randomness
-from metrics.features.cache import StatisticsCache
+from metrics.features.cache import ArrayKind, StatisticsCache
 from metrics.features.collectors import FeatureCollector, MomentsCollector
 from tests import metric_stand_ins as stand_ins
 from torch_utils.distributed import World
@@ -85,6 +86,13 @@ def arrays():
     return {'count': np.array(3), 'mean': rng.randn(40), 'cov': rng.randn(40, 40)}
 
 
+EXPECTED = {
+    'count': ArrayKind((), 'int64'),
+    'mean': ArrayKind((40,), 'float64'),
+    'cov': ArrayKind((40, 40), 'float64'),
+}
+
+
 def assert_same(found, expected):
     assert found.keys() == expected.keys()
     for name in expected:
@@ -97,10 +105,10 @@ def only_file(cache_dir):
 
 
 def test_what_is_saved_is_loaded(cache_dir, capsys):
-    assert StatisticsCache().load(KEY) is None
+    assert StatisticsCache().load(KEY, EXPECTED) is None
     StatisticsCache().save(KEY, arrays())
-    assert_same(StatisticsCache().load(KEY), arrays())
-    assert StatisticsCache().load({**KEY, 'images': 4}) is None
+    assert_same(StatisticsCache().load(KEY, EXPECTED), arrays())
+    assert StatisticsCache().load({**KEY, 'images': 4}, EXPECTED) is None
     assert only_file(cache_dir).suffix == '.npz'
     assert capsys.readouterr().err == ''
 
@@ -110,11 +118,11 @@ def test_a_file_that_is_cut(cache_dir, capsys, share):
     StatisticsCache().save(KEY, arrays())
     path = only_file(cache_dir)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    assert StatisticsCache().load(KEY) is None
+    assert StatisticsCache().load(KEY, EXPECTED) is None
     notice = capsys.readouterr().err
     assert str(path) in notice and 'computed again' in notice and notice.count('\n') == 1
     StatisticsCache().save(KEY, arrays())
-    assert_same(StatisticsCache().load(KEY), arrays())
+    assert_same(StatisticsCache().load(KEY, EXPECTED), arrays())
 
 
 def test_every_flipped_byte_is_found_or_harmless(cache_dir):
@@ -124,7 +132,7 @@ def test_every_flipped_byte_is_found_or_harmless(cache_dir):
     refused = 0
     for position in range(0, len(content), 97):
         path.write_bytes(content[:position] + bytes([content[position] ^ 0x41]) + content[position + 1 :])
-        found = StatisticsCache().load(KEY)
+        found = StatisticsCache().load(KEY, EXPECTED)
         if found is None:
             refused += 1
         else:  # A date in the archive, for example.
@@ -139,7 +147,7 @@ def test_an_entry_under_the_name_of_another(cache_dir, capsys):
     path.unlink()
     StatisticsCache().save({**KEY, 'images': 4}, arrays())
     only_file(cache_dir).write_bytes(content)
-    assert StatisticsCache().load({**KEY, 'images': 4}) is None
+    assert StatisticsCache().load({**KEY, 'images': 4}, EXPECTED) is None
     assert 'belongs to other data' in capsys.readouterr().err
 
 
@@ -147,8 +155,60 @@ def test_pickles_are_not_opened(cache_dir, capsys):
     StatisticsCache().save(KEY, arrays())
     with open(only_file(cache_dir), 'wb') as file:
         np.savez(file, mean=np.array([{}], dtype=object))
-    assert StatisticsCache().load(KEY) is None
+    assert StatisticsCache().load(KEY, EXPECTED) is None
     assert 'cannot be used' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'change, reason',
+    [
+        ({'mean': None}, 'other shapes or types'),
+        ({'mean': np.zeros(41)}, 'other shapes or types'),
+        ({'mean': np.zeros(40, np.float32)}, 'other shapes or types'),
+        ({'count': np.array([3, 3])}, 'other shapes or types'),
+        ({'count': np.array('3')}, 'other shapes or types'),
+        ({'more': np.zeros(3)}, 'other shapes or types'),
+        ({'more': np.zeros(10**6)}, 'larger than its statistics'),
+    ],
+)
+def test_arrays_of_another_kind_with_the_right_key_and_digest(cache_dir, capsys, change, reason):
+    changed = {name: array for name, array in {**arrays(), **change}.items() if array is not None}
+    StatisticsCache().save(KEY, changed)
+    assert StatisticsCache().load(KEY, EXPECTED) is None
+    assert reason in capsys.readouterr().err
+
+
+def test_a_small_file_that_expands_to_gigabytes(cache_dir, capsys):
+    StatisticsCache().save(KEY, arrays())
+    with zipfile.ZipFile(only_file(cache_dir), 'w', zipfile.ZIP_DEFLATED) as archive:
+        with archive.open('mean.npy', 'w', force_zip64=True) as entry:
+            for _ in range(200):
+                entry.write(bytes(2**20))
+    assert only_file(cache_dir).stat().st_size < 2**20
+    tracemalloc.start()
+    assert StatisticsCache().load(KEY, EXPECTED) is None
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+    assert 'larger than its statistics' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'poison',
+    [
+        lambda path: os.mkfifo(path),
+        lambda path: path.mkdir(),
+        lambda path: path.symlink_to('/dev/zero'),
+        lambda path: path.write_bytes(np.lib.format.magic(1, 0) + b'\x88\x13' + b'(' * 5000),
+    ],
+    ids=['pipe', 'folder', 'device', 'brackets'],
+)
+def test_an_entry_that_is_something_else(cache_dir, capsys, poison):
+    StatisticsCache().save(KEY, arrays())
+    path = only_file(cache_dir)
+    path.unlink()
+    poison(path)
+    assert StatisticsCache().load(KEY, EXPECTED) is None
+    assert 'computed again' in capsys.readouterr().err
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, capsys):
@@ -157,7 +217,7 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, capsys):
     cache = StatisticsCache()
     cache.save(KEY, arrays())
     assert 'cannot be written' in capsys.readouterr().err
-    assert_same(cache.load(KEY), arrays())  # From memory, for the rest of a training.
+    assert_same(cache.load(KEY, EXPECTED), arrays())  # From memory, for the rest of a training.
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -254,3 +314,23 @@ def test_nothing_is_shown_where_nothing_is_wanted(monkeypatch, capsys):
     with Progress('Features', enabled=False) as progress:
         progress.show(3, 4)
     assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize(
+    'content',
+    ['[' * 100_000, '{"fingerprint": "x", "content": 5}', '[]', '{"fingerprint": ["x"], "content": "y"}', None],
+    ids=['brackets', 'number', 'list', 'types', 'pipe'],
+)
+def test_a_poisoned_digest(tmp_path, cache_dir, rgb_images, no_clock_tick, capsys, content):
+    path = stand_ins.write_zip(tmp_path / 'data.zip', rgb_images)
+    make_old(path)
+    before = digest(path)
+    (stored,) = (cache_dir / 'gan-metrics').glob('content-*.json')
+    stored.unlink()
+    if content is None:
+        os.mkfifo(stored)
+    else:
+        stored.write_text(content)
+    assert digest(path) == before
+    assert f'{stored} is damaged' in capsys.readouterr().err
+    assert stored.is_file()

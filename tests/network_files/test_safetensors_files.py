@@ -66,7 +66,11 @@ def test_force_fp16_and_trust(written):
 
 
 def test_values_that_json_does_not_support_are_named(tmp_path):
-    for extra, message in (({'odd': {'deep': {1}}}, r'odd\.deep is a set'), ({'odd': torch.nn.ReLU()}, "'ReLU'")):
+    for extra, message in (
+        ({'odd': {'deep': {1}}}, r'odd\.deep is a set'),
+        ({'odd': torch.nn.ReLU()}, "'ReLU'"),
+        ({'odd': float('nan')}, 'write a pickle .*NaN'),
+    ):
         with pytest.raises(ValueError, match=message):
             safetensors_files.write(networks(**extra), tmp_path / 'n.safetensors')
     assert list(tmp_path.iterdir()) == []
@@ -95,6 +99,9 @@ def change_network(key, value):
     (lambda header: header['__metadata__'].update(networks='{'), 'damaged'),
     (lambda header: header['__metadata__'].update(networks='[]'), 'damaged'),
     (lambda header: header['__metadata__'].pop('other'), 'damaged'),
+    (lambda header: header['__metadata__'].update(networks='[' * 100_000), 'damaged.*nested'),
+    (lambda header: header['__metadata__'].update(other='{"a": NaN}'), 'damaged.*NaN'),
+    (lambda header: header['__metadata__'].update(other='{"a": 1e999}'), 'damaged.*range'),
     (lambda header: header.pop('G_ema.synthesis.b4.const'), 'damaged'),
     (lambda header: header.update({'X.y': header.pop('G_ema.synthesis.b4.const')}), r'X\.y does not belong'),
     (change_network('class_name', 'os.system'), "'os.system', which this version does not support"),

@@ -394,9 +394,9 @@ class TestJson:
             ({'batch_size': '4'}, ['batch_size', "'4'", 'int']),
             ({'batch_size': True}, ['batch_size', 'True']),
             ({'batch_size': None}, ['batch_size', 'None']),
-            ({'augment_p': 'x'}, ['augment_p', 'float']),
+            ({'augment_p': 'x'}, ['augment_p', 'a number from 0 to 1']),
             ({'metrics': 'none'}, ['metrics', 'list']),
-            ({'cudnn_benchmark': 1}, ['cudnn_benchmark', 'bool']),
+            ({'cudnn_benchmark': 1}, ['cudnn_benchmark', 'true or false']),
         ],
     )
     def test_wrong_values_are_named(self, build, change, words):

@@ -31,6 +31,8 @@ def open_container(path: Path) -> FolderFiles | ZipFiles:
         raise ValueError(f'{path} does not exist; use a zip archive or a folder made by dataset_tool.py.')
     if path.suffix.lower() != '.zip':
         raise ValueError(f'{path} is neither a folder nor a .zip archive; convert the images with dataset_tool.py.')
+    if not path.is_file():
+        raise ValueError(f'{path} is not a regular file; use a zip archive or a folder made by dataset_tool.py.')
     return ZipFiles(path)
 
 

@@ -10,11 +10,18 @@ from pathlib import Path
 from typing import Protocol
 
 from dnnlib.files import atomic_file
+from dnnlib.json_input import read_json
 from dnnlib.progress import Progress
+from dnnlib.schema import Record, Text
 from dnnlib.util import make_cache_dir_path
 
 # Two changes of a file within this time may leave it with the same times and size.
 _CLOCK_TICK_SEC = 3
+
+_STORED = Record(
+    {'fingerprint': Text(1000), 'content': Text(64, pattern='[0-9a-f]{64}', kind='a SHA-256')},
+    required=['fingerprint', 'content'],
+)
 
 
 class StoredDataset(Protocol):
@@ -58,14 +65,14 @@ def content_sha256(dataset: StoredDataset, verbose: bool = True) -> str:
 
 def _read_stored(path: Path, fingerprint: str) -> str | None:
     try:
-        stored = json.loads(path.read_bytes())
-        is_valid = stored['fingerprint'] == fingerprint and len(bytes.fromhex(stored['content'])) == 32
-        return stored['content'] if is_valid else None
+        stored = read_json(path)
+        _STORED.check(stored, str(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         _notice(f'{path} is damaged; the dataset is read again.')
         return None
+    return stored['content'] if stored['fingerprint'] == fingerprint else None
 
 
 def _notice(text: str) -> None:

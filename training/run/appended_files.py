@@ -6,13 +6,16 @@ steps after it, so `rewind` removes the lines of those steps first.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from dnnlib.json_input import parse_json
 from dnnlib.scratch import remove_abandoned
+from training import schema
 from training.run.run_dir import RunDir
+
+_MAX_REWOUND_BYTES = 2**28
 
 
 def flush(run_dir: RunDir) -> dict[str, int]:
@@ -51,10 +54,19 @@ def _rewind_file(path: Path, length: int, is_permanent: Callable[[bytes], bool])
 
     Returns:
         Whether this has made the file empty.
+
+    Raises:
+        ValueError: The file has grown more than any run would let it.
     """
     with open(path, 'r+b') as file:
-        if file.seek(0, os.SEEK_END) <= length:
+        end = file.seek(0, os.SEEK_END)
+        if end <= length:
             return False
+        if end - length > _MAX_REWOUND_BYTES:
+            raise ValueError(
+                f'{path} has grown by {end - length:,} bytes since the training state was written, but at most '
+                f'{_MAX_REWOUND_BYTES:,} are looked through: it is damaged, or of another run; move it away.'
+            )
         file.seek(length)
         lines = file.read().splitlines(keepends=True)
         file.seek(length)
@@ -70,9 +82,11 @@ def _is_permanent_in_log(line: bytes) -> bool:
 def _is_permanent_metric(line: bytes) -> bool:
     """Return whether another program than the training has written this line."""
     try:
-        return not json.loads(line).get('in_training')
-    except (ValueError, AttributeError):
+        values = parse_json(line, 'the line')
+        schema.METRIC_LINE.check(values, 'the line')
+    except ValueError:
         return False
+    return not values.get('in_training')
 
 
 def _never_permanent(_line: bytes) -> bool:

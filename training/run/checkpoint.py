@@ -2,7 +2,8 @@
 
 `save` writes `training-state-<kimg>.pt` beside the network pickles; `load_newest` reads the newest intact one, and
 `Checkpoint.restore` transfers it to a newly constructed run. A training state consists of tensors, numbers and text in
-plain containers, so `torch.load(path, weights_only=True)` opens it.
+plain containers, so `torch.load(path, weights_only=True)` opens it. It is read without executing anything, and checked
+against `training.run.state_schema`, because it may come from somebody else.
 
 A run can be killed at any moment, because a training state is written last, after everything that it counts as done.
 It also records how long each appended file was at that time: whatever comes after that belongs to steps that are going
@@ -11,11 +12,10 @@ to be repeated (`training.run.appended_files`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-import pickle
 import platform
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,10 +24,13 @@ import numpy as np
 import torch
 
 from dnnlib.files import atomic_file
-from dnnlib.text import message_line
+from dnnlib.schema import shown
+from dnnlib.text import excerpt, message_line
+from network_files import tensor_archives
 from torch_utils import distributed, misc, training_stats
 from torch_utils.distributed import World
-from training.run import appended_files
+from training.config import TrainingConfig
+from training.run import appended_files, state_schema
 from training.run.run_dir import RunDir
 from training.run.state import Counters, TrainingRun
 
@@ -92,38 +95,65 @@ class Checkpoint:
         networks and optimizers are removed from this object, so that they do not occupy memory for the rest of the run.
 
         Raises:
-            ValueError: The networks in the state differ from those of the run.
+            ValueError: The tensors in the state differ from those of the run.
         """
         networks, optimizers = self.content.pop('networks'), self.content.pop('optimizers')
-        for name, module in run.networks.items():
-            _copy_tensors(name, module, networks[name])
-        for name, optimizer in run.optimizers.items():
-            optimizer.load_state_dict(optimizers[name])
-        if run.augment_pipe is not None and self.content['augment_p'] is not None:
-            run.augment_pipe.p.fill_(self.content['augment_p'])
+        with _differences_explained():
+            for name, module in run.networks.items():
+                _copy_tensors(name, module, networks[name])
+            for name, optimizer in run.optimizers.items():
+                _load_optimizer(name, optimizer, optimizers[name]['state'])
+            if run.augment_pipe is not None and self.content['augment_p'] is not None:
+                run.augment_pipe.p.fill_(self.content['augment_p'])
+            own = self._restore_rank(run)
+
+            # The remaining ranks take on what those that no longer exist had counted.
+            per_rank, rank = self.content['ranks'], run.world.rank
+            pending = [per_rank[other]['pending'] for other in range(rank, len(per_rank), run.world.size)]
+            training_stats.set_state(self.content['totals'], pending, run.world.device)
+            run.statistics.load_state_dict(self.content['statistics'])
+            if run.ada is not None and self.content['ada'] is not None:
+                run.ada.load_state_dict(self.content['ada'])
+            if rank < len(per_rank):
+                set_random_states(own['random'], run.world.device)
+
+    def _restore_rank(self, run: TrainingRun) -> dict[str, Any]:
+        """Restore what belongs to this rank except for its random states, and return its part of the state."""
         per_rank, rank = self.content['ranks'], run.world.rank
         own = per_rank[rank] if rank < len(per_rank) else per_rank[0]
+        state_schema.check_tensors('means', own['means'], _per_rank_tensors(run))
         for name, tensor in _per_rank_tensors(run):
             tensor.copy_(own['means'][name])
+        state_schema.check_tensors('loss', own['loss'], run.loss.state_dict().items())
         run.loss.load_state_dict(own['loss'])
-
-        # The remaining ranks take on what those that no longer exist had counted.
-        pending = [per_rank[other]['pending'] for other in range(rank, len(per_rank), run.world.size)]
-        training_stats.set_state(self.content['totals'], pending, run.world.device)
-        run.statistics.load_state_dict(self.content['statistics'])
-        if run.ada is not None and self.content['ada'] is not None:
-            run.ada.load_state_dict(self.content['ada'])
-        if rank < len(per_rank):
-            set_random_states(own['random'], run.world.device)
+        return own
 
     def counters(self) -> Counters:
         """Return how far the run had come."""
         return Counters(**self.content['progress'])
 
+    def check_progress(self, path: Path, config: TrainingConfig) -> None:
+        """Check that the counters of the state fit each other.
+
+        Raises:
+            ValueError: They do not.
+        """
+        counters = self.counters()
+        if counters.cur_nimg != counters.batch_idx * config.batch_size:
+            raise ValueError(
+                f'{path} is of {counters.cur_nimg} images, which are not its {counters.batch_idx} batches of '
+                f'{config.batch_size}: it has been edited, or is of another run. Delete it, or start from the network '
+                'pickle instead (--resume=PKL).'
+            )
+
     def print_differences(self, world: World) -> None:
         """Print what differs from the environment that the state was written in, since results will differ too."""
         now, before = _environment(world), self.content['environment']
-        changes = [f'{name} {before[name]} -> {now[name]}' for name in now if before.get(name) != now[name]]
+        changes = [
+            f'{name} {excerpt(before.get(name, "unknown"), 80)} -> {now[name]}'
+            for name in now
+            if before.get(name) != now[name]
+        ]
         if changes:
             print(f'The run continues, but its results will not be bit-identical: {", ".join(changes)}')
         if now['processes'] > before['processes']:
@@ -147,16 +177,38 @@ def _per_rank_tensors(run: TrainingRun) -> Iterator[tuple[str, torch.Tensor]]:
                 yield f'{name}/{key}', tensor
 
 
+@contextlib.contextmanager
+def _differences_explained() -> Iterator[None]:
+    """Within this context, a state that does not fit the run is one sentence."""
+    try:
+        yield
+    except (ValueError, RuntimeError, TypeError) as error:
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        raise ValueError(
+            f'The training state does not match its own options: {excerpt(error).rstrip(".")}. Another version of this '
+            'program has written it, or it has been edited; start from the network pickle instead (--resume=PKL).'
+        ) from error
+
+
 @torch.no_grad()
 def _copy_tensors(name: str, module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    own = dict(misc.named_params_and_buffers(module))
-    for key in sorted(own.keys() | tensors.keys()):
-        if key not in own or key not in tensors or own[key].shape != tensors[key].shape:
-            raise ValueError(
-                f'The training state does not match its own options: {name} differs in {key}. Another version of this '
-                'program has written it; start from the network pickle instead (--resume=PKL).'
-            )
-        own[key].copy_(tensors[key])
+    state_schema.check_tensors(name, tensors, misc.named_params_and_buffers(module))
+    for key, tensor in misc.named_params_and_buffers(module):
+        tensor.copy_(tensors[key])
+
+
+def _load_optimizer(name: str, optimizer: torch.optim.Optimizer, state: dict[int, dict[str, torch.Tensor]]) -> None:
+    """Restore the moments of Adam. Its settings are those of the run, whatever the state says."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
+    for index, moments in state.items():
+        if index >= len(parameters):
+            raise ValueError(f'the optimizer of {name} has {len(parameters)} parameters, but the state has more')
+        like = [(key, parameters[index]) for key in ('exp_avg', 'exp_avg_sq')]
+        where = f'the optimizer of {name}, parameter {index}'
+        state_schema.check_tensors(where, {key: moments[key] for key in moments if key != 'step'}, like)
+        state_schema.STEP.check(moments.get('step'), f'{where}.step')
+    optimizer.load_state_dict({'state': state, 'param_groups': optimizer.state_dict()['param_groups']})
 
 
 def _environment(world: World) -> dict[str, Any]:
@@ -241,32 +293,23 @@ def read(path: str | os.PathLike) -> Checkpoint:
         ValueError: Another version of this program has written it.
         OSError: The file cannot be opened.
     """
-    with open(path, 'rb') as file:
-        _verify_checksums(file)  # torch.load does not
-        file.seek(0)
-        try:
-            content = torch.load(file, map_location='cpu', weights_only=True)
-            content_format = content['format']
-        except (pickle.UnpicklingError, KeyError, TypeError) as error:
-            raise DamagedState('it is not a training state') from error
+    try:
+        content = tensor_archives.load(path)
+    except tensor_archives.DamagedArchive as error:
+        raise DamagedState(str(error)) from error
+    content_format = content.get('format') if isinstance(content, dict) else None
+    if not isinstance(content_format, int):
+        raise DamagedState('it is not a training state')
     if content_format != FORMAT:
         raise ValueError(
-            f'{path} was written by another version of this program (format {content_format}, here {FORMAT}). Resume '
-            'with that version, or start from the network pickle (--resume=PKL).'
+            f'{path} was written by another version of this program (format {shown(content_format)}, here {FORMAT}). '
+            'Resume with that version, or start from the network pickle (--resume=PKL).'
         )
-    return Checkpoint(content)
-
-
-def _verify_checksums(file: BinaryIO) -> None:
     try:
-        with zipfile.ZipFile(file) as archive:
-            damaged_member = archive.testzip()
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever zipfile raises for damaged archives
-        raise DamagedState(' '.join(str(error).split())[:100]) from error
-    if damaged_member is not None:
-        raise DamagedState(f'wrong checksum of {damaged_member}')
+        state_schema.check_content(content)
+    except ValueError as error:
+        raise DamagedState(str(error).rstrip('.')) from error
+    return Checkpoint(content)
 
 
 def load_newest(run_dir: RunDir) -> tuple[Path, Checkpoint] | None:
@@ -280,7 +323,11 @@ def load_newest(run_dir: RunDir) -> tuple[Path, Checkpoint] | None:
     states = run_dir.training_states()
     for path in states:
         try:
-            return path, read(path)
+            checkpoint = read(path)
+            name = os.path.basename(run_dir.training_state(checkpoint.counters().cur_nimg))
+            if path.name != name:
+                raise DamagedState(f'its content belongs into {name}')
+            return path, checkpoint
         except DamagedState as error:
             print(f'{path} is damaged ({message_line(error)}) and will be ignored.', flush=True)
     if states:

@@ -67,7 +67,8 @@ def estimate(config: TrainingConfig, dataset: ImageFolderDataset) -> MemoryEstim
 
 def dataset_cache_bytes(config: TrainingConfig, dataset: ImageFolderDataset) -> int:
     """Return the size of the dataset's cache of decoded images: all of them, or 0 if they are too many."""
-    num_bytes = config.training_set_kwargs.get('max_size', len(dataset)) * math.prod(dataset.image_shape)
+    num_images = config.training_set_kwargs.get('max_size') or len(dataset)
+    num_bytes = num_images * math.prod(dataset.image_shape)
     return num_bytes if num_bytes <= DEFAULT_CACHE_MIB * 2**20 else 0
 
 

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-import dnnlib
 from dataset_format.labels import describe_classes
 from dnnlib import machine
 from dnnlib.errors import InvalidArgument
 from dnnlib.progress import progress_bar
 from dnnlib.text import message_line
 from torch_utils import cuda_memory, launcher
+from training import known_classes
 from training.batch_sizes import mbstd_group_of
 from training.config import TrainingConfig
 from training.run import memory_estimate, snapshots
@@ -97,8 +97,8 @@ def check_data(config: TrainingConfig, verify: str) -> Finding:
         return Finding('data', 'images not verified')
     try:
         # Mirror images come from the same files.
-        kwargs = dict(config.training_set_kwargs, xflip=False)
-        dataset: ImageFolderDataset = dnnlib.util.construct_class_by_name(**kwargs, cache_mib=0)
+        kwargs = dict(config.training_set_kwargs, xflip=False, cache_mib=0)
+        dataset: ImageFolderDataset = known_classes.construct(kwargs, known_classes.DATASETS)
         count = len(dataset)
         indices = list(range(count))
         try:

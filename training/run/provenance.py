@@ -19,9 +19,12 @@ import PIL
 import scipy
 import torch
 
+from dnnlib.errors import error_sentence
 from dnnlib.files import atomic_file
+from dnnlib.json_input import read_json
 from dnnlib.machine import processor_name
 from dnnlib.text import message_line
+from training import schema
 from training.run.run_dir import RunDir
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -77,10 +80,11 @@ def _record_dataset(run_dir: str, content_sha256: Callable[[], str]) -> None:
     try:
         digest = content_sha256()
         entries = read(run_dir)
-        if dataset_sha256(run_dir) not in (None, digest):
+        if _first_digest(entries) not in (None, digest):
             print('The dataset is not the one that this run started with: its files have changed since.', flush=True)
-        entries[-1]['dataset_sha256'] = digest
-        _write(run_dir, entries)
+        if entries:
+            entries[-1]['dataset_sha256'] = digest
+            _write(run_dir, entries)
     except (OSError, ValueError) as error:
         path = RunDir(run_dir).provenance_json
         print(f'{path} has no digest of the dataset: {message_line(error)}', file=sys.stderr, flush=True)
@@ -88,16 +92,25 @@ def _record_dataset(run_dir: str, content_sha256: Callable[[], str]) -> None:
 
 def dataset_sha256(run_dir: str) -> str | None:
     """Return the digest of the dataset that a run started with, or None if it is not known."""
-    return next((entry['dataset_sha256'] for entry in read(run_dir) if entry.get('dataset_sha256')), None)
+    return _first_digest(read(run_dir))
+
+
+def _first_digest(entries: list[dict[str, Any]]) -> str | None:
+    return next((entry['dataset_sha256'] for entry in entries if entry.get('dataset_sha256')), None)
 
 
 def read(run_dir: str) -> list[dict[str, Any]]:
-    """Return the entries of a run, oldest first; [] if the file does not exist or is not valid."""
+    """Return the entries of a run, oldest first; [] if the file does not exist, or is not valid, which is printed."""
+    path = RunDir(run_dir).provenance_json
     try:
-        entries = json.loads(Path(RunDir(run_dir).provenance_json).read_bytes())
-    except (FileNotFoundError, ValueError):
+        entries = read_json(path)
+        schema.PROVENANCE.check(entries, path)
+    except FileNotFoundError:
         return []
-    return entries if isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries) else []
+    except (OSError, ValueError) as error:
+        print(f'{error_sentence(error) or path} Its entries are ignored.', file=sys.stderr, flush=True)
+        return []
+    return entries
 
 
 def _write(run_dir: str, entries: list[dict[str, Any]]) -> None:

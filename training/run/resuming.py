@@ -9,13 +9,16 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnnlib.errors import InvalidArgument, option_name
+from dnnlib.files import open_regular, read_file
+from dnnlib.json_input import MAX_BYTES
+from dnnlib.text import excerpt
 from training.batch_sizes import batch_per_process, check_batch_gpu, mbstd_group_of
 from training.config import TrainingConfig
 from training.options import LATEST, PATH_OPTIONS, PER_CALL_OPTIONS, Options, data_loader_kwargs
+from training.run import memory_estimate
 from training.run.run_dir import RunDir, list_run_dirs
 
 if TYPE_CHECKING:
@@ -40,6 +43,8 @@ _CHANGEABLE: dict[str, Callable[[Options], dict[str, Any]]] = {
     'device': lambda options: {},
     'workers': lambda options: {},
 }
+_MAX_LINE_BYTES = 2**20  # of stats.jsonl; a line has a few thousand
+
 _DECISIVE = [item.name for item in dataclasses.fields(Options) if item.name not in {*_CHANGEABLE, *PER_CALL_OPTIONS}]
 
 
@@ -80,7 +85,8 @@ def find_run(options: Options, given: set[str], required: bool = True) -> Resume
         )
     before = _options_of(stored, run_dir)
     _check_unchanged(before, options, given, run_dir)
-    _check_states(run_dir)
+    _check_detectors(stored, options, given, run_dir)
+    _check_files(run_dir)
     changed = frozenset(given & _CHANGEABLE.keys())
     merged = dataclasses.replace(
         before,
@@ -112,13 +118,13 @@ def _read_stored(run_dir: str) -> TrainingConfig | None:
     """Return the configuration of a run, or None if it has none."""
     path = RunDir(run_dir).options_json
     try:
-        return TrainingConfig.from_json(Path(path).read_text(encoding='utf-8'))
+        return TrainingConfig.from_json(read_file(path, MAX_BYTES), path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise InvalidArgument('resume_run', f'{path} cannot be read: {error.strerror}.') from error
     except ValueError as error:
-        raise InvalidArgument('resume_run', f'{path}: {error}.') from error
+        raise InvalidArgument('resume_run', str(error)) from error
 
 
 def _why_not_resumable(run_dir: str) -> str:
@@ -172,16 +178,34 @@ def _as_text(value: Any) -> Any:
     return f'{value:g}' if isinstance(value, float) else value
 
 
-def _check_states(run_dir: str) -> None:
-    """Reject a run that has lost its training states; one that has not reached its first state may start over."""
+def _check_detectors(stored: TrainingConfig, options: Options, given: set[str], run_dir: str) -> None:
+    """Require that the detectors of the run, whose files can contain code, are named on the command line again."""
+    metrics = options.metrics if 'metrics' in given else stored.metrics
+    if metrics and stored.detectors is not None and 'detectors' not in given:
+        raise InvalidArgument(
+            'resume_run',
+            f'{run_dir!r} computes its metrics with the detectors in {excerpt(stored.detectors)!r}. Such files can '
+            'contain code, so the folder of a run does not choose them: give --detectors again, or --metrics=none.',
+        )
+
+
+def _check_files(run_dir: str) -> None:
+    """Reject a run that has lost its training states, and files that cannot be read or continued.
+
+    A run that has not reached its first state may start over.
+    """
     directory = RunDir(run_dir)
+    special = directory.special_files()
+    if special:
+        raise InvalidArgument('resume_run', f'{special[0]} is not a regular file: remove it.')
     if directory.training_states():
         return
     try:
-        ticks = len(Path(directory.stats_jsonl).read_bytes().splitlines())
+        with open_regular(directory.stats_jsonl) as file:
+            has_ticks = file.read(_MAX_LINE_BYTES).count(b'\n') > 1
     except FileNotFoundError:
         return
-    if ticks > 1:
+    if has_ticks:
         raise InvalidArgument(
             'resume_run',
             f'{run_dir!r} no longer has a training state (training-state-*.pt): start a new run from its network '
@@ -189,15 +213,32 @@ def _check_states(run_dir: str) -> None:
         )
 
 
+def check_networks(run: ResumedRun, config: TrainingConfig, dataset: ImageFolderDataset) -> None:
+    """Check that the networks of a resumed run, whose options may have been edited, can be built and applied.
+
+    Raises:
+        InvalidArgument: They cannot.
+    """
+    try:
+        memory_estimate.network_sizes(config, dataset)
+    except Exception as error:  # keywords that do not fit together can make a constructor raise anything
+        raise InvalidArgument(
+            'resume_run',
+            f'{RunDir(run.run_dir).options_json}: its networks cannot be built for the dataset '
+            f'({excerpt(error) or type(error).__name__}).',
+        ) from error
+
+
 def resumed_config(run: ResumedRun, dataset: ImageFolderDataset, device: str, num_gpus: int) -> TrainingConfig:
     """Return the configuration with which a run continues over `num_gpus` processes on `device`.
 
     Raises:
-        InvalidArgument: Its batch cannot be divided among them, or the dataset has changed.
+        InvalidArgument: Its batch cannot be divided among them, an option is out of range, or the dataset has changed.
     """
     stored, options = run.config, run.options
+    options.check()
     stored_path, num_images = stored.training_set_kwargs['path'], stored.training_set_kwargs.get('max_size')
-    if options.subset is None and num_images != len(dataset):
+    if options.subset is None and num_images not in (None, len(dataset)):
         raise InvalidArgument(
             'resume_run',
             f'{run.run_dir!r} was trained on the {num_images} images of {options.data!r}, which now has '
@@ -225,7 +266,7 @@ def _resumed_batch_gpu(run: ResumedRun, num_gpus: int) -> int:
     """Return the number of images that a process handles at once."""
     stored = run.config
     if num_gpus == stored.num_gpus and 'batch_gpu' not in run.changed:
-        return stored.batch_gpu
+        return stored.batch_gpu  # `TrainingConfig.from_json` has checked it
     requested = run.options.batch_gpu if 'batch_gpu' in run.changed else None
     per_process = batch_per_process(stored.batch_size, num_gpus)
     batch_gpu = min(stored.batch_gpu, per_process) if requested is None else requested

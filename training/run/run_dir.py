@@ -106,6 +106,12 @@ class RunDir:
         """The files that grow during a run, sorted by name."""
         return sorted(path for pattern in _APPENDED_FILES for path in Path(self.path).glob(pattern))
 
+    def special_files(self) -> list[Path]:
+        """What has the name of a file that a run reads or continues, but is a folder, a pipe or a device."""
+        own = [self.options_json, self.provenance_json, self.log_txt, self.stats_jsonl]
+        paths = {*map(Path, own), *self.appended_files(), *self.training_states()}
+        return sorted(path for path in paths if path.exists() and not path.is_file())
+
     def _file(self, name: str) -> str:
         return os.path.join(self.path, name)
 
