@@ -63,10 +63,10 @@ def error_sentence(error: ValueError | OSError) -> str | None:
             f'{ascii(error.object)} cannot be the name of a file in this locale, whose encoding is {error.encoding}; '
             f'use another name{"" if error.encoding == "utf-8" else ", or set LC_ALL=C.UTF-8"}.'
         )
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame, _line in traceback.walk_tb(error.__traceback__)]
     if not frames or not str(error):
         return None
-    raised_in = Path(frames[-1].filename).resolve()
+    raised_in = Path(frames[-1].f_code.co_filename).resolve()
     is_own_code = raised_in.is_relative_to(_PROJECT_ROOT) and 'site-packages' not in raised_in.parts
     return str(error) if is_own_code else None
 

@@ -9,7 +9,6 @@ and within bounds of time and memory (`scripts/fuzzing/sandbox.py`). Files that 
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import random
@@ -79,7 +78,7 @@ def check_valid_files(files: dict[str, bytes], sandbox: Sandbox) -> None:
     Each file is read without the sandbox first, since some modules are imported only when they are needed.
     """
     for name, content in files.items():
-        sandbox.read(io.BytesIO(content))
+        sandbox.read(sandbox.place(content))
         outcome = sandbox.try_here(content)
         if outcome != OPENED:
             raise ValueError(f'the valid file {name!r} does not open: {outcome}')
@@ -110,7 +109,7 @@ def fuzz(with_attacks: bool, count: int, seed: int, limit_sec: float, failures: 
         campaign.mutation(KINDS[mutate], description, mutate(files[name], rng, contents))
 
     campaign.finish()
-    return len(campaign.faults)
+    return len(campaign.outcomes.faults)
 
 
 # Freed memory is not kept for reuse, because that would hide memory that the reader allocates.

@@ -5,6 +5,7 @@ Each mutation is a function of a file, a random generator, and other files to ta
 
 from __future__ import annotations
 
+import functools
 import json
 import pickletools
 import random
@@ -104,15 +105,16 @@ def insert_snippet(data: bytes, rng: random.Random, others: list[bytes]) -> byte
 # Instructions of pickles
 
 
-def opcodes_of(data: bytes) -> list[bytes]:
+@functools.lru_cache(maxsize=64)
+def opcodes_of(data: bytes) -> tuple[bytes, ...]:
     """Return the instructions of a pickle, each with its argument."""
     starts = [position for _, _, position in pickletools.genops(data)]
-    return [data[start:end] for start, end in zip(starts, [*starts[1:], len(data)])]
+    return tuple(data[start:end] for start, end in zip(starts, [*starts[1:], len(data)]))
 
 
 def mutate_opcodes(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
     """Delete, repeat, exchange, move or replace whole instructions."""
-    opcodes = _cached_opcodes(data)[:]
+    opcodes = list(opcodes_of(data))
     for _ in range(rng.choice([1, 1, 2, 5, 20])):
         a, b = rng.randrange(len(opcodes)), rng.randrange(len(opcodes))
         kind = rng.randrange(5)
@@ -131,7 +133,7 @@ def mutate_opcodes(data: bytes, rng: random.Random, others: list[bytes]) -> byte
 
 def share_values(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
     """Put a value of the memo, perhaps the description of a network, in many other places."""
-    opcodes = _cached_opcodes(data)[:]
+    opcodes = list(opcodes_of(data))
     stored = sum(opcode[:1] in (b'\x94', b'q', b'r', b'p') for opcode in opcodes)
     for _ in range(rng.choice([1, 2, 5])):
         value = get(rng.randrange(stored + 1))
@@ -152,7 +154,7 @@ def share_values(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
 
 def odd_numbers(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
     """Replace some numbers by scalars and arrays of NumPy that few programs write, or by extreme ones."""
-    opcodes = _cached_opcodes(data)[:]
+    opcodes = list(opcodes_of(data))
     numbers = [k for k, opcode in enumerate(opcodes) if opcode[:1] in b'KMJGIFL\x8a\x88\x89']
     for _ in range(rng.choice([1, 1, 2, 5])):
         code = rng.choice(_CODES)
@@ -168,7 +170,7 @@ def odd_numbers(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
 
 def exchange_names(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
     """Replace the names of some classes by those of other classes, functions and modules."""
-    opcodes = _cached_opcodes(data)[:]
+    opcodes = list(opcodes_of(data))
     places = [
         k for k, opcode in enumerate(opcodes)
         if opcode[:1] in b'XV\x8cc' and len(opcode) < 200 and any(word.encode() in opcode for word in _CLASS_WORDS)
@@ -182,15 +184,6 @@ def exchange_names(data: bytes, rng: random.Random, others: list[bytes]) -> byte
         else:
             opcodes[place] = text(name)
     return b''.join(opcodes)
-
-
-_opcodes_by_id: dict[int, list[bytes]] = {}
-
-
-def _cached_opcodes(data: bytes) -> list[bytes]:
-    if id(data) not in _opcodes_by_id:
-        _opcodes_by_id[id(data)] = opcodes_of(data)
-    return _opcodes_by_id[id(data)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
