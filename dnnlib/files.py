@@ -48,8 +48,11 @@ def read_file(path: str | os.PathLike, max_bytes: int) -> bytes:
         ValueError: The file is larger than `max_bytes`; one sentence that begins with its path.
     """
     with os_errors_named(path), open_regular(path) as file:
-        content = file.read(max_bytes + 1) if os.fstat(file.fileno()).st_size <= max_bytes else None
-    if content is None or len(content) > max_bytes:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size + 1) if size <= max_bytes else b''  # not `max_bytes`, which would be allocated
+        if len(content) > size:  # it has just grown
+            content += file.read(max_bytes + 1 - len(content))
+    if max(size, len(content)) > max_bytes:
         raise ValueError(f'{os.fspath(path)} has more than {max_bytes} bytes, the most that is read of such a file.')
     return content
 

@@ -1,5 +1,6 @@
 """The file of projected latents, and the noise buffers that it replaces."""
 
+import io
 import os
 import pickle
 import zipfile
@@ -143,3 +144,22 @@ def test_a_file_is_not_unpickled(G, tmp_path, kind):
     with pytest.raises(ValueError, match='is not an npz file of plain arrays'):
         projected_latents.read(path, G)
     assert not (tmp_path / 'executed').exists()
+
+
+@pytest.mark.parametrize('key', ['w', f'noise/{NAMES[0]}'])
+@pytest.mark.parametrize(
+    'count, hint', [(10**5, 'has|is not an npz'), (10**12, 'in all, but at most 536,870,912 are read')]
+)
+def test_shapes_are_checked_before_numbers_are_read(G, tmp_path, key, count, hint):
+    path = tmp_path / 'w.npz'
+    projected_latents.write(path, make(1))
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    header = io.BytesIO()
+    shape = (count, G.num_ws, G.w_dim)
+    np.lib.format.write_array_header_1_0(header, {'descr': '<f4', 'fortran_order': False, 'shape': shape})
+    with zipfile.ZipFile(path, 'w') as archive:
+        for name, content in (contents | {f'{key}.npy': header.getvalue()}).items():
+            archive.writestr(name, content)
+    with pytest.raises(InvalidArgument, match=f'w.npz .*({hint})'):
+        projected_latents.read(path, G)

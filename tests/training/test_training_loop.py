@@ -157,8 +157,17 @@ def test_statistics(run):
     assert all('timestamp' in row for row in rows)
 
 
+def test_the_pickle_names_classes_without_images(data, tmp_path):
+    source = shutil.copytree(data, tmp_path / 'data')
+    labels = json.loads((source / 'dataset.json').read_text())['labels']
+    (source / 'dataset.json').write_text(json.dumps(dict(labels=[[name, 2 * label] for name, label in labels])))
+    launch(small_config(source, tmp_path / 'run', total_kimg=0.008))
+    assert legacy.open_network(str(final_pickle(tmp_path / 'run')))['classes_without_images'] == [1, 3]
+
+
 def test_the_pickle_holds_the_published_keys(run, data):
     content = legacy.open_network(str(final_pickle(run)))
+    assert 'classes_without_images' not in content
     assert {'G', 'D', 'G_ema', 'augment_pipe', 'training_set_kwargs'} <= content.keys()
     assert content['training_set_kwargs']['path'] == str(data)
     assert content['class_names'] == ['dark', 'middle', 'bright']

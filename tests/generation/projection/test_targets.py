@@ -1,9 +1,12 @@
 """Pictures to project: every kind of file becomes the pixels that a viewer shows; errors name the file."""
 
+import os
+
 import numpy as np
 import PIL.Image
 import pytest
 
+from dataset_format import images
 from dnnlib.errors import InvalidArgument
 from generation.projection.targets import find_targets, load_target
 
@@ -173,3 +176,40 @@ def test_alpha_is_kept_for_networks_that_have_it(tmp_path, num_channels):
     assert np.array_equal(loaded[:, 1:], pixels[1:].transpose(2, 0, 1))
     opaque = save(PIL.Image.fromarray(pixels[:, :, 0]), tmp_path / 'gray.png')
     assert (pixels_of(opaque, num_channels=num_channels)[-1] == 255).all()
+
+
+def test_pictures_beyond_the_limit_are_refused_by_their_header(tmp_path):
+    path = save(PIL.Image.new('RGB', (20, 10)), tmp_path / 'large.png')
+    assert load_target(find_targets([str(path)], max_pixels=200)[0], 4, 3).shape == (3, 4, 4)
+    with pytest.raises(
+        InvalidArgument, match='large.png is too large: 20x10 = 200 pixels, and the limit is 199'
+    ) as error:
+        find_targets([str(path)], max_pixels=199)
+    assert error.value.argument == 'max_pixels'
+    with open(path, 'wb') as file:
+        file.truncate(2**31)
+    with pytest.raises(InvalidArgument, match='large.png has more than 867108864 bytes'):
+        find_targets([str(path)])
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InvalidArgument, match='not a regular file'):
+        find_targets([str(path)])
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'RGBA', 'I;16', 'I;16B', 'I', 'F'])
+def test_large_pictures_are_converted_in_bands(tmp_path, mode, monkeypatch):
+    pixels = np.random.RandomState(0).randint(0, 256, [17, 9, 4], dtype=np.uint8)
+    if mode in ('I;16', 'I;16B', 'I', 'F'):
+        wide = pixels[..., 0].astype(np.uint16) * 257
+        image = PIL.Image.fromarray(
+            wide / np.float32(65535) if mode == 'F' else wide.astype('>u2' if mode == 'I;16B' else wide.dtype)
+        )
+        image = image.convert('I') if mode == 'I' else image
+    else:
+        image = PIL.Image.fromarray(pixels).convert(mode)
+    path = save(image, tmp_path / 'a.tif')
+    whole = find_targets([str(path)])[0]
+    expected = load_target(whole, 8, 3)
+    monkeypatch.setattr(images, '_BAND_PIXELS', 20)
+    assert find_targets([str(path)])[0] == whole and whole.is_colored == (mode in ('RGB', 'RGBA'))
+    np.testing.assert_array_equal(load_target(whole, 8, 3), expected)

@@ -86,6 +86,16 @@ def test_every_check_has_its_line(dry_run):
     assert findings['data'][0] == '120 images: headers read, 100 decoded'
 
 
+def test_classes_without_images_are_a_warning(dry_run, images, tmp_path):
+    data = shutil.copytree(images, tmp_path / 'labeled')
+    names = sorted(path.name for path in data.iterdir())
+    by_name = [[name, 1 + index % 2] for index, name in enumerate(names)]
+    (data / 'dataset.json').write_text(json.dumps({'labels': by_name}))
+    text, warning = findings_of(dry_run(*SMALL, f'--data={data}', '--cond=1'))['classes']
+    assert text == '3, of which 1 without images' and warning.startswith('no images of 0: ')
+    assert 'classes' not in findings_of(dry_run(*SMALL, f'--data={data}'))
+
+
 def test_a_run_prints_what_the_dry_run_prints_and_keeps_to_the_expected_output(images, run_script, tmp_path):
     options = ['--outdir=runs', f'--data={images}', *SMALL, '--kimg=0.1', '--tick=0.03', '--snap=2', '--keep-states=1']
     dry = run_script('train.py', *options, '--dry-run')
