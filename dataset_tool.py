@@ -23,7 +23,7 @@ from dataset_conversion.writer import check_destination, is_archive, unfinished_
 from dataset_format.images import MAX_PIXELS
 from dataset_format.labels import describe_classes
 from dataset_format.sizes import SIZE_RULE
-from dnnlib.cli import BOOL, PATH, Command, Size, check_outdir, usage_error, usage_errors
+from dnnlib.cli import BOOL, PATH, Command, Size, check_outdir, max_pixels_option, usage_error, usage_errors
 from dnnlib.files import atomic_file
 from dnnlib.machine import available_cores
 from dnnlib.outputs import OutputFile
@@ -109,14 +109,7 @@ SWITCH: dict[str, Any] = dict(type=BOOL, default=False, is_flag=False, flag_valu
     metavar='FILE.txt',
     help='Write the names of these images to a file, each with a tab and the reason',
 )
-@click.option(
-    '--max-pixels',
-    type=click.IntRange(min=1),
-    default=MAX_PIXELS,
-    show_default=True,
-    metavar='N',
-    help='Refuse larger images before they are decoded, which takes about 8 bytes of memory per pixel',
-)
+@max_pixels_option(MAX_PIXELS, 'images')
 @click.option('--workers', type=click.IntRange(min=1), metavar='N', help='Number of processes  [default: one per core]')
 def main(
     source: str,

@@ -19,6 +19,7 @@ from dnnlib.cli import (
     FiniteFloat,
     check_outdir,
     device_option,
+    max_pixels_option,
     usage_error,
     usage_errors,
 )
@@ -111,14 +112,7 @@ black.
     help='Weight of the penalty that keeps the noise from encoding the target',
 )
 @click.option('--save-video', type=BOOL, default=True, show_default=True, help='Write proj.mp4')
-@click.option(
-    '--max-pixels',
-    type=click.IntRange(min=1),
-    default=MAX_PIXELS,
-    show_default=True,
-    metavar='N',
-    help='Refuse larger targets before they are decoded, which takes about 8 bytes of memory per pixel',
-)
+@max_pixels_option(MAX_PIXELS, 'targets')
 @click.option(
     '--detectors',
     'detector_dir',

@@ -272,6 +272,23 @@ def check_outdir(outdir: str, option: str = '--outdir') -> None:
 # Device
 
 
+def max_pixels_option(default: int, what: str) -> Callable:
+    """Return the decorator for `--max-pixels`, the limit of pictures from outside.
+
+    Args:
+        default: Number of pixels.
+        what: The pictures, in the plural.
+    """
+    return click.option(
+        '--max-pixels',
+        type=click.IntRange(min=1),
+        default=default,
+        show_default=True,
+        metavar='N',
+        help=f'Refuse larger {what} before they are decoded, which takes about 8 bytes of memory per pixel',
+    )
+
+
 def device_option() -> Callable[[Callable], Callable]:
     """Return a decorator that adds `--device`, a string for `resolve_device`."""
     return click.option(
