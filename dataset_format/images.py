@@ -155,6 +155,7 @@ def pillow_limit(max_pixels: int | None) -> Iterator[None]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore', category=PIL.Image.DecompressionBombWarning)
+                warnings.simplefilter('ignore', category=UserWarning)  # about odd metadata: thousands in a crafted file
                 yield
         finally:
             PIL.Image.MAX_IMAGE_PIXELS = previous
