@@ -110,7 +110,11 @@ def test_keywords_with_defaults_may_be_missing(run_dir, key):
 @pytest.mark.parametrize(
     'name', ['training_options.json', 'stats.jsonl', 'log.txt', 'provenance.json', 'metric-a.jsonl']
 )
-@pytest.mark.parametrize('make', [os.mkfifo, os.mkdir, lambda path: os.symlink('/dev/zero', path)], ids=str)
+@pytest.mark.parametrize(
+    'make',
+    [os.mkfifo, os.mkdir, lambda path: os.symlink('/dev/zero', path)],
+    ids=['pipe', 'folder', 'device'],
+)
 def test_files_that_are_something_else(run_dir, name, make):
     path = run_dir / name
     path.unlink(missing_ok=True)
