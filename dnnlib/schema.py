@@ -95,7 +95,9 @@ class Number(Rule):
 
     @property
     def description(self) -> str:
-        return f'a number {"above" if self.above_low else "from"} {self.low:,.10g} up to {self.high:,.10g}'
+        if self.above_low:
+            return f'a number above {self.low:,.10g} and at most {self.high:,.10g}'
+        return f'a number from {self.low:,.10g} to {self.high:,.10g}'
 
     def accepts(self, value: Any) -> bool:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not self.low <= value <= self.high:

@@ -72,7 +72,7 @@ def test_too_few_open_files_do_not_count_as_damaged_images(folder):
     small_runs.write_images(folder, count=1)
     name = 'img00000000.png'
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    container, reader = open_container(folder), image_files.FolderReader(folder)
+    container, reader = open_container(folder), image_files.FolderReader(folder, 2**20)
     for read, kind in ((container.read, ImageError), (reader.read, BadImage)):
         assert read(name)
         with pytest.raises(kind):
