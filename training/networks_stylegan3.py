@@ -4,8 +4,9 @@
 the pixels of a grid, followed by a list of `SynthesisLayer`. Each layer treats its feature maps as samples of a
 continuous signal with a limited band: its filters keep out whatever its sampling rate cannot represent.
 
-This file is self-contained, because network pickles embed its source; it imports only the names that old pickles rely
-on. It reads in parts: bands of the layers, filters, modulated convolution, mapping, input, layers, generator.
+This file is long because network pickles embed its source, so that it has to be self-contained: it imports only the
+names that old pickles rely on, and repeats some lines of `networks_stylegan2`. It reads in parts: bands of the layers,
+filters, modulated convolution, mapping, input, layers, generator.
 
 Shapes: N batch, C channels, H W height and width, O output and I input channels of a weight, L number of w vectors that
 a generator takes (`num_ws`). Frequencies are in cycles per image side, the longer one of images that are not square.
@@ -96,6 +97,22 @@ def _bands(
         channels = img_channels if index == num_layers else round(min(channel_base / 2 / cutoff, channel_max))
         bands.append(_Band(cutoff, max(stopband, rate / 2) - cutoff, rate, (width, height), channels))
     return bands
+
+
+def _between(before: _Band, band: _Band) -> dict[str, Any]:
+    """Return the arguments of a `SynthesisLayer` that takes maps of one band and gives maps of another."""
+    return {
+        'in_channels': before.channels,
+        'out_channels': band.channels,
+        'in_size': before.size,
+        'out_size': band.size,
+        'in_sampling_rate': before.sampling_rate,
+        'out_sampling_rate': band.sampling_rate,
+        'in_cutoff': before.cutoff,
+        'out_cutoff': band.cutoff,
+        'in_half_width': before.half_width,
+        'out_half_width': band.half_width,
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -365,9 +382,9 @@ class SynthesisInput(torch.nn.Module):
         self.bandwidth = bandwidth
         direction = torch.rand(channels) * (2 * np.pi)
         radius = torch.rand(channels).sqrt() * bandwidth  # uniform in the disc
+        self.register_buffer('transform', torch.eye(3))
         self.register_buffer('freqs', torch.stack([direction.cos(), direction.sin()], dim=1) * radius[:, None])
         self.register_buffer('phases', torch.rand(channels) - 0.5)
-        self.register_buffer('transform', torch.eye(3))
         self.weight = torch.nn.Parameter(torch.randn(channels, channels))
         self.affine = FullyConnectedLayer(w_dim, 4, weight_init=0, bias_init=[1, 0, 0, 0])
 
@@ -472,17 +489,13 @@ class SynthesisLayer(torch.nn.Module):
         magnitude_ema_beta: float = 0.999,
     ) -> None:
         super().__init__()
-        self.w_dim = w_dim
-        self.is_torgb = is_torgb
-        self.is_critically_sampled = is_critically_sampled
-        self.use_fp16 = use_fp16
+        self.w_dim, self.is_torgb, self.use_fp16 = w_dim, is_torgb, use_fp16
         self.in_channels, self.out_channels = in_channels, out_channels
         self.in_size = np.broadcast_to(np.asarray(in_size), [2])
         self.out_size = np.broadcast_to(np.asarray(out_size), [2])
         self.in_sampling_rate, self.out_sampling_rate = in_sampling_rate, out_sampling_rate
         self.conv_kernel = 1 if is_torgb else conv_kernel
-        self.conv_clamp = conv_clamp
-        self.magnitude_ema_beta = magnitude_ema_beta
+        self.conv_clamp, self.magnitude_ema_beta = conv_clamp, magnitude_ema_beta
 
         self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
         self.weight = torch.nn.Parameter(torch.randn(out_channels, in_channels, self.conv_kernel, self.conv_kernel))
@@ -495,11 +508,10 @@ class SynthesisLayer(torch.nn.Module):
         up_taps, down_taps = (
             1 if is_torgb or factor == 1 else filter_size * factor for factor in (self.up_factor, self.down_factor)
         )
-        self.down_radial = use_radial_filters and not is_critically_sampled
+        radial = use_radial_filters and not is_critically_sampled
         self.register_buffer('up_filter', _lowpass_filter(up_taps, in_cutoff, in_half_width, rate))
-        down_filter = _lowpass_filter(down_taps, out_cutoff, out_half_width, rate, radial=self.down_radial)
-        self.register_buffer('down_filter', down_filter)
-        self.padding = [*self._padding(0, up_taps + down_taps - 2), *self._padding(1, up_taps + down_taps - 2)]
+        self.register_buffer('down_filter', _lowpass_filter(down_taps, out_cutoff, out_half_width, rate, radial))
+        self.padding = [side for axis in range(2) for side in self._padding(axis, up_taps + down_taps - 2)]
 
     def _padding(self, axis: int, filter_overhang: int) -> tuple[int, int]:
         """Return the padding before and after the upsampled map along x (0) or y (1), so that the output has its size.
@@ -528,8 +540,8 @@ class SynthesisLayer(torch.nn.Module):
             force_fp32: Do not compute in float16.
             update_emas: Move the running mean square of the input.
         """
-        misc.assert_shape(x, [None, self.in_channels, int(self.in_size[1]), int(self.in_size[0])])
-        misc.assert_shape(w, [x.shape[0], self.w_dim])
+        width, height = self.in_size.tolist()
+        misc.assert_shape(x, [w.shape[0], self.in_channels, height, width])
         if update_emas:
             mean_square = x.detach().to(torch.float32).square().mean()
             self.magnitude_ema.copy_(mean_square.lerp(self.magnitude_ema, self.magnitude_ema_beta))
@@ -558,7 +570,8 @@ class SynthesisLayer(torch.nn.Module):
             slope=1 if self.is_torgb else 0.2,
             clamp=self.conv_clamp,
         )
-        misc.assert_shape(x, [None, self.out_channels, int(self.out_size[1]), int(self.out_size[0])])
+        width, height = self.out_size.tolist()
+        misc.assert_shape(x, [w.shape[0], self.out_channels, height, width])
         return x
 
     def extra_repr(self) -> str:
@@ -645,16 +658,7 @@ class SynthesisNetwork(torch.nn.Module):
                 is_torgb=index == num_layers,
                 is_critically_sampled=index >= num_layers - num_critical,
                 use_fp16=band.sampling_rate * 2**num_fp16_res > max(_sides(img_resolution)),
-                in_channels=before.channels,
-                out_channels=band.channels,
-                in_size=before.size,
-                out_size=band.size,
-                in_sampling_rate=before.sampling_rate,
-                out_sampling_rate=band.sampling_rate,
-                in_cutoff=before.cutoff,
-                out_cutoff=band.cutoff,
-                in_half_width=before.half_width,
-                out_half_width=band.half_width,
+                **_between(before, band),
                 **layer_kwargs,
             )
             name = f'L{index}_{layer.out_size[0]}_{layer.out_channels}'
