@@ -248,7 +248,7 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
             'r1_gamma': _first_given(options.gamma, preset.r1_gamma),
             'style_mixing_prob': preset.style_mixing_prob,
             'pl_weight': preset.pl_weight,
-            **(_blur(preset) if resume_pkl is None else {}),
+            **(_blur(preset, batch_size) if resume_pkl is None else {}),
         },
         batch_size=batch_size,
         batch_gpu=batch_gpu,
@@ -290,11 +290,12 @@ def _batch_sizes(options: Options, preset: Preset, num_gpus: int) -> tuple[int, 
     return batch_size, batch_gpu, mbstd_group
 
 
-def _blur(preset: Preset) -> dict[str, Any]:
-    """Return the keywords of the loss for the blur at the start of the training; {} without blur."""
+def _blur(preset: Preset, batch_size: int) -> dict[str, Any]:
+    """Return the keywords of the loss for the blur at the start of the training, as many steps as the preset has it; {}
+    without blur."""
     if preset.blur_kimg == 0:
         return {}
-    return {'blur_init_sigma': preset.blur_sigma, 'blur_fade_kimg': preset.blur_kimg}
+    return {'blur_init_sigma': preset.blur_sigma, 'blur_fade_kimg': preset.blur_kimg * batch_size / preset.batch_size}
 
 
 def _network_kwargs(

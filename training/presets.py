@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -81,6 +82,20 @@ _PRESETS = {
         r1_gamma=0.01, ema_kimg=500, ema_rampup=0.05, z_dim=512, w_dim=512, mapping_layers=2, d_mapping_layers=None,
         channel_base=32768, channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='orig', style_mixing_prob=0,
         pl_weight=0, blur_sigma=0, blur_kimg=0, G_reg_interval=4, ada_kimg=500, more_synthesis_kwargs={}),
+    # R1 weights at 512 pixels; `get_preset` scales them. The numbers of channels are those of the discriminator: the
+    # generator of -r has twice as many.
+    STYLEGAN3_T: Preset(
+        generator=STYLEGAN3_T, reference_gpus=8, total_kimg=25000, batch_size=32, mbstd_group=4, lr=0.0025, d_lr=0.002,
+        r1_gamma=8.2, ema_kimg=10, ema_rampup=0.05, z_dim=512, w_dim=512, mapping_layers=2, d_mapping_layers=None,
+        channel_base=32768, channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='resnet',
+        style_mixing_prob=0, pl_weight=0, blur_sigma=0, blur_kimg=0, G_reg_interval=None, ada_kimg=500,
+        more_synthesis_kwargs={}),
+    STYLEGAN3_R: Preset(
+        generator=STYLEGAN3_R, reference_gpus=8, total_kimg=25000, batch_size=32, mbstd_group=4, lr=0.0025, d_lr=0.002,
+        r1_gamma=8.2, ema_kimg=10, ema_rampup=0.05, z_dim=512, w_dim=512, mapping_layers=2, d_mapping_layers=None,
+        channel_base=32768, channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='resnet',
+        style_mixing_prob=0, pl_weight=0, blur_sigma=10, blur_kimg=200, G_reg_interval=None, ada_kimg=500,
+        more_synthesis_kwargs={}),
     # This project's own: images of 16 or 32 pixels on a CPU, in minutes. Few channels and a high learning rate, so that
     # a few thousand steps suffice; z is three times as wide as the embedded label (w_dim), so that the label does not
     # dominate the latent.
@@ -99,7 +114,7 @@ _PRESETS = {
 }
 # fmt: on
 
-PRESET_NAMES = ('auto', *_PRESETS, STYLEGAN3_T, STYLEGAN3_R)
+PRESET_NAMES = ('auto', *_PRESETS)
 
 
 def auto_preset(resolution: int, num_gpus: int) -> Preset:
@@ -140,40 +155,6 @@ def auto_preset(resolution: int, num_gpus: int) -> Preset:
     )
 
 
-def stylegan3_preset(generator: str, resolution: float) -> Preset:
-    """Return the row of `--cfg=stylegan3-t` or `--cfg=stylegan3-r`, whose R1 weight depends on the resolution."""
-    is_r = generator == STYLEGAN3_R
-    batch_size = 32
-    return Preset(
-        generator=generator,
-        reference_gpus=8,
-        total_kimg=25000,
-        batch_size=batch_size,
-        mbstd_group=4,
-        lr=0.0025,
-        d_lr=0.002,
-        r1_gamma=8.2 * (resolution / 512) ** 2,
-        ema_kimg=batch_size * 10 / 32,
-        ema_rampup=0.05,
-        z_dim=512,
-        w_dim=512,
-        mapping_layers=2,
-        d_mapping_layers=None,
-        channel_base=32768,  # of the discriminator; the generator of -r has twice as many channels
-        channel_max=512,
-        num_fp16_res=4,
-        conv_clamp=256,
-        d_architecture='resnet',
-        style_mixing_prob=0,
-        pl_weight=0,
-        blur_sigma=10 if is_r else 0,
-        blur_kimg=batch_size * 200 / 32 if is_r else 0,
-        G_reg_interval=None,
-        ada_kimg=500,
-        more_synthesis_kwargs={},
-    )
-
-
 def get_preset(name: str, resolution: Resolution, num_gpus: int) -> Preset:
     """Return the row called `name`, one of PRESET_NAMES, for images of a resolution and a number of GPUs.
 
@@ -182,7 +163,10 @@ def get_preset(name: str, resolution: Resolution, num_gpus: int) -> Preset:
     side = math.isqrt(math.prod(sides(resolution)))
     if name == 'auto':
         return auto_preset(side, num_gpus)
-    return stylegan3_preset(name, side) if name in (STYLEGAN3_T, STYLEGAN3_R) else _PRESETS[name]
+    preset = _PRESETS[name]
+    if name in (STYLEGAN3_T, STYLEGAN3_R):
+        return dataclasses.replace(preset, r1_gamma=preset.r1_gamma * (side / 512) ** 2)
+    return preset
 
 
 # ---------------------------------------------------------------------------------------------------------------------
