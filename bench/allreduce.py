@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -149,8 +150,10 @@ def _phase_runner(step: TrainingStep, phase: Phase, bucket_bytes: int | None) ->
     overlapped = None if bucket_bytes is None else OverlappedBuckets(step.world, module, bucket_bytes)
 
     def accumulate() -> None:
+        gain = phase.interval / len(step.batches)
         for batch in step.batches:
-            step.loss.accumulate_gradients(phase=phase.name, gain=phase.interval / len(step.batches), **batch)
+            tensors: dict[str, Any] = dict(batch)
+            step.loss.accumulate_gradients(phase=phase.name, gain=gain, **tensors)
 
     def run() -> None:
         torch.manual_seed(step.world.rank)  # the same noise in all runs of a rank

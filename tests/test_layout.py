@@ -178,6 +178,11 @@ def code_lines(path):
             yield number, stripped
 
 
+def embedded(places):
+    """Whether all places are in files whose source travels inside pickles, which cannot share code."""
+    return all(place.split(':')[0].startswith('training/networks_stylegan') for place in places)
+
+
 def test_nothing_is_written_twice():
     places = defaultdict(set)
     for path in SOURCES:
@@ -185,5 +190,5 @@ def test_nothing_is_written_twice():
         for start in range(len(lines) - SAME_LINES + 1):
             run = lines[start : start + SAME_LINES]
             places['\n'.join(line for _number, line in run)].add(f'{name_of(path)}:{run[0][0]}')
-    repeated = {text: sorted(found) for text, found in places.items() if len(found) > 1}
+    repeated = {text: sorted(found) for text, found in places.items() if len(found) > 1 and not embedded(found)}
     assert not repeated, '\n\n'.join(f'{" = ".join(found)}\n{text}' for text, found in repeated.items())

@@ -15,13 +15,14 @@ from dnnlib.util import construct_class_by_name
 
 DATASET = 'training.dataset.ImageFolderDataset'
 GENERATOR = 'training.networks_stylegan2.Generator'
+GENERATOR_STYLEGAN3 = 'training.networks_stylegan3.Generator'
 DISCRIMINATOR = 'training.networks_stylegan2.Discriminator'
 AUGMENTATION = 'training.augment.AugmentPipe'
 LOSS = 'training.loss.StyleGAN2Loss'
 OPTIMIZER = 'torch.optim.Adam'
 
 DATASETS = (DATASET,)
-GENERATORS = (GENERATOR,)
+GENERATORS = (GENERATOR, GENERATOR_STYLEGAN3)
 DISCRIMINATORS = (DISCRIMINATOR,)
 AUGMENTATIONS = (AUGMENTATION,)
 LOSSES = (LOSS,)

@@ -1,15 +1,17 @@
-"""The loss of StyleGAN2: non-saturating logistic loss with R1 and path length regularization.
+"""The loss of StyleGAN2 and StyleGAN3: non-saturating logistic loss with R1 and path length regularization.
 
 `StyleGAN2Loss.accumulate_gradients` runs one phase on one batch of a process, and adds to the gradients of the network
 that the phase trains.
 
 Shapes: N batch, C H W channels, height and width of images, L number of w vectors of a generator (`num_ws`).
 
-Sources: StyleGAN2 (arXiv 1912.04958), R1 (arXiv 1801.04406), the logistic loss (arXiv 1406.2661).
+Sources: StyleGAN2 (arXiv 1912.04958), StyleGAN3 (arXiv 2106.12423), R1 (arXiv 1801.04406), the logistic loss
+(arXiv 1406.2661).
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch
 from torch.nn.functional import softplus
 
 from torch_utils import training_stats
+from torch_utils.ops import upfirdn2d
 
 PHASES = ('Gmain', 'Greg', 'Gboth', 'Dmain', 'Dreg', 'Dboth')
 
@@ -52,6 +55,15 @@ def path_lengths(images: torch.Tensor, ws: torch.Tensor) -> torch.Tensor:
     return gradient.square().sum(dim=2).mean(dim=1).sqrt()  # [N, L, w_dim] → [N]
 
 
+def gaussian_blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Blur images [N, C, H, W] with the filter 2^(-(x/sigma)²), cut off at 3 sigma (in pixels)."""
+    radius = int(3 * sigma)
+    if radius == 0:
+        return images
+    taps = torch.arange(-radius, radius + 1, device=images.device).div(sigma).square().neg().exp2()
+    return upfirdn2d.filter2d(images, taps / taps.sum())
+
+
 class StyleGAN2Loss:
     """The training objective of a generator and a discriminator.
 
@@ -65,6 +77,9 @@ class StyleGAN2Loss:
         pl_weight: Weight of path length regularization. 0: no path length regularization.
         pl_batch_shrink: Factor by which the batch of path length regularization is smaller.
         pl_decay: Decay of the running mean of path lengths.
+        blur_init_sigma: Blur of all images that D sees at the start of training, in pixels: rotation-equivariant
+            generators need it (arXiv 2106.12423, appendix F.1). 0: no blur.
+        blur_fade_kimg: The blur decreases linearly to zero over this many thousand images.
     """
 
     def __init__(
@@ -78,6 +93,8 @@ class StyleGAN2Loss:
         pl_weight: float = 2,
         pl_batch_shrink: int = 2,
         pl_decay: float = 0.01,
+        blur_init_sigma: float = 0,
+        blur_fade_kimg: float = 0,
     ):
         self.G = G
         self.D = D
@@ -87,6 +104,11 @@ class StyleGAN2Loss:
         self.pl_weight = pl_weight
         self.pl_batch_shrink = pl_batch_shrink
         self.pl_decay = pl_decay
+        self.blur_init_sigma = blur_init_sigma
+        self.blur_fade_kimg = blur_fade_kimg
+        self._blur_sigma = 0.0
+        # The running means of StyleGAN2's generator move in training mode, those of StyleGAN3's on request.
+        self._has_emas_on_request = G is not None and not _accepts(G.mapping, 'skip_w_avg_update')
         self.pl_mean = torch.zeros([], device=device)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -105,6 +127,7 @@ class StyleGAN2Loss:
         gen_z: torch.Tensor,
         gen_c: torch.Tensor,
         gain: float = 1,
+        cur_nimg: int = 0,
     ) -> None:
         """Run a phase and add its gradients, multiplied by `gain`, to those of the parameters.
 
@@ -116,12 +139,14 @@ class StyleGAN2Loss:
             gen_z: [N, z_dim] latents.
             gen_c: [N, c_dim] labels.
             gain: Factor of the loss: the interval of a lazy regularizer, divided by the rounds of accumulation.
+            cur_nimg: Number of images shown so far, which determines the blur.
 
         Raises:
             ValueError: The phase is unknown.
         """
         if phase not in PHASES:
             raise ValueError(f'phase={phase!r}: must be one of {", ".join(PHASES)}')
+        self._blur_sigma = self.blur_sigma(cur_nimg)
         network, part = phase[0], phase[1:]
         adversarial, regularized = part in ('main', 'both'), part in ('reg', 'both')
         if network == 'G':
@@ -136,12 +161,25 @@ class StyleGAN2Loss:
             if adversarial or regularized:
                 self._D_real(real_img, real_c, gain, adversarial, regularized)
 
-    def run_G(self, z: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return images [N, C, H, W] and the ws [N, L, w_dim] that they are made from, with style mixing."""
-        ws = self.G.mapping(z, c)
+    def blur_sigma(self, cur_nimg: int) -> float:
+        """Return the blur after `cur_nimg` images, in pixels."""
+        if self.blur_fade_kimg <= 0:
+            return 0.0
+        return max(1 - cur_nimg / (self.blur_fade_kimg * 1000), 0) * self.blur_init_sigma
+
+    def run_G(self, z: torch.Tensor, c: torch.Tensor, update_emas: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return images [N, C, H, W] and the ws [N, L, w_dim] that they are made from, with style mixing.
+
+        Args:
+            z: [N, z_dim] latents.
+            c: [N, c_dim] labels.
+            update_emas: Move the running means of a generator that moves them on request only.
+        """
+        emas = {'update_emas': update_emas} if self._has_emas_on_request else {}
+        ws = self.G.mapping(z, c, **emas)
         if self.style_mixing_prob > 0:
             ws = self._mix_styles(ws, c)
-        return self.G.synthesis(ws), ws
+        return self.G.synthesis(ws, **emas), ws
 
     def _mix_styles(self, ws: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         """Replace the ws from a random layer on by those of other latents (arXiv 1812.04948, section 3.1)."""
@@ -150,11 +188,12 @@ class StyleGAN2Loss:
             return ws
         crossover = int(torch.randint(1, num_ws, []).item())
         z = torch.randn([ws.shape[0], self.G.z_dim], device=ws.device)
-        other = self.G.mapping(z, c, skip_w_avg_update=True)
+        other = self.G.mapping(z, c, **({} if self._has_emas_on_request else {'skip_w_avg_update': True}))
         return torch.cat([ws[:, :crossover], other[:, crossover:]], dim=1)
 
     def run_D(self, images: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        """Return the logits [N, 1] of the augmented images."""
+        """Return the logits [N, 1] of the images, blurred and augmented."""
+        images = gaussian_blur(images, self._blur_sigma)
         if self.augment_pipe is not None:
             images = self.augment_pipe(images)
         return self.D(images, c)
@@ -185,7 +224,7 @@ class StyleGAN2Loss:
     def _D_fake(self, z: torch.Tensor, c: torch.Tensor, gain: float) -> None:
         """Minimize -log(1 - sigmoid(D(G(z)))), the first half of the logistic loss (arXiv 1406.2661, eq. 1)."""
         with torch.no_grad():
-            images, _ws = self.run_G(z, c)
+            images, _ws = self.run_G(z, c, update_emas=True)
         logits = self._logits_of_fakes(images, c)
         softplus(logits).mean().mul(gain).backward()
         self._fake_loss = softplus(logits.detach())  # [N, 1]
@@ -217,6 +256,10 @@ class StyleGAN2Loss:
         training_stats.report('Loss/scores/fake', logits)
         training_stats.report('Loss/signs/fake', logits.sign())
         return logits
+
+
+def _accepts(module: torch.nn.Module, keyword: str) -> bool:
+    return keyword in inspect.signature(module.forward).parameters
 
 
 def _report_nonfinite(loss: torch.Tensor) -> None:

@@ -494,6 +494,7 @@ class MappingNetwork(torch.nn.Module):
         truncation_psi: float = 1,
         truncation_cutoff: int | None = None,
         skip_w_avg_update: bool = False,
+        update_emas: bool = False,
     ) -> torch.Tensor:
         """Compute intermediate latents.
 
@@ -503,12 +504,14 @@ class MappingNetwork(torch.nn.Module):
             truncation_psi: Distance from the mean of w, as a fraction of the original: 1 keeps w, 0 gives the mean.
             truncation_cutoff: Number of vectors to truncate, from the first on. None: all.
             skip_w_avg_update: Do not update the running mean in training mode.
+            update_emas: Update it, in any mode, as the code of StyleGAN3 requests it.
 
         Returns:
             [N, L, w_dim], or [N, w_dim] if `num_ws` is None.
         """
         w = self._transform(z, c)  # [N, w_dim]
-        if self.training and self.w_avg_beta is not None and not skip_w_avg_update:
+        is_due = update_emas or (self.training and not skip_w_avg_update)
+        if is_due and self.w_avg_beta is not None:
             batch_mean = w.detach().mean(dim=0)
             self.w_avg.copy_(batch_mean.lerp(self.w_avg, self.w_avg_beta))
         if self.num_ws is None:
@@ -868,8 +871,17 @@ class SynthesisNetwork(torch.nn.Module):
             in_channels = out_channels
         self.num_ws += block.num_torgb
 
-    def forward(self, ws: torch.Tensor, **block_kwargs: Any) -> torch.Tensor:
-        """Synthesize images. `block_kwargs` are further arguments of `SynthesisBlock.forward`."""
+    def forward(self, ws: torch.Tensor, update_emas: bool = False, **block_kwargs: Any) -> torch.Tensor:
+        """Synthesize images.
+
+        Args:
+            ws: [N, L, w_dim].
+            update_emas: Ignored: these layers have no running means. Callers may pass what StyleGAN3 needs.
+            **block_kwargs: Further arguments of `SynthesisBlock.forward`.
+
+        Returns:
+            [N, img_channels, H, W] images.
+        """
         misc.assert_shape(ws, [None, self.num_ws, self.w_dim])
         blocks = [getattr(self, f'b{level}') for level in self.block_resolutions]
         ws = ws.to(blocks[0].const.dtype)
@@ -931,6 +943,7 @@ class Generator(torch.nn.Module):
         c: torch.Tensor,
         truncation_psi: float = 1,
         truncation_cutoff: int | None = None,
+        update_emas: bool = False,
         **synthesis_kwargs: Any,
     ) -> torch.Tensor:
         """Generate images.
@@ -940,13 +953,14 @@ class Generator(torch.nn.Module):
             c: [N, c_dim] labels.
             truncation_psi: See `MappingNetwork.forward`.
             truncation_cutoff: See `MappingNetwork.forward`.
+            update_emas: See `MappingNetwork.forward`.
             **synthesis_kwargs: Arguments of `SynthesisBlock.forward` and `SynthesisLayer.forward`. `noise_mode` is
                 'random' (the default), 'const' (fixed noise that belongs to the network) or 'none'.
 
         Returns:
             [N, img_channels, H, W] images.
         """
-        ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
+        ws = self.mapping(z, c, truncation_psi, truncation_cutoff, update_emas=update_emas)
         return self.synthesis(ws, **synthesis_kwargs)
 
 
@@ -1246,12 +1260,15 @@ class Discriminator(torch.nn.Module):
             top_channels, cmap_dim=cmap_dim, resolution=pyramid[lowest], **common, **(epilogue_kwargs or {})
         )
 
-    def forward(self, img: torch.Tensor, c: torch.Tensor | None, **block_kwargs: Any) -> torch.Tensor:
+    def forward(
+        self, img: torch.Tensor, c: torch.Tensor | None, update_emas: bool = False, **block_kwargs: Any
+    ) -> torch.Tensor:
         """Compute logits.
 
         Args:
             img: [N, img_channels, H, W] images.
             c: [N, c_dim] labels, or None without labels.
+            update_emas: Ignored: this network has no running means. Callers may pass what StyleGAN3 needs.
             **block_kwargs: Further arguments of `DiscriminatorBlock.forward`.
 
         Returns:

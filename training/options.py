@@ -27,7 +27,15 @@ from network_files.snapshots import complete_snapshots
 from training import known_classes, schema
 from training.batch_sizes import batch_per_process, check_batch_gpu
 from training.config import TrainingConfig
-from training.presets import DEFAULT_AUGPIPE, RESUME_SOURCES, Preset, augpipe_flags, get_preset
+from training.presets import (
+    DEFAULT_AUGPIPE,
+    RESUME_SOURCES,
+    STYLEGAN2,
+    STYLEGAN3_R,
+    Preset,
+    augpipe_flags,
+    get_preset,
+)
 
 if TYPE_CHECKING:
     from training.dataset import ImageFolderDataset
@@ -42,6 +50,7 @@ NO_RESUME = 'noresume'
 LATEST = 'latest'  # of --resume-run: the newest run with the same options
 
 # A pretrained discriminator overfits quickly, so the augmentation strength must be able to follow.
+_MAGNITUDE_HALF_LIFE_NIMG = 20_000  # of the running mean squares in StyleGAN3's layers
 _ADA_SPEED_UP_ON_RESUME = 5
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -231,14 +240,15 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
         device=device,
         training_set_kwargs=_training_set_kwargs(options, dataset),
         data_loader_kwargs=data_loader_kwargs(options.workers, device),
-        **_network_kwargs(options, preset, dataset.resolution, mbstd_group, on_cuda),
+        **_network_kwargs(options, preset, dataset.resolution, batch_size, mbstd_group, on_cuda),
         G_opt_kwargs=dict(adam, lr=_first_given(options.glr, preset.lr)),
-        D_opt_kwargs=dict(adam, lr=_first_given(options.dlr, preset.lr)),
+        D_opt_kwargs=dict(adam, lr=_first_given(options.dlr, preset.d_lr)),
         loss_kwargs={
             'class_name': known_classes.LOSS,
             'r1_gamma': _first_given(options.gamma, preset.r1_gamma),
             'style_mixing_prob': preset.style_mixing_prob,
             'pl_weight': preset.pl_weight,
+            **(_blur(preset, batch_size) if resume_pkl is None else {}),
         },
         batch_size=batch_size,
         batch_gpu=batch_gpu,
@@ -280,8 +290,16 @@ def _batch_sizes(options: Options, preset: Preset, num_gpus: int) -> tuple[int, 
     return batch_size, batch_gpu, mbstd_group
 
 
+def _blur(preset: Preset, batch_size: int) -> dict[str, Any]:
+    """Return the keywords of the loss for the blur at the start of the training, as many steps as the preset has it; {}
+    without blur."""
+    if preset.blur_kimg == 0:
+        return {}
+    return {'blur_init_sigma': preset.blur_sigma, 'blur_fade_kimg': preset.blur_kimg * batch_size / preset.batch_size}
+
+
 def _network_kwargs(
-    options: Options, preset: Preset, resolution: Resolution, mbstd_group: int, on_cuda: bool
+    options: Options, preset: Preset, resolution: Resolution, batch_size: int, mbstd_group: int, on_cuda: bool
 ) -> dict[str, Any]:
     """Return `G_kwargs` and `D_kwargs`.
 
@@ -304,14 +322,17 @@ def _network_kwargs(
     }
     layout = {'fp16_channels_last': True} if options.nhwc else {}
     frozen = {'freeze_layers': options.freezed} if options.freezed else {}
+    G_common = {
+        'z_dim': preset.z_dim,
+        'w_dim': preset.w_dim,
+        'mapping_kwargs': {'num_layers': _first_given(options.map_depth, preset.mapping_layers)},
+    }
+    if preset.generator == STYLEGAN2:
+        G_kwargs = {'class_name': known_classes.GENERATOR, **G_common, 'synthesis_kwargs': dict(shared, **layout)}
+    else:
+        G_kwargs = {**G_common, **_stylegan3_kwargs(preset, shared, batch_size)}
     return {
-        'G_kwargs': {
-            'class_name': known_classes.GENERATOR,
-            'z_dim': preset.z_dim,
-            'w_dim': preset.w_dim,
-            'mapping_kwargs': {'num_layers': _first_given(options.map_depth, preset.mapping_layers)},
-            'synthesis_kwargs': dict(shared, **layout),
-        },
+        'G_kwargs': G_kwargs,
         'D_kwargs': dict(
             class_name=known_classes.DISCRIMINATOR,
             architecture=preset.d_architecture,
@@ -321,6 +342,24 @@ def _network_kwargs(
             epilogue_kwargs={'mbstd_group_size': mbstd_group},
         ),
     }
+
+
+def _stylegan3_kwargs(preset: Preset, shared: dict[str, Any], batch_size: int) -> dict[str, Any]:
+    """Return the class of StyleGAN3's generator and the keywords of its synthesis network."""
+    kwargs = {
+        'class_name': known_classes.GENERATOR_STYLEGAN3,
+        **shared,
+        'magnitude_ema_beta': 0.5 ** (batch_size / _MAGNITUDE_HALF_LIFE_NIMG),
+        **preset.more_synthesis_kwargs,
+    }
+    if preset.generator == STYLEGAN3_R:  # its 1x1 convolutions have fewer weights, so it gets more channels
+        kwargs |= {
+            'channel_base': 2 * shared['channel_base'],
+            'channel_max': 2 * shared['channel_max'],
+            'conv_kernel': 1,
+            'use_radial_filters': True,
+        }
+    return kwargs
 
 
 def _check_freezed(freezed: int | None, d_architecture: str, resolution: Resolution) -> None:

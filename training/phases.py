@@ -65,7 +65,13 @@ def _build_optimizer(
     return known_classes.construct(kwargs, known_classes.OPTIMIZERS, params=list(module.parameters()))
 
 
-def run_phase(phase: Phase, loss: StyleGAN2Loss, batches: Sequence[Mapping[str, torch.Tensor]], world: World) -> None:
+def run_phase(
+    phase: Phase,
+    loss: StyleGAN2Loss,
+    batches: Sequence[Mapping[str, torch.Tensor]],
+    world: World,
+    cur_nimg: int = 0,
+) -> None:
     """Accumulate the gradients of a phase over the rounds of a batch, and take its optimizer step.
 
     Args:
@@ -73,11 +79,14 @@ def run_phase(phase: Phase, loss: StyleGAN2Loss, batches: Sequence[Mapping[str, 
         loss: The training objective.
         batches: Tensors `real_img`, `real_c`, `gen_z` and `gen_c` of each round of gradient accumulation.
         world: Ranks to average the gradients over.
+        cur_nimg: Number of images shown so far.
     """
     phase.optimizer.zero_grad(set_to_none=True)
     phase.module.requires_grad_(True)
     for batch in batches:
-        loss.accumulate_gradients(phase=phase.name, gain=phase.interval / len(batches), **batch)
+        gain = phase.interval / len(batches)
+        tensors: dict[str, Any] = dict(batch)
+        loss.accumulate_gradients(phase=phase.name, gain=gain, cur_nimg=cur_nimg, **tensors)
     phase.module.requires_grad_(False)
     nonfinite = distributed.average_gradients(world, phase.module.parameters())
     training_stats.report0(f'Gradients/nonfinite/{phase.name}', nonfinite)

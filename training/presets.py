@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dataset_format.sizes import Resolution, sides
 
@@ -11,15 +14,20 @@ from dataset_format.sizes import Resolution, sides
 # Presets
 
 
+STYLEGAN2, STYLEGAN3_T, STYLEGAN3_R = GENERATORS = ('stylegan2', 'stylegan3-t', 'stylegan3-r')
+
+
 @dataclass(frozen=True)
 class Preset:
     """One complete row of the preset table; None means that this part is not used."""
 
+    generator: str  # one of GENERATORS
     reference_gpus: int  # GPUs that the numbers were chosen for: batch_size / reference_gpus images fit on one of them
     total_kimg: int  # length of the training in thousands of real images
     batch_size: int  # images per step, over all GPUs
     mbstd_group: int  # images that share a minibatch standard deviation in the discriminator
-    lr: float  # Adam's learning rate, for both networks
+    lr: float  # Adam's learning rate for the generator
+    d_lr: float  # Adam's learning rate for the discriminator
     r1_gamma: float  # weight of the R1 penalty
     ema_kimg: float  # half-life of the moving average of the generator's weights
     ema_rampup: float | None  # the half-life is at most this fraction of the images shown so far
@@ -34,47 +42,75 @@ class Preset:
     d_architecture: str
     style_mixing_prob: float
     pl_weight: float  # weight of the path length penalty
+    blur_sigma: float  # of what the discriminator sees at the start, in pixels
+    blur_kimg: float  # thousands of images in which the blur fades
     G_reg_interval: int | None  # as in TrainingConfig
     ada_kimg: float  # thousands of images in which the augmentation strength can go from 0 to 1
+    more_synthesis_kwargs: Mapping[str, Any]  # of StyleGAN3's generator
 
 
 # fmt: off
 _PRESETS = {
     'stylegan2': Preset(
-        reference_gpus=8, total_kimg=25000, batch_size=32, mbstd_group=4, lr=0.002, r1_gamma=10, ema_kimg=10,
-        ema_rampup=None, z_dim=512, w_dim=512, mapping_layers=8, d_mapping_layers=None, channel_base=32768,
-        channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='resnet', style_mixing_prob=0.9,
-        pl_weight=2, G_reg_interval=4, ada_kimg=500),
+        generator=STYLEGAN2, reference_gpus=8, total_kimg=25000, batch_size=32, mbstd_group=4, lr=0.002, d_lr=0.002,
+        r1_gamma=10, ema_kimg=10, ema_rampup=None, z_dim=512, w_dim=512, mapping_layers=8, d_mapping_layers=None,
+        channel_base=32768, channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='resnet',
+        style_mixing_prob=0.9, pl_weight=2, blur_sigma=0, blur_kimg=0, G_reg_interval=4, ada_kimg=500,
+        more_synthesis_kwargs={}),
     'paper256': Preset(
-        reference_gpus=8, total_kimg=25000, batch_size=64, mbstd_group=8, lr=0.0025, r1_gamma=1, ema_kimg=20,
-        ema_rampup=None, z_dim=512, w_dim=512, mapping_layers=8, d_mapping_layers=None, channel_base=16384,
-        channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='resnet', style_mixing_prob=0.9,
-        pl_weight=2, G_reg_interval=4, ada_kimg=500),
+        generator=STYLEGAN2, reference_gpus=8, total_kimg=25000, batch_size=64, mbstd_group=8, lr=0.0025, d_lr=0.0025,
+        r1_gamma=1, ema_kimg=20, ema_rampup=None, z_dim=512, w_dim=512, mapping_layers=8, d_mapping_layers=None,
+        channel_base=16384, channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='resnet',
+        style_mixing_prob=0.9, pl_weight=2, blur_sigma=0, blur_kimg=0, G_reg_interval=4, ada_kimg=500,
+        more_synthesis_kwargs={}),
     'paper512': Preset(
-        reference_gpus=8, total_kimg=25000, batch_size=64, mbstd_group=8, lr=0.0025, r1_gamma=0.5, ema_kimg=20,
-        ema_rampup=None, z_dim=512, w_dim=512, mapping_layers=8, d_mapping_layers=None, channel_base=32768,
-        channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='resnet', style_mixing_prob=0.9,
-        pl_weight=2, G_reg_interval=4, ada_kimg=500),
+        generator=STYLEGAN2, reference_gpus=8, total_kimg=25000, batch_size=64, mbstd_group=8, lr=0.0025, d_lr=0.0025,
+        r1_gamma=0.5, ema_kimg=20, ema_rampup=None, z_dim=512, w_dim=512, mapping_layers=8, d_mapping_layers=None,
+        channel_base=32768, channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='resnet',
+        style_mixing_prob=0.9, pl_weight=2, blur_sigma=0, blur_kimg=0, G_reg_interval=4, ada_kimg=500,
+        more_synthesis_kwargs={}),
     'paper1024': Preset(
-        reference_gpus=8, total_kimg=25000, batch_size=32, mbstd_group=4, lr=0.002, r1_gamma=2, ema_kimg=10,
-        ema_rampup=None, z_dim=512, w_dim=512, mapping_layers=8, d_mapping_layers=None, channel_base=32768,
-        channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='resnet', style_mixing_prob=0.9,
-        pl_weight=2, G_reg_interval=4, ada_kimg=500),
+        generator=STYLEGAN2, reference_gpus=8, total_kimg=25000, batch_size=32, mbstd_group=4, lr=0.002, d_lr=0.002,
+        r1_gamma=2, ema_kimg=10, ema_rampup=None, z_dim=512, w_dim=512, mapping_layers=8, d_mapping_layers=None,
+        channel_base=32768, channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='resnet',
+        style_mixing_prob=0.9, pl_weight=2, blur_sigma=0, blur_kimg=0, G_reg_interval=4, ada_kimg=500,
+        more_synthesis_kwargs={}),
     # The generator is not regularized, but its learning rate and betas are those of lazy regularization (interval 4),
     # as in the published configuration.
     'cifar': Preset(
-        reference_gpus=2, total_kimg=100000, batch_size=64, mbstd_group=32, lr=0.0025, r1_gamma=0.01, ema_kimg=500,
-        ema_rampup=0.05, z_dim=512, w_dim=512, mapping_layers=2, d_mapping_layers=None, channel_base=32768,
-        channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='orig', style_mixing_prob=0,
-        pl_weight=0, G_reg_interval=4, ada_kimg=500),
+        generator=STYLEGAN2, reference_gpus=2, total_kimg=100000, batch_size=64, mbstd_group=32, lr=0.0025, d_lr=0.0025,
+        r1_gamma=0.01, ema_kimg=500, ema_rampup=0.05, z_dim=512, w_dim=512, mapping_layers=2, d_mapping_layers=None,
+        channel_base=32768, channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='orig', style_mixing_prob=0,
+        pl_weight=0, blur_sigma=0, blur_kimg=0, G_reg_interval=4, ada_kimg=500, more_synthesis_kwargs={}),
+    # R1 weights at 512 pixels; `get_preset` scales them. The numbers of channels are those of the discriminator: the
+    # generator of -r has twice as many.
+    STYLEGAN3_T: Preset(
+        generator=STYLEGAN3_T, reference_gpus=8, total_kimg=25000, batch_size=32, mbstd_group=4, lr=0.0025, d_lr=0.002,
+        r1_gamma=8.2, ema_kimg=10, ema_rampup=0.05, z_dim=512, w_dim=512, mapping_layers=2, d_mapping_layers=None,
+        channel_base=32768, channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='resnet',
+        style_mixing_prob=0, pl_weight=0, blur_sigma=0, blur_kimg=0, G_reg_interval=None, ada_kimg=500,
+        more_synthesis_kwargs={}),
+    STYLEGAN3_R: Preset(
+        generator=STYLEGAN3_R, reference_gpus=8, total_kimg=25000, batch_size=32, mbstd_group=4, lr=0.0025, d_lr=0.002,
+        r1_gamma=8.2, ema_kimg=10, ema_rampup=0.05, z_dim=512, w_dim=512, mapping_layers=2, d_mapping_layers=None,
+        channel_base=32768, channel_max=512, num_fp16_res=4, conv_clamp=256, d_architecture='resnet',
+        style_mixing_prob=0, pl_weight=0, blur_sigma=10, blur_kimg=200, G_reg_interval=None, ada_kimg=500,
+        more_synthesis_kwargs={}),
     # This project's own: images of 16 or 32 pixels on a CPU, in minutes. Few channels and a high learning rate, so that
     # a few thousand steps suffice; z is three times as wide as the embedded label (w_dim), so that the label does not
     # dominate the latent.
     'tiny': Preset(
-        reference_gpus=1, total_kimg=90, batch_size=16, mbstd_group=4, lr=0.01, r1_gamma=0.05, ema_kimg=3,
-        ema_rampup=0.05, z_dim=192, w_dim=64, mapping_layers=2, d_mapping_layers=2, channel_base=512, channel_max=64,
-        num_fp16_res=0, conv_clamp=None, d_architecture='resnet', style_mixing_prob=0, pl_weight=0,
-        G_reg_interval=None, ada_kimg=100),
+        generator=STYLEGAN2, reference_gpus=1, total_kimg=90, batch_size=16, mbstd_group=4, lr=0.01, d_lr=0.01,
+        r1_gamma=0.05, ema_kimg=3, ema_rampup=0.05, z_dim=192, w_dim=64, mapping_layers=2, d_mapping_layers=2,
+        channel_base=512, channel_max=64, num_fp16_res=0, conv_clamp=None, d_architecture='resnet', style_mixing_prob=0,
+        pl_weight=0, blur_sigma=0, blur_kimg=0, G_reg_interval=None, ada_kimg=100, more_synthesis_kwargs={}),
+    # The same with a small generator of StyleGAN3-T: fewer layers and narrower margins than published.
+    'tiny-t': Preset(
+        generator=STYLEGAN3_T, reference_gpus=1, total_kimg=90, batch_size=16, mbstd_group=4, lr=0.01, d_lr=0.01,
+        r1_gamma=0.05, ema_kimg=3, ema_rampup=0.05, z_dim=192, w_dim=64, mapping_layers=2, d_mapping_layers=2,
+        channel_base=512, channel_max=64, num_fp16_res=0, conv_clamp=None, d_architecture='resnet', style_mixing_prob=0,
+        pl_weight=0, blur_sigma=0, blur_kimg=0, G_reg_interval=None, ada_kimg=100,
+        more_synthesis_kwargs={'num_layers': 6, 'margin_size': 4}),
 }
 # fmt: on
 
@@ -90,11 +126,13 @@ def auto_preset(resolution: int, num_gpus: int) -> Preset:
     """
     batch_size = max(min(num_gpus * min(4096 // resolution, 32), 64), num_gpus)
     return Preset(
+        generator=STYLEGAN2,
         reference_gpus=num_gpus,
         total_kimg=25000,
         batch_size=batch_size,
         mbstd_group=min(batch_size // num_gpus, 4),
         lr=0.002 if resolution >= 1024 else 0.0025,
+        d_lr=0.002 if resolution >= 1024 else 0.0025,
         r1_gamma=0.0002 * resolution**2 / batch_size,
         ema_kimg=batch_size * 10 / 32,
         ema_rampup=0.05,
@@ -109,17 +147,26 @@ def auto_preset(resolution: int, num_gpus: int) -> Preset:
         d_architecture='resnet',
         style_mixing_prob=0.9,
         pl_weight=2,
+        blur_sigma=0,
+        blur_kimg=0,
         G_reg_interval=4,
         ada_kimg=500,
+        more_synthesis_kwargs={},
     )
 
 
 def get_preset(name: str, resolution: Resolution, num_gpus: int) -> Preset:
-    """Return the row called `name`, one of PRESET_NAMES; the other arguments matter for 'auto' only.
+    """Return the row called `name`, one of PRESET_NAMES, for images of a resolution and a number of GPUs.
 
     Images that are not square get the numbers of a square with as many pixels.
     """
-    return auto_preset(math.isqrt(math.prod(sides(resolution))), num_gpus) if name == 'auto' else _PRESETS[name]
+    side = math.isqrt(math.prod(sides(resolution)))
+    if name == 'auto':
+        return auto_preset(side, num_gpus)
+    preset = _PRESETS[name]
+    if name in (STYLEGAN3_T, STYLEGAN3_R):
+        return dataclasses.replace(preset, r1_gamma=preset.r1_gamma * (side / 512) ** 2)
+    return preset
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -121,6 +121,30 @@ GENERATOR_KEYWORDS = Record(
     {'z_dim': _WIDTH, 'w_dim': _WIDTH, 'mapping_kwargs': _MAPPING, 'synthesis_kwargs': _SYNTHESIS},
     required=['z_dim', 'w_dim'],
 )
+STYLEGAN3_GENERATOR_KEYWORDS = Record(
+    {
+        'z_dim': _WIDTH,
+        'w_dim': _WIDTH,
+        'mapping_kwargs': Record({'num_layers': Integer(1, 100), 'lr_multiplier': _POSITIVE, 'w_avg_beta': _FRACTION}),
+        'channel_base': _COUNT,
+        'channel_max': _WIDTH,
+        'num_layers': Integer(1, 100),
+        'num_critical': Integer(0, 100),
+        'first_cutoff': Number(0, _MAX_WIDTH, above_low=True),
+        'first_stopband': Number(0, _MAX_WIDTH, above_low=True),
+        'last_stopband_rel': Number(0, 100, above_low=True),
+        'margin_size': Integer(0, 1000),
+        'output_scale': Number(-1e6, 1e6),
+        'num_fp16_res': Integer(0, 32),
+        'conv_kernel': Integer(1, 15),
+        'filter_size': Integer(1, 100),
+        'lrelu_upsampling': Integer(1, 16),
+        'use_radial_filters': Flag(),
+        'conv_clamp': _CLAMP,
+        'magnitude_ema_beta': _FRACTION,
+    },
+    required=['z_dim', 'w_dim'],
+)
 DISCRIMINATOR_KEYWORDS = Record(
     {
         **_SIZES,
@@ -163,6 +187,8 @@ LOSS_KEYWORDS = Record(
         'pl_weight': _FACTOR,
         'pl_batch_shrink': _COUNT,
         'pl_decay': _FRACTION,
+        'blur_init_sigma': Number(0, 1000),
+        'blur_fade_kimg': Number(0, MAX_KIMG),
     }
 )
 OPTIMIZER_KEYWORDS = Record(
@@ -236,7 +262,12 @@ TRAINING_OPTIONS = Record(
         'data_loader_kwargs': Record(
             {'num_workers': Integer(0, 1024), 'pin_memory': Flag(), 'prefetch_factor': Optional(Integer(1, 1024))}
         ),
-        'G_kwargs': _constructions(known_classes.GENERATORS, GENERATOR_KEYWORDS),
+        'G_kwargs': Construction(
+            {
+                known_classes.GENERATOR: GENERATOR_KEYWORDS,
+                known_classes.GENERATOR_STYLEGAN3: STYLEGAN3_GENERATOR_KEYWORDS,
+            }
+        ),
         'D_kwargs': _constructions(known_classes.DISCRIMINATORS, DISCRIMINATOR_KEYWORDS),
         'G_opt_kwargs': _constructions(known_classes.OPTIMIZERS, OPTIMIZER_KEYWORDS),
         'D_opt_kwargs': _constructions(known_classes.OPTIMIZERS, OPTIMIZER_KEYWORDS),

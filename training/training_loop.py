@@ -265,7 +265,8 @@ def _train(
             # Run the training phases.
             for phase in run.phases:
                 if phase.is_due(counters.batch_idx):
-                    run_phase(phase, run.loss, batches.with_latents(real_img, real_c, G.z_dim), run.world)
+                    pieces = batches.with_latents(real_img, real_c, G.z_dim)
+                    run_phase(phase, run.loss, pieces, run.world, counters.cur_nimg)
 
             # Update the moving average of the generator.
             update_ema(G_ema, G, ema_decay(config.batch_size, counters.cur_nimg, config.ema_kimg, config.ema_rampup))

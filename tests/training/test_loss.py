@@ -8,6 +8,7 @@ import torch
 
 from torch_utils import training_stats
 from training import loss as losses
+from training import networks_stylegan3
 from training.networks_stylegan2 import Discriminator, Generator
 
 GAINS = {'Gmain': 1, 'Greg': 4, 'Dmain': 1, 'Dreg': 16}
@@ -73,6 +74,58 @@ def test_gradients_of_all_phases_golden(golden, monkeypatch, case_name):
             checked += bool(expected.abs().max() > 0)
         assert checked > 5
     assert torch.allclose(loss.pl_mean, value('pl_mean_after'), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(('case_name', 'network'), [('t', 't-32'), ('r-cond-blur', 'r-32-cond')])
+def test_gradients_with_stylegan3_golden(golden, case_name, network):
+    """Blur, and running means that only the generator call of Dmain moves."""
+    data = golden('stylegan3_training.npz')
+    cases = [c for c in json.loads(str(data['cases'])) if c['kind'] == 'loss']
+    case = next(c for c in cases if c['name'] == case_name)
+    kwargs = next(c for c in json.loads(str(golden('networks_stylegan3.npz')['cases'])) if c['name'] == network)[
+        'kwargs'
+    ]
+    G = networks_stylegan3.Generator(**{**kwargs, 'conv_clamp': None, 'magnitude_ema_beta': 0.9})
+    D = Discriminator(c_dim=case['c_dim'], img_resolution=32, img_channels=3, channel_base=512, channel_max=16)
+
+    def value(name):
+        return torch.from_numpy(np.asarray(data[f'loss/{case_name}/{name}']))
+
+    tensors = {f'G.{name}': tensor for name, tensor in [*G.named_parameters(), *G.named_buffers()]}
+    tensors |= {f'D.{name}': tensor for name, tensor in [*D.named_parameters(), *D.named_buffers()]}
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(value(f'state/{name}'))
+    G.train().requires_grad_(False)
+    D.train().requires_grad_(False)
+    blur = {key: case[key] for key in ('blur_init_sigma', 'blur_fade_kimg')}
+    loss = losses.StyleGAN2Loss('cpu', G, D, style_mixing_prob=0, r1_gamma=case['r1_gamma'], pl_weight=0, **blur)
+    for phase, gain in [('Gmain', 1), ('Dmain', 1), ('Dreg', 16)]:
+        module = G if phase[0] == 'G' else D
+        module.zero_grad(set_to_none=True)
+        module.requires_grad_(True)
+        batch = value('real'), value('c'), value('z'), value('c')
+        loss.accumulate_gradients(phase, *batch, gain, cur_nimg=case['cur_nimg'])
+        module.requires_grad_(False)
+        for name, parameter in module.named_parameters():
+            key = f'grad/{phase}/{phase[0]}.{name}'
+            actual = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            expected = value(key) if f'loss/{case_name}/{key}' in data else torch.zeros_like(parameter)
+            assert (actual - expected).abs().max() <= 2e-3 * expected.abs().max(), f'{phase} {name}'
+    for key in data:
+        if key.startswith(f'loss/{case_name}/after/'):
+            name = key.removeprefix(f'loss/{case_name}/after/')
+            assert (tensors[name] - value(f'after/{name}')).abs().max() <= 1e-4 * value(f'after/{name}').abs().max()
+
+
+def test_blur_fades():
+    loss = losses.StyleGAN2Loss('cpu', None, None, blur_init_sigma=10, blur_fade_kimg=200)
+    assert [loss.blur_sigma(n) for n in (0, 100_000, 200_000, 300_000)] == [10, 5, 0, 0]
+    assert losses.StyleGAN2Loss('cpu', None, None).blur_sigma(0) == 0
+    images = torch.randn(1, 3, 32, 32)
+    assert losses.gaussian_blur(images, 0.3) is images  # no taps at the sides
+    flat = losses.gaussian_blur(torch.ones(1, 1, 40, 40), 2.0)
+    assert torch.allclose(flat[..., 6:-6, 6:-6], torch.ones(1, 1, 28, 28), atol=1e-6)
 
 
 def test_gmain_leaves_the_discriminator_alone_and_dmain_the_generator(golden):

@@ -266,3 +266,17 @@ def test_layers_of_the_mapping_network_can_be_frozen():
         z, c = torch.randn(5, 4), torch.eye(2)[[0, 1, 1, 0, 1]]
         assert torch.equal(mapping.double()(z, c), free.double()(z, c)) and mapping(z, c).dtype == torch.float64
         free.float()
+
+
+def test_running_means_move_on_request_as_in_stylegan3():
+    G = networks.Generator(4, 0, 4, 8, 1, {'num_layers': 1}, {'channel_base': 32})
+    D = networks.Discriminator(0, 8, 1, channel_base=32)
+    z = torch.randn(4, 4)
+    ws = G.eval().mapping(z, None)
+    G(z, None, update_emas=True)  # in evaluation mode
+    assert torch.allclose(G.mapping.w_avg, ws[:, 0].mean(dim=0) * (1 - 0.995), atol=1e-8)
+    once = G.mapping.w_avg.clone()
+    G.train()(z, None)  # in training mode
+    assert not torch.equal(G.mapping.w_avg, once)
+    G.mapping(z, None, skip_w_avg_update=True)
+    assert D(G.synthesis(ws, update_emas=True), None, update_emas=True).shape == (4, 1)

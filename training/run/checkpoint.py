@@ -42,11 +42,11 @@ class DamagedState(ValueError):
 
 
 def is_per_rank(tensor_name: str) -> bool:
-    """Return whether each rank has its own value of a network's tensor, as for the running mean of W.
+    """Return whether each rank has its own value of a network's tensor, as for the running means of a generator.
 
     All other tensors are equal on all ranks.
     """
-    return tensor_name.endswith('w_avg')
+    return tensor_name.endswith(('w_avg', 'magnitude_ema'))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
