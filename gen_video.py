@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
@@ -14,7 +14,7 @@ from dataset_format.sizes import Resolution, sides
 from dnnlib.cli import BOOL, Command, FiniteFloat, check_outdir, device_option, usage_errors
 from dnnlib.errors import InvalidArgument
 from dnnlib.outputs import OutputFile
-from generation import latents, options, projected_latents, video
+from generation import image_transforms, latents, options, projected_latents, video
 from generation.interpolation import Interpolation, render_frames
 from generation.projected_latents import ProjectedLatents
 
@@ -60,7 +60,21 @@ _MAX_SIDE = 16384  # pixels; the limit of H.264 in common players
 @click.option(
     '--shuffle-seed', type=click.IntRange(0, latents.MAX_SEED), metavar='INT', help='Shuffle the order of the keyframes'
 )
+@click.option(
+    '--pan',
+    type=options.ShiftType(),
+    help='Shift the images this far to the right and down, in image sides, e.g. 0.3,0, and back again; with --loop=0 '
+    'they do not return (only StyleGAN3)',
+)
+@click.option(
+    '--spin',
+    type=FiniteFloat(),
+    metavar='TURNS',
+    help='Rotate the images counterclockwise by this number of turns during the video; negative: clockwise (only '
+    'StyleGAN3)',
+)
 @options.trunc_option()
+@options.trunc_cutoff_option()
 @options.class_option(
     help_text='Class to generate, for conditional networks; or one class per keyframe', metavar='NAME|INDEX|#INDEX[,…]'
 )
@@ -92,7 +106,10 @@ def main(
     loop: bool,
     kind: str,
     shuffle_seed: int | None,
+    pan: image_transforms.Shift | None,
+    spin: float | None,
     truncation_psi: float,
+    truncation_cutoff: int | None,
     class_text: str | None,
     label: tuple[list[float], ...],
     noise_mode: str,
@@ -109,32 +126,40 @@ def main(
       python gen_video.py --network=network.pkl --seeds=0-31 --grid=4x2 --trunc=0.7 --frames=60 --output=video.mp4
       python gen_video.py --network=conditional.pkl --seeds=0-2 --class=cat,dog,fox --output=video.mp4
       python gen_video.py --network=network.pkl --projected-w=a.npz --projected-w=b.npz --output=video.mp4
+      python gen_video.py --network=stylegan3.pkl --seeds=0-3 --spin=1 --pan=0.2,0 --output=video.mp4
     """
     num_cells = grid_size[0] * grid_size[1]
     with usage_errors():
+        motion = make_motion(pan, spin, loop)
         check_inputs(seeds, projected_w, num_cells, num_keyframes)
     check_outdir(os.path.dirname(output) or os.curdir, '--output')
     video.require_encoder()
     data, G, torch_device = options.open_generator(network, trust_pickle, device)
 
+    options.warn_if_without_noise(G, f'--noise-mode={noise_mode}', noise_mode != 'const')
     with usage_errors():
+        image_transforms.check_supported(G, {'pan': pan, 'spin': spin})
         check_frame_size(grid_size, G.img_resolution, enlarge)
         if projected_w:
-            options.warn_about_ignored('--projected-w', seeds, class_text, label or None, truncation_psi)
-            keys = projected_latents.join([projected_latents.read(path, G) for path in projected_w], G)
-            check_division(len(keys), 'latents', num_cells, num_keyframes)
-            keys = projected_latents.select(keys, order_of_keys(len(keys), num_cells, num_keyframes, shuffle_seed))
+            options.warn_about_ignored('--projected-w', seeds, class_text, label, truncation_psi, truncation_cutoff)
+            keys = keys_of_files(G, projected_w, num_cells, num_keyframes, shuffle_seed)
         else:
             assert seeds is not None  # see check_inputs
             options.warn_if_unconditional(G.c_dim, {'--class': class_text, '--label': label or None})
+            options.check_trunc_cutoff(G, truncation_psi, truncation_cutoff)
             order = order_of_keys(len(seeds), num_cells, num_keyframes, shuffle_seed)
             labels = labels_of_keys(data, class_text, label, len(order), num_cells, torch_device)
-            ws = latents.ws_of_seeds(G, [seeds[index] for index in order], labels, truncation_psi)
+            ws = latents.ws_of_seeds(G, [seeds[index] for index in order], labels, truncation_psi, truncation_cutoff)
             keys = ProjectedLatents(ws.cpu().numpy())
     path = Interpolation(keys, num_cells, frames_per_key, kind, loop)
-    frames = render_frames(G, path, grid_size, torch_device, noise_mode, batch_size, enlarge)
-    video.write_video(output, fps, frames, path.num_frames)
-    print(f'Wrote {output}: {path.num_frames} frames, {path.num_frames / fps:.1f} s')
+    frames = render_frames(G, path, grid_size, torch_device, noise_mode, batch_size, enlarge, motion)
+    write(output, fps, frames, path.num_frames)
+
+
+def write(output: str, fps: float, frames: Iterable[np.ndarray], num_frames: int) -> None:
+    """Write the video, and print what was written."""
+    video.write_video(output, fps, frames, num_frames)
+    print(f'Wrote {output}: {num_frames} frames, {num_frames / fps:.1f} s')
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -147,6 +172,22 @@ def order_of_keys(count: int, num_cells: int, num_keyframes: int | None, shuffle
     if shuffle_seed is not None:
         np.random.RandomState(shuffle_seed).shuffle(order)
     return order.tolist()
+
+
+def keys_of_files(
+    G: Any, paths: Sequence[str], num_cells: int, num_keyframes: int | None, shuffle_seed: int | None
+) -> ProjectedLatents:
+    """Return the keyframes of all images from files of projected latents."""
+    keys = projected_latents.join([projected_latents.read(path, G) for path in paths], G)
+    check_division(len(keys), 'latents', num_cells, num_keyframes)
+    return projected_latents.select(keys, order_of_keys(len(keys), num_cells, num_keyframes, shuffle_seed))
+
+
+def make_motion(pan: image_transforms.Shift | None, spin: float | None, loop: bool) -> image_transforms.Motion | None:
+    """Return the movement that --pan and --spin describe; None without them."""
+    if pan is None and spin is None:
+        return None
+    return image_transforms.Motion(pan or (0, 0), spin or 0, loop)
 
 
 def labels_of_keys(

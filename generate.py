@@ -5,19 +5,24 @@ A seed always gives the same image, because each latent is drawn from a random g
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
+import numpy as np
 
 from dnnlib.cli import Command, check_outdir, device_option, usage_errors
 from dnnlib.errors import InvalidArgument
-from generation import latents, options, projected_latents, rendering
+from generation import image_transforms, latents, options, projected_latents, rendering
+
+_MAX_IMAGES = 10_000_000
 
 
 @click.command(cls=Command)
 @options.network_option()
 @options.seeds_option('Random seeds, one image each, e.g. 0,1,4-6; ranges ascend, and blanks need quotes')
 @options.trunc_option()
+@options.trunc_cutoff_option()
 @options.class_option()
 @options.label_option()
 @options.noise_mode_option()
@@ -25,6 +30,8 @@ from generation import latents, options, projected_latents, rendering
     'Use these latents (from projector.py) instead of seeds, with the noise found for them unless --noise-mode is '
     'random or none'
 )
+@options.translate_option()
+@options.rotate_option()
 @options.outdir_option()
 @options.grid_option('Write one picture, grid.png, of W images side by side in H rows, instead of single files')
 @options.batch_option()
@@ -34,10 +41,13 @@ def main(
     network: str,
     seeds: list[int] | None,
     truncation_psi: float,
+    truncation_cutoff: int | None,
     class_text: str | None,
     label: list[float] | None,
     noise_mode: str,
     projected_w: str | None,
+    shifts: list[image_transforms.Shift] | None,
+    rotations: list[float] | None,
     outdir: str,
     grid_size: tuple[int, int] | None,
     batch_size: int,
@@ -53,48 +63,75 @@ def main(
       python generate.py --network=conditional.pkl --class=3 --seeds=0,5 --outdir=out
       python generate.py --network=attributes.pkl --label=0.2,1,0 --seeds=0,5 --outdir=out
       python generate.py --network=network.pkl --projected-w=projected_w.npz --outdir=out
+      python generate.py --network=stylegan3.pkl --seeds=7 --rotate=0,15,30 --grid=3x1 --outdir=out
     """
-    check_inputs(seeds, projected_w, grid_size)
+    with usage_errors():
+        transforms = image_transforms.combine(shifts, rotations)
+        check_inputs(seeds, projected_w, len(transforms), grid_size)
     check_outdir(outdir)
     data, G, torch_device = options.open_generator(network, trust_pickle, device)
 
+    options.warn_if_without_noise(G, f'--noise-mode={noise_mode}', noise_mode != 'const')
     with usage_errors():
+        image_transforms.check_supported(G, {'translate': shifts, 'rotate': rotations})
         if grid_size is not None:
             options.check_picture_size(grid_size, G.img_resolution)
         if projected_w is not None:
-            options.warn_about_ignored('--projected-w', seeds, class_text, label, truncation_psi)
+            options.warn_about_ignored('--projected-w', seeds, class_text, label, truncation_psi, truncation_cutoff)
             projected = projected_latents.read(projected_w, G)
-            check_grid_has_room(len(projected), 'latents', grid_size)
-            file_names = [f'proj{index:02d}.png' for index in range(len(projected))]
-            rendered = rendering.render_projected(G, projected, torch_device, noise_mode, batch_size)
+            check_grid_has_room(len(projected), 'latents', len(transforms), grid_size)
+            names = [f'proj{index:02d}' for index in range(len(projected))]
+            rendered = rendering.render_projected(
+                G, projected, torch_device, noise_mode, batch_size, transforms=transforms, as_projected=True
+            )
         else:
             assert seeds is not None  # see check_inputs
             options.warn_if_unconditional(G.c_dim, {'--class': class_text, '--label': label})
+            options.check_trunc_cutoff(G, truncation_psi, truncation_cutoff)
             c = latents.make_label(data, class_text, label, torch_device)
-            file_names = [f'seed{seed:04d}.png' for seed in seeds]
-            rendered = rendering.render_seeds(G, seeds, c, truncation_psi, noise_mode, batch_size)
+            names = [f'seed{seed:04d}' for seed in seeds]
+            rendered = rendering.render_seeds(
+                G, seeds, c, truncation_psi, noise_mode, batch_size, truncation_cutoff, transforms
+            )
 
+    print(f'Wrote {write(rendered, names_of_files(names, len(transforms)), Path(outdir), grid_size)}')
+
+
+def write(
+    rendered: Iterable[np.ndarray], file_names: list[str], outdir: Path, grid_size: tuple[int, int] | None
+) -> str:
+    """Write single files, or one grid, and return a description of what was written."""
     if grid_size is None:
-        written = rendering.write_images(rendered, file_names, Path(outdir))
-    else:
-        written = rendering.write_grid(rendered, len(file_names), Path(outdir), grid_size)
-    print(f'Wrote {written}')
+        return rendering.write_images(rendered, file_names, outdir)
+    return rendering.write_grid(rendered, len(file_names), outdir, grid_size)
 
 
-def check_inputs(seeds: list[int] | None, projected_w: str | None, grid_size: tuple[int, int] | None) -> None:
+def names_of_files(names: list[str], num_transforms: int) -> list[str]:
+    """Return the names of all files: with several transforms, several of each name, such as seed0007-02.png."""
+    if num_transforms == 1:
+        return [f'{name}.png' for name in names]
+    return [f'{name}-{index:02d}.png' for name in names for index in range(num_transforms)]
+
+
+def check_inputs(
+    seeds: list[int] | None, projected_w: str | None, num_transforms: int, grid_size: tuple[int, int] | None
+) -> None:
     """Check everything that can be checked before the network is opened."""
-    with usage_errors():
-        if projected_w is not None:
-            projected_latents.check_readable(projected_w)
-        elif seeds is None:
-            raise click.UsageError('Nothing to generate: use --seeds (e.g. --seeds=0-9) or --projected-w.')
-        else:
-            latents.check_seeds(seeds)
-            check_grid_has_room(len(seeds), 'seeds', grid_size)
+    if projected_w is not None:
+        projected_latents.check_readable(projected_w)
+    elif seeds is None:
+        raise click.UsageError('Nothing to generate: use --seeds (e.g. --seeds=0-9) or --projected-w.')
+    else:
+        latents.check_seeds(seeds)
+        check_grid_has_room(len(seeds), 'seeds', num_transforms, grid_size)
 
 
-def check_grid_has_room(count: int, what: str, grid_size: tuple[int, int] | None) -> None:
-    """Raise InvalidArgument if there are more images than cells in the grid."""
+def check_grid_has_room(count: int, what: str, num_transforms: int, grid_size: tuple[int, int] | None) -> None:
+    """Raise InvalidArgument if there are more images than cells in the grid, or more than can be written."""
+    if num_transforms > 1:
+        what, count = f'images of {count} {what}', count * num_transforms
+    if count > _MAX_IMAGES:
+        raise click.UsageError(f'{count:,} {what} are too many for one call: generate {_MAX_IMAGES:,} or fewer.')
     columns, rows = grid_size or (count, 1)
     if count > columns * rows:
         raise InvalidArgument(

@@ -50,7 +50,7 @@ Examples:
 The files of a single target are written to --outdir. Several targets get a folder each, named like the target, and
 overview.png shows all of them:
   target.png                              the target as the network should reproduce it
-  proj.png, projected_w.npz               after the last step: image; latent w and noise
+  proj.png, projected_w.npz               after the last step: image; latent w, and noise if any
   proj_best.png, projected_w_best.npz     at the step with the lowest distance, as rendered then
   proj.mp4                                target and image side by side, one frame per step
   projection.json                         distances, and the settings they were computed with
@@ -109,7 +109,7 @@ black.
     type=FiniteFloat(min=0),
     default=_DEFAULTS.noise_weight,
     show_default=True,
-    help='Weight of the penalty that keeps the noise from encoding the target',
+    help='Weight of the penalty that keeps the noise from encoding the target, for networks that have noise',
 )
 @click.option('--save-video', type=BOOL, default=True, show_default=True, help='Write proj.mp4')
 @max_pixels_option(MAX_PIXELS, 'targets')
@@ -150,6 +150,8 @@ def main(
         with usage_errors('--detectors'):
             detectors.locate('vgg16', detector_dir)
     data, G, torch_device = options.open_generator(network, trust_pickle, device)
+    weight_is_given = ctx.get_parameter_source('noise_weight') is not ParameterSource.DEFAULT
+    options.warn_if_without_noise(G, '--noise-weight', weight_is_given)
     options.warn_if_unconditional(G.c_dim, {'--class': class_text, '--label': label})
     with usage_errors():
         check_network(G, targets, network)

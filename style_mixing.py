@@ -30,6 +30,7 @@ _DEFAULT_LAYERS = range(7)
     help="Layers that take the column's style; 0 is the coarsest",
 )
 @options.trunc_option()
+@options.trunc_cutoff_option()
 @options.class_option()
 @options.class_option('--col-class', 'Different class for the columns')
 @options.label_option()
@@ -52,6 +53,7 @@ def main(
     cols: list[int],
     styles: list[int] | None,
     truncation_psi: float,
+    truncation_cutoff: int | None,
     class_text: str | None,
     col_class_text: str | None,
     label: list[float] | None,
@@ -84,7 +86,9 @@ def main(
     options.warn_if_unconditional(
         G.c_dim, {'--class': class_text, '--col-class': col_class_text, '--label': label, '--col-label': col_label}
     )
+    options.warn_if_without_noise(G, f'--noise-mode={noise_mode}', noise_mode != 'const')
     with usage_errors():
+        options.check_trunc_cutoff(G, truncation_psi, truncation_cutoff)
         options.check_picture_size((len(cols) + 1, len(rows) + 1), G.img_resolution, 'rows')
         layers = choose_layers(styles, G.num_ws)
         row_c = col_c = latents.make_label(data, class_text, label, torch_device)
@@ -93,7 +97,7 @@ def main(
             col_c = latents.make_label(data, col_class_text, col_label, torch_device)
     seeds = list(dict.fromkeys([*rows, *cols]))
     seed_labels = torch.cat([row_c if seed in rows else col_c for seed in seeds])
-    ws = latents.ws_of_seeds(G, seeds, seed_labels, truncation_psi)
+    ws = latents.ws_of_seeds(G, seeds, seed_labels, truncation_psi, truncation_cutoff)
     mix = mixing.StyleMix(rows, cols, dict(zip(seeds, ws)), layers)
     written = mixing.write_mix(G, mix, Path(outdir), noise_mode, batch_size, labels)
     print(f'Wrote {written}')

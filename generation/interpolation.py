@@ -11,6 +11,7 @@ import scipy.interpolate
 import torch
 
 from generation import rendering
+from generation.image_transforms import Motion
 from generation.projected_latents import ProjectedLatents
 from torch_utils import images
 
@@ -98,6 +99,7 @@ def render_frames(
     noise_mode: str = 'const',
     batch_size: int = 1,
     enlarge: int = 1,
+    motion: Motion | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield the frames of a video, each a grid of images in reading order.
 
@@ -109,15 +111,20 @@ def render_frames(
         noise_mode: 'const', 'random' or 'none'.
         batch_size: Number of images rendered at once.
         enlarge: Repeat each pixel this many times along both axes.
+        motion: Movement of the images, for generators that can transform them. Each frame is then rendered by itself.
 
     Yields:
         uint8 [H, W, C], or [H, W] for grayscale.
     """
     num_cells = interpolation.num_cells
-    frames_at_once = max(batch_size // num_cells, 1)
+    frames_at_once = max(batch_size // num_cells, 1) if motion is None else 1
     num_rendered = 0
     for chunk in interpolation.chunks(frames_at_once):
-        rendered = rendering.render_projected(G, chunk, device, noise_mode, batch_size, first_noise_seed=num_rendered)
+        frame_index = num_rendered // num_cells
+        transform = None if motion is None else motion.at(frame_index, interpolation.num_frames)
+        rendered = rendering.render_projected(
+            G, chunk, device, noise_mode, batch_size, first_noise_seed=num_rendered, transforms=[transform]
+        )
         while cells := list(islice(rendered, num_cells)):
             frame = images.image_grid(np.stack(cells), grid_size)
             yield frame.repeat(enlarge, axis=0).repeat(enlarge, axis=1)

@@ -24,7 +24,13 @@ def z_of_seed(seed: int, z_dim: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def ws_of_seeds(G: Any, seeds: Sequence[int], labels: torch.Tensor, truncation_psi: float = 1) -> torch.Tensor:
+def ws_of_seeds(
+    G: Any,
+    seeds: Sequence[int],
+    labels: torch.Tensor,
+    truncation_psi: float = 1,
+    truncation_cutoff: int | None = None,
+) -> torch.Tensor:
     """Map seeds to latents w.
 
     Args:
@@ -32,13 +38,15 @@ def ws_of_seeds(G: Any, seeds: Sequence[int], labels: torch.Tensor, truncation_p
         seeds: N seeds.
         labels: float32 [N, c_dim], or [1, c_dim] for all of them, on the device of G.
         truncation_psi: Scale of the distance from the mean of w; 1 changes nothing, 0 gives the mean.
+        truncation_cutoff: Truncate only the first so many of the num_ws vectors. None: all.
 
     Returns:
         [N, num_ws, w_dim] on the device of `labels`.
     """
     z = torch.from_numpy(np.concatenate([z_of_seed(seed, G.z_dim) for seed in seeds]))
     z = z.to(labels.device, torch.float32)  # [N, z_dim]
-    return G.mapping(z, labels.expand(len(seeds), -1), truncation_psi=truncation_psi)
+    labels = labels.expand(len(seeds), -1)
+    return G.mapping(z, labels, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
 
 
 def check_seeds(seeds: Sequence[int], argument: str = 'seeds') -> None:

@@ -14,6 +14,9 @@ from dataset_format.sizes import Resolution, sides
 from dnnlib.cli import PATH, FiniteFloat, SeedRange, Size, resolve_device, usage_errors
 from dnnlib.errors import InvalidArgument
 from dnnlib.outputs import OutputFolder
+from dnnlib.text import excerpt
+from generation.image_transforms import MAX_SHIFT, Shift
+from generation.projected_latents import noise_buffers
 from network_files.cli_types import NetworkFile
 from network_files.reading import open_network
 
@@ -35,6 +38,33 @@ class Numbers(click.ParamType):
         if not all(map(math.isfinite, numbers)):
             self.fail(f'{value!r} contains numbers that are not finite.', param, ctx)
         return numbers
+
+
+class ShiftType(click.ParamType):
+    """A shift X,Y in image sides, such as `0.2,-0.1`."""
+
+    name = 'X,Y'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if isinstance(value, tuple) else self._parse(value, param, ctx)
+
+    def _parse(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> Shift:
+        try:
+            x, y = (float(number) for number in text.split(','))
+        except ValueError:
+            self.fail(f'expected two numbers such as 0.2,-0.1, got {excerpt(repr(text), 100)}.', param, ctx)
+        if not (abs(x) <= MAX_SHIFT and abs(y) <= MAX_SHIFT):  # NaN included
+            self.fail(f'{text} is out of range: use numbers from -{MAX_SHIFT} to {MAX_SHIFT}.', param, ctx)
+        return x, y
+
+
+class ShiftList(ShiftType):
+    """Shifts separated by slashes, such as `0,0/0.1,0/0.2,0`."""
+
+    name = 'X,Y[/X,Y…]'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if isinstance(value, list) else [self._parse(text, param, ctx) for text in value.split('/')]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -90,6 +120,41 @@ def trunc_option() -> Callable:
         show_default=True,
         metavar='PSI',
         help='Truncation: 1 keeps the full variety, values towards 0 give more typical images',
+    )
+
+
+def trunc_cutoff_option() -> Callable:
+    """Return the decorator for `--trunc-cutoff`, argument `truncation_cutoff`."""
+    return click.option(
+        '--trunc-cutoff',
+        'truncation_cutoff',
+        type=click.IntRange(min=0),
+        metavar='N',
+        show_default='all',
+        help='Apply --trunc to the first N layers only, the coarse ones',
+    )
+
+
+def translate_option() -> Callable:
+    """Return the decorator for `--translate`, argument `shifts`."""
+    return click.option(
+        '--translate',
+        'shifts',
+        type=ShiftList(),
+        help='Shift the images to the right and down, in image sides, e.g. 0.3,-0.1 (only StyleGAN3); a list such as '
+        '0,0/0.1,0/0.2,0 gives several images of each latent',
+    )
+
+
+def rotate_option() -> Callable:
+    """Return the decorator for `--rotate`, argument `rotations`."""
+    return click.option(
+        '--rotate',
+        'rotations',
+        type=Numbers(),
+        metavar='DEG[,DEG…]',
+        help='Rotate the images counterclockwise before they are shifted, in degrees (only StyleGAN3); a list such as '
+        '0,15,30 gives several images of each latent',
     )
 
 
@@ -184,15 +249,34 @@ def check_picture_size(grid_size: tuple[int, int], resolution: Resolution, argum
         )
 
 
+def check_trunc_cutoff(G: Any, truncation_psi: float, truncation_cutoff: int | None) -> None:
+    """Raise InvalidArgument if the network has fewer layers; print a notice if there is nothing to cut off."""
+    if truncation_cutoff is None:
+        return
+    if truncation_cutoff > G.num_ws:
+        raise InvalidArgument(
+            'trunc_cutoff',
+            f'{truncation_cutoff} is too large: this network has {G.num_ws} layers, use 0 to {G.num_ws}.',
+        )
+    if truncation_psi == 1:
+        print('Warning: --trunc-cutoff has no effect, since --trunc is 1.', file=sys.stderr)
+
+
 def warn_about_ignored(
-    option: str, seeds: Sequence[int] | None, class_text: str | None, label: object, truncation_psi: float
+    option: str,
+    seeds: Sequence[int] | None,
+    class_text: str | None,
+    label: object,
+    truncation_psi: float,
+    truncation_cutoff: int | None = None,
 ) -> None:
     """Print which options have no effect because `option` provides the latents w."""
     given = {
         '--seeds': seeds is not None,
         '--class': class_text is not None,
-        '--label': label is not None,
+        '--label': label not in (None, ()),
         '--trunc': truncation_psi != 1,
+        '--trunc-cutoff': truncation_cutoff is not None,
     }
     for name in [name for name, is_given in given.items() if is_given]:
         print(f'Warning: {name} is ignored, since {option} is given.', file=sys.stderr)
@@ -209,3 +293,9 @@ def warn_if_unconditional(c_dim: int, values: dict[str, object]) -> None:
         if c_dim == 0 and value is not None:
             text = f'{name}={value}' if isinstance(value, str) else name
             print(f'Warning: {text} is ignored, since the network is not conditional.', file=sys.stderr)
+
+
+def warn_if_without_noise(G: Any, option: str, is_given: bool) -> None:
+    """Print that an option has no effect if it is given and the network has no noise."""
+    if is_given and not noise_buffers(G):
+        print(f'Warning: {option} is ignored, since the network has no noise.', file=sys.stderr)

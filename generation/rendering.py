@@ -16,7 +16,8 @@ import torch
 
 from dnnlib.progress import track
 from generation import latents
-from generation.projected_latents import ProjectedLatents, use_projected_noise
+from generation.image_transforms import use_transform
+from generation.projected_latents import ProjectedLatents, noise_buffers, use_projected_noise
 from torch_utils import images, misc
 
 
@@ -67,12 +68,32 @@ def render_seeds(
     truncation_psi: float = 1,
     noise_mode: str = 'const',
     batch_size: int = 1,
+    truncation_cutoff: int | None = None,
+    transforms: Sequence[np.ndarray | None] = (None,),
 ) -> Iterator[np.ndarray]:
-    """Yield an image for each seed, uint8 [C, H, W]; `label` is float32 [1, c_dim] on the device of G."""
-    for start in range(0, len(seeds), batch_size):
-        batch = seeds[start : start + batch_size]
-        ws = latents.ws_of_seeds(G, batch, label, truncation_psi)
-        yield from render(G, ws, noise_mode, batch)
+    """Yield an image for each seed, or one for each seed and transform, seed by seed.
+
+    Args:
+        G: Generator.
+        seeds: Seeds of the latents, and of random noise.
+        label: float32 [1, c_dim] on the device of G.
+        truncation_psi: See `latents.ws_of_seeds`.
+        noise_mode: 'const', 'random' or 'none'.
+        batch_size: Number of images rendered at once; with several transforms it is 1.
+        truncation_cutoff: See `latents.ws_of_seeds`.
+        transforms: Transforms of the images, see `image_transforms`. None: that of the generator itself.
+
+    Yields:
+        uint8 [C, H, W].
+    """
+    step = batch_size if len(transforms) == 1 else 1
+    for start in range(0, len(seeds), step):
+        batch = seeds[start : start + step]
+        ws = latents.ws_of_seeds(G, batch, label, truncation_psi, truncation_cutoff)
+        for transform in transforms:
+            with use_transform(G, transform):
+                rendered = render(G, ws, noise_mode, batch)
+            yield from rendered
 
 
 def render_projected(
@@ -82,11 +103,13 @@ def render_projected(
     noise_mode: str = 'const',
     batch_size: int = 1,
     first_noise_seed: int = 0,
+    as_projected: bool = False,
+    transforms: Sequence[np.ndarray | None] = (None,),
 ) -> Iterator[np.ndarray]:
-    """Yield an image for each projected latent.
+    """Yield an image for each projected latent, or one for each latent and transform, latent by latent.
 
     With noise_mode='const', latents that come with noise of their own are rendered one by one and in full precision, as
-    the projector did.
+    the projector did. So are those of networks without noise, if `as_projected`.
 
     Args:
         G: Generator on `device`.
@@ -94,22 +117,28 @@ def render_projected(
         device: Device of G.
         noise_mode: 'const', 'random' or 'none'.
         batch_size: Number of images rendered at once.
-        first_noise_seed: Seed of the random noise of the first image; it increases by 1 with each image.
+        first_noise_seed: Seed of the random noise of the first image; it increases by 1 with each latent.
+        as_projected: The latents were found by projection, not taken from seeds.
+        transforms: See `render_seeds`.
 
     Yields:
         uint8 [C, H, W].
     """
     has_own_noise = bool(projected.noise) and noise_mode == 'const'
-    step = 1 if has_own_noise else batch_size
+    is_exact = has_own_noise or (as_projected and not noise_buffers(G))
+    step = 1 if is_exact or len(transforms) > 1 else batch_size
     for start in range(0, len(projected), step):
         ws = torch.from_numpy(projected.ws[start : start + step]).to(device)
         noise_seeds = range(first_noise_seed + start, first_noise_seed + start + len(ws))
-        with contextlib.ExitStack() as stack:
-            if has_own_noise:
-                stack.enter_context(use_projected_noise(G, projected, start))
-                stack.enter_context(misc.without_tf32())
-            rendered = render(G, ws, noise_mode, noise_seeds, force_fp32=has_own_noise)
-        yield from rendered
+        for transform in transforms:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(use_transform(G, transform))
+                if has_own_noise:
+                    stack.enter_context(use_projected_noise(G, projected, start))
+                if is_exact:
+                    stack.enter_context(misc.without_tf32())
+                rendered = render(G, ws, noise_mode, noise_seeds, force_fp32=is_exact)
+            yield from rendered
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 This is the optimization of arXiv 1912.04958, appendix D, with the published numbers: w starts at the mean of W and
 follows the gradient of a perceptual distance, while decaying noise is added to it. The noise maps of the synthesis
 network are optimized as well, with a penalty on correlations between pixels, so that they do not encode the picture.
+Networks without noise, such as those of StyleGAN3, have only w to optimize.
 
 Shapes: C image channels, H W height and width, L number of w vectors of the generator (`num_ws`), D features.
 """
