@@ -8,7 +8,6 @@ and shape, with none missing or left over.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 import threading
 import warnings
@@ -19,30 +18,12 @@ import numpy as np
 import torch
 from torch.nn.modules.module import register_module_module_registration_hook
 
-import dnnlib
 from dnnlib.text import excerpt
+from network_files import generations
 from network_files.errors import NetworkPickleError, UnsupportedNetworkError
 from network_files.plain_values import TooDeep, walk
 
 NETWORK_KEYS = ('G', 'D', 'G_ema')
-KNOWN_CLASSES = {
-    'Generator': 'training.networks_stylegan2',
-    'MappingNetwork': 'training.networks_stylegan2',
-    'SynthesisNetwork': 'training.networks_stylegan2',
-    'SynthesisBlock': 'training.networks_stylegan2',
-    'SynthesisLayer': 'training.networks_stylegan2',
-    'ToRGBLayer': 'training.networks_stylegan2',
-    'FullyConnectedLayer': 'training.networks_stylegan2',
-    'Conv2dLayer': 'training.networks_stylegan2',
-    'Discriminator': 'training.networks_stylegan2',
-    'DiscriminatorBlock': 'training.networks_stylegan2',
-    'DiscriminatorEpilogue': 'training.networks_stylegan2',
-    'MinibatchStdLayer': 'training.networks_stylegan2',
-    'AugmentPipe': 'training.augment',
-}
-"""Modules of this project by the class names that files may contain."""
-
-FP16_SETTINGS = dict(num_fp16_res=4, conv_clamp=256)
 _MAX_ARGUMENT_VALUES = 10_000
 _MAX_ARGUMENT_DEPTH = 8
 _MAX_STRING_LENGTH = 1_000  # constructors may quote all of them in an error
@@ -110,7 +91,7 @@ def build(
     """Build a network on the CPU with the values in `tensors`.
 
     Args:
-        class_name: One of KNOWN_CLASSES.
+        class_name: One of `generations.KNOWN_CLASSES`.
         args: Positional arguments of its constructor.
         kwargs: Keyword arguments of its constructor.
         tensors: Every parameter and buffer by its dotted name.
@@ -128,14 +109,15 @@ def build(
         raise NetworkPickleError(f'{where} was not opened: the arguments of its constructor are missing')
     _check_arguments([*args, dict(kwargs)], where, num_tensors=len(tensors))
     try:
-        kwargs = _adapt_kwargs(class_name, kwargs)
+        cls = generations.class_for(class_name, kwargs, tensors)
+        kwargs = generations.adapted(cls, kwargs)
         if force_fp16:
-            kwargs = with_fp16(class_name, kwargs)
-        module = construct_on_meta(class_name, args, kwargs, allowance)
+            kwargs = generations.with_fp16(cls, kwargs)
+        module = _construct(cls, args, kwargs, allowance)
     except Exception as error:  # arguments from a file can make a constructor raise anything
+        complaint = excerpt(error).removesuffix('.') or type(error).__name__
         raise UnsupportedNetworkError(
-            where,
-            f'{class_name} cannot be built from the arguments in the file ({excerpt(error) or type(error).__name__})',
+            where, f'{class_name} cannot be built from the arguments in the file ({complaint})'
         ) from error
     _compare(module, tensors, where)
     allowance.spend(sum(tensor.numel() for tensor in tensors.values()), where)
@@ -145,17 +127,21 @@ def build(
 def construct_on_meta(
     class_name: str, args: Sequence[Any], kwargs: Mapping[str, Any], allowance: Allowance
 ) -> torch.nn.Module:
-    """Call the constructor of one of KNOWN_CLASSES, without memory for the values of the network.
+    """Call the constructor of one of `generations.KNOWN_CLASSES`, without memory for the values of the network.
 
     Raises:
         ValueError: The network has more modules than are left in `allowance`.
         Exception: Anything that the constructor raises for unsuitable arguments.
     """
-    cls = dnnlib.util.get_obj_by_name(f'{KNOWN_CLASSES[class_name]}.{class_name}')
-    inspect.signature(cls).bind(*args, **kwargs)
+    return _construct(generations.class_for(class_name, kwargs, ()), args, kwargs, allowance)
+
+
+def _construct(cls: Any, args: Sequence[Any], kwargs: Mapping[str, Any], allowance: Allowance) -> torch.nn.Module:
+    generations.check_arguments(cls, args, kwargs)
     with torch.device('meta'), counting_modules(allowance), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # such as those of NumPy about divisions by a size of 0
-        return cls(*args, **kwargs)
+        module: torch.nn.Module = cls(*args, **kwargs)
+        return module
 
 
 @contextlib.contextmanager
@@ -174,13 +160,6 @@ def counting_modules(allowance: Allowance) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def with_fp16(class_name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return constructor arguments with half precision in the 4 highest resolutions and activations clamped at 256."""
-    if class_name == 'Generator':
-        return {**kwargs, 'synthesis_kwargs': {**(kwargs.get('synthesis_kwargs') or {}), **FP16_SETTINGS}}
-    return {**kwargs, **FP16_SETTINGS}
 
 
 def named_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -232,20 +211,6 @@ def _check_argument(value: Any, where: str) -> None:
 
 def _bad_arguments(where: str, reason: str) -> NetworkPickleError:
     return NetworkPickleError(f'{where} was not opened: the arguments of its constructor are not usable ({reason})')
-
-
-def _adapt_kwargs(class_name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return constructor arguments in the current layout; stylegan3 wrote synthesis options at the top level."""
-    kwargs = dict(kwargs)
-    if class_name == 'Generator':
-        cls = dnnlib.util.get_obj_by_name(f'{KNOWN_CLASSES[class_name]}.{class_name}')
-        known = inspect.signature(cls).parameters
-        loose = {key: kwargs.pop(key) for key in list(kwargs) if key not in known}
-        synthesis_kwargs = {**loose, **(kwargs.get('synthesis_kwargs') or {})}
-        synthesis_kwargs.pop('fused_modconv_default', None)  # affects how convolutions are computed, not their results
-        if synthesis_kwargs:
-            kwargs['synthesis_kwargs'] = synthesis_kwargs
-    return kwargs
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from dnnlib.text import excerpt
-from network_files.construction import KNOWN_CLASSES, Allowance
+from network_files.construction import Allowance
 from network_files.errors import NetworkPickleError
+from network_files.generations import KNOWN_CLASSES
 from network_files.plain_values import TooDeep, walk
 from network_files.safe_pickle import ForeignObject, Global, PersistentObject
 

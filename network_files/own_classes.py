@@ -15,9 +15,8 @@ from typing import Any
 
 import torch
 
-import dnnlib
 from dnnlib.text import excerpt
-from network_files import construction, left_out, safe_pickle
+from network_files import construction, generations, left_out, safe_pickle
 from network_files.errors import NetworkPickleError, UnsupportedNetworkError
 from network_files.reading import CLASS_OF, NETWORK_KEYS
 
@@ -71,8 +70,8 @@ def _replace(old: Any, key: str, where: str, force_fp16: bool) -> torch.nn.Modul
     class_name = CLASS_OF[key]
     if not hasattr(old, 'init_kwargs') or not hasattr(old, 'init_args'):
         raise UnsupportedNetworkError(where, 'the arguments of its constructor are not in the file')
-    kwargs = _known_arguments(class_name, old.init_kwargs)
     tensors = construction.named_tensors(old)
+    kwargs = _known_arguments(generations.class_for(class_name, old.init_kwargs, tensors), old.init_kwargs)
     allowance = construction.Allowance(sum(tensor.numel() for tensor in tensors.values()))
     new = construction.build(class_name, old.init_args, kwargs, tensors, where, allowance, force_fp16)
     new.eval().requires_grad_(False)
@@ -81,26 +80,28 @@ def _replace(old: Any, key: str, where: str, force_fp16: bool) -> torch.nn.Modul
     return new
 
 
-def _known_arguments(class_name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def _known_arguments(cls: type, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that this project's class knows; whether the others matter, the results show."""
     known: dict[str, Any] = {}
-    parameters = _parameters([class_name])
-    synthesis = _parameters(_LAYERS_OF['Generator', 'synthesis_kwargs'])
+    parameters = _parameters(cls, [cls.__name__])
+    synthesis = _parameters(cls, _LAYERS_OF['Generator', 'synthesis_kwargs'])
     for key, value in kwargs.items():
-        if (class_name, key) in _LAYERS_OF and isinstance(value, Mapping):
-            names = _parameters(_LAYERS_OF[class_name, key])
+        if (cls.__name__, key) in _LAYERS_OF and isinstance(value, Mapping):
+            names = _parameters(cls, _LAYERS_OF[cls.__name__, key])
             known[key] = {name: item for name, item in value.items() if name in names}
-        elif key in parameters or (class_name == 'Generator' and key in synthesis):
+        elif key in parameters or (cls.__name__ == 'Generator' and key in synthesis):
             known[key] = value
     return known
 
 
-def _parameters(class_names: list[str]) -> set[str]:
-    classes = [dnnlib.util.get_obj_by_name(f'{construction.KNOWN_CLASSES[name]}.{name}') for name in class_names]
+def _parameters(cls: type, class_names: list[str]) -> set[str]:
+    """Return the names of the arguments of some classes in the module of `cls`, if it has them."""
+    module = sys.modules[cls.__module__]
     return {
         parameter.name
-        for cls in classes
-        for parameter in inspect.signature(cls).parameters.values()
+        for name in class_names
+        if hasattr(module, name)
+        for parameter in inspect.signature(getattr(module, name)).parameters.values()
         if parameter.kind is not parameter.VAR_KEYWORD
     }
 

@@ -15,12 +15,13 @@ import torch
 from dnnlib.text import excerpt
 from network_files import construction
 from network_files.errors import NetworkPickleError, UnsupportedNetworkError
+from network_files.generations import KNOWN_CLASSES
 from network_files.safe_pickle import ForeignObject, Global, PersistentObject
 
 _MAX_DEPTH = 32
 
 # Modules of classes that are pickled without persistence, by forks and early versions of the published code.
-_MODULE_NAMES = ('training.networks', 'training.networks_stylegan2', 'training.augment')
+_MODULE_NAMES = ('training.networks', 'training.networks_stylegan2', 'training.networks_stylegan3', 'training.augment')
 
 
 def _named_class(class_name: str) -> Callable[[], PersistentObject]:
@@ -28,9 +29,7 @@ def _named_class(class_name: str) -> Callable[[], PersistentObject]:
 
 
 READERS = {
-    f'{module}.{class_name}': _named_class(class_name)
-    for module in _MODULE_NAMES
-    for class_name in construction.KNOWN_CLASSES
+    f'{module}.{class_name}': _named_class(class_name) for module in _MODULE_NAMES for class_name in KNOWN_CLASSES
 }
 """Readers for `safe_pickle.loads`: objects that a pickle names by module and class, without their source."""
 
@@ -55,7 +54,7 @@ def rebuild(
     """
     tensors: dict[str, torch.Tensor] = {}
     for path, part in _walk(stored, where, allowance):
-        if part.class_name not in construction.KNOWN_CLASSES:
+        if part.class_name not in KNOWN_CLASSES:
             raise _unsupported(part.class_name, _origin(part), path, where)
         tensors.update(_tensors_of(part, path, where, allowance))
     assert isinstance(stored, PersistentObject)  # `_walk` raises for the others

@@ -1,16 +1,15 @@
 """Open network files: pickles of PyTorch and TensorFlow, and safetensors, without executing anything in them.
 
-`load_network_pkl` reads what `train.py` and the published PyTorch code write (a dict of `G`, `D`, `G_ema`,
-`augment_pipe` and `training_set_kwargs`), the TensorFlow pickles of StyleGAN2 and StyleGAN2-ADA, and the safetensors
-files of this project. The networks are rebuilt from the arguments of their constructors with the classes of this
-project, then filled with the stored values, each of which must match a parameter or buffer by name and shape. Objects
-of other classes under other keys are left out. Only `trust=True` runs the source that a pickle carries, as
-`pickle.load` does.
+`load_network_pkl` reads what `train.py` and the published PyTorch code of StyleGAN2-ADA and StyleGAN3 write (a dict of
+`G`, `D`, `G_ema`, `augment_pipe` and `training_set_kwargs`), the TensorFlow pickles of StyleGAN2 and StyleGAN2-ADA, and
+the safetensors files of this project. The networks are rebuilt from the arguments of their constructors with the
+classes of this project, then filled with the stored values, each of which must match a parameter or buffer by name and
+shape. Objects of other classes under other keys are left out. Only `trust=True` runs the source that a pickle carries,
+as `pickle.load` does.
 """
 
 from __future__ import annotations
 
-import inspect
 import pickle
 from collections.abc import Collection
 from typing import Any, BinaryIO
@@ -19,7 +18,7 @@ import torch
 
 from dnnlib.text import excerpt
 from dnnlib.util import is_url, open_url
-from network_files import construction, left_out, other_formats, persistent, safe_pickle, safetensors_files
+from network_files import construction, generations, left_out, other_formats, persistent, safe_pickle, safetensors_files
 from network_files.errors import TRUST_HINT, NetworkPickleError, UnsupportedNetworkError
 from network_files.safe_pickle import ForeignObject, Global, PersistentObject
 from network_files.tensorflow import conversion, sources
@@ -69,8 +68,8 @@ def load_network_pkl(
 
     Returns:
         Dict of `G`, `D`, `G_ema` (modules on the CPU, eval mode, without gradients; `G` and `D` are None if the file
-        lacks them), `augment_pipe` (module or None), `training_set_kwargs` (dict or None), and the other keys of the
-        file, unchanged.
+        lacks them, and the same module as `G_ema` if it stands in for them), `augment_pipe` (module or None),
+        `training_set_kwargs` (dict or None), and the other keys of the file, unchanged.
 
     Raises:
         NetworkPickleError: It is not a network pickle, or contains something unknown. One sentence.
@@ -91,6 +90,8 @@ def load_network_pkl(
     for key, value in data.items():
         if isinstance(value, torch.nn.Module):
             value.eval().requires_grad_(False)
+        if key == 'D' and value is data['G_ema']:
+            continue  # it stands in for D, since published programs open no file without one
         if value is not None and key in CLASS_OF and not (trust and key == 'augment_pipe'):
             is_network = isinstance(value, torch.nn.Module)
             if not is_network or not (trust or type(value).__name__ == CLASS_OF[key]):
@@ -182,12 +183,7 @@ def _require_dict(data: Any, name: str) -> dict[str, Any]:
 
 def _remake_with_fp16(old: Any) -> torch.nn.Module:
     """Rebuild a module of a trusted pickle, whose class is that in the file."""
-    kwargs = dict(old.init_kwargs)
-    nested = inspect.signature(type(old)).parameters.get('synthesis_kwargs')
-    if nested is not None and nested.kind is nested.VAR_KEYWORD:  # as in the code published after StyleGAN2-ADA
-        kwargs |= construction.FP16_SETTINGS
-    else:
-        kwargs = construction.with_fp16(type(old).__name__, kwargs)
+    kwargs = generations.with_fp16(type(old), old.init_kwargs)
     new = type(old)(*old.init_args, **kwargs)
     misc.copy_params_and_buffers(old, new, require_all=True)
     return new

@@ -19,6 +19,7 @@ from dnnlib.json_input import parse_json
 from dnnlib.text import excerpt
 from network_files import construction
 from network_files.errors import NetworkPickleError
+from network_files.generations import KNOWN_CLASSES
 from torch_utils import persistence
 
 FORMAT = 'ada-gan-networks'
@@ -58,7 +59,9 @@ def write(data: dict[str, Any], path: str | os.PathLike) -> None:
     other: dict[str, Any] = {}
     values: dict[str, torch.Tensor] = {}
     for key, value in data.items():
-        if isinstance(value, torch.nn.Module):
+        if key == 'D' and value is data.get('G_ema'):
+            other[key] = None  # it stands in for D, which only pickles need
+        elif isinstance(value, torch.nn.Module):
             networks[key] = _describe(value, key)
             for name, tensor in construction.named_tensors(value).items():
                 values[f'{key}.{name}'] = tensor.detach().cpu().contiguous().clone()
@@ -87,7 +90,7 @@ def _encode(value: dict[str, Any], what: str) -> str:
 
 def _describe(module: Any, key: str) -> dict[str, Any]:
     class_name = type(module).__name__
-    if class_name not in construction.KNOWN_CLASSES or not persistence.is_persistent(module):
+    if class_name not in KNOWN_CLASSES or not persistence.is_persistent(module):
         raise ValueError(f'{key} is of class {class_name!r}, which safetensors files do not support: write a pickle')
     return dict(
         class_name=class_name,
@@ -139,7 +142,7 @@ def read(content: bytes, name: str, allowance: construction.Allowance, force_fp1
         if not isinstance(description, dict):
             raise NetworkPickleError(f'{where} is not described')
         class_name = description.get('class_name')
-        if not isinstance(class_name, str) or class_name not in construction.KNOWN_CLASSES:
+        if not isinstance(class_name, str) or class_name not in KNOWN_CLASSES:
             raise NetworkPickleError(
                 f'{where} is of class {excerpt(class_name)!r}, which this version does not support'
             )

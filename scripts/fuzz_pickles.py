@@ -31,6 +31,7 @@ from scripts.fuzzing.campaign import Campaign
 from scripts.fuzzing.mutations import KINDS, mutations_for
 from scripts.fuzzing.pickle_attacks import MADE_BY_ATTACK, attacks
 from scripts.fuzzing.sandbox import OPENED, Sandbox, Watch
+from training import networks_stylegan3
 from training.augment import AugmentPipe
 from training.networks_stylegan2 import Discriminator, Generator
 
@@ -56,6 +57,12 @@ def small_networks() -> dict[str, Any]:
     }
 
 
+def tiny_stylegan3() -> torch.nn.Module:
+    """Return a small generator of StyleGAN3."""
+    layers: dict[str, Any] = dict(channel_base=32, channel_max=4, num_layers=2, num_critical=1, margin_size=1)
+    return networks_stylegan3.Generator(4, 2, 4, 8, 1, {'num_layers': 1}, use_radial_filters=True, **layers)
+
+
 def valid_files(folder: Path) -> dict[str, bytes]:
     """Return files to mutate, by name. Most are tiny, for speed.
 
@@ -66,9 +73,12 @@ def valid_files(folder: Path) -> dict[str, bytes]:
     files = {'own': pickle.dumps(networks)}
     tiny = {'G_ema': Generator(2, 0, 2, 4, 1, {'num_layers': 1}, {'channel_base': 8}), 'training_set_kwargs': {'a': 1}}
     files |= {f'own, protocol {protocol}': pickle.dumps(tiny, protocol=protocol) for protocol in (0, 2, 4, 5)}
-    files |= {path.name: path.read_bytes() for path in sorted(GOLDEN.glob('*.pkl')) if 'stylegan3' not in path.name}
-    safetensors_files.write(networks, folder / 'own.safetensors')
-    files['own safetensors'] = (folder / 'own.safetensors').read_bytes()
+    files |= {path.name: path.read_bytes() for path in sorted(GOLDEN.glob('*.pkl'))}
+    stylegan3 = {'G_ema': tiny_stylegan3(), 'D': networks['D']}
+    files['own, StyleGAN3'] = pickle.dumps(stylegan3)
+    for name, content in {'own': networks, 'own, StyleGAN3,': stylegan3}.items():
+        safetensors_files.write(content, folder / 'own.safetensors')
+        files[f'{name} safetensors'] = (folder / 'own.safetensors').read_bytes()
     return files
 
 

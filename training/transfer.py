@@ -25,7 +25,7 @@ def open_pretrained(url: str, networks: Mapping[str, torch.nn.Module]) -> dict[s
     """
     pretrained = open_network(url, keys=tuple(networks))
     for name in networks:
-        if pretrained[name] is None:
+        if pretrained[name] is None or (name == 'D' and pretrained['D'] is pretrained['G_ema']):
             raise ValueError(
                 f'{url} has no {name}, but training continues with G, D and G_ema: use a snapshot of a training run.'
             )

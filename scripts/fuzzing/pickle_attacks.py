@@ -17,6 +17,7 @@ from scripts.fuzzing.pickle_parts import (
     load_from,
     long_double,
     named,
+    number,
     put,
     raw_bytes,
     scalar,
@@ -103,6 +104,7 @@ def attacks() -> dict[str, bytes]:
         **exhausting_structures(),
         **exhausting_values(),
         **absurd_sizes(),
+        **stylegan3_generators(),
         **shared_descriptions(),
         **odd_numbers(),
         **class_names(),
@@ -272,6 +274,55 @@ def absurd_sizes() -> dict[str, bytes]:
         for value in (2**31, 2**1000)
     }  # fmt: skip
     return {**sizes, **nested_sizes}
+
+
+def stylegan3_generators() -> dict[str, bytes]:
+    """Return pickles of StyleGAN3 generators with absurd options; their constructors design filters.
+
+    All have a hundred small tensors, as many as the layers that they may ask for.
+    """
+    tensor = (named('torch._utils', '_rebuild_tensor_v2') + b'(' + load_from(storage_bytes(1, b'1234'))
+              + b'K\0))\x89NtR')  # fmt: skip
+    names = b''.join(text(f'synthesis.L{k}_36_4.magnitude_ema') + get(7) for k in range(100))
+    tensors = tensor + put(7) + b'}(' + names + b'u' + put(8)
+    integers = {
+        f'{name}={value:.3g}': {name: integer(value)}
+        for name in ('img_resolution', 'channel_base', 'channel_max', 'num_layers', 'num_critical', 'margin_size',
+                     'filter_size', 'lrelu_upsampling', 'conv_kernel', 'num_fp16_res')
+        for value in (-1, 100_000, 2**62)
+    }  # fmt: skip
+    numbers = {
+        f'{name}={value}': {name: number(value)}
+        for name in ('first_cutoff', 'first_stopband', 'last_stopband_rel')
+        for value in (1e-300, 1e18, float('nan'), float('inf'), -2.0)
+    }
+    sides = array(dtype_of('i8'), 2, struct.pack('<2q', 9, 2**40))
+    kinds = {
+        f'{name} of an odd type, {index}': {name: value}
+        for name in ('num_layers', 'num_critical', 'margin_size', 'filter_size', 'img_resolution', 'mapping_kwargs')
+        for index, value in enumerate([text('14'), b')', dict_of(x=b'K\1'), number(0.5), _doubled(60), sides])
+    }
+    largest = {'img_resolution': integer(2**13), 'num_layers': b'K\x64', 'num_critical': b'K\0',
+               'filter_size': b'K\x10', 'lrelu_upsampling': b'K\4'}  # fmt: skip
+    few = {'num_layers': b'K\3', 'num_critical': b'K\1', 'first_cutoff': number(0.3), 'first_stopband': number(0.5)}
+    others = {
+        'the most that is allowed': largest,
+        'the largest step': {**largest, **few},
+        'thousands of layers, nested': {'synthesis_kwargs': dict_of(num_layers=integer(5000))},
+        'thousands of mapping layers': {'mapping_kwargs': dict_of(num_layers=integer(5000))},
+    }
+    options = {**integers, **numbers, **kinds, **others}
+    state = {
+        f'StyleGAN3: {name}': dict_of(_parameters=get(8), _init_kwargs=_plain_options(
+            **{'img_resolution': b'K\x20', 'use_radial_filters': b'\x88', 'first_cutoff': b'K\2', **changes}))
+        for name, changes in options.items()
+    }  # fmt: skip
+    huge = named('torch._utils', '_rebuild_tensor_v2') + b'(' + load_from(storage_bytes(1, b'1234')) + b'K\0('
+    huge += integer(2**40) + b'K\2t(K\0K\0t\x89NtR'
+    state['StyleGAN3: frequencies of 2^41 values in 4 bytes'] = dict_of(
+        _buffers=dict_of(**{'synthesis.input.freqs': huge}), _init_kwargs=_plain_options()
+    )
+    return {name: tensors + _as_generator(_persistent(text('Generator'), content)) for name, content in state.items()}
 
 
 def shared_descriptions() -> dict[str, bytes]:

@@ -33,6 +33,11 @@ def integer(value: int) -> bytes:
     return b'\x8b' + struct.pack('<I', len(raw)) + raw
 
 
+def number(value: float) -> bytes:
+    """Push a floating-point number."""
+    return b'G' + struct.pack('>d', value)
+
+
 def storage_bytes(count: int, values: bytes, inner: bytes = b'') -> bytes:
     """Return the argument of torch.storage._load_from_bytes, with a claimed number of elements."""
     texts = text('storage') + named('torch', 'FloatStorage') + text('0') + text('cpu')
