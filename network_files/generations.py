@@ -47,21 +47,23 @@ _ONLY_IN_TRAINING = ('freeze_layers', 'freeze_embed')  # arguments of StyleGAN3'
 
 _SIDE = Integer(1, 2**13)
 _FREQUENCY = Number(2**-10, 2**13)
-_LAYOUT_OF_STYLEGAN3 = {
+STYLEGAN3_KEYWORDS = {
     'num_layers': Integer(1, 100),
     'num_critical': Integer(0, 100),
     'first_cutoff': _FREQUENCY,
     'first_stopband': _FREQUENCY,
     'last_stopband_rel': Number(1, 2**10),  # sampling rates never decrease from layer to layer
-    'margin_size': Integer(0, 2**10),
+    'margin_size': Integer(0, 1000),
     'output_scale': Number(-1e6, 1e6),
-    'conv_kernel': Integer(1, 2**5),
+    'conv_kernel': Integer(1, 15),
     'filter_size': Integer(1, 2**4),
     'lrelu_upsampling': Integer(1, 4),
     'magnitude_ema_beta': Number(0, 1),
 }
+"""Rules of the keywords that only StyleGAN3's generator has."""
+
 _ARGUMENTS_OF_STYLEGAN3 = {
-    **_LAYOUT_OF_STYLEGAN3,
+    **STYLEGAN3_KEYWORDS,
     'img_resolution': Either(_SIDE, ListOf(_SIDE, min_length=2, max_length=2)),
     'num_fp16_res': Integer(0, 32),
     'conv_clamp': Optional(Number(0, 1e9)),
@@ -115,7 +117,7 @@ def _is_stylegan3(kwargs: Mapping[str, Any], tensor_names: Iterable[str]) -> boo
             return True
         if name.startswith(_TENSORS_OF_STYLEGAN2):
             return False
-    return not kwargs.keys().isdisjoint(_LAYOUT_OF_STYLEGAN3)
+    return not kwargs.keys().isdisjoint(STYLEGAN3_KEYWORDS)
 
 
 def adapted(cls: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:

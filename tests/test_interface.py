@@ -85,6 +85,7 @@ NAMES_IN_FILES = [
     'training.dataset.ImageFolderDataset',
     'training.networks_stylegan2.Generator',
     'training.networks_stylegan2.Discriminator',
+    'training.networks_stylegan3.Generator',
     'training.augment.AugmentPipe',
     'training.loss.StyleGAN2Loss',
 ]

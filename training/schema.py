@@ -28,6 +28,7 @@ from dnnlib.schema import (
     Rule,
     Text,
 )
+from network_files.generations import STYLEGAN3_KEYWORDS
 from training import known_classes
 
 MAX_KIMG = 1e9
@@ -128,20 +129,10 @@ STYLEGAN3_GENERATOR_KEYWORDS = Record(
         'mapping_kwargs': Record({'num_layers': Integer(1, 100), 'lr_multiplier': _POSITIVE, 'w_avg_beta': _FRACTION}),
         'channel_base': _COUNT,
         'channel_max': _WIDTH,
-        'num_layers': Integer(1, 100),
-        'num_critical': Integer(0, 100),
-        'first_cutoff': Number(0, _MAX_WIDTH, above_low=True),
-        'first_stopband': Number(0, _MAX_WIDTH, above_low=True),
-        'last_stopband_rel': Number(0, 100, above_low=True),
-        'margin_size': Integer(0, 1000),
-        'output_scale': Number(-1e6, 1e6),
         'num_fp16_res': Integer(0, 32),
-        'conv_kernel': Integer(1, 15),
-        'filter_size': Integer(1, 100),
-        'lrelu_upsampling': Integer(1, 16),
         'use_radial_filters': Flag(),
         'conv_clamp': _CLAMP,
-        'magnitude_ema_beta': _FRACTION,
+        **STYLEGAN3_KEYWORDS,
     },
     required=['z_dim', 'w_dim'],
 )
