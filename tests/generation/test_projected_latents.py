@@ -163,3 +163,22 @@ def test_shapes_are_checked_before_numbers_are_read(G, tmp_path, key, count, hin
             archive.writestr(name, content)
     with pytest.raises(InvalidArgument, match=f'w.npz .*({hint})'):
         projected_latents.read(path, G)
+
+
+def test_headers_that_are_not_python(tmp_path):
+    """numpy reads headers with Python's tokenizer, which has errors of its own."""
+    path = tmp_path / 'x.npz'
+    for header in (
+        '{',
+        '(((',
+        '"""',
+        '{"descr": 3',
+        '\\',
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1,",
+        '0' * 5000,
+    ):
+        with zipfile.ZipFile(path, 'w') as archive:
+            text = header.ljust(60).encode()
+            archive.writestr('w.npy', b'\x93NUMPY\x01\x00' + len(text).to_bytes(2, 'little') + text)
+        with pytest.raises(InvalidArgument, match='plain arrays'):
+            projected_latents.check_readable(path)
