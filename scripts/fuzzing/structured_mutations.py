@@ -6,6 +6,7 @@ Each mutation is a function of a file, a random generator, and other files to ta
 
 from __future__ import annotations
 
+import copy
 import gzip
 import io
 import json
@@ -48,12 +49,12 @@ def mutate_json(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
     for _ in range(rng.choice([1, 1, 1, 2, 5])):
         slots = _slots(value)
         if not slots or rng.random() < 0.02:
-            value = rng.choice(_ODD_VALUES)
+            value = copy.deepcopy(rng.choice(_ODD_VALUES))
             break
         container, key = rng.choice(slots)
         kind = rng.randrange(6)
         if kind <= 2:
-            container[key] = rng.choice(_ODD_VALUES)
+            container[key] = copy.deepcopy(rng.choice(_ODD_VALUES))
         elif kind == 3:
             other_container, other_key = rng.choice(slots)
             container[key] = json.loads(json.dumps(other_container[other_key]))
