@@ -168,6 +168,7 @@ def main(
         for network in networks
         for network_pkl in list_network_pkls(network, every)
     ]
+    check_transforms(jobs, metric_names)
     if launcher.is_first_process():
         check_detectors(jobs, metric_names)
 
@@ -222,7 +223,10 @@ def check_detectors(jobs: list[MetricJob], metric_names: tuple[str, ...]) -> Non
 
     metrics_of: dict[str, list[str]] = {}
     for name in metric_names:
-        metrics_of.setdefault(metric_table.find_metric(name)[0].needs.call.detector, []).append(name)
+        call = metric_table.find_metric(name)[0].needs.call
+        if call is not None:
+            metrics_of.setdefault(call.detector, []).append(name)
+    needs_none = len(metric_table.needing_detector(metric_names)) < len(metric_names)
     for folder, size in {(job.options.detectors, sides(job.resolution)) for job in jobs}:
         failures: dict[str, str] = {}
         for names in metrics_of.values():
@@ -230,10 +234,21 @@ def check_detectors(jobs: list[MetricJob], metric_names: tuple[str, ...]) -> Non
                 evaluation.check_detectors(names, folder, list(size))
             except DetectorError as error:
                 failures[', '.join(names)] = str(error)
-        if len(failures) == len(metrics_of):
+        if failures and len(failures) == len(metrics_of) and not needs_none:
             raise usage_error('--detectors', next(iter(failures.values())))
         for text, reason in failures.items():
             print(f'Warning: {text} will not be computed: {message_line(reason)}', file=sys.stderr, flush=True)
+
+
+def check_transforms(jobs: list[MetricJob], metric_names: tuple[str, ...]) -> None:
+    """Check that the metrics of equivariance, if there are any, can be computed for one of the networks."""
+    names = metric_table.needing_transform(metric_names)
+    if names and not any(job.takes_transform for job in jobs):
+        raise usage_error(
+            '--metrics',
+            f'{", ".join(names)} cannot be computed for {excerpt(jobs[0].network)}: only the input of networks of '
+            'StyleGAN3 can be moved and rotated. Use such a network, or other metrics.',
+        )
 
 
 def verify_published_detectors(verbose: bool) -> None:
@@ -283,6 +298,7 @@ def make_job(
     options: dict[str, Any],
 ) -> MetricJob:
     """Complete the options for one network, and check that its dataset exists and matches the network."""
+    from metrics.features.transformed_images import takes_transform
     from metrics.jobs import MetricJob
     from network_files.reading import open_network
 
@@ -304,7 +320,8 @@ def make_job(
         detectors=detector_dir,
         **options,
     )
-    return MetricJob(network, content['G_ema'].img_resolution, metric_options, run_dir, trust_pickle)
+    G = content['G_ema']
+    return MetricJob(network, G.img_resolution, metric_options, run_dir, trust_pickle, takes_transform(G))
 
 
 def read_run_options(network: str) -> tuple[str | None, dict[str, Any]]:

@@ -31,7 +31,9 @@ from dnnlib.outputs import OutputFolder
 from dnnlib.signals import STOPPED_STATUS
 from dnnlib.streams import tolerate_lost_output
 from dnnlib.util import is_url
+from metrics import metric_table
 from metrics.cli_types import MetricNames
+from training import known_classes
 from training.options import DEFAULT_ADA_TARGET, DEFAULT_AUG, LATEST, NO_RESUME, VERIFY_DATA, Options
 from training.presets import AUGPIPE_NAMES, DEFAULT_AUGPIPE, PRESET_NAMES, RESUME_SOURCES
 
@@ -277,6 +279,7 @@ def run_checks(
     from training import setup
     from training.run import preflight, resuming
 
+    check_transforms(config)
     if run is not None:
         resuming.check_networks(run, config, dataset)
     if run is not None and run.has_moved_data:
@@ -285,7 +288,7 @@ def run_checks(
     if run is None and config.resume_pkl is not None and not (options.dry_run and is_url(config.resume_pkl)):
         with usage_errors('--resume'):
             setup.check_resume(config, dataset)
-    if config.metrics:
+    if metric_table.needing_detector(config.metrics):
         checks.append(check_detectors(config, dataset, download=not options.dry_run))
     return checks
 
@@ -306,6 +309,17 @@ def check_moved_dataset(run: ResumedRun, dataset: ImageFolderDataset) -> None:
         )
 
 
+def check_transforms(config: TrainingConfig) -> None:
+    """Check that the metrics of equivariance, if there are any, can be computed for the generator."""
+    names = metric_table.needing_transform(config.metrics)
+    if names and config.G_kwargs['class_name'] == known_classes.GENERATOR:
+        raise usage_error(
+            '--metrics',
+            f'{", ".join(names)} cannot be computed for StyleGAN2: only the input of networks of StyleGAN3 can be '
+            'moved and rotated. Use other metrics.',
+        )
+
+
 def check_detectors(config: TrainingConfig, dataset: ImageFolderDataset, download: bool) -> Finding:
     """Load the detectors of the metrics, and download missing ones if `download` is set."""
     from metrics import evaluation
@@ -319,7 +333,8 @@ def check_detectors(config: TrainingConfig, dataset: ImageFolderDataset, downloa
         option = '--detectors' if config.detectors else '--metrics'
         raise usage_error(option, f'{reason}; or train without metrics: --metrics=none.') from error
     source = config.detectors or ('the published ones' if download else 'the published ones, if already downloaded')
-    return Finding('detectors', f'for {", ".join(config.metrics)}: {source}')
+    names = metric_table.needing_detector(config.metrics)
+    return Finding('detectors', f'for {", ".join(names)}: {source}')
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -69,7 +69,8 @@ class Evaluation:
             On the main rank, a dict with the keys of the published code: `results` (name → value), `metric`,
             `total_time` (seconds), `total_time_str`, `num_gpus`, `snapshot_pkl` (None) and `timestamp`. It also has
             `bootstrap` if an interval was requested, and what the numbers depend on: `num_images`, `seed`, `batch`,
-            `detector`, `dataset_sha256`, `network_sha256` and `versions`. On other ranks, None.
+            `detector` (None if the metric needs none), `dataset_sha256`, `network_sha256` and `versions`. On other
+            ranks, None.
 
         Raises:
             ValueError: The detector, the dataset or the images cannot be used.
@@ -77,7 +78,8 @@ class Evaluation:
         start = time.monotonic()
         entry, name = find_metric(metric)
         data, num_images = self._gather_data(entry, name)
-        detector = self._samples.prepare_detector(entry.needs.call)
+        call = entry.needs.call
+        detector = None if call is None else self._samples.prepare_detector(call)
         dataset_sha256 = self._samples.dataset_sha256()
         with failing_together(self._world):
             if not self._world.is_main:
@@ -95,8 +97,7 @@ class Evaluation:
                 'num_images': num_images,
                 'seed': self._options.seed,
                 'batch': self._options.batch,
-                'detector': {'name': detector.name, 'sha256': detector.sha256},
-                **alpha_entry(self._G.img_channels),
+                **_detector_entries(detector, self._G.img_channels),
                 'dataset_sha256': dataset_sha256,
                 'network_sha256': network_sha256(self._G),
                 'versions': _versions(),
@@ -118,17 +119,25 @@ class Evaluation:
         return {part: self._samples.get(request) for part, request in requests.items()}, num_images
 
 
-def _compute_values(entry: TableEntry, inputs: MetricInputs, detector: Detector) -> dict[str, Any]:
+def _compute_values(entry: TableEntry, inputs: MetricInputs, detector: Detector | None) -> dict[str, Any]:
     """Return the beginning of a result: `results`, `metric`, and `bootstrap` if requested."""
     values = entry.compute(inputs)
     for ending, value in values.items():
         if not np.isfinite(value):
             raise MetricError(f'{inputs.name.text}{ending} is {value} for these images, not a finite number.')
-    reported_name = inputs.name.with_label(detector.label, entry.stand_in_prefix or inputs.name.prefix)
+    label = None if detector is None else detector.label
+    reported_name = inputs.name.with_label(label, entry.stand_in_prefix or inputs.name.prefix)
     results = {f'{reported_name}{ending}': float(value) for ending, value in values.items()}
     if inputs.options.bootstrap and entry.interval is not None:
         return {'results': results, 'metric': reported_name, 'bootstrap': entry.interval(inputs)}
     return {'results': results, 'metric': reported_name}
+
+
+def _detector_entries(detector: Detector | None, num_channels: int) -> dict[str, Any]:
+    """Return what results say about the detector, and about the images that it saw."""
+    if detector is None:
+        return {'detector': None}
+    return {'detector': {'name': detector.name, 'sha256': detector.sha256}, **alpha_entry(num_channels)}
 
 
 def _versions() -> dict[str, str]:
@@ -155,7 +164,8 @@ def check_detectors(metrics: Iterable[str], folder: str | None, resolution: Reso
     calls: dict[str, set[DetectorCall]] = {}
     for metric in metrics:
         call = find_metric(metric)[0].needs.call
-        calls.setdefault(call.detector, set()).add(call)
+        if call is not None:
+            calls.setdefault(call.detector, set()).add(call)
     for name, detector_calls in calls.items():
         if not download and folder is None and detectors.locate(name) is None:
             continue

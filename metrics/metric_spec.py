@@ -9,7 +9,14 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from metrics.features.feature_requests import VGG_LPIPS, DetectorCall, FeatureRequest, PathRequest, Request
+from metrics.features.feature_requests import (
+    VGG_LPIPS,
+    DetectorCall,
+    EquivarianceRequest,
+    FeatureRequest,
+    PathRequest,
+    Request,
+)
 from metrics.options import MetricOptions
 
 MAX_IMAGES = 10_000_000
@@ -87,8 +94,8 @@ class Needs(Protocol):
     """What a metric needs to know about images."""
 
     @property
-    def call(self) -> DetectorCall:
-        """The detector, and how it is called."""
+    def call(self) -> DetectorCall | None:
+        """The detector, and how it is called; None if the metric needs none."""
 
     def requests(self, name: MetricName, options: MetricOptions) -> dict[str, Request]:
         """Return the requests by their part in the computation, such as 'real' and 'fake'."""
@@ -163,6 +170,24 @@ class PathPairs:
 
     def requests(self, name: MetricName, options: MetricOptions) -> dict[str, Request]:
         return {'pairs': PathRequest(self.space, self.sampling, self.crop, options.num_samples)}
+
+    def min_images(self, name: MetricName) -> int:
+        return 1
+
+
+@dataclass(frozen=True)
+class TransformedImages:
+    """Errors of generated images under a transformation of the generator's input ('fake'). Needs no detector.
+
+    Args:
+        transformation: 'integer translation', 'fractional translation' or 'rotation'.
+    """
+
+    call: ClassVar[None] = None
+    transformation: str
+
+    def requests(self, name: MetricName, options: MetricOptions) -> dict[str, Request]:
+        return {'fake': EquivarianceRequest(self.transformation, name.count)}
 
     def min_images(self, name: MetricName) -> int:
         return 1

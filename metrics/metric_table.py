@@ -3,7 +3,8 @@
 An entry is a function with `@_entry(...)` above it:
 
     pattern     its names: 'fid<count>[_full]' stands for fid50k_full, fid5k, fid500_full and so on
-    needs       features of images ('real', 'fake'), or pairs of images along a path ('pairs'): `metrics.metric_spec`
+    needs       features of images ('real', 'fake'), pairs of images along a path ('pairs'), or errors of transformed
+                images ('fake'): `metrics.metric_spec`
     function    values by the ending of their names ('' for a single value), computed from `metrics.metric_inputs`
 
 To add a metric, write its mathematics in `metrics/<name>.py` as functions of feature arrays, and add one entry here.
@@ -16,12 +17,20 @@ The mathematics is imported when a metric is computed, so that command lines can
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from metrics.features.feature_requests import INCEPTION_FEATURES, INCEPTION_PROBABILITIES, VGG_FEATURES
-from metrics.metric_spec import GeneratedOnly, MetricName, Needs, PathPairs, RealAndGenerated, match_name
+from metrics.metric_spec import (
+    GeneratedOnly,
+    MetricName,
+    Needs,
+    PathPairs,
+    RealAndGenerated,
+    TransformedImages,
+    match_name,
+)
 
 if TYPE_CHECKING:
     from metrics.metric_inputs import MetricInputs
@@ -167,6 +176,20 @@ def _perceptual_path_length(inputs: MetricInputs) -> dict[str, float]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Equivariance to translation and rotation, arXiv 2106.12423, in dB
+
+
+@_entry('eqt<count>_int', TransformedImages('integer translation'), examples=('eqt50k_int',))
+@_entry('eqt<count>_frac', TransformedImages('fractional translation'), examples=('eqt50k_frac',))
+@_entry('eqr<count>', TransformedImages('rotation'), examples=('eqr50k',))
+def _equivariance(inputs: MetricInputs) -> dict[str, float]:
+    from metrics.equivariance import psnr
+
+    errors, weights = inputs.array('fake').T
+    return {'': psnr(errors, weights)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Looking up names
 
 EXAMPLES = tuple(name for entry in ENTRIES for name in entry.examples)
@@ -199,3 +222,13 @@ def parse_names(text: str) -> tuple[str, ...]:
     for name in names:
         find_metric(name)
     return tuple(dict.fromkeys(names))
+
+
+def needing_detector(names: Iterable[str]) -> list[str]:
+    """Return the metrics that look at images with a detector."""
+    return [name for name in names if find_metric(name)[0].needs.call is not None]
+
+
+def needing_transform(names: Iterable[str]) -> list[str]:
+    """Return the metrics that only generators have whose input can be transformed."""
+    return [name for name in names if isinstance(find_metric(name)[0].needs, TransformedImages)]

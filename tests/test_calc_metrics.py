@@ -15,6 +15,7 @@ import torch
 import calc_metrics
 import dnnlib.cli
 from tests import metric_stand_ins as stand_ins
+from training import networks_stylegan3
 
 ROOT = Path(calc_metrics.__file__).parent
 
@@ -286,6 +287,10 @@ WRONG_CALLS = {
     'class_of_the_pickle': (['--network=strange.pkl'], ['--data', "'os.system'", 'not supported']),
     'detectors': (['--network=net0.pkl', '--detectors=no'], ['--detectors', "'no' is not a folder"]),
     'detectors_empty': (['--network=net0.pkl', '--detectors=cut'], ['--detectors', "no detector 'inception'"]),
+    'equivariance_of_stylegan2': (
+        ['--network=net0.pkl', '--metrics=fid80_full,eqt1k_int,eqr1k'],
+        ['--metrics', 'eqt1k_int, eqr1k cannot be computed for net0.pkl', 'StyleGAN3 can be moved'],
+    ),
     'unknown': (['--network=net0.pkl', '--sed=1'], ['--sed', '--seed']),
 }
 
@@ -299,6 +304,23 @@ def test_wrong_calls(call, place, args, words):
     last = result.stderr.rstrip('\n').splitlines()[-1]
     assert last.startswith('Error: ') and result.stderr.count('Error: ') == 1, result.stderr
     assert all(word in last for word in words), last
+
+
+def test_equivariance_needs_no_detector(call, place):
+    torch.manual_seed(0)
+    sizes = dict(channel_base=256, channel_max=8, num_layers=4)
+    G = networks_stylegan3.Generator(8, 0, 8, stand_ins.RESOLUTION, 3, **sizes).eval().requires_grad_(False)
+    stand_ins.save_network(place / 'moving.pkl', place / 'data.zip', G)
+    (result,) = results_of(call('--network=moving.pkl', '--metrics=eqt12_int', '--detectors=no', '--trust-pickle'))
+    assert result['results'].keys() == {'eqt12_int'} and result['results']['eqt12_int'] > 20
+    assert (result['num_images'], result['detector']) == ({'fake': 12}, None)
+    # Of several networks, the metric is computed for those that have it, and it needs no detector of the others.
+    both = ['--network=net0.pkl', '--network=moving.pkl']
+    result = call(*both, '--metrics=eqt12_int,is20', '--detectors=no', '--trust-pickle')
+    assert result.exit_code == 1
+    assert [json.loads(line)['snapshot_pkl'] for line in result.stdout.splitlines()] == ['moving.pkl']
+    assert 'Warning: is20 will not be computed' in result.stderr
+    assert 'Metric eqt12_int of net0.pkl cannot be computed: The input of this network' in result.stderr
 
 
 def test_a_curve_without_matplotlib(call, run, monkeypatch):

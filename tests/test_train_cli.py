@@ -282,6 +282,11 @@ WRONG_CALLS = {
     'snap_zero': (['--snap=0'], 'good.zip', ['--snap', '0', 'x>=1']),
     'tick_zero': (['--tick=0'], 'good.zip', ['--tick', '0']),
     'metrics': (['--metrics=fid50kfull'], 'good.zip', ['--metrics', "'fid50kfull'", 'Did you mean fid50k_full']),
+    'metrics_of_stylegan3': (
+        ['--metrics=eqt1k_int,eqr1k'],
+        'good.zip',
+        ['--metrics', 'eqt1k_int, eqr1k cannot be computed for StyleGAN2', 'StyleGAN3'],
+    ),
     'metrics_open': (['--metrics=is1k,'], 'good.zip', ['--metrics', "Unknown metric ''"]),
     'detectors_nowhere': (
         ['--metrics=is1k', '--detectors=gone'],

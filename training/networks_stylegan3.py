@@ -357,7 +357,7 @@ class SynthesisInput(torch.nn.Module):
     """Fourier features on a grid that w rotates and shifts (section 3.2): w [N, w_dim] → [N, channels, H, W].
 
     The buffer `transform` is the inverse of a further transformation of the image, as a matrix [3, 3] of homogeneous
-    coordinates (x to the right, y down, in image sides).
+    coordinates (x to the right, y down, in image sides), or one for each image of a batch [N, 3, 3].
 
     Args:
         w_dim: Size of w.

@@ -1,17 +1,22 @@
 """Collectors for a stream of feature vectors: of their mean and covariance, or of the vectors themselves.
 
+`gather_rows` is for metrics that compute their numbers themselves, such as path lengths.
+
 N images, D dimensions of a feature vector.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from dnnlib.progress import Progress
+from metrics.batching import rounds
 from torch_utils import distributed
-from torch_utils.distributed import World
+from torch_utils.distributed import World, failing_together
 
 
 @dataclass(frozen=True)
@@ -109,3 +114,37 @@ class FeatureCollector:
         """Return the features [N, D] on the main rank, else None."""
         assert self._filled == len(self._features)
         return self._features.numpy() if self._world.is_main else None
+
+
+def gather_rows(
+    world: World,
+    compute: Callable[[range], torch.Tensor],
+    count: int,
+    row_shape: tuple[int, ...],
+    batch: int,
+    progress: Progress,
+) -> np.ndarray | None:
+    """Compute numbers for each image, or pair of images, in batches that the ranks take in turns. Collective.
+
+    Args:
+        world: Ranks.
+        compute: Returns the rows float32 [N, *row_shape] of consecutive indices.
+        count: Number of rows.
+        row_shape: Shape of a row.
+        batch: Indices at once.
+        progress: Display for the number of rows.
+
+    Returns:
+        float32 [count, *row_shape] on the main rank, else None.
+    """
+    gathered = []
+    for batches in rounds(count, batch, world.size):
+        with failing_together(world):
+            own = torch.zeros([len(batches[0]), *row_shape], device=world.device)
+            indices = batches[world.rank]
+            if indices:
+                own[: len(indices)] = compute(indices)
+        for rows, rank_indices in zip(distributed.gather_to_main(world, own), batches):
+            gathered.append(rows[: len(rank_indices)].cpu().numpy())
+        progress.update(batches[-1].stop)
+    return np.concatenate(gathered) if world.is_main else None

@@ -1,4 +1,7 @@
-"""What a metric can request: detector features of images, and distances along paths. Plain data, without PyTorch."""
+"""What a metric can request: detector features of images, distances along paths, and errors of transformed images.
+
+Plain data, without PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -42,4 +45,12 @@ class PathRequest:
     count: int  # pairs
 
 
-Request = FeatureRequest | PathRequest
+@dataclass(frozen=True)
+class EquivarianceRequest:
+    """Errors of generated images whose generator's input was transformed: `metrics.features.transformed_images`."""
+
+    transformation: str  # 'integer translation', 'fractional translation' or 'rotation'
+    count: int  # images
+
+
+Request = FeatureRequest | PathRequest | EquivarianceRequest

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from dnnlib.progress import Progress
-from metrics.batching import rounds
 from metrics.features import detectors, randomness
+from metrics.features.collectors import gather_rows
 from metrics.features.detectors import Detector
 from metrics.features.feature_requests import VGG_LPIPS, PathRequest
 from metrics.features.image_sources import require_finite
 from metrics.perceptual_path_length import path_lengths, slerp
-from torch_utils.distributed import World, failing_together, gather_to_main
+from torch_utils.distributed import World
 from torch_utils.images import on_background
 from training.dataset import Dataset
 
@@ -55,18 +55,12 @@ def gather_distances(
         float32 [N] on the main rank, else None.
     """
     G = copy.deepcopy(G)  # its noise buffers are overwritten
-    distances = []
-    for batches in rounds(request.count, batch, world.size):
-        with failing_together(world):
-            own_distances = torch.zeros([len(batches[0])], device=world.device)
-            indices = batches[world.rank]
-            if indices:
-                c = randomness.labels(seed, indices, dataset).to(world.device)
-                own_distances[: len(indices)] = _distances(G, detector, request, indices, c, seed)
-        for rank_distances, rank_indices in zip(gather_to_main(world, own_distances), batches):
-            distances.append(rank_distances[: len(rank_indices)].cpu().numpy())
-        progress.update(batches[-1].stop)
-    return np.concatenate(distances) if world.is_main else None
+
+    def distances(indices: range) -> torch.Tensor:
+        c = randomness.labels(seed, indices, dataset).to(world.device)
+        return _distances(G, detector, request, indices, c, seed)
+
+    return gather_rows(world, distances, request.count, (), batch, progress)
 
 
 @torch.no_grad()

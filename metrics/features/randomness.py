@@ -16,7 +16,7 @@ import torch
 
 from training.dataset import Dataset
 
-LATENT, LABEL, NOISE, SUBSETS, PATH, RESAMPLING = range(6)  # purposes; add new ones at the end
+LATENT, LABEL, NOISE, SUBSETS, PATH, RESAMPLING, TRANSFORMATION = range(7)  # purposes; add new ones at the end
 
 
 def generator(seed: int, purpose: int, index: int = 0) -> np.random.Generator:

@@ -19,7 +19,14 @@ from metrics.features.cache import ArrayKind, StatisticsCache
 from metrics.features.collectors import Moments
 from metrics.features.detectors import Detector
 from metrics.features.extraction import extract
-from metrics.features.feature_requests import VGG_LPIPS, DetectorCall, FeatureRequest, PathRequest, Request
+from metrics.features.feature_requests import (
+    VGG_LPIPS,
+    DetectorCall,
+    EquivarianceRequest,
+    FeatureRequest,
+    PathRequest,
+    Request,
+)
 from metrics.features.image_sources import (
     GeneratedImages,
     ImageSource,
@@ -29,6 +36,7 @@ from metrics.features.image_sources import (
     open_dataset,
 )
 from metrics.features.path_pairs import gather_distances
+from metrics.features.transformed_images import gather_errors
 from metrics.options import MetricOptions
 from torch_utils import misc
 from torch_utils.distributed import World, broadcast_object, failing_together
@@ -62,14 +70,16 @@ class Samples:
         """Return what was requested. Collective.
 
         Returns:
-            On the main rank, `Moments`, features [N, D] in the order of the images, or distances [N] of pairs of
-            images. On other ranks, None.
+            On the main rank, `Moments`, features [N, D] in the order of the images, distances [N] of pairs of
+            images, or errors [N, 2] of transformed images. On other ranks, None.
 
         Raises:
             ValueError: The detector, the dataset or the images cannot be used.
         """
         if isinstance(request, PathRequest):
             return self._path_distances(request)
+        if isinstance(request, EquivarianceRequest):
+            return self._equivariance_errors(request)
         if request not in self._gathered:
             self.prepare_detector(request.call)
             # Serve all requests for the same images, but those without a detector or with a cache entry.
@@ -86,7 +96,7 @@ class Samples:
 
     def count(self, request: Request) -> int:
         """Return the number of images or pairs that a request is answered with. Collective."""
-        return request.count if isinstance(request, PathRequest) else self._num_images(request)
+        return self._num_images(request) if isinstance(request, FeatureRequest) else request.count
 
     def dataset(self, xflip: bool = False) -> Dataset:
         """Open the dataset with all of its images, with or without mirrored ones. Collective."""
@@ -192,6 +202,14 @@ class Samples:
             return gather_distances(
                 self._world, request, self._G, detector, dataset, self._options.seed, batch, progress
             )
+
+    def _equivariance_errors(self, request: EquivarianceRequest) -> np.ndarray | None:
+        """Collective."""
+        dataset = self.dataset()
+        batch = max(self._generator_batch() // 2, 1)
+        progress = self._progress(f'Images under {request.transformation}', request.count, unit='img')
+        with _float32_inference(), progress:
+            return gather_errors(self._world, request, self._G, dataset, self._options.seed, batch, progress)
 
     def _generator_batch(self) -> int:
         """Return how many images the generator renders at once."""

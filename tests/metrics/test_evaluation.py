@@ -531,6 +531,7 @@ def test_detectors_are_checked_before_anything_else(detector_folder, tmp_path):
     with pytest.raises(detectors.DetectorError, match='another interface'):
         check_detectors(['fid50k_full', 'is50k'], str(swapped), 16)
     check_detectors(['fid50k_full'], None, 16, download=False)
+    check_detectors(['eqt50k_int', 'eqr50k'], 'missing', 16)  # need none
 
 
 def test_every_entry_of_the_table_is_complete(options):
@@ -540,7 +541,7 @@ def test_every_entry_of_the_table_is_complete(options):
             found, name = find_metric(example)
             assert found is entry and found.needs.requests(name, options)
             prefixes.add(name.prefix)
-    assert prefixes == {'fid', 'kid', 'pr', 'prdc', 'is', 'ppl'}
+    assert prefixes == {'fid', 'kid', 'pr', 'prdc', 'is', 'ppl', 'eqt', 'eqr'}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import pytest
 
 from metrics.metric_spec import MetricName
-from metrics.metric_table import EXAMPLES, find_metric, parse_names
+from metrics.metric_table import EXAMPLES, find_metric, needing_detector, needing_transform, parse_names
 
 PUBLISHED = {
     'fid50k_full',
@@ -18,12 +18,15 @@ PUBLISHED = {
     'ppl_wfull',
     'ppl_zend',
     'ppl_wend',
+    'eqt50k_int',
+    'eqt50k_frac',
+    'eqr50k',
 }
 
 
 def test_the_published_names():
     assert set(EXAMPLES) == {*PUBLISHED, 'prdc50k3_full'}
-    assert len(EXAMPLES) == 13
+    assert len(EXAMPLES) == 16
     for text in EXAMPLES:
         assert find_metric(text)[1].text == text
 
@@ -40,6 +43,9 @@ def test_the_published_names():
         ('prdc50k3_full', 'prdc', MetricName('prdc50k3_full', 50_000, full=True, nearest=3)),
         ('is10k', 'is', MetricName('is10k', 10_000)),
         ('ppl2_wend', 'ppl', MetricName('ppl2_wend')),
+        ('eqt5k_int', 'eqt', MetricName('eqt5k_int', 5_000)),
+        ('eqt500_frac', 'eqt', MetricName('eqt500_frac', 500)),
+        ('eqr1k', 'eqr', MetricName('eqr1k', 1_000)),
     ],
 )
 def test_parts_of_names(text, prefix, expected):
@@ -59,6 +65,9 @@ def test_parts_of_names(text, prefix, expected):
         'pr5003',
         'is50k_full',
         'ppl_wmid',
+        'eqt50k',
+        'eqr50k_int',
+        'eqr50k_full',
         'fid50K',
         'fid٥k',
         '',
@@ -102,3 +111,10 @@ def test_stand_ins_have_names_of_their_own(text, reported):
     entry, name = find_metric(text)
     assert name.with_label('digits', entry.stand_in_prefix or name.prefix) == reported
     assert name.with_label(None, entry.stand_in_prefix or name.prefix) == text
+
+
+def test_what_metrics_need():
+    names = ('fid50k', 'eqt1k_int', 'ppl_wend', 'eqr1k', 'is50k', 'eqt50k_frac')
+    assert needing_detector(names) == ['fid50k', 'ppl_wend', 'is50k']
+    assert needing_transform(names) == ['eqt1k_int', 'eqr1k', 'eqt50k_frac']
+    assert needing_detector(()) == needing_transform(()) == []
