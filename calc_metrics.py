@@ -298,7 +298,7 @@ def make_job(
     options: dict[str, Any],
 ) -> MetricJob:
     """Complete the options for one network, and check that its dataset exists and matches the network."""
-    from metrics.features.transformed_images import takes_transform
+    from generation.image_transforms import is_supported
     from metrics.jobs import MetricJob
     from network_files.reading import open_network
 
@@ -321,7 +321,7 @@ def make_job(
         **options,
     )
     G = content['G_ema']
-    return MetricJob(network, G.img_resolution, metric_options, run_dir, trust_pickle, takes_transform(G))
+    return MetricJob(network, G.img_resolution, metric_options, run_dir, trust_pickle, is_supported(G))
 
 
 def read_run_options(network: str) -> tuple[str | None, dict[str, Any]]:

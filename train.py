@@ -316,7 +316,7 @@ def check_transforms(config: TrainingConfig) -> None:
         raise usage_error(
             '--metrics',
             f'{", ".join(names)} cannot be computed for StyleGAN2: only the input of networks of StyleGAN3 can be '
-            'moved and rotated. Use other metrics.',
+            'moved and rotated. Use --cfg=stylegan3-t or stylegan3-r, or other metrics.',
         )
 
 

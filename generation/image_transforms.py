@@ -66,6 +66,11 @@ def _buffer_of(G: Any) -> torch.Tensor | None:
     return buffer if isinstance(buffer, torch.Tensor) and buffer.shape == (3, 3) else None
 
 
+def is_supported(G: Any) -> bool:
+    """Return whether the images of a generator can be transformed."""
+    return _buffer_of(G) is not None
+
+
 def check_supported(G: Any, values: dict[str, object]) -> None:
     """Check that the images of the generator can be transformed, if that is required.
 
@@ -77,7 +82,7 @@ def check_supported(G: Any, values: dict[str, object]) -> None:
         InvalidArgument: They cannot; the argument is the first one that is given.
     """
     given = [argument for argument, value in values.items() if value is not None]
-    if given and _buffer_of(G) is None:
+    if given and not is_supported(G):
         raise InvalidArgument(
             given[0],
             'this network cannot shift or rotate its images, as only those of StyleGAN3 can: use such a network, or '

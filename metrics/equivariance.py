@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from generation.image_transforms import make_transform
 from metrics.feature_matrix import FeatureArray
 from torch_utils.ops.upfirdn2d import upfirdn2d
 
@@ -182,8 +183,8 @@ def _untouched_by(padding: list[int], images: torch.Tensor) -> torch.Tensor:
 class Transformation(Protocol):
     """A transformation of images, as generators and as operators apply it."""
 
-    def inverse_matrix(self, side: int) -> np.ndarray:
-        """Return the inverse in homogeneous coordinates relative to the center, in units of `side` pixels: [3, 3]."""
+    def matrix(self, side: int) -> np.ndarray:
+        """Return the transform [3, 3] as `generation.image_transforms` defines it; `side` pixels are an image side."""
 
     def compare(self, original: torch.Tensor, transformed: torch.Tensor) -> Pair:
         """Return differences between the ideal and the actual image [N, C, H, W], and the mask of those that count.
@@ -202,8 +203,8 @@ class Translation:
     dy: float
     operator: Callable[[torch.Tensor, Any, Any], Pair]
 
-    def inverse_matrix(self, side: int) -> np.ndarray:
-        return np.array([[1, 0, -self.dx / side], [0, 1, -self.dy / side], [0, 0, 1]])
+    def matrix(self, side: int) -> np.ndarray:
+        return make_transform(shift=(self.dx / side, self.dy / side))
 
     def compare(self, original: torch.Tensor, transformed: torch.Tensor) -> Pair:
         ideal, mask = self.operator(original, self.dx, self.dy)
@@ -216,9 +217,8 @@ class Rotation:
 
     angle: float
 
-    def inverse_matrix(self, side: int) -> np.ndarray:
-        cosine, sine = math.cos(self.angle), math.sin(self.angle)
-        return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+    def matrix(self, side: int) -> np.ndarray:
+        return make_transform(degrees=math.degrees(self.angle))
 
     def compare(self, original: torch.Tensor, transformed: torch.Tensor) -> Pair:
         ideal, ideal_mask = rotate(original, self.angle)

@@ -33,7 +33,7 @@ class MetricJob:
     options: MetricOptions
     run_dir: str | None  # where the results are stored, or None to only print them
     trust_pickle: bool = False
-    takes_transform: bool = True  # whether the network's input can be transformed
+    takes_transform: bool = True  # as `generation.image_transforms.is_supported` says
 
 
 def run(world: World, jobs: Sequence[MetricJob], metrics: Sequence[str], with_curves: bool) -> None:

@@ -311,12 +311,15 @@ def test_equivariance_needs_no_detector(call, place):
     sizes = dict(channel_base=256, channel_max=8, num_layers=4)
     G = networks_stylegan3.Generator(8, 0, 8, stand_ins.RESOLUTION, 3, **sizes).eval().requires_grad_(False)
     stand_ins.save_network(place / 'moving.pkl', place / 'data.zip', G)
-    (result,) = results_of(call('--network=moving.pkl', '--metrics=eqt12_int', '--detectors=no', '--trust-pickle'))
+    (result,) = results_of(call('--network=moving.pkl', '--metrics=eqt12_int', '--detectors=no'))
     assert result['results'].keys() == {'eqt12_int'} and result['results']['eqt12_int'] > 20
     assert (result['num_images'], result['detector']) == ({'fake': 12}, None)
+    # A class from the pickle takes the transform of one image at a time.
+    (same,) = results_of(call('--network=moving.pkl', '--metrics=eqt12_int', '--detectors=no', '--trust-pickle'))
+    assert same['results'] == pytest.approx(result['results'], abs=0.1)
     # Of several networks, the metric is computed for those that have it, and it needs no detector of the others.
     both = ['--network=net0.pkl', '--network=moving.pkl']
-    result = call(*both, '--metrics=eqt12_int,is20', '--detectors=no', '--trust-pickle')
+    result = call(*both, '--metrics=eqt12_int,is20', '--detectors=no')
     assert result.exit_code == 1
     assert [json.loads(line)['snapshot_pkl'] for line in result.stdout.splitlines()] == ['moving.pkl']
     assert 'Warning: is20 will not be computed' in result.stderr

@@ -511,3 +511,8 @@ class TestDetectors:
         result = call(*dry, f'--detectors={folder}', metrics='fid1k_full')
         assert result.exit_code == 2
         assert_one_sentence(result.output, ['--metrics', str(path), 'damaged', '--metrics=none'])
+
+    def test_equivariance_needs_none(self, call, no_network):
+        result = call('-n', '--cfg=tiny-t', metrics='eqt1k_int,eqr1k')
+        assert options_of(result)['metrics'] == ['eqt1k_int', 'eqr1k']
+        assert 'the published ones' not in result.output

@@ -13,6 +13,7 @@ import torch
 
 from dataset_format.sizes import sides
 from dnnlib.progress import Progress
+from generation.image_transforms import is_supported, use_transform
 from metrics.equivariance import Transformation, transformation
 from metrics.features import randomness
 from metrics.features.collectors import gather_rows
@@ -26,12 +27,6 @@ NO_TRANSFORM = (
     'The input of this network cannot be moved or rotated, as metrics of equivariance (eqt…, eqr…) require: only '
     'networks of StyleGAN3 take a transform.'
 )
-
-
-def takes_transform(G: Any) -> bool:
-    """Return whether the input of a generator can be transformed by its buffer `synthesis.input.transform`."""
-    transform = getattr(getattr(getattr(G, 'synthesis', None), 'input', None), 'transform', None)
-    return isinstance(transform, torch.Tensor) and transform.shape == (3, 3)
 
 
 def gather_errors(
@@ -61,7 +56,7 @@ def gather_errors(
     Raises:
         ValueError: The input of the generator cannot be transformed, or its images are not finite.
     """
-    if not takes_transform(G):
+    if not is_supported(G):
         raise MetricError(NO_TRANSFORM)
     G = copy.deepcopy(G)  # its transform is overwritten
 
@@ -104,18 +99,16 @@ def _render(
         transformations: One for each image.
         side: Number of pixels along the longer side of an image.
     """
-    moved = np.stack([each.inverse_matrix(side) for each in transformations])
-    transforms = np.concatenate([np.broadcast_to(np.eye(3), moved.shape), moved])  # [2N, 3, 3]
-    both = torch.from_numpy(transforms.astype(np.float32)).to(ws.device)
+    transforms = [np.eye(3)] * len(transformations) + [each.matrix(side) for each in transformations]  # [2N, 3, 3]
     both_ws = torch.cat([ws, ws])
     if isinstance(G.synthesis.input, SynthesisInput):
-        G.synthesis.input.transform = both
+        G.synthesis.input.transform = torch.from_numpy(np.linalg.inv(transforms)).to(torch.float32).to(ws.device)
         images = G.synthesis(both_ws, noise_mode='const')
     else:  # Classes of others take a single transform.
         parts = []
-        for w, transform in zip(both_ws.split(1), both):
-            G.synthesis.input.transform.copy_(transform)
-            parts.append(G.synthesis(w, noise_mode='const'))
+        for w, transform in zip(both_ws.split(1), transforms):
+            with use_transform(G, transform):
+                parts.append(G.synthesis(w, noise_mode='const'))
         images = torch.cat(parts)
     originals, transformed = require_finite(images.to(torch.float32), 'The generator gives images').chunk(2)
     return originals, transformed
