@@ -14,6 +14,7 @@ a generator takes (`num_ws`). Frequencies are in cycles per image side, the long
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -661,7 +662,8 @@ class SynthesisNetwork(torch.nn.Module):
                 **_between(before, band),
                 **layer_kwargs,
             )
-            name = f'L{index}_{layer.out_size[0]}_{layer.out_channels}'
+            # One object for the list and for the attribute, so that the same network always gives the same pickle.
+            name = sys.intern(f'L{index}_{layer.out_size[0]}_{layer.out_channels}')
             setattr(self, name, layer)
             self.layer_names.append(name)
 
