@@ -100,7 +100,7 @@ def main(
 def write(
     rendered: Iterable[np.ndarray], file_names: list[str], outdir: Path, grid_size: tuple[int, int] | None
 ) -> str:
-    """Write single files, or one grid, and return a description of what was written."""
+    """Write each image to a file, or all to one grid, and return a sentence for the user."""
     if grid_size is None:
         return rendering.write_images(rendered, file_names, outdir)
     return rendering.write_grid(rendered, len(file_names), outdir, grid_size)

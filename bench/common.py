@@ -143,7 +143,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_floor(floor_sec: float | None, share: float | None) -> tuple[str, str]:
-    """Format a floor and the share of it that was reached; two empty cells if there is no floor."""
+    """Format a floor and how close the measurement came to it, as two cells; both are empty without a floor."""
     if floor_sec is None or share is None:
         return '', ''
     return format_seconds(floor_sec), f'{share:.0%}' if share >= 0.1 else f'{share * 100:.2g}%'

@@ -114,7 +114,11 @@ def archive_name(index: int) -> str:
 
 
 def expected_shape(reader: Reader, tickets: Sequence[Any], transform: Transform) -> Shape | None:
-    """Guess which shape most pictures will have from a few of them, or return None if there is no need or no basis."""
+    """Guess from a few pictures which shape most will have.
+
+    Returns:
+        The shape, or None if the transform decides it, or if none of these pictures can be used.
+    """
     if transform.gives_one_shape:
         return None
     step = max(len(tickets) // NUM_SAMPLES, 1)

@@ -188,7 +188,7 @@ class LmdbReader:
             self._transaction = _open_lmdb_environment(self.path).begin(buffers=True)
         content = self._transaction.get(ticket)
         if content is None:
-            raise BadImage('unreadable (its key is no longer in the database)')
+            raise BadImage('unreadable (the database no longer contains its key)')
         if len(content) > self.max_bytes:
             raise BadImage(file_too_large(self.max_bytes))
         return bytes(content)

@@ -40,7 +40,7 @@ class FileList:
     label_files: list[str]
 
     def label_file(self) -> str | None:
-        """Return the name of the label file, which need not be at the top, or None if there is none.
+        """Return the name of the label file, at whatever depth it is, or None without one.
 
         Raises:
             ValueError: There are several.

@@ -111,7 +111,7 @@ def response_to(
 
     Raises:
         DeadlineExceeded: There was no response within `deadline_sec`.
-        requests.RequestException: There is no response, or too many redirects.
+        requests.RequestException: The request failed, or was redirected too often.
         ValueError: A URL is not valid.
     """
     cutter = ConnectionCutter()

@@ -106,7 +106,7 @@ def _left_in_control_groups() -> list[int]:
 
 
 def _left_in_control_group(folder: Path, limit_name: str, usage_name: str, cached: tuple[str, ...]) -> list[int]:
-    """Return [limit - usage], not counting cached files as usage, or [] if there is no limit."""
+    """Return what a memory limit leaves, as a list of one number; [] without a limit. Cached files count as free."""
     try:
         limit, usage = ((folder / name).read_text().strip() for name in (limit_name, usage_name))
         statistics = dict(line.split() for line in (folder / 'memory.stat').read_text().splitlines())

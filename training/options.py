@@ -291,8 +291,10 @@ def _batch_sizes(options: Options, preset: Preset, num_gpus: int) -> tuple[int, 
 
 
 def _blur(preset: Preset, batch_size: int) -> dict[str, Any]:
-    """Return the keywords of the loss for the blur at the start of the training, as many steps as the preset has it; {}
-    without blur."""
+    """Return the keywords of the loss for the blur at the start of training; {} without blur.
+
+    Whatever the batch size, the blur fades in as many steps as in the preset.
+    """
     if preset.blur_kimg == 0:
         return {}
     return {'blur_init_sigma': preset.blur_sigma, 'blur_fade_kimg': preset.blur_kimg * batch_size / preset.batch_size}

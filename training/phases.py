@@ -68,7 +68,7 @@ def _build_optimizer(
 def run_phase(
     phase: Phase,
     loss: StyleGAN2Loss,
-    batches: Sequence[Mapping[str, torch.Tensor]],
+    batches: Sequence[Mapping[str, Any]],
     world: World,
     cur_nimg: int = 0,
 ) -> None:
@@ -85,8 +85,7 @@ def run_phase(
     phase.module.requires_grad_(True)
     for batch in batches:
         gain = phase.interval / len(batches)
-        tensors: dict[str, Any] = dict(batch)
-        loss.accumulate_gradients(phase=phase.name, gain=gain, cur_nimg=cur_nimg, **tensors)
+        loss.accumulate_gradients(phase=phase.name, gain=gain, cur_nimg=cur_nimg, **batch)
     phase.module.requires_grad_(False)
     nonfinite = distributed.average_gradients(world, phase.module.parameters())
     training_stats.report0(f'Gradients/nonfinite/{phase.name}', nonfinite)

@@ -93,7 +93,7 @@ def network_sizes(config: TrainingConfig, dataset: ImageFolderDataset) -> Networ
                 weight = getattr(module, 'weight', None)
                 if isinstance(weight, torch.Tensor) and weight.ndim == 4:
                     block = network.get_submodule(name.rpartition('.')[0])
-                    count_outputs(module, getattr(block, 'use_fp16', False))
+                    count_outputs(module, getattr(module, 'use_fp16', getattr(block, 'use_fp16', False)))
         z, label = torch.zeros([1, config.G_kwargs['z_dim']]), torch.zeros([1, dataset.label_dim])
         D(G(z, label), label)
     return NetworkSizes(_num_bytes(G), _num_bytes(D), activation_bytes)
