@@ -7,6 +7,7 @@ Each mutation is a function of a file, a random generator, and other files to ta
 from __future__ import annotations
 
 import copy
+import functools
 import gzip
 import io
 import json
@@ -240,9 +241,13 @@ def mutate_png(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
     return data[:_PNG_SIGNATURE_BYTES] + b''.join(_png_chunk(kind, content) for kind, content in chunks)
 
 
+@functools.cache
+def _bomb() -> bytes:
+    return zlib.compress(b'\0' * 10**7, 9)
+
+
 def _odd_text_chunk(rng: random.Random) -> bytes:
-    bomb = zlib.compress(b'\0' * 10**7, 9)
-    return rng.choice([b'', b'a\0', b'a\0\0' + bomb, b'a\0\0' + b'x' * 100, b'MM\0*' + b'\xff' * 30, bytes(3 * 256)])
+    return rng.choice([b'', b'a\0', b'a\0\0' + _bomb(), b'a\0\0' + b'x' * 100, b'MM\0*' + b'\xff' * 30, bytes(3 * 256)])
 
 
 def _png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:

@@ -26,6 +26,7 @@ from scripts.fuzzing.sandbox import (
     current_memory_mib,
     fault,
     is_fault,
+    patience_sec,
     peak_memory_mib,
     reset_peak_memory,
 )
@@ -95,11 +96,11 @@ class Worker:
         if answers.readline() != _READY:
             raise RuntimeError('the readers do not accept their valid files; see the error above')
         while self._next < count:
-            ready, _, _ = select.select([answers], [], [], 2 * self._limit_sec)
+            ready, _, _ = select.select([answers], [], [], patience_sec(self._limit_sec))
             seconds, name, outcome = _parse(answers.readline().decode() if ready else '')
             has_answered = outcome != ''
             if not has_answered:
-                outcome = fault('its process ended' if ready else f'more than {2 * self._limit_sec} s')
+                outcome = fault('its process ended' if ready else f'more than {patience_sec(self._limit_sec)} s')
             reader = self._reader_of(self._next)
             outcomes.add(reader.name, name, outcome, seconds)
             if is_fault(outcome):
