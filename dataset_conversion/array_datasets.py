@@ -16,6 +16,7 @@ import numpy as np
 
 from dataset_conversion.source_types import Source
 from dnnlib.files import open_regular
+from dnnlib.text import excerpt
 from plain_pickle import reading
 from plain_pickle.machine import RefusedGlobal
 
@@ -84,7 +85,7 @@ def _read_cifar_archive(path: Path) -> dict[str, bytes]:
                 if name in required:
                     files[name] = content
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise ValueError(f'{path} is not a complete tar archive ({error}); download it again.') from error
+        raise ValueError(f'{path} is not a complete tar archive ({excerpt(error)}); download it again.') from error
     return files
 
 
@@ -166,7 +167,7 @@ def load_plain_pickle(content: bytes, file: str) -> object:
     except RefusedGlobal as error:
         raise ValueError(f'{file} cannot be read: it names {error.name}, but only numpy arrays are allowed.') from error
     except pickle.UnpicklingError as error:
-        raise ValueError(f'{file} cannot be read: {error}.') from error
+        raise ValueError(f'{file} cannot be read: {excerpt(error)}.') from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -204,7 +205,7 @@ def read_idx(path: Path) -> np.ndarray:
                 )
             content = stream.read(num_values + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f'{path} is not a complete gzip file ({error}); download it again.') from error
+        raise ValueError(f'{path} is not a complete gzip file ({excerpt(error)}); download it again.') from error
     if not shape or len(content) != num_values or not num_values:
         found = 'more' if len(content) > num_values else str(len(content))
         raise ValueError(f'{path} declares the shape {shape} but contains {found} values; download it again.')

@@ -28,6 +28,7 @@ from dataset_conversion.transforms import SkippedImage, Transform, check_output_
 from dataset_conversion.writer import open_destination
 from dataset_format.images import BadImage, encode_png, to_pixels
 from dataset_format.labels import LABEL_FILE, Label, classes_without_images, format_label_file
+from dnnlib.text import excerpt
 
 CHUNK_BYTES = 4 * 2**20
 MAX_CHUNK_IMAGES = 128
@@ -195,7 +196,7 @@ class _Conversion:
             name, reason = bad[0]
             way_out = 'use --channels=rgb or gray for one kind, ' if tally.mixes_channels else ''
             raise UnusableImages(
-                f'{len(bad)} of {seen} images cannot be used, such as {name}: {reason}; '
+                f'{len(bad)} of {seen} images cannot be used, such as {excerpt(name)}: {reason}; '
                 f'{way_out}fix them, or add --skip-bad to leave them out.',
                 bad,
             )

@@ -90,7 +90,7 @@ class ZipReader:
             raise BadImage(file_too_large(self.max_bytes)) from error
         except Exception as error:  # zipfile raises all kinds of errors for damage, encryption, unknown compression
             raise_if_shortage(error)
-            raise BadImage(f'unreadable (the archive is damaged here: {error})') from error
+            raise BadImage(f'unreadable (the archive is damaged here: {excerpt(error)})') from error
 
     def sizes(self, tickets: Sequence[str]) -> list[int]:
         with Archive(self.path) as archive:
@@ -110,12 +110,12 @@ def open_zip(path: Path, subfolders_as_labels: bool = False, max_pixels: int = M
                 try:
                     return archive.read_entry(name, MAX_LABEL_FILE_BYTES)
                 except EntryTooLarge as error:
-                    raise ValueError(f'{name} of {path} {error}.') from error
+                    raise ValueError(f'{excerpt(name)} of {path} {error}.') from error
 
             reader = ZipReader(path, max_file_bytes(max_pixels))
             return _source_of_files(list_archive(archive, str(path)), reader, read_labels, subfolders_as_labels)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise ValueError(f'{path} is not a complete zip archive ({error}).') from error
+        raise ValueError(f'{path} is not a complete zip archive ({excerpt(error)}).') from error
 
 
 def _source_of_files(
@@ -223,4 +223,4 @@ def _open_lmdb_environment(path: Path) -> Any:
     try:
         return lmdb.open(os.fsencode(path), readonly=True, lock=False, create=False)
     except lmdb.Error as error:
-        raise ValueError(f'{path} cannot be opened as an LSUN database ({error}).') from error
+        raise ValueError(f'{path} cannot be opened as an LSUN database ({excerpt(error)}).') from error

@@ -19,6 +19,7 @@ from pathlib import Path
 from dataset_format.images import is_hidden_name, is_image_name
 from dataset_format.labels import LABEL_FILE
 from dataset_format.names import normal_name
+from dnnlib.text import excerpt
 
 _UTF8_FLAG = 0x800  # of an entry of a zip archive: its name is in UTF-8
 
@@ -46,9 +47,9 @@ class FileList:
             ValueError: There are several.
         """
         if len(self.label_files) > 1:
-            first, second = self.label_files[:2]
+            first, second = (excerpt(repr(name)) for name in self.label_files[:2])
             raise ValueError(
-                f'{self.source} contains {len(self.label_files)} label files, such as {first!r} and {second!r}; keep '
+                f'{self.source} contains {len(self.label_files)} label files, such as {first} and {second}; keep '
                 'one for all images, or use the folders one by one.'
             )
         return self.label_files[0] if self.label_files else None
@@ -76,9 +77,10 @@ def _file_list(source: str, files: Iterable[tuple[str, str]]) -> FileList:
             images += [name] if is_image else []
             label_files += [name] if is_label_file else []
         elif (is_image or is_label_file) and stored_names[name] != stored:
+            first, second = (excerpt(ascii(spelling)) for spelling in (stored_names[name], stored))
             raise ValueError(
-                f'{source} contains {name!r} twice, stored as {stored_names[name]!a} and {stored!a}; rename or remove '
-                'one of them.'
+                f'{source} contains {excerpt(repr(name))} twice, stored as {first} and {second}; rename or remove one '
+                'of them.'
             )
         stored_names[name] = stored
     return FileList(source, stored_names, sorted(images), sorted(label_files))

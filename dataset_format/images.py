@@ -16,6 +16,8 @@ import PIL.Image
 import PIL.ImageFile
 import PIL.ImageOps
 
+from dnnlib.text import excerpt
+
 IMAGE_EXTENSIONS = frozenset(
     '.avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp'.split()
 )
@@ -84,8 +86,9 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> PIL.Image.Image:
         BadImage: The file cannot be decoded.
     """
     try:
-        image = open_image(content, max_pixels)
-        image.load()
+        with pillow_limit(None):
+            image = open_image(content, max_pixels)
+            image.load()
     except TooLarge:
         raise
     except Exception as error:  # decoders raise all kinds of errors for damaged data
@@ -170,14 +173,15 @@ def _decoding_error(error: Exception, content: bytes) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    return ' '.join(str(error).split()) or type(error).__name__
+    return excerpt(error) or type(error).__name__
 
 
 def _apply_orientation(image: PIL.Image.Image) -> PIL.Image.Image:
     if 'exif' not in image.info and image.format != 'TIFF':
         return image
     try:
-        PIL.ImageOps.exif_transpose(image, in_place=True)
+        with pillow_limit(None):
+            PIL.ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # EXIF data are parsed lazily, and damaged ones raise all kinds of errors
         raise BadImage(f'damaged EXIF data ({_one_line(error)})') from error
     return image
@@ -190,7 +194,9 @@ def bands_of(image: PIL.Image.Image) -> Iterator[tuple[int, PIL.Image.Image]]:
         yield 0, image
         return
     for top in range(0, image.height, height):
-        yield top, image.crop((0, top, image.width, min(top + height, image.height)))
+        with pillow_limit(None):
+            band = image.crop((0, top, image.width, min(top + height, image.height)))
+        yield top, band
 
 
 # ---------------------------------------------------------------------------------------------------------------------

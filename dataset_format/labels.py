@@ -101,7 +101,7 @@ def parse_label_file(content: bytes, label_file: str) -> LabelTable:
         name, label = normal_name(entry[0]), entry[1]
         if name in by_name:
             raise ValueError(f'{label_file} has more than one label for {excerpt(name)}; keep only one.')
-        by_name[name] = parse_label(label, f'{label_file}: the label of {name}')
+        by_name[name] = parse_label(label, f'{label_file}: the label of {excerpt(name)}')
     check_same_kind(by_name.items(), label_file)
     class_names = data.get('class_names')
     check_class_names(class_names, by_name.values(), label_file)

@@ -11,6 +11,7 @@ import struct
 import zipfile
 
 from dnnlib.files import open_regular
+from dnnlib.text import excerpt
 
 MAX_ENTRIES = 4_000_000
 MAX_DIRECTORY_BYTES = 2**29
@@ -56,7 +57,7 @@ class Archive(zipfile.ZipFile):
         end = 0
         for info in sorted(self.infolist(), key=lambda info: info.header_offset):
             if info.header_offset < end:
-                raise zipfile.BadZipFile(f'the data of {info.filename!r} overlap those of another entry')
+                raise zipfile.BadZipFile(f'the data of {excerpt(repr(info.filename))} overlap those of another entry')
             end = info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size
 
     def read_entry(self, name: str, max_bytes: int) -> bytes:

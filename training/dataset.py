@@ -24,6 +24,7 @@ from dataset_format.images import CHANNEL_KINDS, PNG_HEADER_BYTES
 from dataset_format.labels import LABEL_FILE, classes_without_images, join_names, match_labels, parse_label_file
 from dataset_format.sizes import Resolution, as_resolution, describe_size, sides
 from dnnlib import EasyDict
+from dnnlib.text import excerpt
 from training.data.containers import open_container
 from training.data.decoding import ImageError, UnsupportedImage, decode_image, is_png, png_shape
 from training.data.image_cache import DEFAULT_CACHE_MIB, SharedImageCache
@@ -256,7 +257,7 @@ class ImageFolderDataset(Dataset):
             name = self._image_names[raw_idx]
             shape = self._header_shape(name)
             if shape != self.image_shape:
-                differing.append(f'{name} ({_describe_shape(shape)})')
+                differing.append(f'{excerpt(name)} ({_describe_shape(shape)})')
             if progress is not None:
                 progress(done, len(raw_indices))
         if differing:
@@ -312,7 +313,7 @@ class ImageFolderDataset(Dataset):
         image = self._decode(name)
         if list(image.shape) != self.image_shape:
             raise ImageError(
-                f'{self._path}: {name} is {_describe_shape(list(image.shape))}, but the first image is '
+                f'{self._path}: {excerpt(name)} is {_describe_shape(list(image.shape))}, but the first image is '
                 f'{_describe_shape(self.image_shape)}; all must have the same shape: {_CONVERT_HINT}.'
             )
         return image
@@ -322,10 +323,10 @@ class ImageFolderDataset(Dataset):
         try:
             return decode_image(content)
         except UnsupportedImage as error:
-            raise ImageError(f'{self._path}: {name} is {error}; {_CONVERT_HINT}.') from error
+            raise ImageError(f'{self._path}: {excerpt(name)} is {error}; {_CONVERT_HINT}.') from error
         except Exception as error:  # decoders raise anything for damaged data
             raise ImageError(
-                f'{self._path}: {name} cannot be read as an image ({error}); replace or remove it, '
+                f'{self._path}: {excerpt(name)} cannot be read as an image ({excerpt(error)}); replace or remove it, '
                 'or convert with dataset_tool.py --skip-bad.'
             ) from error
 
@@ -336,7 +337,7 @@ class ImageFolderDataset(Dataset):
         try:
             return png_shape(header)
         except UnsupportedImage as error:
-            raise ValueError(f'{self._path}: {name} is {error}; {_CONVERT_HINT}.') from error
+            raise ValueError(f'{self._path}: {excerpt(name)} is {error}; {_CONVERT_HINT}.') from error
 
     def _read_labels(self) -> np.ndarray:
         way_out = 'convert it with labels (see dataset_tool.py --help), or train without --cond'

@@ -23,9 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dnnlib.text import MAX_LINE
+
 OPENED, REFUSED = 'opened', 'refused'
 _FAULT = 'FAULT'
-_MAX_MESSAGE_LENGTH = 3000
 
 FORBIDDEN_EVENTS = re.compile(
     r'import|exec|compile|open|marshal\.|pickle\.find_class|code\.__new__|function\.__new__|os\.|subprocess\.|shutil\.'
@@ -190,7 +191,7 @@ class Sandbox:
                     outcome = OPENED
                 except self.refusal as error:
                     length = len(str(error))
-                    outcome = REFUSED if 0 < length < _MAX_MESSAGE_LENGTH else fault(f'a message of {length} letters')
+                    outcome = REFUSED if 0 < length < MAX_LINE else fault(f'a message of {length} letters')
                 finally:
                     self.watch.active = False
         except TimeLimitExceeded:

@@ -21,6 +21,7 @@ from dataset_conversion import array_datasets
 from dataset_format import images, labels
 from dataset_format.images import BadImage, TooLarge, decode, encode_png, open_image, paste_on_white
 from dataset_format.labels import parse_label_file
+from training.data.decoding import decode_image
 from training.dataset import ImageFolderDataset
 
 MIB = 2**20
@@ -200,6 +201,39 @@ def test_the_limit_of_pillow_is_restored(monkeypatch: pytest.MonkeyPatch):
     assert decode(SMALL).size == (16, 16)
     assert images.crop_center(decode(SMALL), 8, 8).size == (8, 8)
     assert PIL.Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_pillow_does_not_warn_of_pictures_within_our_limit(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(PIL.Image, 'MAX_IMAGE_PIXELS', 200)  # it warns from here on, and refuses twice as many
+    monkeypatch.setattr(images, '_BAND_PIXELS', 300)
+    pixels = np.random.RandomState(0).randint(0, 256, [20, 20, 4], dtype=np.uint8)
+    for name in ('tiff', 'png', 'webp'):
+        for mode in ('RGB', 'RGBA'):
+            file = io.BytesIO()
+            exif = PIL.Image.Exif()
+            exif[0x0112] = 6  # orientation
+            PIL.Image.fromarray(pixels).convert(mode).save(file, name, exif=exif, lossless=True)
+            picture = decode(file.getvalue())
+            assert picture.size == (20, 20) and (mode == 'RGB' or paste_on_white(picture).size == (20, 20))
+            assert decode_image(file.getvalue()).shape == (len(mode), 20, 20)
+
+
+def test_long_names_are_shortened_in_messages(tmp_path: Path):
+    name = 'x' * 3000
+    label = label_content({f'{name}.png': None})
+    damaged = io.BytesIO()
+    with zipfile.ZipFile(damaged, 'w') as archive:
+        archive.writestr(f'{name}.png', SMALL)
+    position = damaged.getvalue().index(b'xxx') + 5
+    damaged.getbuffer()[position : position + 1] = b'y'
+    (tmp_path / 'x.zip').write_bytes(damaged.getvalue())
+    with pytest.raises(ValueError) as labels_refused:
+        parse_label_file(label, 'dataset.json')
+    with pytest.raises(ValueError) as archive_refused:
+        ImageFolderDataset(path=str(tmp_path / 'x.zip'))[0]
+    message = call(tmp_path / 'x.zip', tmp_path, status=1)
+    for text in (str(labels_refused.value), str(archive_refused.value), message):
+        assert len(text) < 1200 and 'xxx' in text and '…' in text, text
 
 
 @pytest.mark.parametrize('mode', ['RGBA', 'LA'])

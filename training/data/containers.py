@@ -14,6 +14,7 @@ from dataset_format.file_list import list_archive, list_folder
 from dnnlib.archives import Archive, EntryTooLarge
 from dnnlib.errors import raise_if_shortage
 from dnnlib.files import open_regular, read_file
+from dnnlib.text import excerpt
 from training.data.decoding import ImageError
 
 MAX_FILE_BYTES = 2**29  # of an image or of the labels; an uncompressed RGBA image of 8192x8192 has half as many
@@ -98,8 +99,8 @@ class ZipFiles:
             yield
         except (zipfile.BadZipFile, UnicodeDecodeError) as error:
             raise ImageError(
-                f'{self._path} is not a complete zip archive ({error}); make it again with dataset_tool.py, or copy it '
-                'again.'
+                f'{self._path} is not a complete zip archive ({excerpt(error)}); make it again with '
+                'dataset_tool.py, or copy it again.'
             ) from error
         except OSError as error:
             raise_if_shortage(error)
@@ -114,11 +115,12 @@ class ZipFiles:
             with self._handle().open(stored_name) as file:
                 return file.read(limit)
         except EntryTooLarge as error:
-            raise ImageError(f'{name} of {self._path} {error}.') from error
+            raise ImageError(f'{excerpt(name)} of {self._path} {error}.') from error
         except Exception as error:  # damaged archives raise many kinds of errors (BadZipFile, zlib.error, EOFError)
             raise_if_shortage(error)
             raise ImageError(
-                f'{self._path} is damaged at {name} ({error}); make it again with dataset_tool.py, or copy it again.'
+                f'{self._path} is damaged at {excerpt(name)} ({excerpt(error)}); make it again with dataset_tool.py, '
+                'or copy it again.'
             ) from error
 
     def fingerprint(self) -> tuple[str, float]:

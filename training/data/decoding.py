@@ -12,6 +12,7 @@ from dataset_format.images import (
     TooLarge,
     describe_excess,
     open_image,
+    pillow_limit,
 )
 from dataset_format.sizes import MAX_DATASET_PIXELS
 
@@ -54,7 +55,7 @@ def decode_image(content: bytes) -> np.ndarray:
         image = open_image(content, MAX_DATASET_PIXELS)
     except TooLarge as error:
         raise UnsupportedImage(str(error)) from error
-    with image:
+    with image, pillow_limit(None):
         if image.mode not in ('L', 'LA', 'RGB', 'RGBA'):
             raise UnsupportedImage(f'of mode {image.mode}, not 8-bit grayscale or RGB')
         return _channels_first(np.array(image))
