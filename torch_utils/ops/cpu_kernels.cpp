@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "cpu_bias_act.h"
+#include "cpu_filtered_lrelu.h"
 #include "cpu_resample.h"
 #include "cpu_winograd.h"
 
@@ -27,6 +28,23 @@ void upfirdn2d_as(const void* in, void* out, bool channels_last, const int64_t* 
     const Resample<T> args = {static_cast<const T*>(in), static_cast<T*>(out), n, c, in_strides[0], in_strides[1], in_strides[2],
                               out_strides[0], out_strides[1], out_strides[2], channels_last, x, y};
     resample(args, kernel, tolerance, threads);
+}
+
+template <class T> LreluFilter<T> lrelu_filter(const double* values, int64_t taps, bool separable, double gain) {
+    LreluFilter<T> filter = {taps, separable, {}, separable ? T(gain) : T(1)};
+    for (int64_t k = 0; k < (separable ? taps : taps * taps); ++k) filter.values.push_back(T(separable ? values[k] : values[k] * gain));
+    return filter;
+}
+
+LreluAxis lrelu_axis(const int64_t* g) { return {g[0], g[1], g[2], g[3], g[4], g[5], g[6]}; }
+
+template <class T>
+void filtered_lrelu_as(const void* x, const void* bias, void* y, void* mask, const int64_t* g, const double* filter_up,
+                       const double* filter_down, double gain_up, double gain, double slope, double clamp, int threads) {
+    const FilteredLrelu<T> args = {static_cast<const T*>(x), static_cast<const T*>(bias), static_cast<T*>(y), static_cast<uint8_t*>(mask),
+                                   g[1], g[2], lrelu_axis(g + 7), lrelu_axis(g + 14), lrelu_filter<T>(filter_up, g[3], g[4] != 0, gain_up),
+                                   lrelu_filter<T>(filter_down, g[5], g[6] != 0, 1), LreluMode(g[0]), T(gain), T(slope), T(clamp)};
+    filtered_lrelu(args, threads);
 }
 
 Shape shape_of(const int64_t* s) { return {s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]}; }
@@ -72,6 +90,20 @@ int ada_upfirdn2d(int type, const void* in, void* out, const int64_t* layout, co
         const double tolerance = 4 * (filter_type ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon());
         (type ? upfirdn2d_as<double> : upfirdn2d_as<float>)(in, out, layout[0] != 0, layout + 1, layout + 4, g[0], g[1], x, y, kernel,
                                                              tolerance, threads);
+    } catch (const std::exception&) {
+        return 1;
+    }
+    return 0;
+}
+
+// Contiguous tensors. `geometry`: mode, planes, channels, then taps and whether the filter is separable for both filters, then
+// up, down, pad, offset, in, out and mid, first for x, then for y. Filters are correlation kernels. `gain_up` is that of the
+// upsampling along both axes together, `gain` that of the activation.
+int ada_filtered_lrelu(int type, const void* x, const void* bias, void* y, void* mask, const int64_t* geometry, const double* filter_up,
+                       const double* filter_down, double gain_up, double gain, double slope, double clamp, int threads) {
+    try {
+        (type ? filtered_lrelu_as<double> : filtered_lrelu_as<float>)(x, bias, y, mask, geometry, filter_up, filter_down, gain_up, gain,
+                                                                       slope, clamp, threads);
     } catch (const std::exception&) {
         return 1;
     }

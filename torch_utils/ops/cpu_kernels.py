@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ MAIN = 'cpu_kernels.cpp'
 SOURCES = (
     MAIN,
     'cpu_bias_act.h',
+    'cpu_filtered_lrelu.h',
     'cpu_memory.h',
     'cpu_resample.h',
     'cpu_threads.h',
@@ -37,6 +38,8 @@ SOURCES = (
 FUSED_BIAS_GRADIENT = True  # bias_act_grad can also compute the gradient of the bias.
 _TYPES = {torch.float32: 0, torch.float64: 1}
 _VALUE, _GRADIENT, _CURVATURE = range(3)
+_ACTIVATE, _ACTIVATE_AND_WRITE_MASK, _APPLY_MASK = range(3)  # as in cpu_filtered_lrelu.h
+_MAX_LRELU_FACTOR, _MAX_LRELU_TAPS = 8, 64  # beyond them, the rows would not stay in the cache
 _MIN_CHANNELS = 8  # from which vectors along the channels are worthwhile
 _SCHEMES = {'keep': 0, 'halve': 1, 'twice': 2}  # as in cpu_kernels.cpp
 _CHANNEL_MULTIPLE = 32  # as in cpu_winograd.h
@@ -72,6 +75,7 @@ def _library() -> ctypes.CDLL:
     pointer, number, size, factor = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double
     library.ada_bias_act.argtypes = [number, *[pointer] * 6, *[size] * 3, number, number, *[factor] * 3, number]
     library.ada_upfirdn2d.argtypes = [number, *[pointer] * 5, number, number, number, factor, number]
+    library.ada_filtered_lrelu.argtypes = [number, *[pointer] * 7, *[factor] * 4, number]
     library.ada_conv3x3.argtypes = library.ada_conv3x3_weight_gradient.argtypes = [number, *[pointer] * 5, number]
     return library
 
@@ -256,8 +260,156 @@ def upfirdn2d(x: Tensor, f: Tensor, geometry: Resampling) -> Tensor:
 
 
 def supports_filtered_lrelu(x: Tensor, fu: Tensor | None, fd: Tensor | None, up: int, down: int) -> bool:
-    """Return False: on a CPU, a fused kernel would not be faster, because the cache holds the upsampled image."""
-    return False
+    """Return whether `filtered_lrelu` and its derivatives support these arguments."""
+    filters = [f for f in (fu, fd) if f is not None]
+    if not filters or x.dtype.itemsize > 8 or max(up, down) > _MAX_LRELU_FACTOR:
+        return False  # without a filter, `bias_act` alone does the work in one pass
+    return all(
+        f.dtype in _TYPES and f.device.type == 'cpu' and len(set(f.shape)) == 1 and f.shape[0] <= _MAX_LRELU_TAPS
+        for f in filters
+    )
+
+
+def filtered_lrelu(
+    x: Tensor,
+    fu: Tensor | None,
+    fd: Tensor | None,
+    b: Tensor | None,
+    up: int,
+    down: int,
+    padding: Sequence[int],
+    gain: float,
+    slope: float,
+    clamp: float | None,
+    flip_filter: bool,
+    want_mask: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Compute `filtered_lrelu.filtered_lrelu`.
+
+    Returns:
+        The result and, if `want_mask`, the mask that the derivatives need, else None. The mask is uint8
+        [N, C, H_u, bytes of a row] for H_u rows after upsampling; see cpu_filtered_lrelu.h.
+    """
+    n, c, h, w = x.shape
+    x0, x1, y0, y1 = padding
+    mid_w, mid_h = w * up + x0 + x1 - _num_taps(fu) + 1, h * up + y0 + y1 - _num_taps(fu) + 1
+    out_size = (mid_w - _num_taps(fd)) // down + 1, (mid_h - _num_taps(fd)) // down + 1
+    mask = None
+    if want_mask:
+        period = math.lcm(up, down)
+        mask = torch.empty([n, c, mid_h, period * -(-mid_w // period)], dtype=torch.uint8)
+    y = _run_filtered_lrelu(
+        (x, b, mask, fu, fd),
+        mode=_ACTIVATE_AND_WRITE_MASK if want_mask else _ACTIVATE,
+        up=up,
+        down=down,
+        pad=(x0, y0),
+        mask_offset=(0, 0),
+        mask_size=(mid_w, mid_h),
+        out_size=out_size,
+        gain_up=float(up**2),
+        gain=gain,
+        slope=slope,
+        clamp=math.inf if clamp is None else clamp,
+        flip_filter=flip_filter,
+    )
+    return y, mask
+
+
+def filtered_lrelu_masked(
+    x: Tensor,
+    mask: Tensor,
+    fu: Tensor | None,
+    fd: Tensor | None,
+    up: int,
+    down: int,
+    padding: Sequence[int],
+    mask_offset: Sequence[int],
+    mask_size: Sequence[int],
+    out_size: Sequence[int],
+    gain: float,
+    slope: float,
+    flip_filter: bool,
+) -> Tensor:
+    """Upsample, multiply by the derivative of the activation from the mask, and downsample.
+
+    `cuda_kernels.filtered_lrelu_masked` gives the formulas.
+    """
+    return _run_filtered_lrelu(
+        (x, None, mask, fu, fd),
+        mode=_APPLY_MASK,
+        up=up,
+        down=down,
+        pad=(padding[0], padding[2]),
+        mask_offset=tuple(mask_offset),
+        mask_size=tuple(mask_size),
+        out_size=tuple(out_size),
+        gain_up=1.0,
+        gain=gain,
+        slope=slope,
+        clamp=math.inf,
+        flip_filter=flip_filter,
+    )
+
+
+def _run_filtered_lrelu(
+    tensors: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None],
+    *,
+    mode: int,
+    up: int,
+    down: int,
+    pad: tuple[int, ...],
+    mask_offset: tuple[int, ...],
+    mask_size: tuple[int, ...],
+    out_size: tuple[int, ...],
+    gain_up: float,
+    gain: float,
+    slope: float,
+    clamp: float,
+    flip_filter: bool,
+) -> Tensor:
+    """Run the kernel on x, bias, mask, fu and fd, and return y; see `struct FilteredLrelu`. Pairs are (x, y)."""
+    x, b, mask, fu, fd = tensors
+    dtype = x.dtype if x.dtype in _TYPES else torch.float32
+    source = x.to(dtype).contiguous()
+    b = None if b is None else b.to(dtype).contiguous()
+    n, c, h, w = x.shape
+    y = torch.empty([n, c, out_size[1], out_size[0]], dtype=dtype)
+    kernels = [_correlation_kernel(f, flip_filter) for f in (fu, fd)]
+    geometry = [mode, n * c, c]
+    for kernel in kernels:
+        geometry += [kernel.shape[0], kernel.ndim == 1]
+    for axis, in_size in enumerate((w, h)):
+        geometry += [up, down, pad[axis], mask_offset[axis], in_size, out_size[axis], mask_size[axis]]
+    _check(
+        _library().ada_filtered_lrelu(
+            _TYPES[dtype],
+            source.data_ptr(),
+            None if b is None else b.data_ptr(),
+            y.data_ptr(),
+            None if mask is None else mask.data_ptr(),
+            (ctypes.c_int64 * len(geometry))(*geometry),
+            *(kernel.data_ptr() for kernel in kernels),
+            gain_up,
+            gain,
+            slope,
+            clamp,
+            torch.get_num_threads(),
+        )
+    )
+    return y.to(x.dtype).contiguous(memory_format=memory_format_of(x))
+
+
+def _correlation_kernel(f: Tensor | None, flip_filter: bool) -> Tensor:
+    """Return a filter as float64, reversed unless `flip_filter`."""
+    if f is None:
+        return torch.ones([1], dtype=torch.float64)
+    f = f.detach().to(torch.float64)
+    return f.contiguous() if flip_filter else f.flip(list(range(f.ndim)))
+
+
+def _num_taps(f: Tensor | None) -> int:
+    return 1 if f is None else f.shape[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

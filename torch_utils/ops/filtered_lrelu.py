@@ -3,9 +3,9 @@
 Upsampling, filter, leaky ReLU, filter, downsampling: the high frequencies that the leaky ReLU creates are removed by
 the second filter before they can alias. Without a fused kernel, `upfirdn2d` and `bias_act` do the work.
 
-The fused kernel keeps the upsampled image in fast memory and writes only a mask of it: two bits per pixel, which
-determine the slope there. With a fixed mask the operation is linear, and its transpose is again upsampling, mask and
-downsampling (`MaskedResampling.transposed`), so one function computes all derivatives.
+The fused kernels keep the upsampled image in fast memory and write only a mask of it, which determines the slope at
+each pixel: two bits on a GPU, a byte on a CPU. With a fixed mask the operation is linear, and its transpose is again
+upsampling, mask and downsampling (`MaskedResampling.transposed`), so one function computes all derivatives.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def filtered_lrelu(
     check_image_batch('filtered_lrelu', x)
     up, down = parse_factor('filtered_lrelu', 'up', up), parse_factor('filtered_lrelu', 'down', down)
     if impl == 'cuda' and slope >= 0 and gain > 0 and (clamp is None or clamp >= 0) and x.numel() > 0:
-        kernels = _kernels(x, fu, fd, up, down, b)
+        sides = parse_padding('filtered_lrelu', padding)
+        kernels = _kernels(x, fu, fd, up, down, b) if _has_output(x, fu, fd, up, sides) else None
         if kernels is not None:
-            sides = parse_padding('filtered_lrelu', padding)
             b = None if b is None else b.to(x.dtype)
             clamp = None if clamp is None else float(clamp)
             constants = up, down, sides, float(gain), float(slope), clamp, bool(flip_filter)
@@ -92,6 +92,12 @@ def _kernels(
         return None
     kernels = native.kernels(x)
     return kernels if kernels is not None and kernels.supports_filtered_lrelu(x, fu, fd, up, down) else None
+
+
+def _has_output(x: Tensor, fu: Tensor | None, fd: Tensor | None, up: int, sides: Sequence[int]) -> bool:
+    """Return whether images are at least as large as the filters; otherwise the other operators raise the error."""
+    taps = _num_taps(fu) + _num_taps(fd) - 1
+    return all(x.shape[3 - axis] * up + sides[2 * axis] + sides[2 * axis + 1] >= taps for axis in range(2))
 
 
 def _fused(
