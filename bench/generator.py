@@ -1,7 +1,7 @@
 """Generators and training iterations on a CPU, compared with the reference implementation and with their floors.
 
-    python bench/generator.py                        generators, about 2 minutes on 2 cores
-    python bench/generator.py --training             and training iterations, about 4 minutes
+    python bench/generator.py                        generators, about 4 minutes on 2 cores
+    python bench/generator.py --training             and training iterations, about 10 minutes
     python bench/generator.py --allocator=default    with the default settings of glibc's allocator
 
 Both sides of a comparison run in the same process. Programs of this project keep freed memory (`dnnlib.machine`). To
@@ -33,10 +33,13 @@ AUGMENT_P = 0.5
 
 
 def bench_generators(peaks: Peaks, quick: bool) -> list[Comparison]:
-    """Compare images from latents with random noise, with the networks of --cfg=auto."""
+    """Compare images from latents with random noise, with the networks of several presets."""
     rows = []
-    for resolution, batch in [(16, 1), (16, 2)] if quick else [(256, 1), (256, 4), (1024, 1)]:
-        G, _channel_base = construct_generator(resolution, quick, CPU)
+    sizes = [(16, 1), (16, 2)] if quick else [(256, 1), (256, 4), (1024, 1)]
+    cases = [('auto', *size) for size in sizes]
+    cases += [(cfg, *sizes[0]) for cfg in ('stylegan3-t', 'stylegan3-r')]
+    for cfg, resolution, batch in cases:
+        G, _channel_base = construct_generator(resolution, quick, CPU, cfg)
         z, c = torch.randn([batch, G.z_dim]), torch.zeros([batch, 0])
 
         @torch.no_grad()
@@ -44,29 +47,36 @@ def bench_generators(peaks: Peaks, quick: bool) -> list[Comparison]:
             return G(z, c)
 
         case: ComparedCase = (run, run, generator_flop(G, z, c) / peaks.flop_per_sec)
-        rows += compare({f'generator, {resolution} px, batch {batch}': case}, CPU, budget_sec=15)
+        rows += compare({f'generator{_of_preset(cfg)}, {resolution} px, batch {batch}': case}, CPU, budget_sec=15)
     return rows
 
 
 def bench_training(peaks: Peaks, quick: bool) -> list[Comparison]:
-    """Compare iterations of --cfg=auto with the pipe `bgc` at p = 0.5: the main phases alone, and all phases."""
+    """Compare iterations with the pipe `bgc` at p = 0.5: the main phases alone, and all phases."""
     rows = []
-    for resolution, batch in [(16, 4)] if quick else [(64, 16), (128, 8)]:
-        config, dataset = training_setup(resolution, batch, 1, CPU, quick_channel_base(quick), AUGMENT_P)
+    cases_of_presets = [('auto', 64, 16), ('auto', 128, 8), ('stylegan3-t', 64, 4), ('stylegan3-r', 64, 4)]
+    for cfg, resolution, batch in [('auto', 16, 4), ('stylegan3-t', 16, 4)] if quick else cases_of_presets:
+        config, dataset = training_setup(resolution, batch, 1, CPU, quick_channel_base(quick), AUGMENT_P, cfg)
         step = TrainingStep(World(rank=0, size=1, device=CPU), config, dataset)
         flop = step.flop()
         cases: dict[str, ComparedCase] = {name: (run, run, None) for name, run in step.cases().items()}
         options = dict(rounds=3, min_rounds=2, budget_sec=60, warm_up=quick)
         by_phase = {row.what: row for row in compare(cases, CPU, **options)}
+        main = [name for name, interval in step.intervals().items() if interval == 1 and name != 'EMA']
         for what, weights in (
-            ('Gmain + Dmain', {'Gmain': 1.0, 'Dmain': 1.0}),
+            (' + '.join(main), dict.fromkeys(main, 1.0)),
             ('all phases', {name: 1 / interval for name, interval in step.intervals().items()}),
         ):
             floor_sec = sum(flop.get(name, 0) * weight for name, weight in weights.items()) / peaks.flop_per_sec
             ours = _weighted_sums({name: by_phase[name].times_sec for name in weights}, weights)
             reference = _weighted_sums({name: by_phase[name].reference_sec for name in weights}, weights)
-            rows.append(Comparison(f'training, {resolution} px, batch {batch}, {what}', ours, reference, floor_sec))
+            title = f'training{_of_preset(cfg)}, {resolution} px, batch {batch}, {what}'
+            rows.append(Comparison(title, ours, reference, floor_sec))
     return rows
+
+
+def _of_preset(cfg: str) -> str:
+    return '' if cfg == 'auto' else f' of {cfg}'
 
 
 def _weighted_sums(times_sec: dict[str, list[float]], weights: dict[str, float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Networks and training steps of `train.py --cfg=auto`, on data in memory and in any number of processes."""
+"""Networks and training steps of `train.py`, on data in memory and in any number of processes."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ def training_setup(
     device: torch.device,
     channel_base: int | None = None,
     augment_p: float | None = None,
+    cfg: str = 'auto',
 ) -> tuple[TrainingConfig, ImageFolderDataset]:
-    """Return the configuration of `train.py --cfg=auto` for RGB images of this resolution, and a dataset of that shape.
+    """Return the configuration of `train.py` for RGB images of this resolution, and a dataset of that shape.
 
     The dataset knows the shape of its images, but its file no longer exists.
 
@@ -45,12 +46,14 @@ def training_setup(
         device: Where the networks run.
         channel_base: Value of `--cbase`. None: that of the preset.
         augment_p: Fixed strength of the augmentation. None: ADA, which starts from 0.
+        cfg: Preset.
     """
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, 'image.png').write_bytes(encode_png(np.zeros([resolution, resolution, 3], np.uint8)))
         options = Options(
             outdir=folder,
             data=folder,
+            cfg=cfg,
             batch=batch_gpu * num_processes,
             cbase=channel_base,
             device=str(device),
@@ -66,11 +69,13 @@ def quick_channel_base(quick: bool) -> int | None:
     return QUICK_CHANNEL_BASE if quick else None
 
 
-def construct_generator(resolution: int, quick: bool, device: torch.device) -> tuple[Any, int]:
-    """Return the generator of `--cfg=auto` for this resolution, ready for inference, and its `channel_base`."""
-    config, dataset = training_setup(resolution, 1, 1, device, quick_channel_base(quick))
+def construct_generator(resolution: int, quick: bool, device: torch.device, cfg: str = 'auto') -> tuple[Any, int]:
+    """Return the generator of a preset for this resolution, ready for inference, and its `channel_base`."""
+    config, dataset = training_setup(resolution, 1, 1, device, quick_channel_base(quick), cfg=cfg)
     G, _D = setup.construct_networks(config, dataset)
-    return G.eval().requires_grad_(False).to(device), config.G_kwargs['synthesis_kwargs']['channel_base']
+    return G.eval().requires_grad_(False).to(device), config.G_kwargs.get('synthesis_kwargs', config.G_kwargs)[
+        'channel_base'
+    ]
 
 
 def construct_augment_pipe(augment_p: float, device: torch.device) -> Any:

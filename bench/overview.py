@@ -49,14 +49,18 @@ AUGMENT_P = 0.5
 
 
 def bench_generator(peaks: Peaks, device: torch.device, quick: bool) -> Iterator[Row]:
-    """Time images from latents with random noise, as in `generate.py`, with the networks of --cfg=auto."""
+    """Time images from latents with random noise, as in `generate.py`, with the networks of several presets."""
     sizes = [(16, 1), (16, 4)] if quick else [(256, 1), (256, 4), (512, 1), (1024, 1)]
-    generators = {resolution: construct_generator(resolution, quick, device) for resolution in dict(sizes)}
+    networks = [('auto', *size) for size in sizes] + [(cfg, *sizes[0]) for cfg in ('stylegan3-t', 'stylegan3-r')]
+    generators = {
+        (cfg, resolution): construct_generator(resolution, quick, device, cfg) for cfg, resolution, _batch in networks
+    }
     cases, amounts = {}, {}
     with torch.no_grad():
-        for resolution, batch in sizes:
-            G, channel_base = generators[resolution]
-            what = f'{resolution} px, batch {batch} (channel base {channel_base})'
+        for cfg, resolution, batch in networks:
+            G, channel_base = generators[cfg, resolution]
+            preset = '' if cfg == 'auto' else f'{cfg}, '
+            what = f'{preset}{resolution} px, batch {batch} (channel base {channel_base})'
             z = torch.randn([batch, G.z_dim], device=device)
             c = torch.zeros([batch, 0], device=device)
             cases[what] = functools.partial(G, z, c)

@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 
+from training import networks_stylegan3
 from training.networks_stylegan2 import Conv2dLayer, SynthesisLayer, ToRGBLayer
 
-CONVOLUTION_LAYERS = (Conv2dLayer, SynthesisLayer, ToRGBLayer)
+CONVOLUTION_LAYERS = (Conv2dLayer, SynthesisLayer, ToRGBLayer, networks_stylegan3.SynthesisLayer)
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class LayerWork:
     """The work of one layer for one image."""
 
     name: str
-    kind: type
+    is_to_rgb: bool
     flop: int
 
 
@@ -45,7 +46,8 @@ def layer_work(network: torch.nn.Module, *inputs: torch.Tensor) -> list[LayerWor
     def counting_hook(name: str) -> Callable[[Any, Any, Any], None]:
         def hook(module: Any, args: Any, output: Any) -> None:
             pixels = min(args[0].shape[2] * args[0].shape[3], output.shape[2] * output.shape[3])
-            layers.append(LayerWork(name, type(module), 2 * module.weight.numel() * pixels))
+            is_to_rgb = isinstance(module, ToRGBLayer) or getattr(module, 'is_torgb', False)
+            layers.append(LayerWork(name, is_to_rgb, 2 * module.weight.numel() * pixels))
 
         return hook
 
@@ -85,7 +87,7 @@ class NetworkWork:
         d_layers = layer_work(D, image, label)
         return cls(
             G=sum(layer.flop for layer in g_layers),
-            G_to_rgb=sum(layer.flop for layer in g_layers if layer.kind is ToRGBLayer),
+            G_to_rgb=sum(layer.flop for layer in g_layers if layer.is_to_rgb),
             D=sum(layer.flop for layer in d_layers),
             D_from_rgb=d_layers[0].flop,
             D_epilogue=d_layers[-1].flop,
@@ -97,6 +99,7 @@ def phase_flop(work: NetworkWork, batch_size: int, pl_batch_shrink: int = 2) -> 
 
     Gmain: Forward through G and D. Backward through D with respect to activations, through G with respect to
         activations and weights.
+    Gboth: As Gmain, for runs without path length regularization.
     Greg: On a smaller batch, forward through G, and its gradient with respect to ws. The derivative of that with
         respect to the gradients and the weights. Modulation multiplies activations, so from there also backward through
         G, except for ToRGB, which the image depends on linearly.
@@ -106,8 +109,10 @@ def phase_flop(work: NetworkWork, batch_size: int, pl_batch_shrink: int = 2) -> 
         minibatch standard deviation is curved, so from there also backward through the layers before it.
     """
     g, d = work.G, work.D
+    g_main = batch_size * (3 * g + 2 * d)
     return {
-        'Gmain': batch_size * (3 * g + 2 * d),
+        'Gmain': g_main,
+        'Gboth': g_main,
         'Greg': max(batch_size // pl_batch_shrink, 1) * (6 * g - 2 * work.G_to_rgb),
         'Dmain': batch_size * (g + 2 * (3 * d - work.D_from_rgb)),
         'Dreg': batch_size * (4 * d + 2 * (d - work.D_epilogue) - work.D_from_rgb),
