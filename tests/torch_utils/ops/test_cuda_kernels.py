@@ -24,6 +24,7 @@ from torch_utils.ops import (
 )
 from torch_utils.ops.arguments import BiasActOptions
 from torch_utils.ops.resampling import Resampling
+from training.networks_stylegan3 import Generator
 
 OPS = Path(cuda_kernels.__file__).parent
 HARNESS = Path(__file__).with_name('cuda_on_cpu.cpp')
@@ -209,6 +210,60 @@ def test_filtered_lrelu(up, down, padding, shape, taps_up, taps_down, dtype, lay
         v, mask, fu, fd, up, down, padding, (0, 0), size, (y.shape[3], y.shape[2]), gain * up**2, slope, flip
     )
     assert_close(second, torch.autograd.grad(gradient, dy_leaf, v.double())[0])
+
+
+@pytest.mark.usefixtures('emulation')
+@pytest.mark.parametrize('radial', [False, True])
+@pytest.mark.parametrize(
+    'resolution', [128, *(pytest.param(size, marks=pytest.mark.slow) for size in (256, 512, 1024))]
+)
+def test_filtered_lrelu_in_all_layers_of_stylegan3(resolution, radial):
+    """On one channel, beside the CPU kernel in float64: values and the gradient."""
+    torch.manual_seed(0)
+    options = dict(conv_kernel=1, use_radial_filters=True) if radial else {}
+    G = Generator(8, 0, 8, resolution, 1, channel_base=1, channel_max=1, **options)
+    done = set()
+    for layer in (getattr(G.synthesis, name) for name in G.synthesis.layer_names):
+        fu, fd = layer.up_filter, layer.down_filter
+        up, down, padding = layer.up_factor, layer.down_factor, layer.padding
+        width, height = (layer.in_size + layer.conv_kernel - 1).tolist()
+        x = torch.randn(1, 1, height, width)
+        shape = up, down, tuple(padding), width, height
+        if shape in done or layer.is_torgb:
+            continue
+        done.add(shape)
+        if not cuda_kernels.supports_filtered_lrelu(x, fu, fd, up, down):
+            assert fd.ndim == 2  # radial filters are applied by upfirdn2d
+            continue
+        b = torch.randn(1)
+        constants = 2**0.5, 0.2, 256.0, False
+        y, mask = cuda_kernels.filtered_lrelu(x, fu, fd, b, up, down, padding, *constants, True)
+        leaf = x.double().requires_grad_()
+        expected = filtered_lrelu.filtered_lrelu(
+            leaf, fu.double(), fd.double(), b.double(), up, down, padding, *constants
+        )
+        dy = torch.randn(y.shape)
+        (gradient,) = torch.autograd.grad(expected, leaf, dy.double())
+        assert_close(y, expected.detach())
+        taps_up, taps_down = len(fu), len(fd)
+        dx = cuda_kernels.filtered_lrelu_masked(
+            dy,
+            mask,
+            fd,
+            fu,
+            down,
+            up,
+            [taps_down - 1] * 4,
+            (taps_up - 1 - padding[0], taps_up - 1 - padding[2]),
+            (width * up + sum(padding[:2]) - taps_up + 1, height * up + sum(padding[2:]) - taps_up + 1),
+            (width, height),
+            constants[0] * up**2,
+            constants[1],
+            True,
+        )
+        # One of millions of pixels may be so near to zero that its sign differs between the types.
+        differs = (dx - gradient).abs() > TOLERANCE[dx.dtype] * gradient.abs().max()
+        assert differs.sum() <= 1e-3 * differs.numel()
 
 
 @pytest.mark.usefixtures('emulation')
