@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,13 @@ from torch import Tensor
 
 from torch_utils.ops import build
 from torch_utils.ops.arguments import ACTIVATION_CODES, BiasActOptions
-from torch_utils.ops.resampling import Resampling, is_channels_last, memory_format_of
+from torch_utils.ops.resampling import (
+    FilteredActivation,
+    MaskedResampling,
+    Resampling,
+    is_channels_last,
+    memory_format_of,
+)
 
 FOLDER = Path(__file__).parent
 MAIN = 'cpu_kernels.cpp'
@@ -271,18 +277,7 @@ def supports_filtered_lrelu(x: Tensor, fu: Tensor | None, fd: Tensor | None, up:
 
 
 def filtered_lrelu(
-    x: Tensor,
-    fu: Tensor | None,
-    fd: Tensor | None,
-    b: Tensor | None,
-    up: int,
-    down: int,
-    padding: Sequence[int],
-    gain: float,
-    slope: float,
-    clamp: float | None,
-    flip_filter: bool,
-    want_mask: bool,
+    x: Tensor, fu: Tensor | None, fd: Tensor | None, b: Tensor | None, options: FilteredActivation, want_mask: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Compute `filtered_lrelu.filtered_lrelu`.
 
@@ -290,97 +285,49 @@ def filtered_lrelu(
         The result and, if `want_mask`, the mask that the derivatives need, else None. The mask is uint8
         [N, C, H_u, bytes of a row] for H_u rows after upsampling; see cpu_filtered_lrelu.h.
     """
-    n, c, h, w = x.shape
-    x0, x1, y0, y1 = padding
-    mid_w, mid_h = w * up + x0 + x1 - _num_taps(fu) + 1, h * up + y0 + y1 - _num_taps(fu) + 1
-    out_size = (mid_w - _num_taps(fd)) // down + 1, (mid_h - _num_taps(fd)) // down + 1
+    up, down = options.up, options.down
+    geometry = options.masked(x.shape, fu, fd)
     mask = None
     if want_mask:
+        mid_w, mid_h = geometry.mask_size
         period = math.lcm(up, down)
-        mask = torch.empty([n, c, mid_h, period * -(-mid_w // period)], dtype=torch.uint8)
-    y = _run_filtered_lrelu(
-        (x, b, mask, fu, fd),
-        mode=_ACTIVATE_AND_WRITE_MASK if want_mask else _ACTIVATE,
-        up=up,
-        down=down,
-        pad=(x0, y0),
-        mask_offset=(0, 0),
-        mask_size=(mid_w, mid_h),
-        out_size=out_size,
-        gain_up=float(up**2),
-        gain=gain,
-        slope=slope,
-        clamp=math.inf if clamp is None else clamp,
-        flip_filter=flip_filter,
-    )
-    return y, mask
+        mask = torch.empty([*x.shape[:2], mid_h, period * -(-mid_w // period)], dtype=torch.uint8)
+    mode = _ACTIVATE if mask is None else _ACTIVATE_AND_WRITE_MASK
+    factors = up**2, options.gain, options.slope, math.inf if options.clamp is None else options.clamp
+    return _run_filtered_lrelu(mode, x, b, mask, fu, fd, geometry, factors), mask
 
 
 def filtered_lrelu_masked(
-    x: Tensor,
-    mask: Tensor,
-    fu: Tensor | None,
-    fd: Tensor | None,
-    up: int,
-    down: int,
-    padding: Sequence[int],
-    mask_offset: Sequence[int],
-    mask_size: Sequence[int],
-    out_size: Sequence[int],
-    gain: float,
-    slope: float,
-    flip_filter: bool,
+    x: Tensor, mask: Tensor, fu: Tensor | None, fd: Tensor | None, masked: MaskedResampling
 ) -> Tensor:
-    """Upsample, multiply by the derivative of the activation from the mask, and downsample.
-
-    `cuda_kernels.filtered_lrelu_masked` gives the formulas.
-    """
-    return _run_filtered_lrelu(
-        (x, None, mask, fu, fd),
-        mode=_APPLY_MASK,
-        up=up,
-        down=down,
-        pad=(padding[0], padding[2]),
-        mask_offset=tuple(mask_offset),
-        mask_size=tuple(mask_size),
-        out_size=tuple(out_size),
-        gain_up=1.0,
-        gain=gain,
-        slope=slope,
-        clamp=math.inf,
-        flip_filter=flip_filter,
-    )
+    """Compute a derivative of `filtered_lrelu`."""
+    factors = 1, masked.gain, masked.slope, math.inf
+    return _run_filtered_lrelu(_APPLY_MASK, x, None, mask, fu, fd, masked, factors)
 
 
 def _run_filtered_lrelu(
-    tensors: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None],
-    *,
     mode: int,
-    up: int,
-    down: int,
-    pad: tuple[int, ...],
-    mask_offset: tuple[int, ...],
-    mask_size: tuple[int, ...],
-    out_size: tuple[int, ...],
-    gain_up: float,
-    gain: float,
-    slope: float,
-    clamp: float,
-    flip_filter: bool,
+    x: Tensor,
+    b: Tensor | None,
+    mask: Tensor | None,
+    fu: Tensor | None,
+    fd: Tensor | None,
+    geometry: MaskedResampling,
+    factors: tuple[float, float, float, float],
 ) -> Tensor:
-    """Run the kernel on x, bias, mask, fu and fd, and return y; see `struct FilteredLrelu`. Pairs are (x, y)."""
-    x, b, mask, fu, fd = tensors
+    """Run the kernel; `factors`: gain of the upsampling, gain, slope and clamp of the activation."""
     dtype = x.dtype if x.dtype in _TYPES else torch.float32
     source = x.to(dtype).contiguous()
     b = None if b is None else b.to(dtype).contiguous()
-    n, c, h, w = x.shape
-    y = torch.empty([n, c, out_size[1], out_size[0]], dtype=dtype)
-    kernels = [_correlation_kernel(f, flip_filter) for f in (fu, fd)]
-    geometry = [mode, n * c, c]
+    (n, c), (out_w, out_h) = x.shape[:2], geometry.out_size
+    y = torch.empty([n, c, out_h, out_w], dtype=dtype)
+    kernels = [_correlation_kernel(f, geometry.flip_filter) for f in (fu, fd)]
+    numbers = [mode, n * c, c]
     for kernel in kernels:
-        geometry += [kernel.shape[0], kernel.ndim == 1]
-    for axis, in_size in enumerate((w, h)):
-        geometry += [up, down, pad[axis], mask_offset[axis], in_size, out_size[axis], mask_size[axis]]
+        numbers += [kernel.shape[0], kernel.ndim == 1]
+    of_axes = zip(geometry.pad, geometry.offset, geometry.in_size, geometry.out_size, geometry.mask_size, strict=True)
+    for numbers_of_axis in of_axes:
+        numbers += [geometry.up, geometry.down, *numbers_of_axis]
     _check(
         _library().ada_filtered_lrelu(
             _TYPES[dtype],
@@ -388,12 +335,9 @@ def _run_filtered_lrelu(
             None if b is None else b.data_ptr(),
             y.data_ptr(),
             None if mask is None else mask.data_ptr(),
-            (ctypes.c_int64 * len(geometry))(*geometry),
+            (ctypes.c_int64 * len(numbers))(*numbers),
             *(kernel.data_ptr() for kernel in kernels),
-            gain_up,
-            gain,
-            slope,
-            clamp,
+            *factors,
             torch.get_num_threads(),
         )
     )
@@ -406,10 +350,6 @@ def _correlation_kernel(f: Tensor | None, flip_filter: bool) -> Tensor:
         return torch.ones([1], dtype=torch.float64)
     f = f.detach().to(torch.float64)
     return f.contiguous() if flip_filter else f.flip(list(range(f.ndim)))
-
-
-def _num_taps(f: Tensor | None) -> int:
-    return 1 if f is None else f.shape[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

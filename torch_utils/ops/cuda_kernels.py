@@ -18,7 +18,7 @@ from torch import Tensor
 from torch_utils.ops import cuda_driver, cuda_launch, cuda_plans, nvrtc
 from torch_utils.ops.arguments import ACTIVATION_CODES, BiasActOptions
 from torch_utils.ops.cuda_plans import PIXELS_PER_WORD, SCALARS, VECTOR_BYTES, LreluOptions, View, view
-from torch_utils.ops.resampling import Resampling, memory_format_of
+from torch_utils.ops.resampling import FilteredActivation, MaskedResampling, Resampling, memory_format_of, num_taps
 
 # For larger filters, unrolled loops take long to compile and need too many registers.
 MAX_SEPARABLE_TAPS = 32
@@ -136,23 +136,12 @@ def supports_filtered_lrelu(x: Tensor, fu: Tensor | None, fd: Tensor | None, up:
     if not all(f is None or (f.ndim == 1 and f.shape[0] <= MAX_SEPARABLE_TAPS) for f in (fu, fd)):
         return False
     # In both directions, for the phase that needs the most pixels.
-    directions = ((up, down, _num_taps(fu), _num_taps(fd)), (down, up, _num_taps(fd), _num_taps(fu)))
+    directions = ((up, down, num_taps(fu), num_taps(fd)), (down, up, num_taps(fd), num_taps(fu)))
     return all(cuda_plans.lrelu_tile(x.dtype, *direction, (0, 0), 1, 1) is not None for direction in directions)
 
 
 def filtered_lrelu(
-    x: Tensor,
-    fu: Tensor | None,
-    fd: Tensor | None,
-    b: Tensor | None,
-    up: int,
-    down: int,
-    padding: Sequence[int],
-    gain: float,
-    slope: float,
-    clamp: float | None,
-    flip_filter: bool,
-    want_mask: bool,
+    x: Tensor, fu: Tensor | None, fd: Tensor | None, b: Tensor | None, options: FilteredActivation, want_mask: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Compute `filtered_lrelu.filtered_lrelu` for separable filters.
 
@@ -160,13 +149,13 @@ def filtered_lrelu(
         The result and, if `want_mask`, the mask that the derivatives need, else None. The mask is int32
         [N, C, H_u, ceil(W_u / 16)] for H_u x W_u pixels after upsampling.
     """
-    n, c, h, w = x.shape
-    x0, x1, y0, y1 = padding
-    mid_w, mid_h = w * up + x0 + x1 - _num_taps(fu) + 1, h * up + y0 + y1 - _num_taps(fu) + 1
-    y = _empty_images(x, (mid_h - _num_taps(fd)) // down + 1, (mid_w - _num_taps(fd)) // down + 1)
+    up, down, (x0, _x1, y0, _y1), gain, slope, clamp, flip_filter = options
+    mid_w, mid_h = options.upsampled_size(x.shape, fu)
+    out_w, out_h = options.output_size(x.shape, fu, fd)
+    y = _empty_images(x, out_h, out_w)
     mask = None
     if want_mask:
-        mask = torch.empty([n, c, mid_h, -(-mid_w // PIXELS_PER_WORD)], dtype=torch.int32, device=x.device)
+        mask = torch.empty([*x.shape[:2], mid_h, -(-mid_w // PIXELS_PER_WORD)], dtype=torch.int32, device=x.device)
     _run_filtered_lrelu(
         (y, x, b, fu, fd, mask),
         mode=cuda_plans.ACTIVATE_AND_WRITE_MASK if want_mask else cuda_plans.ACTIVATE,
@@ -176,54 +165,32 @@ def filtered_lrelu(
         mask_offset=(0, 0),
         mask_size=(mid_w, mid_h),
         gain_up=float(up),
-        gain=float(gain),
-        slope=float(slope),
-        clamp=math.inf if clamp is None else float(clamp),
-        flip_filter=bool(flip_filter),
+        gain=gain,
+        slope=slope,
+        clamp=math.inf if clamp is None else clamp,
+        flip_filter=flip_filter,
     )
     return y, mask
 
 
 def filtered_lrelu_masked(
-    x: Tensor,
-    mask: Tensor,
-    fu: Tensor | None,
-    fd: Tensor | None,
-    up: int,
-    down: int,
-    padding: Sequence[int],
-    mask_offset: Sequence[int],
-    mask_size: Sequence[int],
-    out_size: Sequence[int],
-    gain: float,
-    slope: float,
-    flip_filter: bool,
+    x: Tensor, mask: Tensor, fu: Tensor | None, fd: Tensor | None, masked: MaskedResampling
 ) -> Tensor:
-    """Upsample, multiply by the derivative of the activation from the mask, and downsample.
-
-    Every derivative of `filtered_lrelu` has this form. With p a pixel at the higher sampling rate, and pairs (x, y):
-
-    * u[p] = sum over i of x[i] * fu[i * up + pad0 - p]; unlike in `filtered_lrelu`, this has no gain of its own.
-    * v[p] = u[p] * gain times 1, slope or 0 inside the mask, and 0 outside.
-    * y[o] = sum over t of v[o * down + t - mask_offset] * fd[t].
-
-    The transpose has the same form: filters and factors are exchanged, flip_filter is toggled,
-    pad0' = len(fd) - 1 - mask_offset, and mask_offset' = len(fu) - 1 - pad0.
-    """
-    y = _empty_images(x, out_size[1], out_size[0])
+    """Compute a derivative of `filtered_lrelu`."""
+    y = _empty_images(x, masked.out_size[1], masked.out_size[0])
     _run_filtered_lrelu(
         (y, x, None, fu, fd, mask.contiguous()),
         mode=cuda_plans.APPLY_MASK,
-        up=up,
-        down=down,
-        pad=(padding[0], padding[2]),
-        mask_offset=tuple(mask_offset),
-        mask_size=tuple(mask_size),
+        up=masked.up,
+        down=masked.down,
+        pad=masked.pad,
+        mask_offset=masked.offset,
+        mask_size=masked.mask_size,
         gain_up=1.0,
-        gain=float(gain),
-        slope=float(slope),
+        gain=masked.gain,
+        slope=masked.slope,
         clamp=math.inf,
-        flip_filter=bool(flip_filter),
+        flip_filter=masked.flip_filter,
     )
     return y
 
@@ -236,10 +203,6 @@ def _run_filtered_lrelu(tensors: Sequence[Tensor | None], **options: Any) -> Non
     if fu is not None and fd is not None and fu.dtype != fd.dtype:
         fu, fd = fu.double(), fd.double()
     filter_dtype = next((f.dtype for f in (fu, fd) if f is not None), torch.float32)
-    all_options = LreluOptions(filter_dtype=filter_dtype, taps_up=_num_taps(fu), taps_down=_num_taps(fd), **options)
+    all_options = LreluOptions(filter_dtype=filter_dtype, taps_up=num_taps(fu), taps_down=num_taps(fd), **options)
     plan = cuda_plans.plan_filtered_lrelu(view(y), view(x), all_options)
     cuda_launch.run(plan, [y, x, None if b is None else b.contiguous(), fu, fd, mask])
-
-
-def _num_taps(f: Tensor | None) -> int:
-    return 1 if f is None else f.shape[0]

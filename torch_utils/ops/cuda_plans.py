@@ -320,8 +320,8 @@ class LreluOptions(NamedTuple):
     taps_down: int
     up: int
     down: int
-    pad: tuple[int, int]  # before the image, with respect to the first pixel of the mask
-    mask_offset: tuple[int, int]  # see `cuda_kernels.filtered_lrelu_masked`
+    pad: tuple[int, ...]  # before the image, with respect to the first pixel of the mask
+    mask_offset: tuple[int, ...]  # see `resampling.MaskedResampling`
     mask_size: tuple[int, int]  # pixels
     gain_up: float  # of the upsampling, per axis
     gain: float

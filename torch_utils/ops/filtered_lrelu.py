@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch_utils.ops import native
 from torch_utils.ops.arguments import check_image_batch, check_impl, parse_factor, parse_padding
 from torch_utils.ops.bias_act import bias_act
+from torch_utils.ops.resampling import FilteredActivation, MaskedResampling
 from torch_utils.ops.upfirdn2d import upfirdn2d
 
 
@@ -65,12 +66,11 @@ def filtered_lrelu(
     up, down = parse_factor('filtered_lrelu', 'up', up), parse_factor('filtered_lrelu', 'down', down)
     if impl == 'cuda' and slope >= 0 and gain > 0 and (clamp is None or clamp >= 0) and x.numel() > 0:
         sides = parse_padding('filtered_lrelu', padding)
-        kernels = _kernels(x, fu, fd, up, down, b) if _has_output(x, fu, fd, up, sides) else None
+        limit = None if clamp is None else float(clamp)
+        options = FilteredActivation(up, down, sides, float(gain), float(slope), limit, bool(flip_filter))
+        kernels = _kernels(x, fu, fd, b, options)
         if kernels is not None:
-            b = None if b is None else b.to(x.dtype)
-            clamp = None if clamp is None else float(clamp)
-            constants = up, down, sides, float(gain), float(slope), clamp, bool(flip_filter)
-            return _fused(kernels, x, fu, fd, b, *constants)
+            return _fused(kernels, x, fu, fd, None if b is None else b.to(x.dtype), options)
     # The definition, composed of the other operators.
     x = bias_act(x, b, impl=impl)
     x = upfirdn2d(x, fu, up=up, padding=padding, gain=up**2, flip_filter=flip_filter, impl=impl)
@@ -83,7 +83,7 @@ def filtered_lrelu(
 
 
 def _kernels(
-    x: Tensor, fu: Tensor | None, fd: Tensor | None, up: int, down: int, b: Tensor | None
+    x: Tensor, fu: Tensor | None, fd: Tensor | None, b: Tensor | None, options: FilteredActivation
 ) -> ModuleType | None:
     """Return the module of kernels for a call, or None. Traced or transformed calls use the other operators."""
     if native.route(x) != 'eager':
@@ -91,118 +91,38 @@ def _kernels(
     if any(f is not None and f.requires_grad for f in (fu, fd)) or (b is not None and b.shape != (x.shape[1],)):
         return None
     kernels = native.kernels(x)
-    return kernels if kernels is not None and kernels.supports_filtered_lrelu(x, fu, fd, up, down) else None
-
-
-def _has_output(x: Tensor, fu: Tensor | None, fd: Tensor | None, up: int, sides: Sequence[int]) -> bool:
-    """Return whether images are at least as large as the filters; otherwise the other operators raise the error."""
-    taps = _num_taps(fu) + _num_taps(fd) - 1
-    return all(x.shape[3 - axis] * up + sides[2 * axis] + sides[2 * axis + 1] >= taps for axis in range(2))
+    if kernels is None or not kernels.supports_filtered_lrelu(x, fu, fd, options.up, options.down):
+        return None
+    # If images are smaller than the filters, the other operators raise the error.
+    return kernels if min(options.output_size(x.shape, fu, fd)) > 0 else None
 
 
 def _fused(
-    kernels: ModuleType, x: Tensor, fu: Tensor | None, fd: Tensor | None, b: Tensor | None, *constants: Any
+    kernels: ModuleType, x: Tensor, fu: Tensor | None, fd: Tensor | None, b: Tensor | None, options: FilteredActivation
 ) -> Tensor:
     if torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad)):
-        return _FilteredLrelu.apply(x, b, fu, fd, *constants)
-    y, _mask = kernels.filtered_lrelu(x, fu, fd, b, *constants, want_mask=False)
+        return _FilteredLrelu.apply(x, b, fu, fd, options)
+    y, _mask = kernels.filtered_lrelu(x, fu, fd, b, options, want_mask=False)
     return y
-
-
-class MaskedResampling(NamedTuple):
-    """The operation with a fixed mask. Pairs are (x, y)."""
-
-    up: int
-    down: int
-    pad: tuple[int, ...]  # before the image, at the higher sampling rate
-    offset: tuple[int, ...]  # position in the mask of the first pixel that the first output reads
-    mask_size: tuple[int, int]
-    in_size: tuple[int, int]
-    out_size: tuple[int, int]
-    gain: float
-    slope: float
-    flip_filter: bool
-
-    def transposed(self, fu: Tensor | None, fd: Tensor | None) -> MaskedResampling:
-        """Return the operation whose matrix is the transpose of this one's."""
-        taps_up, taps_down = _num_taps(fu), _num_taps(fd)
-        return self._replace(
-            up=self.down,
-            down=self.up,
-            pad=tuple(taps_down - 1 - q for q in self.offset),
-            offset=tuple(taps_up - 1 - p for p in self.pad),
-            in_size=self.out_size,
-            out_size=self.in_size,
-            flip_filter=not self.flip_filter,
-        )
-
-    def __call__(self, x: Tensor, mask: Tensor, fu: Tensor | None, fd: Tensor | None) -> Tensor:
-        """Apply the operation to images [N, C, H, W]."""
-        kernels = native.kernels(x)
-        assert kernels is not None
-        return kernels.filtered_lrelu_masked(
-            x,
-            mask,
-            fu,
-            fd,
-            self.up,
-            self.down,
-            (self.pad[0], 0, self.pad[1], 0),
-            self.offset,
-            self.mask_size,
-            self.out_size,
-            self.gain,
-            self.slope,
-            self.flip_filter,
-        )
-
-
-def _num_taps(f: Tensor | None) -> int:
-    return 1 if f is None else f.shape[0]
 
 
 class _FilteredLrelu(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        b: Tensor | None,
-        fu: Tensor | None,
-        fd: Tensor | None,
-        up: int,
-        down: int,
-        sides: tuple[int, int, int, int],
-        gain: float,
-        slope: float,
-        clamp: float | None,
-        flip_filter: bool,
+        ctx: Any, x: Tensor, b: Tensor | None, fu: Tensor | None, fd: Tensor | None, options: FilteredActivation
     ) -> Tensor:
         kernels = native.kernels(x)
         assert kernels is not None
-        y, mask = kernels.filtered_lrelu(x, fu, fd, b, up, down, sides, gain, slope, clamp, flip_filter, want_mask=True)
-        h, w = x.shape[2:]
-        x0, x1, y0, y1 = sides
-        masked = MaskedResampling(
-            up=up,
-            down=down,
-            pad=(x0, y0),
-            offset=(0, 0),
-            mask_size=(w * up + x0 + x1 - _num_taps(fu) + 1, h * up + y0 + y1 - _num_taps(fu) + 1),
-            in_size=(w, h),
-            out_size=(y.shape[3], y.shape[2]),
-            gain=gain * up**2,
-            slope=slope,
-            flip_filter=flip_filter,
-        )
+        y, mask = kernels.filtered_lrelu(x, fu, fd, b, options, want_mask=True)
         ctx.save_for_backward(mask, fd, fu)  # in the order in which the backward pass applies the filters
-        ctx.masked = masked.transposed(fu, fd)
+        ctx.masked = options.masked(x.shape, fu, fd).transposed(fu, fd)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         dx = _ApplyMask.apply(*grad_outputs, *ctx.saved_tensors, ctx.masked)
         db = dx.sum([0, 2, 3]) if ctx.needs_input_grad[1] else None
-        return dx, db, *[None] * 9
+        return dx, db, None, None, None
 
 
 class _ApplyMask(torch.autograd.Function):
@@ -212,7 +132,9 @@ class _ApplyMask(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(mask, fd, fu)
         ctx.masked = masked.transposed(fu, fd)
-        return masked(x, mask, fu, fd)
+        kernels = native.kernels(x)
+        assert kernels is not None
+        return kernels.filtered_lrelu_masked(x, mask, fu, fd, masked)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:

@@ -23,7 +23,7 @@ from torch_utils.ops import (
     upfirdn2d,
 )
 from torch_utils.ops.arguments import BiasActOptions
-from torch_utils.ops.resampling import Resampling
+from torch_utils.ops.resampling import FilteredActivation, Resampling
 from training.networks_stylegan3 import Generator
 
 OPS = Path(cuda_kernels.__file__).parent
@@ -175,40 +175,21 @@ def test_filtered_lrelu(up, down, padding, shape, taps_up, taps_down, dtype, lay
     x = LAYOUTS[layout](torch.randn(shape)).to(dtype)
     b = torch.randn(shape[1]).to(dtype)
     fu, fd = (None if taps is None else 2 * torch.rand(taps) / taps for taps in (taps_up, taps_down))
-    gain, slope, flip = 1.3, 0.2, True
-    y, mask = cuda_kernels.filtered_lrelu(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip, True)
-    alone, nothing = cuda_kernels.filtered_lrelu(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip, False)
+    options = FilteredActivation(up, down, padding, gain=1.3, slope=0.2, clamp=clamp, flip_filter=True)
+    y, mask = cuda_kernels.filtered_lrelu(x, fu, fd, b, options, want_mask=True)
+    alone, nothing = cuda_kernels.filtered_lrelu(x, fu, fd, b, options, want_mask=False)
     assert torch.equal(y, alone) and nothing is None
 
     leaf = x.double().requires_grad_()
-    expected = filtered_lrelu.filtered_lrelu(
-        leaf, fu, fd, b.double(), up, down, padding, gain, slope, clamp, flip, impl='ref'
-    )
+    expected = filtered_lrelu.filtered_lrelu(leaf, fu, fd, b.double(), *options, impl='ref')
     assert_close(y, expected.detach())
     dy, v = LAYOUTS[layout](torch.randn(y.shape)).to(dtype), torch.randn(shape).to(dtype)
     dy_leaf = dy.double().requires_grad_()
     (gradient,) = torch.autograd.grad(expected, leaf, dy_leaf, create_graph=True)
-    ku, kd = taps_up or 1, taps_down or 1
-    size = shape[3] * up + padding[0] + padding[1] - ku + 1, shape[2] * up + padding[2] + padding[3] - ku + 1
-    dx = cuda_kernels.filtered_lrelu_masked(
-        dy,
-        mask,
-        fd,
-        fu,
-        down,
-        up,
-        [kd - 1] * 4,
-        (ku - 1 - padding[0], ku - 1 - padding[2]),
-        size,
-        (shape[3], shape[2]),
-        gain * up**2,
-        slope,
-        not flip,
-    )
+    masked = options.masked(x.shape, fu, fd)
+    dx = cuda_kernels.filtered_lrelu_masked(dy, mask, fd, fu, masked.transposed(fu, fd))
     assert_close(dx, gradient.detach())
-    second = cuda_kernels.filtered_lrelu_masked(
-        v, mask, fu, fd, up, down, padding, (0, 0), size, (y.shape[3], y.shape[2]), gain * up**2, slope, flip
-    )
+    second = cuda_kernels.filtered_lrelu_masked(v, mask, fu, fd, masked)
     assert_close(second, torch.autograd.grad(gradient, dy_leaf, v.double())[0])
 
 
@@ -225,42 +206,24 @@ def test_filtered_lrelu_in_all_layers_of_stylegan3(resolution, radial):
     done = set()
     for layer in (getattr(G.synthesis, name) for name in G.synthesis.layer_names):
         fu, fd = layer.up_filter, layer.down_filter
-        up, down, padding = layer.up_factor, layer.down_factor, layer.padding
         width, height = (layer.in_size + layer.conv_kernel - 1).tolist()
-        x = torch.randn(1, 1, height, width)
-        shape = up, down, tuple(padding), width, height
-        if shape in done or layer.is_torgb:
+        sides = tuple(layer.padding)
+        options = FilteredActivation(layer.up_factor, layer.down_factor, sides, 2**0.5, 0.2, 256.0, flip_filter=False)
+        if (options, width, height) in done or layer.is_torgb:
             continue
-        done.add(shape)
-        if not cuda_kernels.supports_filtered_lrelu(x, fu, fd, up, down):
+        done.add((options, width, height))
+        x, b = torch.randn(1, 1, height, width), torch.randn(1)
+        if not cuda_kernels.supports_filtered_lrelu(x, fu, fd, options.up, options.down):
             assert fd.ndim == 2  # radial filters are applied by upfirdn2d
             continue
-        b = torch.randn(1)
-        constants = 2**0.5, 0.2, 256.0, False
-        y, mask = cuda_kernels.filtered_lrelu(x, fu, fd, b, up, down, padding, *constants, True)
+        y, mask = cuda_kernels.filtered_lrelu(x, fu, fd, b, options, want_mask=True)
         leaf = x.double().requires_grad_()
-        expected = filtered_lrelu.filtered_lrelu(
-            leaf, fu.double(), fd.double(), b.double(), up, down, padding, *constants
-        )
+        expected = filtered_lrelu.filtered_lrelu(leaf, fu.double(), fd.double(), b.double(), *options)
         dy = torch.randn(y.shape)
         (gradient,) = torch.autograd.grad(expected, leaf, dy.double())
         assert_close(y, expected.detach())
-        taps_up, taps_down = len(fu), len(fd)
-        dx = cuda_kernels.filtered_lrelu_masked(
-            dy,
-            mask,
-            fd,
-            fu,
-            down,
-            up,
-            [taps_down - 1] * 4,
-            (taps_up - 1 - padding[0], taps_up - 1 - padding[2]),
-            (width * up + sum(padding[:2]) - taps_up + 1, height * up + sum(padding[2:]) - taps_up + 1),
-            (width, height),
-            constants[0] * up**2,
-            constants[1],
-            True,
-        )
+        transposed = options.masked(x.shape, fu, fd).transposed(fu, fd)
+        dx = cuda_kernels.filtered_lrelu_masked(dy, mask, fd, fu, transposed)
         # One of millions of pixels may be so near to zero that its sign differs between the types.
         differs = (dx - gradient).abs() > TOLERANCE[dx.dtype] * gradient.abs().max()
         assert differs.sum() <= 1e-3 * differs.numel()
