@@ -8,7 +8,16 @@ import numpy as np
 import PIL.Image
 import PIL.TiffImagePlugin
 
-from dataset_format.images import MAX_PIXELS, BadImage, TooLarge, decode, has_alpha, open_image, paste_on_white
+from dataset_format.images import (
+    MAX_PIXELS,
+    BadImage,
+    TooLarge,
+    convert,
+    decode,
+    has_alpha,
+    open_image,
+    paste_on_white,
+)
 
 ALPHA_RULES = ('refuse', 'keep', 'white')
 CHANNEL_RULES = ('keep', 'rgb', 'gray')
@@ -89,13 +98,13 @@ def _to_8_bit_channels(image: PIL.Image.Image, is_deep: bool) -> PIL.Image.Image
     if mode in ('LA', 'RGBA'):
         return image
     if has_alpha(image):
-        return image.convert('LA' if mode in ('L', 'La', '1') else 'RGBA')
+        return convert(image, 'LA' if mode in ('L', 'La', '1') else 'RGBA')
     if mode in ('L', 'RGB'):
         return image
     if mode == '1':
-        return image.convert('L')
+        return convert(image, 'L')
     if mode in ('P', 'CMYK', 'YCbCr', 'LAB', 'HSV', 'RGBX'):
-        return image.convert('RGB')
+        return convert(image, 'RGB')
     raise BadImage(f'mode {mode} (only grayscale and color images can be used)')
 
 

@@ -203,6 +203,18 @@ def bands_of(image: PIL.Image.Image) -> Iterator[tuple[int, PIL.Image.Image]]:
 # Alpha channels
 
 
+def convert(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
+    """Convert a decoded image to another mode.
+
+    Raises:
+        BadImage: What the file says about its colors makes no sense, such as transparent ones beyond its palette.
+    """
+    try:
+        return image.convert(mode)
+    except Exception as error:  # some parts of a file are only used here
+        raise BadImage(f'unreadable ({_one_line(error)})') from error
+
+
 def has_alpha(image: PIL.Image.Image) -> bool:
     """Return whether an image has an alpha channel or a transparent color."""
     return image.mode in ('LA', 'La', 'RGBA', 'RGBa', 'PA') or 'transparency' in image.info

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,7 +97,9 @@ class Npz:
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-    shape, is_fortran, dtype = read(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # about headers that Python 2 wrote, and odd expressions in them
+        shape, is_fortran, dtype = read(file)
     if dtype.kind not in _KINDS or min(shape, default=0) < 0:
         raise ValueError(f'an array of type {dtype} and shape {list(shape)}')
     return shape, is_fortran, dtype

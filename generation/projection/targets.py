@@ -21,6 +21,7 @@ from dataset_format.images import (
     BadImage,
     TooLarge,
     bands_of,
+    convert,
     crop_to_proportions,
     decode,
     has_alpha,
@@ -177,9 +178,9 @@ def _to_8_bits(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.mode in ('L', 'LA', 'RGB', 'RGBA') and 'transparency' not in image.info:
         return image
     if has_alpha(image):
-        return image.convert('LA' if image.mode in ('1', 'L', 'LA', 'La') else 'RGBA')
+        return convert(image, 'LA' if image.mode in ('1', 'L', 'LA', 'La') else 'RGBA')
     if image.mode == '1':
-        return image.convert('L')
+        return convert(image, 'L')
     try:
         return image.convert('RGB')
     except ValueError as error:

@@ -21,6 +21,8 @@ from dataset_conversion import array_datasets
 from dataset_format import images, labels
 from dataset_format.images import BadImage, TooLarge, decode, encode_png, open_image, paste_on_white
 from dataset_format.labels import parse_label_file
+from dnnlib.errors import InvalidArgument
+from generation.projection.targets import find_targets
 from training.data.decoding import decode_image
 from training.dataset import ImageFolderDataset
 
@@ -216,6 +218,27 @@ def test_pillow_does_not_warn_of_pictures_within_our_limit(monkeypatch: pytest.M
             picture = decode(file.getvalue())
             assert picture.size == (20, 20) and (mode == 'RGB' or paste_on_white(picture).size == (20, 20))
             assert decode_image(file.getvalue()).shape == (len(mode), 20, 20)
+
+
+def palette_with_too_many_transparent_colors() -> bytes:
+    file = io.BytesIO()
+    PIL.Image.fromarray(np.zeros([8, 8], np.uint8)).convert('P', palette=PIL.Image.Palette.ADAPTIVE, colors=2).save(
+        file, 'png', transparency=b'\0' * 2
+    )
+    content = file.getvalue()
+    start = content.index(b'tRNS') - 4
+    data = b'tRNS' + b'\0' * 300
+    chunk = struct.pack('>I', 300) + data + struct.pack('>I', zlib.crc32(data))
+    end = start + 12 + int.from_bytes(content[start : start + 4], 'big')
+    return content[:start] + chunk + content[end:]
+
+
+def test_transparent_colors_beyond_the_palette(tmp_path: Path):
+    content = palette_with_too_many_transparent_colors()
+    path = folder(tmp_path / 'in', a_png=content)
+    assert 'a.png: unreadable (palette index out of range)' in call(path, tmp_path, status=1)
+    with pytest.raises(InvalidArgument, match=r'a\.png: unreadable \(palette index out of range\)'):
+        find_targets([str(path / 'a.png')])
 
 
 def test_long_names_are_shortened_in_messages(tmp_path: Path):

@@ -53,6 +53,16 @@ def test_the_format_of_the_file(tmp_path):
         assert content['w'].dtype == np.float32 and (content['w'] == made.ws).all()
 
 
+def test_files_that_python_2_has_written(G, tmp_path):
+    file = io.BytesIO()
+    np.save(file, np.ones([1, 4, 4]))
+    content = file.getvalue().replace(b'(1, 4, 4), }  ', b'(1L, 4L, 4), }')
+    assert b'4L' in content
+    with zipfile.ZipFile(tmp_path / 'w.npz', 'w') as archive:
+        archive.writestr('w.npy', content)
+    assert projected_latents.read(tmp_path / 'w.npz', G).ws.shape == (1, 4, 4)  # without a warning
+
+
 def test_the_published_file_has_no_noise(G, tmp_path):
     w = np.random.RandomState(0).randn(1, 4, 4)
     np.savez(tmp_path / 'w.npz', w=w)
