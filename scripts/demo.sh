@@ -27,7 +27,8 @@ echo "== 3/5  Training: --cfg=tiny"
 run_dir="$(ls -d "$runs"/[0-9][0-9][0-9][0-9][0-9]-* | tail -n 1)"
 
 echo "== 4/5  Metrics"
-"$VENV_PYTHON" calc_metrics.py --network="$run_dir" --metrics=fid5k_full,kid5k_full,prdc5k3_full > "$outdir/metrics.jsonl"
+"$VENV_PYTHON" calc_metrics.py --network="$run_dir" --metrics=fid5k_full,kid5k_full,prdc5k3_full \
+    --detectors="$detectors" > "$outdir/metrics.jsonl"
 
 echo "== 5/5  Images and quality"
 "$VENV_PYTHON" scripts/demo_report.py --run-dir="$run_dir" --data="$data" --outdir="$outdir"

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +123,15 @@ def test_the_whole_demo_reaches_its_goal(run_script, tmp_path):
         assert result.returncode == 0, result.stdout + result.stderr
     distance = json.loads((tmp_path / 'own' / 'projection.json').read_text())['distance']
     assert distance['last'] < 0.02 * distance['start']
+
+
+@pytest.mark.slow
+def test_the_script_of_the_demo_runs_to_its_end(tmp_path):
+    command = ['bash', 'scripts/demo.sh', str(tmp_path / 'out'), '0.2']
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1 and 'this run fell short of its goal' in result.stderr, result.stderr  # it was short
+    assert {'grid.png', 'progress.gif', 'quality.json', 'metrics.jsonl'} <= set(os.listdir(tmp_path / 'out'))
+    assert len((tmp_path / 'out' / 'metrics.jsonl').read_text().splitlines()) == 3
 
 
 def test_report_without_a_network(run_script, tmp_path):
