@@ -73,9 +73,8 @@ def construct_generator(resolution: int, quick: bool, device: torch.device, cfg:
     """Return the generator of a preset for this resolution, ready for inference, and its `channel_base`."""
     config, dataset = training_setup(resolution, 1, 1, device, quick_channel_base(quick), cfg=cfg)
     G, _D = setup.construct_networks(config, dataset)
-    return G.eval().requires_grad_(False).to(device), config.G_kwargs.get('synthesis_kwargs', config.G_kwargs)[
-        'channel_base'
-    ]
+    layer_options = config.G_kwargs.get('synthesis_kwargs', config.G_kwargs)
+    return G.eval().requires_grad_(False).to(device), layer_options['channel_base']
 
 
 def construct_augment_pipe(augment_p: float, device: torch.device) -> Any:

@@ -1,7 +1,8 @@
 """Which class of this project a file means: StyleGAN2 and StyleGAN3 have classes of the same names.
 
-The names of the tensors decide, and the arguments of the constructor where there are no such tensors; never the source
-in the file. What else depends on the generation is here too: the layout of the arguments, and what they may ask for.
+The names of its tensors tell which one a network is. If they leave it open, the arguments of its constructor do. The
+source code in the file is never consulted. This module also knows what else differs between the two: how the arguments
+are arranged, and how large they may be.
 """
 
 from __future__ import annotations

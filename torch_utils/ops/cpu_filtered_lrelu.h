@@ -42,7 +42,7 @@ template <class T> struct LreluFilter {
     std::vector<T> values;
     T along_x_only;  // factor of a separable filter along x; along y it is 1
 
-    const T* row(int64_t y) const { return values.data() + (separable ? 0 : y * taps); }
+    const T* row(int64_t y) const { return values.data() + y * taps; }  // unless separable
 };
 
 template <class T> struct FilteredLrelu {
