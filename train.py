@@ -34,8 +34,11 @@ from dnnlib.util import is_url
 from metrics import metric_table
 from metrics.cli_types import MetricNames
 from training import known_classes
-from training.options import DEFAULT_ADA_TARGET, DEFAULT_AUG, LATEST, NO_RESUME, VERIFY_DATA, Options
+from training.config import DEFAULT_MAX_P
+from training.method_options import DEFAULT_ADA_TARGET, DEFAULT_AUG
+from training.options import LATEST, NO_RESUME, VERIFY_DATA, Options
 from training.presets import AUGPIPE_NAMES, DEFAULT_AUGPIPE, PRESET_NAMES, RESUME_SOURCES
+from training.schema import MAX_P
 
 if TYPE_CHECKING:
     import torch
@@ -78,6 +81,7 @@ COUNT = click.IntRange(min=1)
 COUNT_OR_ZERO = click.IntRange(min=0)
 FRACTION = FiniteFloat(min=0, max=1)
 POSITIVE = FiniteFloat(min=0, min_open=True)
+MAX_STRENGTH = FiniteFloat(min=0, min_open=True, max=MAX_P)
 NOT_NEGATIVE = FiniteFloat(min=0)
 KIMG = ThousandsOfImages(min=0, min_open=True)
 
@@ -156,6 +160,7 @@ def option(
 )
 @option('--p', FRACTION, 'Augmentation strength of --aug=fixed', metavar='P')
 @option('--init-p', FRACTION, 'Initial augmentation strength of --aug=ada', '0', 'P')
+@option('--max-p', MAX_STRENGTH, 'Largest augmentation strength of --aug=ada', f'{DEFAULT_MAX_P:g}', 'P')
 @option('--target', FRACTION, "Mean sign of D's output for real images that ADA aims at", str(DEFAULT_ADA_TARGET))
 @option('--augpipe', click.Choice(AUGPIPE_NAMES), 'b(lit) g(eom) c(olor) f(ilter) n(oise) c(utout)', DEFAULT_AUGPIPE)
 # Transfer learning

@@ -314,6 +314,9 @@ WRONG_CALLS = {
     'p_too_large': (['--aug=fixed', '--p=1.5'], 'good.zip', ['--p', '1.5', '0<=x<=1']),
     'init_p_without_ada': (['--aug=noaug', '--init-p=0.2'], 'good.zip', ['--init-p', '0.2', '--aug=noaug']),
     'init_p_too_large': (['--init-p=2'], 'good.zip', ['--init-p', '2', '0<=x<=1']),
+    'init_p_above_max_p': (['--init-p=0.8', '--max-p=0.5'], 'good.zip', ['--init-p', '0.8', '--max-p=0.5']),
+    'max_p_without_ada': (['--aug=noaug', '--max-p=0.8'], 'good.zip', ['--max-p', '0.8', '--aug=noaug']),
+    'max_p_zero': (['--max-p=0'], 'good.zip', ['--max-p', '0<x<=']),
     'keep_states_zero': (['--keep-states=0'], 'good.zip', ['--keep-states', '0', 'x>=1']),
     'resume_run_nowhere': (['--resume-run=gone'], 'good.zip', ['--resume-run', "'gone'", 'does not exist']),
     'resume_of_two_runs': (

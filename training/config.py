@@ -15,6 +15,8 @@ from dnnlib.files import atomic_file
 from dnnlib.json_input import parse_json
 from training import schema
 
+DEFAULT_MAX_P = 1.0
+
 
 @dataclass
 class TrainingConfig:
@@ -42,6 +44,7 @@ class TrainingConfig:
     augment_kwargs: dict[str, Any] | None = None
     augment_p: float = 0
     ada_target: float | None = None
+    ada_max_p: float = DEFAULT_MAX_P
     ada_kimg: float = 500
     ada_interval: int = 4
     # Steps between two regularization steps of a network; None: every step includes the regularizer

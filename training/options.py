@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from dataset_format.images import CHANNEL_KINDS
 from dataset_format.sizes import (
@@ -27,25 +27,20 @@ from network_files.snapshots import complete_snapshots
 from training import known_classes, schema
 from training.batch_sizes import batch_per_process, check_batch_gpu
 from training.config import TrainingConfig
-from training.presets import (
-    DEFAULT_AUGPIPE,
-    RESUME_SOURCES,
-    STYLEGAN2,
-    STYLEGAN3_R,
-    Preset,
-    augpipe_flags,
-    get_preset,
+from training.method_options import (
+    MethodOptions,
+    augmentation_fields,
+    description_parts,
+    first_given,
+    named_numbers,
 )
+from training.presets import RESUME_SOURCES, STYLEGAN2, STYLEGAN3_R, Preset, get_preset
 
 if TYPE_CHECKING:
     from training.dataset import ImageFolderDataset
 
-T = TypeVar('T')
-
 MIN_RESOLUTION = 8
 VERIFY_DATA = ('none', 'headers', 'sample', 'all')
-DEFAULT_AUG = 'ada'
-DEFAULT_ADA_TARGET = 0.6
 NO_RESUME = 'noresume'
 LATEST = 'latest'  # of --resume-run: the newest run with the same options
 
@@ -57,8 +52,8 @@ _ADA_SPEED_UP_ON_RESUME = 5
 # Options
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(MethodOptions):
     """The options of `train.py` with their defaults. None means that the preset or a rule decides."""
 
     outdir: str
@@ -82,12 +77,6 @@ class Options:
     dlr: float | None = None
     map_depth: int | None = None
     mbstd_group: int | None = None
-    # Augmentation
-    aug: str | None = None
-    p: float | None = None
-    init_p: float | None = None
-    target: float | None = None
-    augpipe: str | None = None
     # Transfer learning
     resume: str | None = None
     freezed: int | None = None
@@ -213,7 +202,7 @@ def data_loader_kwargs(workers: int | None, device: str) -> dict[str, Any]:
 
     Decoding must not keep a GPU waiting, but on a CPU worker processes would only compete with the networks for cores.
     """
-    num_workers = _first_given(workers, 0 if device == 'cpu' else 3)
+    num_workers = first_given(workers, 0 if device == 'cpu' else 3)
     prefetching = {'prefetch_factor': 2} if num_workers > 0 else {}  # not accepted by the loader without workers
     return dict(num_workers=num_workers, pin_memory=device.startswith('cuda'), **prefetching)
 
@@ -241,21 +230,21 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
         training_set_kwargs=_training_set_kwargs(options, dataset),
         data_loader_kwargs=data_loader_kwargs(options.workers, device),
         **_network_kwargs(options, preset, dataset.resolution, batch_size, mbstd_group, on_cuda),
-        G_opt_kwargs=dict(adam, lr=_first_given(options.glr, preset.lr)),
-        D_opt_kwargs=dict(adam, lr=_first_given(options.dlr, preset.d_lr)),
+        G_opt_kwargs=dict(adam, lr=first_given(options.glr, preset.lr)),
+        D_opt_kwargs=dict(adam, lr=first_given(options.dlr, preset.d_lr)),
         loss_kwargs={
             'class_name': known_classes.LOSS,
-            'r1_gamma': _first_given(options.gamma, preset.r1_gamma),
+            'r1_gamma': first_given(options.gamma, preset.r1_gamma),
             'style_mixing_prob': preset.style_mixing_prob,
             'pl_weight': preset.pl_weight,
             **(_blur(preset, batch_size) if resume_pkl is None else {}),
         },
         batch_size=batch_size,
         batch_gpu=batch_gpu,
-        total_kimg=_first_given(options.kimg, preset.total_kimg),
+        total_kimg=first_given(options.kimg, preset.total_kimg),
         ema_kimg=preset.ema_kimg,
         ema_rampup=preset.ema_rampup if resume_pkl is None else None,
-        **_augmentation(options),
+        **augmentation_fields(options),
         ada_kimg=preset.ada_kimg if resume_pkl is None else preset.ada_kimg / _ADA_SPEED_UP_ON_RESUME,
         G_reg_interval=preset.G_reg_interval,
         kimg_per_tick=options.tick,
@@ -274,18 +263,14 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
     )
 
 
-def _first_given(value: T | None, default: T) -> T:
-    return default if value is None else value
-
-
 def _batch_sizes(options: Options, preset: Preset, num_gpus: int) -> tuple[int, int, int]:
     """Return the images per step, the images a process handles at once, and the images of an mbstd group."""
-    batch_size = _first_given(options.batch, preset.batch_size)
+    batch_size = first_given(options.batch, preset.batch_size)
     per_process = batch_per_process(batch_size, num_gpus)
     fits_reference_gpu = per_process if options.batch is not None else preset.batch_size // preset.reference_gpus
-    batch_gpu = _first_given(options.batch_gpu, min(fits_reference_gpu, per_process))
+    batch_gpu = first_given(options.batch_gpu, min(fits_reference_gpu, per_process))
     # The layer never compares more images than it gets, so the group of a preset shrinks with a small batch.
-    mbstd_group = _first_given(options.mbstd_group, min(preset.mbstd_group, batch_gpu))
+    mbstd_group = first_given(options.mbstd_group, min(preset.mbstd_group, batch_gpu))
     check_batch_gpu(batch_size, num_gpus, batch_gpu, mbstd_group)
     return batch_size, batch_gpu, mbstd_group
 
@@ -308,7 +293,7 @@ def _network_kwargs(
     Half precision is used on CUDA only. Elsewhere activations are clamped nevertheless, so that a network trained on a
     CPU computes the same as on a GPU; `--fp32` turns both off.
     """
-    channel_base = _first_given(options.cbase, preset.channel_base)
+    channel_base = first_given(options.cbase, preset.channel_base)
     level = level_of(*sides(resolution))
     if channel_base < level:
         raise InvalidArgument(
@@ -318,7 +303,7 @@ def _network_kwargs(
         )
     shared = {
         'channel_base': channel_base,
-        'channel_max': _first_given(options.cmax, preset.channel_max),
+        'channel_max': first_given(options.cmax, preset.channel_max),
         'num_fp16_res': preset.num_fp16_res if on_cuda and not options.fp32 else 0,
         'conv_clamp': None if options.fp32 else preset.conv_clamp,
     }
@@ -327,7 +312,7 @@ def _network_kwargs(
     G_common = {
         'z_dim': preset.z_dim,
         'w_dim': preset.w_dim,
-        'mapping_kwargs': {'num_layers': _first_given(options.map_depth, preset.mapping_layers)},
+        'mapping_kwargs': {'num_layers': first_given(options.map_depth, preset.mapping_layers)},
     }
     if preset.generator == STYLEGAN2:
         G_kwargs = {'class_name': known_classes.GENERATOR, **G_common, 'synthesis_kwargs': dict(shared, **layout)}
@@ -383,35 +368,6 @@ def num_freezable_layers(d_architecture: str, resolution: Resolution) -> int:
     return 3 * num_blocks + (d_architecture == 'resnet')  # and a third layer in each block: fromrgb or skip
 
 
-def _augmentation(options: Options) -> dict[str, Any]:
-    """Return the fields of TrainingConfig that determine what is augmented, and how strongly."""
-    aug = _first_given(options.aug, DEFAULT_AUG)
-    _check_augmentation(options, aug)
-    if aug == 'noaug':
-        return {'augment_kwargs': None, 'augment_p': 0, 'ada_target': None}
-    flags = augpipe_flags(_first_given(options.augpipe, DEFAULT_AUGPIPE))
-    pipe = dict(class_name=known_classes.AUGMENTATION, **flags)
-    if aug == 'fixed':
-        return {'augment_kwargs': pipe, 'augment_p': options.p, 'ada_target': None}
-    target = _first_given(options.target, DEFAULT_ADA_TARGET)
-    return {'augment_kwargs': pipe, 'augment_p': _first_given(options.init_p, 0), 'ada_target': target}
-
-
-def _check_augmentation(options: Options, aug: str) -> None:
-    if options.p is not None and aug != 'fixed':
-        raise InvalidArgument('p', f'{options.p:g} is a fixed strength, which needs --aug=fixed, not --aug={aug}.')
-    if options.init_p is not None and aug != 'ada':
-        raise InvalidArgument(
-            'init_p', f'{options.init_p:g} is the initial strength of --aug=ada; remove it, or --aug={aug}.'
-        )
-    if options.target is not None and aug != 'ada':
-        raise InvalidArgument('target', f'{options.target:g} is the target of --aug=ada; remove it, or --aug={aug}.')
-    if options.augpipe is not None and aug == 'noaug':
-        raise InvalidArgument('augpipe', f'{options.augpipe!r} contradicts --aug=noaug: remove one of the two.')
-    if aug == 'fixed' and options.p is None:
-        raise InvalidArgument('aug', 'fixed needs a strength: add --p=P with P from 0 to 1.')
-
-
 def _resume_source(resume: str | None) -> str | None:
     """Return the path or URL of the network pickle to start from; for a run, it is the newest one."""
     if resume is None or resume == NO_RESUME:
@@ -446,12 +402,8 @@ def run_description(options: Options, dataset_name: str, num_gpus: int) -> str:
     if options.mirror:
         parts.append('mirror')
     parts.append(f'auto{num_gpus}' if options.cfg == 'auto' else options.cfg)
-    parts += _named_numbers(gamma=options.gamma, kimg=options.kimg, batch=options.batch)
-    if options.aug is not None:
-        parts.append(options.aug)
-    parts += _named_numbers(p=options.p, initp=options.init_p, target=options.target)
-    if options.augpipe is not None:
-        parts.append(options.augpipe)
+    parts += named_numbers(gamma=options.gamma, kimg=options.kimg, batch=options.batch)
+    parts += description_parts(options)
     if options.resume == NO_RESUME:
         parts.append(NO_RESUME)
     elif options.resume is not None:
@@ -461,12 +413,6 @@ def run_description(options: Options, dataset_name: str, num_gpus: int) -> str:
     if options.desc is not None:
         parts.append(options.desc)
     return '-'.join(parts)
-
-
-def _named_numbers(**numbers: float | None) -> list[str]:
-    """Return ['gamma0.5'] for gamma=0.5."""
-    given = {name: number for name, number in numbers.items() if number is not None}
-    return [f'{name}{number if isinstance(number, int) else f"{number:g}"}' for name, number in given.items()]
 
 
 def describe(config: TrainingConfig, dataset: ImageFolderDataset, is_resumed: bool = False) -> str:

@@ -32,6 +32,7 @@ from network_files.generations import STYLEGAN3_KEYWORDS
 from training import known_classes
 
 MAX_KIMG = 1e9
+MAX_P = 1e6  # of the augmentation strength, which the published code does not limit
 _MAX_COUNT = 2**31 - 1
 _MAX_PROCESSES = 65_536
 _MAX_WIDTH = 65_536  # channels, dimensions of z and w, pixels per side
@@ -48,6 +49,7 @@ _KIMG = Number(0, MAX_KIMG, above_low=True)
 _FRACTION = Number(0, 1)
 _FACTOR = Number(0, 1e9)
 _POSITIVE = Number(0, 1e9, above_low=True)
+_MAX_STRENGTH = Number(0, MAX_P, above_low=True)
 _RESOLUTION = Either(_WIDTH, ListOf(_WIDTH, min_length=2, max_length=2))
 _DEVICE = Text(20, pattern=r'cpu|mps|meta|cuda(:\d{1,4})?', kind='a device (cpu, mps, cuda or cuda:N)')
 _METRICS = ListOf(Text(100, pattern=r'[A-Za-z0-9_.-]+', kind='the name of a metric'), max_length=1000)
@@ -222,6 +224,7 @@ COMMAND_LINE = Record(
         'aug': Optional(Text(100)),
         'p': Optional(_FRACTION),
         'init_p': Optional(_FRACTION),
+        'max_p': Optional(_MAX_STRENGTH),
         'target': Optional(_FRACTION),
         'augpipe': Optional(Text(100)),
         'resume': Optional(PATH),
@@ -271,6 +274,7 @@ TRAINING_OPTIONS = Record(
         'augment_kwargs': Optional(_constructions(known_classes.AUGMENTATIONS, AUGMENTATION_KEYWORDS)),
         'augment_p': _FRACTION,
         'ada_target': Optional(Number(-10, 10)),
+        'ada_max_p': _MAX_STRENGTH,
         'ada_kimg': _POSITIVE,
         'ada_interval': _COUNT,
         'G_reg_interval': Optional(_COUNT),

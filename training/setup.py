@@ -75,7 +75,7 @@ def build_augmentation(config: TrainingConfig, device: torch.device) -> tuple[Au
     if config.ada_target is None:
         return augment_pipe, None
     return augment_pipe, AdaController(
-        augment_pipe, config.ada_target, config.ada_interval, config.ada_kimg, config.batch_size
+        augment_pipe, config.ada_target, config.ada_interval, config.ada_kimg, config.batch_size, config.ada_max_p
     )
 
 

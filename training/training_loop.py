@@ -313,6 +313,7 @@ def _end_tick(
         # Print the status line.
         tick_nimg = counters.cur_nimg - counters.tick_start_nimg
         run.statistics.end_tick(counters.tick, counters.cur_nimg, tick_nimg, run.augment_p)
+        run.print_warnings()
         saver.check_divergence()
 
         # Save the network pickle and the image grid.

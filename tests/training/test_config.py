@@ -50,6 +50,7 @@ def build(folders):
 PUBLISHED = {
     'augment_p': 0,
     'ada_target': 0.6,
+    'ada_max_p': 1,
     'ada_kimg': 500,
     'ada_interval': 4,
     'G_reg_interval': 4,
@@ -337,6 +338,7 @@ class TestRunDirectory:
             ({'aug': 'fixed', 'p': 0.2}, 'mine-auto2-fixed-p0.2'),
             ({'aug': 'ada', 'target': 0.7, 'augpipe': 'bgcfnc'}, 'mine-auto2-ada-target0.7-bgcfnc'),
             ({'aug': 'noaug', 'cfg': 'paper256'}, 'mine-paper256-noaug'),
+            ({'init_p': 0.1, 'max_p': 0.8}, 'mine-auto2-initp0.1-maxp0.8'),
             ({'resume': 'noresume'}, 'mine-auto2-noresume'),
             ({'resume': '/x/net.pkl', 'freezed': 3}, 'mine-auto2-resumecustom-freezed3'),
             ({'freezed': 0, 'desc': 'try_2'}, 'mine-auto2-freezed0-try_2'),

@@ -383,6 +383,15 @@ def test_ada_moves_towards_its_target(data, tmp_path, target, moves):
     assert rows[-1]['Progress/augment']['mean'] == pytest.approx(0.4 if moves else 0)
 
 
+def test_a_strength_that_stays_large_is_a_warning_once(data, tmp_path, capfd):
+    config = small_config(data, tmp_path / 'run', ada_target=-2, augment_p=0.9, ada_kimg=0.16)
+    config.kimg_per_tick, config.total_kimg = 0.008, 0.096
+    launch(config)
+    assert capfd.readouterr().out.count('Warning: the augmentation strength has been above 0.8 for 4 ticks') == 1
+    rows = [json.loads(line) for line in (tmp_path / 'run' / 'stats.jsonl').read_text().splitlines()]
+    assert rows[-1]['Progress/augment']['mean'] == 1
+
+
 def test_fixed_strength_and_none(data, tmp_path):
     launch(small_config(data, tmp_path / 'fixed', ada_target=None, augment_p=0.25))
     launch(small_config(data, tmp_path / 'none', ada_target=None, augment_kwargs=None))

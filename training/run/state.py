@@ -64,6 +64,12 @@ class TrainingRun:
         """The augmentation strength, or 0 without augmentation."""
         return 0.0 if self.augment_pipe is None else float(self.augment_pipe.p)
 
+    def print_warnings(self) -> None:
+        """Print, at the end of a tick, what the user should know about its augmentation."""
+        warning = None if self.ada is None else self.ada.end_tick()
+        if warning is not None and self.world.is_main:
+            print(f'Warning: {warning}')
+
 
 def run_dir_of(config: TrainingConfig) -> RunDir:
     """Return the directory of a run, which exists before its training starts."""

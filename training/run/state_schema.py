@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dnnlib.schema import Budget, Choice, Flag, Integer, ListIn, ListOf, MapOf, Number, Optional, Record, Rule, Text
-from training.schema import FILE_LENGTHS
+from training.schema import FILE_LENGTHS, MAX_P
 
 MAX_NIMG = 10**10  # images shown; the order of the images is replayed up to there
 
@@ -85,6 +85,9 @@ _PENDING = MapOf(
     _MAX_NAMES,
 )
 _COLLECTOR = Record({'seen': _MOMENTS, 'moments': _MOMENTS}, required=['seen', 'moments'])
+_CONTROLLER = Record(
+    {'seen': _MOMENTS, 'moments': _MOMENTS, 'strong_ticks': Integer(0, 1000)}, required=['seen', 'moments']
+)
 _SECONDS = Number(-1e12, 1e12)
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -136,8 +139,8 @@ STATE = Record(
         'progress': _PROGRESS,
         'networks': Record(dict.fromkeys(('G', 'D', 'G_ema'), _TENSORS), required=['G', 'D', 'G_ema']),
         'optimizers': Record(dict.fromkeys(('G', 'D'), _OPTIMIZER), required=['G', 'D']),
-        'augment_p': Optional(Number(0, 1e6)),
-        'ada': Optional(_COLLECTOR),
+        'augment_p': Optional(Number(0, MAX_P)),
+        'ada': Optional(_CONTROLLER),
         'statistics': Record(
             {'elapsed_sec': _SECONDS, 'tick_sec': _SECONDS, 'collector': _COLLECTOR},
             required=['elapsed_sec', 'tick_sec', 'collector'],

@@ -1,0 +1,100 @@
+"""The options of `train.py` that choose methods against overfitting, and what they mean for a configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from dnnlib.errors import InvalidArgument
+from training import known_classes
+from training.config import DEFAULT_MAX_P
+from training.presets import DEFAULT_AUGPIPE, augpipe_flags
+
+T = TypeVar('T')
+
+DEFAULT_AUG = 'ada'
+DEFAULT_ADA_TARGET = 0.6
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions:
+    """The options about methods with their defaults. None means that the preset or a rule decides."""
+
+    # Augmentation
+    aug: str | None = None
+    p: float | None = None
+    init_p: float | None = None
+    max_p: float | None = None
+    target: float | None = None
+    augpipe: str | None = None
+
+
+def first_given(value: T | None, default: T) -> T:
+    """Return the value of an option, or what it is if it was not given."""
+    return default if value is None else value
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Augmentation
+
+
+def augmentation_fields(options: MethodOptions) -> dict[str, Any]:
+    """Return the fields of TrainingConfig that determine what is augmented, and how strongly.
+
+    Raises:
+        InvalidArgument: Some options contradict each other.
+    """
+    aug = first_given(options.aug, DEFAULT_AUG)
+    _check_augmentation(options, aug)
+    if aug == 'noaug':
+        return {'augment_kwargs': None, 'augment_p': 0, 'ada_target': None}
+    flags = augpipe_flags(first_given(options.augpipe, DEFAULT_AUGPIPE))
+    pipe = dict(class_name=known_classes.AUGMENTATION, **flags)
+    if aug == 'fixed':
+        return {'augment_kwargs': pipe, 'augment_p': options.p, 'ada_target': None}
+    return {
+        'augment_kwargs': pipe,
+        'augment_p': first_given(options.init_p, 0),
+        'ada_target': first_given(options.target, DEFAULT_ADA_TARGET),
+        'ada_max_p': first_given(options.max_p, DEFAULT_MAX_P),
+    }
+
+
+def _check_augmentation(options: MethodOptions, aug: str) -> None:
+    if options.p is not None and aug != 'fixed':
+        raise InvalidArgument('p', f'{options.p:g} is a fixed strength, which needs --aug=fixed, not --aug={aug}.')
+    for name, value, meaning in (
+        ('init_p', options.init_p, 'the initial strength'),
+        ('max_p', options.max_p, 'the largest strength'),
+        ('target', options.target, 'the target'),
+    ):
+        if value is not None and aug != 'ada':
+            raise InvalidArgument(name, f'{value:g} is {meaning} of --aug=ada; remove it, or --aug={aug}.')
+    max_p = first_given(options.max_p, DEFAULT_MAX_P)
+    if options.init_p is not None and options.init_p > max_p:
+        raise InvalidArgument(
+            'init_p', f'{options.init_p:g} is more than --max-p={max_p:g} allows: use a number from 0 to {max_p:g}.'
+        )
+    if options.augpipe is not None and aug == 'noaug':
+        raise InvalidArgument('augpipe', f'{options.augpipe!r} contradicts --aug=noaug: remove one of the two.')
+    if aug == 'fixed' and options.p is None:
+        raise InvalidArgument('aug', 'fixed needs a strength: add --p=P with P from 0 to 1.')
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Description
+
+
+def description_parts(options: MethodOptions) -> list[str]:
+    """Return what the name of the run directory says about methods."""
+    parts = [] if options.aug is None else [options.aug]
+    parts += named_numbers(p=options.p, initp=options.init_p, maxp=options.max_p, target=options.target)
+    if options.augpipe is not None:
+        parts.append(options.augpipe)
+    return parts
+
+
+def named_numbers(**numbers: float | None) -> list[str]:
+    """Return ['gamma0.5'] for gamma=0.5."""
+    given = {name: number for name, number in numbers.items() if number is not None}
+    return [f'{name}{number if isinstance(number, int) else f"{number:g}"}' for name, number in given.items()]
