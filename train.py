@@ -34,8 +34,8 @@ from dnnlib.util import is_url
 from metrics import metric_table
 from metrics.cli_types import MetricNames
 from training import known_classes
-from training.config import DEFAULT_MAX_P
-from training.method_options import DEFAULT_ADA_TARGET, DEFAULT_AUG
+from training.config import DEFAULT_D_REG_INTERVAL, DEFAULT_MAX_P
+from training.method_options import DEFAULT_ADA_TARGET, DEFAULT_AUG, LOSSES
 from training.options import LATEST, NO_RESUME, VERIFY_DATA, Options
 from training.presets import AUGPIPE_NAMES, DEFAULT_AUGPIPE, PRESET_NAMES, RESUME_SOURCES
 from training.schema import MAX_P
@@ -143,6 +143,10 @@ def option(
     '--cfg', click.Choice(PRESET_NAMES), 'Preset; auto adapts to resolution and GPUs, tiny is for small images on a CPU'
 )
 @option('--gamma', NOT_NEGATIVE, 'Weight of the R1 penalty', BY_PRESET)
+@option('--gamma2', NOT_NEGATIVE, 'Weight of the R2 penalty of --loss=relativistic', '--gamma')
+@option(
+    '--d-reg-interval', COUNT, 'Steps between two with these penalties; 1: in each step', str(DEFAULT_D_REG_INTERVAL)
+)
 @option('--kimg', KIMG, 'Length of the training in thousands of images', BY_PRESET)
 @option('--batch', COUNT, 'Images per step, over all GPUs', BY_PRESET)
 @option(
@@ -154,6 +158,10 @@ def option(
 @option('--dlr', POSITIVE, 'Learning rate of the discriminator', BY_PRESET)
 @option('--map-depth', COUNT, 'Layers of the mapping network', BY_PRESET)
 @option('--mbstd-group', COUNT, 'Images that share one minibatch standard deviation', BY_PRESET)
+# Loss
+@option(
+    '--loss', click.Choice(list(LOSSES)), 'relativistic compares real and generated images in pairs, with R1 and R2'
+)
 # Augmentation
 @option(
     '--aug', click.Choice(['noaug', 'ada', 'fixed']), 'No augmentation, adaptive, or with strength --p', DEFAULT_AUG

@@ -16,6 +16,7 @@ from dnnlib.json_input import parse_json
 from training import schema
 
 DEFAULT_MAX_P = 1.0
+DEFAULT_D_REG_INTERVAL = 16
 
 
 @dataclass
@@ -49,7 +50,7 @@ class TrainingConfig:
     ada_interval: int = 4
     # Steps between two regularization steps of a network; None: every step includes the regularizer
     G_reg_interval: int | None = 4
-    D_reg_interval: int | None = 16
+    D_reg_interval: int | None = DEFAULT_D_REG_INTERVAL
     # Output
     run_dir: str | None = None
     options: dict[str, Any] | None = None  # of the command line; identify the run when it is resumed

@@ -19,13 +19,14 @@ GENERATOR_STYLEGAN3 = 'training.networks_stylegan3.Generator'
 DISCRIMINATOR = 'training.networks_stylegan2.Discriminator'
 AUGMENTATION = 'training.augment.AugmentPipe'
 LOSS = 'training.loss.StyleGAN2Loss'
+RELATIVISTIC_LOSS = 'training.relativistic_loss.RelativisticLoss'
 OPTIMIZER = 'torch.optim.Adam'
 
 DATASETS = (DATASET,)
 GENERATORS = (GENERATOR, GENERATOR_STYLEGAN3)
 DISCRIMINATORS = (DISCRIMINATOR,)
 AUGMENTATIONS = (AUGMENTATION,)
-LOSSES = (LOSS,)
+LOSSES = (LOSS, RELATIVISTIC_LOSS)
 OPTIMIZERS = (OPTIMIZER,)
 
 

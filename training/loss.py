@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,16 @@ from torch.nn.functional import softplus
 
 from torch_utils import training_stats
 from torch_utils.ops import upfirdn2d
+
+
+class Batch(NamedTuple):
+    """What a phase works on: see `StyleGAN2Loss.accumulate_gradients`."""
+
+    real_img: torch.Tensor
+    real_c: torch.Tensor
+    gen_z: torch.Tensor
+    gen_c: torch.Tensor
+
 
 PHASES = ('Gmain', 'Greg', 'Gboth', 'Dmain', 'Dreg', 'Dboth')
 
@@ -134,7 +144,7 @@ class StyleGAN2Loss:
         Args:
             phase: One of `PHASES`: the network, and 'main' for the adversarial loss, 'reg' for the regularizer or
                 'both'.
-            real_img: [N, C, H, W] float32 in [-1, +1]; only the phases of D use it.
+            real_img: [N, C, H, W] float32 in [-1, +1].
             real_c: [N, c_dim] labels.
             gen_z: [N, z_dim] latents.
             gen_c: [N, c_dim] labels.
@@ -149,17 +159,14 @@ class StyleGAN2Loss:
         self._blur_sigma = self.blur_sigma(cur_nimg)
         network, part = phase[0], phase[1:]
         adversarial, regularized = part in ('main', 'both'), part in ('reg', 'both')
-        if network == 'G':
-            if adversarial:
-                self._G_main(gen_z, gen_c, gain)
-            if regularized and self.pl_weight != 0:
-                self._G_path_length(gen_z, gen_c, gain)
-        else:
-            regularized = regularized and self.r1_gamma != 0
-            if adversarial:
-                self._D_fake(gen_z, gen_c, gain)
-            if adversarial or regularized:
-                self._D_real(real_img, real_c, gain, adversarial, regularized)
+        batch = Batch(real_img, real_c, gen_z, gen_c)
+        if network == 'D':
+            self.train_D(batch, gain, adversarial, regularized)
+            return
+        if adversarial:
+            self.train_G(batch, gain)
+        if regularized and self.pl_weight != 0:
+            self._G_path_length(gen_z, gen_c, gain)
 
     def blur_sigma(self, cur_nimg: int) -> float:
         """Return the blur after `cur_nimg` images, in pixels."""
@@ -198,14 +205,32 @@ class StyleGAN2Loss:
             images = self.augment_pipe(images)
         return self.D(images, c)
 
-    def _G_main(self, z: torch.Tensor, c: torch.Tensor, gain: float) -> None:
+    def report_logits(self, kind: str, logits: torch.Tensor, boundary: float | torch.Tensor = 0) -> None:
+        """Report D's outputs for images of a kind, 'real' or 'fake', and on which side of the boundary they are."""
+        training_stats.report(f'Loss/scores/{kind}', logits)
+        training_stats.report(f'Loss/signs/{kind}', (logits.detach() - boundary).sign())
+
+    def trained_parameters(self) -> list[torch.nn.Parameter]:
+        """Return the parameters of D that are trained; naming them saves the backward pass to the images."""
+        return [parameter for parameter in self.D.parameters() if parameter.requires_grad]
+
+    def train_G(self, batch: Batch, gain: float) -> None:
         """Minimize -log sigmoid(D(G(z))), the non-saturating loss (arXiv 1406.2661, section 3)."""
-        images, _ws = self.run_G(z, c)
-        logits = self._logits_of_fakes(images, c)
+        images, _ws = self.run_G(batch.gen_z, batch.gen_c)
+        logits = self.run_D(images, batch.gen_c)
+        self.report_logits('fake', logits)
         loss = softplus(-logits)  # [N, 1]
         training_stats.report('Loss/G/loss', loss)
-        _report_nonfinite(loss)
+        report_nonfinite(loss)
         loss.mean().mul(gain).backward()
+
+    def train_D(self, batch: Batch, gain: float, adversarial: bool, regularized: bool) -> None:
+        """Minimize the logistic loss (`adversarial`), R1 (`regularized`), or both."""
+        regularized = regularized and self.r1_gamma != 0
+        if adversarial:
+            self._D_fake(batch.gen_z, batch.gen_c, gain)
+        if adversarial or regularized:
+            self._D_real(batch.real_img, batch.real_c, gain, adversarial, regularized)
 
     def _G_path_length(self, z: torch.Tensor, c: torch.Tensor, gain: float) -> None:
         """Minimize (|Jᵀy| - a)², where a is the running mean of the lengths (arXiv 1912.04958, eq. 4)."""
@@ -218,24 +243,24 @@ class StyleGAN2Loss:
         training_stats.report('Loss/pl_penalty', penalty)
         loss = penalty * self.pl_weight
         training_stats.report('Loss/G/reg', loss)
-        _report_nonfinite(loss)
+        report_nonfinite(loss)
         loss.mean().mul(gain).backward()
 
     def _D_fake(self, z: torch.Tensor, c: torch.Tensor, gain: float) -> None:
         """Minimize -log(1 - sigmoid(D(G(z)))), the first half of the logistic loss (arXiv 1406.2661, eq. 1)."""
         with torch.no_grad():
             images, _ws = self.run_G(z, c, update_emas=True)
-        logits = self._logits_of_fakes(images, c)
+        logits = self.run_D(images, c)
+        self.report_logits('fake', logits)
         softplus(logits).mean().mul(gain).backward()
         self._fake_loss = softplus(logits.detach())  # [N, 1]
-        _report_nonfinite(self._fake_loss)
+        report_nonfinite(self._fake_loss)
 
     def _D_real(self, images: torch.Tensor, c: torch.Tensor, gain: float, adversarial: bool, regularized: bool) -> None:
         """Minimize -log sigmoid(D(x)), the second half of the logistic loss, plus R1 · γ/2, or one of the two."""
         images = images.detach().requires_grad_(regularized)
         logits = self.run_D(images, c)
-        training_stats.report('Loss/scores/real', logits)
-        training_stats.report('Loss/signs/real', logits.sign())
+        self.report_logits('real', logits)
         loss = torch.zeros_like(logits)
         if adversarial:
             loss = softplus(-logits)  # [N, 1]
@@ -246,21 +271,14 @@ class StyleGAN2Loss:
             weighted = penalty * (self.r1_gamma / 2)
             training_stats.report('Loss/D/reg', weighted)
             loss = loss + weighted.unsqueeze(1)
-        _report_nonfinite(loss)
-        # Naming the parameters saves the backward pass to the images, whose gradient is not needed.
-        trained = [parameter for parameter in self.D.parameters() if parameter.requires_grad]
-        loss.mean().mul(gain).backward(inputs=trained)
-
-    def _logits_of_fakes(self, images: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        logits = self.run_D(images, c)
-        training_stats.report('Loss/scores/fake', logits)
-        training_stats.report('Loss/signs/fake', logits.sign())
-        return logits
+        report_nonfinite(loss)
+        loss.mean().mul(gain).backward(inputs=self.trained_parameters())
 
 
 def _accepts(module: torch.nn.Module, keyword: str) -> bool:
     return keyword in inspect.signature(module.forward).parameters
 
 
-def _report_nonfinite(loss: torch.Tensor) -> None:
+def report_nonfinite(loss: torch.Tensor) -> None:
+    """Report which of the losses [N, 1] or [N] are inf or NaN."""
     training_stats.report('Loss/nonfinite', ~loss.detach().isfinite())

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from dnnlib.errors import InvalidArgument
 from training import known_classes
-from training.config import DEFAULT_MAX_P
+from training.config import DEFAULT_D_REG_INTERVAL, DEFAULT_MAX_P
 from training.presets import DEFAULT_AUGPIPE, augpipe_flags
 
 T = TypeVar('T')
@@ -20,6 +20,10 @@ DEFAULT_ADA_TARGET = 0.6
 class MethodOptions:
     """The options about methods with their defaults. None means that the preset or a rule decides."""
 
+    # Loss
+    loss: str = 'nonsaturating'
+    gamma2: float | None = None
+    d_reg_interval: int | None = None
     # Augmentation
     aug: str | None = None
     p: float | None = None
@@ -32,6 +36,39 @@ class MethodOptions:
 def first_given(value: T | None, default: T) -> T:
     """Return the value of an option, or what it is if it was not given."""
     return default if value is None else value
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Loss
+
+LOSSES = {'nonsaturating': known_classes.LOSS, 'relativistic': known_classes.RELATIVISTIC_LOSS}
+
+
+def method_loss_kwargs(options: MethodOptions, r1_gamma: float) -> dict[str, Any]:
+    """Return the class of the loss, and those of its keywords that these options determine.
+
+    Args:
+        options: The options.
+        r1_gamma: Weight of R1.
+
+    Raises:
+        InvalidArgument: Some options contradict each other.
+    """
+    kwargs = {'class_name': LOSSES[options.loss], 'r1_gamma': r1_gamma}
+    if options.loss == 'relativistic':
+        kwargs['r2_gamma'] = first_given(options.gamma2, r1_gamma)
+    elif options.gamma2 is not None:
+        raise InvalidArgument(
+            'gamma2',
+            f'{options.gamma2:g} is the weight of R2, which belongs to --loss=relativistic: add that, or remove it.',
+        )
+    return kwargs
+
+
+def d_reg_interval(options: MethodOptions) -> int | None:
+    """Return the field `D_reg_interval` of TrainingConfig."""
+    interval = first_given(options.d_reg_interval, DEFAULT_D_REG_INTERVAL)
+    return None if interval == 1 else interval
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -87,7 +124,10 @@ def _check_augmentation(options: MethodOptions, aug: str) -> None:
 
 def description_parts(options: MethodOptions) -> list[str]:
     """Return what the name of the run directory says about methods."""
-    parts = [] if options.aug is None else [options.aug]
+    parts = [] if options.loss == MethodOptions.loss else [options.loss]
+    parts += named_numbers(r2gamma=options.gamma2, dreg=options.d_reg_interval)
+    if options.aug is not None:
+        parts.append(options.aug)
     parts += named_numbers(p=options.p, initp=options.init_p, maxp=options.max_p, target=options.target)
     if options.augpipe is not None:
         parts.append(options.augpipe)

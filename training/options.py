@@ -30,8 +30,10 @@ from training.config import TrainingConfig
 from training.method_options import (
     MethodOptions,
     augmentation_fields,
+    d_reg_interval,
     description_parts,
     first_given,
+    method_loss_kwargs,
     named_numbers,
 )
 from training.presets import RESUME_SOURCES, STYLEGAN2, STYLEGAN3_R, Preset, get_preset
@@ -233,8 +235,7 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
         G_opt_kwargs=dict(adam, lr=first_given(options.glr, preset.lr)),
         D_opt_kwargs=dict(adam, lr=first_given(options.dlr, preset.d_lr)),
         loss_kwargs={
-            'class_name': known_classes.LOSS,
-            'r1_gamma': first_given(options.gamma, preset.r1_gamma),
+            **method_loss_kwargs(options, first_given(options.gamma, preset.r1_gamma)),
             'style_mixing_prob': preset.style_mixing_prob,
             'pl_weight': preset.pl_weight,
             **(_blur(preset, batch_size) if resume_pkl is None else {}),
@@ -247,6 +248,7 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
         **augmentation_fields(options),
         ada_kimg=preset.ada_kimg if resume_pkl is None else preset.ada_kimg / _ADA_SPEED_UP_ON_RESUME,
         G_reg_interval=preset.G_reg_interval,
+        D_reg_interval=d_reg_interval(options),
         kimg_per_tick=options.tick,
         image_snapshot_ticks=options.snap,
         network_snapshot_ticks=options.snap,

@@ -184,6 +184,7 @@ LOSS_KEYWORDS = Record(
         'blur_fade_kimg': Number(0, MAX_KIMG),
     }
 )
+RELATIVISTIC_LOSS_KEYWORDS = Record({**LOSS_KEYWORDS.keys, 'r2_gamma': _FACTOR})
 OPTIMIZER_KEYWORDS = Record(
     {
         'lr': _FACTOR,
@@ -211,7 +212,10 @@ COMMAND_LINE = Record(
         'mirror': Flag(),
         'strict_data': Flag(),
         'cfg': Text(100),
+        'loss': Choice(('nonsaturating', 'relativistic')),
         'gamma': Optional(_FACTOR),
+        'gamma2': Optional(_FACTOR),
+        'd_reg_interval': Optional(_COUNT),
         'kimg': Optional(_KIMG),
         'batch': Optional(_COUNT),
         'batch_gpu': Optional(_COUNT),
@@ -265,7 +269,9 @@ TRAINING_OPTIONS = Record(
         'D_kwargs': _constructions(known_classes.DISCRIMINATORS, DISCRIMINATOR_KEYWORDS),
         'G_opt_kwargs': _constructions(known_classes.OPTIMIZERS, OPTIMIZER_KEYWORDS),
         'D_opt_kwargs': _constructions(known_classes.OPTIMIZERS, OPTIMIZER_KEYWORDS),
-        'loss_kwargs': _constructions(known_classes.LOSSES, LOSS_KEYWORDS),
+        'loss_kwargs': Construction(
+            {known_classes.LOSS: LOSS_KEYWORDS, known_classes.RELATIVISTIC_LOSS: RELATIVISTIC_LOSS_KEYWORDS}
+        ),
         'batch_size': _COUNT,
         'batch_gpu': _COUNT,
         'total_kimg': _KIMG,

@@ -249,6 +249,16 @@ class TestOptions:
             lowest = getattr(D, f'b{D.block_resolutions[-1]}')
             assert bool(list(lowest.parameters())) == (freezed < count)
 
+    def test_relativistic_loss(self, build):
+        plain = build(gamma=2.0)
+        for options, expected in [({}, 2), ({'gamma2': 0.5}, 0.5), ({'gamma2': 0.0}, 0)]:
+            kwargs = build(gamma=2.0, loss='relativistic', **options).loss_kwargs
+            assert kwargs.pop('class_name') == 'training.relativistic_loss.RelativisticLoss'
+            assert kwargs.pop('r2_gamma') == expected
+            assert kwargs == {name: value for name, value in plain.loss_kwargs.items() if name != 'class_name'}
+        intervals = [build(d_reg_interval=n).D_reg_interval for n in (None, 1, 4)]
+        assert intervals == [16, None, 4]
+
     def test_gamma_zero_is_a_value(self, build):
         assert build(gamma=0.0).loss_kwargs['r1_gamma'] == 0
 
@@ -338,6 +348,7 @@ class TestRunDirectory:
             ({'aug': 'fixed', 'p': 0.2}, 'mine-auto2-fixed-p0.2'),
             ({'aug': 'ada', 'target': 0.7, 'augpipe': 'bgcfnc'}, 'mine-auto2-ada-target0.7-bgcfnc'),
             ({'aug': 'noaug', 'cfg': 'paper256'}, 'mine-paper256-noaug'),
+            ({'loss': 'relativistic', 'gamma2': 1.0, 'd_reg_interval': 1}, 'mine-auto2-relativistic-r2gamma1-dreg1'),
             ({'init_p': 0.1, 'max_p': 0.8}, 'mine-auto2-initp0.1-maxp0.8'),
             ({'resume': 'noresume'}, 'mine-auto2-noresume'),
             ({'resume': '/x/net.pkl', 'freezed': 3}, 'mine-auto2-resumecustom-freezed3'),

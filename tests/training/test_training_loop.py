@@ -21,6 +21,7 @@ from training.dataset import ImageFolderDataset
 from training.loss import StyleGAN2Loss
 from training.networks_stylegan2 import Discriminator, Generator
 from training.phases import Phase, build_phases, run_phase
+from training.relativistic_loss import RelativisticLoss
 from training.run import snapshots
 from training.training_loop import launch
 
@@ -312,7 +313,13 @@ def networks_that_mix_no_samples():
     return G.train().requires_grad_(False), D.train().requires_grad_(False)
 
 
-def gradients_of_phases(world, num_rounds):
+METHODS = {
+    'nonsaturating': (StyleGAN2Loss, {}),
+    'relativistic': (RelativisticLoss, dict(r2_gamma=0.5)),
+}
+
+
+def gradients_of_phases(world, num_rounds, method='nonsaturating'):
     """Gradients of Gmain, Dmain and Dreg on this rank's share of eight images, before any step."""
     G, D = networks_that_mix_no_samples()
     torch.manual_seed(1)
@@ -323,7 +330,8 @@ def gradients_of_phases(world, num_rounds):
         dict(gen_z=zs, gen_c=cs, real_img=xs, real_c=cs)
         for zs, xs, cs in zip(z[share].split(size), real[share].split(size), c[share].split(size))
     ]
-    loss = StyleGAN2Loss('cpu', G, D, style_mixing_prob=0, r1_gamma=1)
+    make_loss, kwargs = METHODS[method]
+    loss = make_loss('cpu', G, D, style_mixing_prob=0, r1_gamma=1, **kwargs)
     gradients = {}
     for name, module in (('Gmain', G), ('Dmain', D), ('Dreg', D)):
         phase = Phase(name, module, torch.optim.SGD(module.parameters(), lr=0), interval=16 if name == 'Dreg' else 1)
@@ -332,8 +340,8 @@ def gradients_of_phases(world, num_rounds):
     return gradients
 
 
-def save_gradients(world, path):
-    torch.save(gradients_of_phases(world, num_rounds=1), f'{path}/{world.rank}.pt')
+def save_gradients(world, path, method):
+    torch.save(gradients_of_phases(world, 1, method), f'{path}/{world.rank}.pt')
 
 
 def assert_same_gradients(actual, expected):
@@ -344,10 +352,10 @@ def assert_same_gradients(actual, expected):
                 assert torch.allclose(a, b, rtol=1e-4, atol=1e-6 * float(b.abs().max()) + 1e-12), phase
 
 
-@pytest.mark.parametrize('size', [2, 4])
-def test_gradients_of_ranks_are_those_of_the_whole_batch(tmp_path, size):
-    alone = gradients_of_phases(distributed.World(0, 1, torch.device('cpu')), num_rounds=1)
-    launcher.launch(save_gradients, size, 'cpu', str(tmp_path))
+@pytest.mark.parametrize('size, method', [(2, 'nonsaturating'), (4, 'nonsaturating'), (2, 'relativistic')])
+def test_gradients_of_ranks_are_those_of_the_whole_batch(tmp_path, size, method):
+    alone = gradients_of_phases(distributed.World(0, 1, torch.device('cpu')), 1, method)
+    launcher.launch(save_gradients, size, 'cpu', str(tmp_path), method)
     of_ranks = [torch.load(tmp_path / f'{rank}.pt') for rank in range(size)]
     for gradients in of_ranks:
         for phase in gradients:  # to the bit, or the ranks would drift apart
@@ -355,9 +363,10 @@ def test_gradients_of_ranks_are_those_of_the_whole_batch(tmp_path, size):
         assert_same_gradients(gradients, alone)
 
 
-def test_gradients_of_accumulated_rounds_are_those_of_the_whole_batch():
+@pytest.mark.parametrize('method', METHODS)
+def test_gradients_of_accumulated_rounds_are_those_of_the_whole_batch(method):
     world = distributed.World(0, 1, torch.device('cpu'))
-    assert_same_gradients(gradients_of_phases(world, num_rounds=4), gradients_of_phases(world, num_rounds=1))
+    assert_same_gradients(gradients_of_phases(world, 4, method), gradients_of_phases(world, 1, method))
 
 
 def test_lazy_regularization_corrects_rates_and_betas(data, tmp_path):
