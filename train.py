@@ -162,6 +162,7 @@ def option(
 @option(
     '--loss', click.Choice(list(LOSSES)), 'relativistic compares real and generated images in pairs, with R1 and R2'
 )
+@option('--lecam', NOT_NEGATIVE, 'Weight of LeCam, which holds back the outputs of D', 'none', 'W')
 # Augmentation
 @option(
     '--aug', click.Choice(['noaug', 'ada', 'fixed']), 'No augmentation, adaptive, or with strength --p', DEFAULT_AUG

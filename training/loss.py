@@ -20,7 +20,9 @@ import torch
 from torch.nn.functional import softplus
 
 from torch_utils import training_stats
+from torch_utils.distributed import World
 from torch_utils.ops import upfirdn2d
+from training.regularizers import FAKE, REAL, LeCam, Regularizer
 
 
 class Batch(NamedTuple):
@@ -90,6 +92,7 @@ class StyleGAN2Loss:
         blur_init_sigma: Blur of all images that D sees at the start of training, in pixels: rotation-equivariant
             generators need it (arXiv 2106.12423, appendix F.1). 0: no blur.
         blur_fade_kimg: The blur decreases linearly to zero over this many thousand images.
+        lecam_weight: Weight of `LeCam`. 0: not used.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class StyleGAN2Loss:
         pl_decay: float = 0.01,
         blur_init_sigma: float = 0,
         blur_fade_kimg: float = 0,
+        lecam_weight: float = 0,
     ):
         self.G = G
         self.D = D
@@ -116,6 +120,9 @@ class StyleGAN2Loss:
         self.pl_decay = pl_decay
         self.blur_init_sigma = blur_init_sigma
         self.blur_fade_kimg = blur_fade_kimg
+        self.regularizers: list[Regularizer] = []
+        if lecam_weight != 0:
+            self.regularizers.append(LeCam(lecam_weight, device))
         self._blur_sigma = 0.0
         # The running means of StyleGAN2's generator move in training mode, those of StyleGAN3's on request.
         self._has_emas_on_request = G is not None and not _accepts(G.mapping, 'skip_w_avg_update')
@@ -123,11 +130,21 @@ class StyleGAN2Loss:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the tensors that the loss keeps from one step to the next."""
-        return dict(pl_mean=self.pl_mean)
+        state = dict(pl_mean=self.pl_mean)
+        for regularizer in self.regularizers:
+            state |= regularizer.state_dict()
+        return state
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Restore what `state_dict` returned."""
         self.pl_mean.copy_(state['pl_mean'])
+        for regularizer in self.regularizers:
+            regularizer.load_state_dict(state)
+
+    def end_batch(self, world: World) -> None:
+        """Update what depends on all rounds of a batch. Collective; call it after the phases of each batch."""
+        for regularizer in self.regularizers:
+            regularizer.end_batch(world)
 
     def accumulate_gradients(
         self,
@@ -198,15 +215,26 @@ class StyleGAN2Loss:
         other = self.G.mapping(z, c, **({} if self._has_emas_on_request else {'skip_w_avg_update': True}))
         return torch.cat([ws[:, :crossover], other[:, crossover:]], dim=1)
 
-    def run_D(self, images: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        """Return the logits [N, 1] of the images, blurred and augmented."""
+    def show(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the images as D sees them, blurred and augmented."""
         images = gaussian_blur(images, self._blur_sigma)
-        if self.augment_pipe is not None:
-            images = self.augment_pipe(images)
-        return self.D(images, c)
+        return images if self.augment_pipe is None else self.augment_pipe(images)
+
+    def run_D(self, images: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        """Return the logits [N, 1] of the images as D sees them."""
+        return self.D(self.show(images), c)
+
+    def run_D_regularized(self, kind: str, images: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits [N, 1] of the images as D sees them, and the sum of all regularizers [N, 1]."""
+        shown = self.show(images)
+        logits = self.D(shown, c)
+        penalty = torch.zeros_like(logits)
+        for regularizer in self.regularizers:
+            penalty = penalty + regularizer.penalty(kind, logits, shown, c)
+        return logits, penalty
 
     def report_logits(self, kind: str, logits: torch.Tensor, boundary: float | torch.Tensor = 0) -> None:
-        """Report D's outputs for images of a kind, 'real' or 'fake', and on which side of the boundary they are."""
+        """Report D's outputs for images of a kind, REAL or FAKE, and on which side of the boundary they are."""
         training_stats.report(f'Loss/scores/{kind}', logits)
         training_stats.report(f'Loss/signs/{kind}', (logits.detach() - boundary).sign())
 
@@ -218,7 +246,7 @@ class StyleGAN2Loss:
         """Minimize -log sigmoid(D(G(z))), the non-saturating loss (arXiv 1406.2661, section 3)."""
         images, _ws = self.run_G(batch.gen_z, batch.gen_c)
         logits = self.run_D(images, batch.gen_c)
-        self.report_logits('fake', logits)
+        self.report_logits(FAKE, logits)
         loss = softplus(-logits)  # [N, 1]
         training_stats.report('Loss/G/loss', loss)
         report_nonfinite(loss)
@@ -250,21 +278,27 @@ class StyleGAN2Loss:
         """Minimize -log(1 - sigmoid(D(G(z)))), the first half of the logistic loss (arXiv 1406.2661, eq. 1)."""
         with torch.no_grad():
             images, _ws = self.run_G(z, c, update_emas=True)
-        logits = self.run_D(images, c)
-        self.report_logits('fake', logits)
-        softplus(logits).mean().mul(gain).backward()
-        self._fake_loss = softplus(logits.detach())  # [N, 1]
-        report_nonfinite(self._fake_loss)
+        logits, penalty = self.run_D_regularized(FAKE, images, c)
+        self.report_logits(FAKE, logits)
+        loss = softplus(logits)  # [N, 1]
+        self._fake_loss = loss.detach()
+        loss = loss + penalty
+        report_nonfinite(loss)
+        loss.mean().mul(gain).backward()
 
     def _D_real(self, images: torch.Tensor, c: torch.Tensor, gain: float, adversarial: bool, regularized: bool) -> None:
         """Minimize -log sigmoid(D(x)), the second half of the logistic loss, plus R1 · γ/2, or one of the two."""
         images = images.detach().requires_grad_(regularized)
-        logits = self.run_D(images, c)
-        self.report_logits('real', logits)
-        loss = torch.zeros_like(logits)
         if adversarial:
+            logits, penalty = self.run_D_regularized(REAL, images, c)
+        else:
+            logits, penalty = self.run_D(images, c), None
+        self.report_logits(REAL, logits)
+        loss = torch.zeros_like(logits)
+        if penalty is not None:
             loss = softplus(-logits)  # [N, 1]
             training_stats.report('Loss/D/loss', self._fake_loss + loss)
+            loss = loss + penalty
         if regularized:
             penalty = r1_penalty(logits, images)  # [N]
             training_stats.report('Loss/r1_penalty', penalty)

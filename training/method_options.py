@@ -24,6 +24,7 @@ class MethodOptions:
     loss: str = 'nonsaturating'
     gamma2: float | None = None
     d_reg_interval: int | None = None
+    lecam: float | None = None
     # Augmentation
     aug: str | None = None
     p: float | None = None
@@ -54,7 +55,7 @@ def method_loss_kwargs(options: MethodOptions, r1_gamma: float) -> dict[str, Any
     Raises:
         InvalidArgument: Some options contradict each other.
     """
-    kwargs = {'class_name': LOSSES[options.loss], 'r1_gamma': r1_gamma}
+    kwargs: dict[str, Any] = {'class_name': LOSSES[options.loss], 'r1_gamma': r1_gamma}
     if options.loss == 'relativistic':
         kwargs['r2_gamma'] = first_given(options.gamma2, r1_gamma)
     elif options.gamma2 is not None:
@@ -62,6 +63,8 @@ def method_loss_kwargs(options: MethodOptions, r1_gamma: float) -> dict[str, Any
             'gamma2',
             f'{options.gamma2:g} is the weight of R2, which belongs to --loss=relativistic: add that, or remove it.',
         )
+    if options.lecam is not None:
+        kwargs['lecam_weight'] = options.lecam
     return kwargs
 
 
@@ -125,7 +128,7 @@ def _check_augmentation(options: MethodOptions, aug: str) -> None:
 def description_parts(options: MethodOptions) -> list[str]:
     """Return what the name of the run directory says about methods."""
     parts = [] if options.loss == MethodOptions.loss else [options.loss]
-    parts += named_numbers(r2gamma=options.gamma2, dreg=options.d_reg_interval)
+    parts += named_numbers(r2gamma=options.gamma2, dreg=options.d_reg_interval, lecam=options.lecam)
     if options.aug is not None:
         parts.append(options.aug)
     parts += named_numbers(p=options.p, initp=options.init_p, maxp=options.max_p, target=options.target)

@@ -14,6 +14,7 @@ from torch.nn.functional import softplus
 
 from torch_utils import training_stats
 from training.loss import Batch, StyleGAN2Loss, r1_penalty, report_nonfinite
+from training.regularizers import FAKE, REAL
 
 
 class RelativisticLoss(StyleGAN2Loss):
@@ -38,7 +39,7 @@ class RelativisticLoss(StyleGAN2Loss):
         fake_logits = self.run_D(images, batch.real_c)
         with torch.no_grad():
             real_logits = self.run_D(batch.real_img, batch.real_c)
-        self.report_logits('fake', fake_logits, _boundary(real_logits, fake_logits))
+        self.report_logits(FAKE, fake_logits, _boundary(real_logits, fake_logits))
         loss = softplus(real_logits - fake_logits)  # [N, 1]
         training_stats.report('Loss/G/loss', loss)
         report_nonfinite(loss)
@@ -53,14 +54,18 @@ class RelativisticLoss(StyleGAN2Loss):
         with torch.no_grad():
             fake, _ws = self.run_G(batch.gen_z, batch.real_c, update_emas=adversarial)
         fake.requires_grad_(r2_gamma != 0)
-        real_logits, fake_logits = self.run_D(real, batch.real_c), self.run_D(fake, batch.real_c)  # [N, 1]
-        loss = torch.zeros_like(real_logits)
         if adversarial:
+            real_logits, real_penalty = self.run_D_regularized(REAL, real, batch.real_c)
+            fake_logits, fake_penalty = self.run_D_regularized(FAKE, fake, batch.real_c)
             boundary = _boundary(real_logits, fake_logits)
-            self.report_logits('real', real_logits, boundary)
-            self.report_logits('fake', fake_logits, boundary)
-            loss = softplus(fake_logits - real_logits)
+            self.report_logits(REAL, real_logits, boundary)
+            self.report_logits(FAKE, fake_logits, boundary)
+            loss = softplus(fake_logits - real_logits)  # [N, 1]
             training_stats.report('Loss/D/loss', loss)
+            loss = loss + real_penalty + fake_penalty
+        else:
+            real_logits, fake_logits = self.run_D(real, batch.real_c), self.run_D(fake, batch.real_c)
+            loss = torch.zeros_like(real_logits)
         penalties = [
             _penalty(name, logits, images, gamma)
             for name, logits, images, gamma in (

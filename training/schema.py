@@ -182,6 +182,7 @@ LOSS_KEYWORDS = Record(
         'pl_decay': _FRACTION,
         'blur_init_sigma': Number(0, 1000),
         'blur_fade_kimg': Number(0, MAX_KIMG),
+        'lecam_weight': _FACTOR,
     }
 )
 RELATIVISTIC_LOSS_KEYWORDS = Record({**LOSS_KEYWORDS.keys, 'r2_gamma': _FACTOR})
@@ -216,6 +217,7 @@ COMMAND_LINE = Record(
         'gamma': Optional(_FACTOR),
         'gamma2': Optional(_FACTOR),
         'd_reg_interval': Optional(_COUNT),
+        'lecam': Optional(_FACTOR),
         'kimg': Optional(_KIMG),
         'batch': Optional(_COUNT),
         'batch_gpu': Optional(_COUNT),

@@ -267,6 +267,7 @@ def _train(
                 if phase.is_due(counters.batch_idx):
                     pieces = batches.with_latents(real_img, real_c, G.z_dim)
                     run_phase(phase, run.loss, pieces, run.world, counters.cur_nimg)
+            run.loss.end_batch(run.world)
 
             # Update the moving average of the generator.
             update_ema(G_ema, G, ema_decay(config.batch_size, counters.cur_nimg, config.ema_kimg, config.ema_rampup))

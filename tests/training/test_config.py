@@ -259,6 +259,10 @@ class TestOptions:
         intervals = [build(d_reg_interval=n).D_reg_interval for n in (None, 1, 4)]
         assert intervals == [16, None, 4]
 
+    def test_lecam(self, build):
+        assert build(lecam=0.3).loss_kwargs['lecam_weight'] == 0.3
+        assert 'lecam_weight' not in build().loss_kwargs
+
     def test_gamma_zero_is_a_value(self, build):
         assert build(gamma=0.0).loss_kwargs['r1_gamma'] == 0
 
@@ -349,6 +353,7 @@ class TestRunDirectory:
             ({'aug': 'ada', 'target': 0.7, 'augpipe': 'bgcfnc'}, 'mine-auto2-ada-target0.7-bgcfnc'),
             ({'aug': 'noaug', 'cfg': 'paper256'}, 'mine-paper256-noaug'),
             ({'loss': 'relativistic', 'gamma2': 1.0, 'd_reg_interval': 1}, 'mine-auto2-relativistic-r2gamma1-dreg1'),
+            ({'lecam': 0.3}, 'mine-auto2-lecam0.3'),
             ({'init_p': 0.1, 'max_p': 0.8}, 'mine-auto2-initp0.1-maxp0.8'),
             ({'resume': 'noresume'}, 'mine-auto2-noresume'),
             ({'resume': '/x/net.pkl', 'freezed': 3}, 'mine-auto2-resumecustom-freezed3'),

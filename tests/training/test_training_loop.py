@@ -316,6 +316,11 @@ def networks_that_mix_no_samples():
 METHODS = {
     'nonsaturating': (StyleGAN2Loss, {}),
     'relativistic': (RelativisticLoss, dict(r2_gamma=0.5)),
+    'lecam': (StyleGAN2Loss, dict(lecam_weight=0.3)),
+}
+
+LECAM_STATE = {
+    f'lecam_{name}': torch.tensor(value) for name, value in (('real', 2.0), ('fake', -1.0), ('batches', 1.0))
 }
 
 
@@ -332,6 +337,8 @@ def gradients_of_phases(world, num_rounds, method='nonsaturating'):
     ]
     make_loss, kwargs = METHODS[method]
     loss = make_loss('cpu', G, D, style_mixing_prob=0, r1_gamma=1, **kwargs)
+    for regularizer in loss.regularizers:
+        regularizer.load_state_dict(LECAM_STATE)
     gradients = {}
     for name, module in (('Gmain', G), ('Dmain', D), ('Dreg', D)):
         phase = Phase(name, module, torch.optim.SGD(module.parameters(), lr=0), interval=16 if name == 'Dreg' else 1)
@@ -352,7 +359,9 @@ def assert_same_gradients(actual, expected):
                 assert torch.allclose(a, b, rtol=1e-4, atol=1e-6 * float(b.abs().max()) + 1e-12), phase
 
 
-@pytest.mark.parametrize('size, method', [(2, 'nonsaturating'), (4, 'nonsaturating'), (2, 'relativistic')])
+@pytest.mark.parametrize(
+    'size, method', [(2, 'nonsaturating'), (4, 'nonsaturating'), (2, 'relativistic'), (2, 'lecam')]
+)
 def test_gradients_of_ranks_are_those_of_the_whole_batch(tmp_path, size, method):
     alone = gradients_of_phases(distributed.World(0, 1, torch.device('cpu')), 1, method)
     launcher.launch(save_gradients, size, 'cpu', str(tmp_path), method)

@@ -12,6 +12,7 @@ RELATIVISTIC = dict(class_name='training.relativistic_loss.RelativisticLoss', r2
 RUNS = {
     'relativistic': (RELATIVISTIC, {}, 1),
     'relativistic, in each step': (RELATIVISTIC, dict(D_reg_interval=None), 2),
+    'lecam': (dict(lecam_weight=0.3), {}, 1),
 }
 
 
