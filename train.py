@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -37,7 +37,7 @@ from training import known_classes
 from training.config import DEFAULT_D_REG_INTERVAL, DEFAULT_MAX_P
 from training.method_options import DEFAULT_ADA_TARGET, DEFAULT_AUG, LOSSES
 from training.options import LATEST, NO_RESUME, VERIFY_DATA, Options
-from training.presets import AUGPIPE_NAMES, DEFAULT_AUGPIPE, PRESET_NAMES, RESUME_SOURCES
+from training.presets import AUGPIPE_NAMES, DEFAULT_AUGPIPE, DIFFAUGMENT_NAMES, PRESET_NAMES, RESUME_SOURCES
 from training.schema import MAX_P
 
 if TYPE_CHECKING:
@@ -59,6 +59,22 @@ class ThousandsOfImages(FiniteFloat):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = super().convert(value, param, ctx)
         return int(number) if number.is_integer() else number
+
+
+class NameList(click.ParamType):
+    """Some of several names, separated by commas; the value is a text in which they have their usual order."""
+
+    def __init__(self, names: Sequence[str]):
+        self.name = f'{names[0]},...'
+        self._names = names
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        given = [name.strip() for name in value.split(',')]
+        unknown = [name for name in given if name not in self._names]
+        if unknown or len(set(given)) < len(given):
+            fault = f'{unknown[0]!r} is unknown' if unknown else f'{value!r} names one of them twice'
+            self.fail(f'{fault}: separate some of {", ".join(self._names)} by commas.', param, ctx)
+        return ','.join(name for name in self._names if name in given)
 
 
 class RunSuffix(click.ParamType):
@@ -172,6 +188,9 @@ def option(
 @option('--max-p', MAX_STRENGTH, 'Largest augmentation strength of --aug=ada', f'{DEFAULT_MAX_P:g}', 'P')
 @option('--target', FRACTION, "Mean sign of D's output for real images that ADA aims at", str(DEFAULT_ADA_TARGET))
 @option('--augpipe', click.Choice(AUGPIPE_NAMES), 'b(lit) g(eom) c(olor) f(ilter) n(oise) c(utout)', DEFAULT_AUGPIPE)
+@option(
+    '--diffaugment', NameList(DIFFAUGMENT_NAMES), 'Differentiable augmentations at full strength, in addition', 'none'
+)
 # Transfer learning
 @option('--resume', PATH, RESUME_HELP, NO_RESUME, 'NAME|PATH|URL|DIR')
 @option('--freezed', COUNT_OR_ZERO, 'Freeze the first N layers of the discriminator', '0', 'N')

@@ -310,6 +310,13 @@ WRONG_CALLS = {
     'gamma2_without_relativistic': (['--gamma2=3'], 'good.zip', ['--gamma2', '3', '--loss=relativistic']),
     'gamma2_negative': (['--loss=relativistic', '--gamma2=-1'], 'good.zip', ['--gamma2', 'x>=0']),
     'lecam_negative': (['--lecam=-1'], 'good.zip', ['--lecam', 'x>=0']),
+    'diffaugment': (
+        ['--diffaugment=color,blur'],
+        'good.zip',
+        ['--diffaugment', "'blur'", 'color, translation, cutout'],
+    ),
+    'diffaugment_twice': (['--diffaugment=cutout,cutout'], 'good.zip', ['--diffaugment', 'twice']),
+    'diffaugment_empty': (['--diffaugment='], 'good.zip', ['--diffaugment', "''", 'translation']),
     'd_reg_interval': (['--d-reg-interval=0'], 'good.zip', ['--d-reg-interval', 'x>=1']),
     'cbase': (['--cbase=16'], 'good.zip', ['--cbase', '16', '32x32']),
     'glr_zero': (['--glr=0'], 'good.zip', ['--glr', 'x>0']),

@@ -12,7 +12,7 @@ Sources: StyleGAN2 (arXiv 1912.04958), StyleGAN3 (arXiv 2106.12423), R1 (arXiv 1
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch.nn.functional import softplus
 from torch_utils import training_stats
 from torch_utils.distributed import World
 from torch_utils.ops import upfirdn2d
+from training import diffaugment as differentiable
 from training.regularizers import FAKE, REAL, LeCam, Regularizer
 
 
@@ -92,6 +93,7 @@ class StyleGAN2Loss:
         blur_init_sigma: Blur of all images that D sees at the start of training, in pixels: rotation-equivariant
             generators need it (arXiv 2106.12423, appendix F.1). 0: no blur.
         blur_fade_kimg: The blur decreases linearly to zero over this many thousand images.
+        diffaugment: Names of augmentations of `training.diffaugment` that everything D sees goes through, in addition.
         lecam_weight: Weight of `LeCam`. 0: not used.
     """
 
@@ -108,6 +110,7 @@ class StyleGAN2Loss:
         pl_decay: float = 0.01,
         blur_init_sigma: float = 0,
         blur_fade_kimg: float = 0,
+        diffaugment: Sequence[str] = (),
         lecam_weight: float = 0,
     ):
         self.G = G
@@ -123,6 +126,7 @@ class StyleGAN2Loss:
         self.regularizers: list[Regularizer] = []
         if lecam_weight != 0:
             self.regularizers.append(LeCam(lecam_weight, device))
+        self.diffaugment = diffaugment
         self._blur_sigma = 0.0
         # The running means of StyleGAN2's generator move in training mode, those of StyleGAN3's on request.
         self._has_emas_on_request = G is not None and not _accepts(G.mapping, 'skip_w_avg_update')
@@ -218,7 +222,9 @@ class StyleGAN2Loss:
     def show(self, images: torch.Tensor) -> torch.Tensor:
         """Return the images as D sees them, blurred and augmented."""
         images = gaussian_blur(images, self._blur_sigma)
-        return images if self.augment_pipe is None else self.augment_pipe(images)
+        if self.augment_pipe is not None:
+            images = self.augment_pipe(images)
+        return differentiable.apply_policy(images, self.diffaugment)
 
     def run_D(self, images: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         """Return the logits [N, 1] of the images as D sees them."""

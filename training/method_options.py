@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from dnnlib.errors import InvalidArgument
+from dnnlib.text import excerpt
 from training import known_classes
 from training.config import DEFAULT_D_REG_INTERVAL, DEFAULT_MAX_P
-from training.presets import DEFAULT_AUGPIPE, augpipe_flags
+from training.presets import DEFAULT_AUGPIPE, DIFFAUGMENT_NAMES, augpipe_flags
 
 T = TypeVar('T')
 
@@ -32,6 +33,7 @@ class MethodOptions:
     max_p: float | None = None
     target: float | None = None
     augpipe: str | None = None
+    diffaugment: str | None = None  # names, separated by commas
 
 
 def first_given(value: T | None, default: T) -> T:
@@ -63,6 +65,8 @@ def method_loss_kwargs(options: MethodOptions, r1_gamma: float) -> dict[str, Any
             'gamma2',
             f'{options.gamma2:g} is the weight of R2, which belongs to --loss=relativistic: add that, or remove it.',
         )
+    if options.diffaugment is not None:
+        kwargs['diffaugment'] = parse_diffaugment(options.diffaugment)
     if options.lecam is not None:
         kwargs['lecam_weight'] = options.lecam
     return kwargs
@@ -121,6 +125,23 @@ def _check_augmentation(options: MethodOptions, aug: str) -> None:
         raise InvalidArgument('aug', 'fixed needs a strength: add --p=P with P from 0 to 1.')
 
 
+def parse_diffaugment(text: str) -> list[str]:
+    """Return the names in a list such as 'color,cutout', in the order in which they are applied.
+
+    Raises:
+        InvalidArgument: It is not such a list.
+    """
+    names = text.split(',')
+    unknown = [name for name in names if name not in DIFFAUGMENT_NAMES]
+    if unknown or len(set(names)) < len(names):
+        fault = f'has {excerpt(repr(unknown[0]), 50)}' if unknown else 'names an augmentation twice'
+        raise InvalidArgument(
+            'diffaugment',
+            f'the list {fault}: separate some of {", ".join(DIFFAUGMENT_NAMES)} by commas, without blanks.',
+        )
+    return [name for name in DIFFAUGMENT_NAMES if name in names]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Description
 
@@ -134,6 +155,8 @@ def description_parts(options: MethodOptions) -> list[str]:
     parts += named_numbers(p=options.p, initp=options.init_p, maxp=options.max_p, target=options.target)
     if options.augpipe is not None:
         parts.append(options.augpipe)
+    if options.diffaugment is not None:
+        parts += ['diffaugment', *parse_diffaugment(options.diffaugment)]
     return parts
 
 

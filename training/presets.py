@@ -190,6 +190,7 @@ _AUGMENTATION_SUMS = {
     'bgcfnc': ('blit', 'geom', 'color', 'filter', 'noise', 'cutout'),
 }
 AUGPIPE_NAMES = (*_AUGMENTATION_GROUPS, *_AUGMENTATION_SUMS)
+DIFFAUGMENT_NAMES = ('color', 'translation', 'cutout')  # in the order in which they are applied
 
 
 def augpipe_flags(name: str) -> dict[str, int]:

@@ -30,6 +30,7 @@ from dnnlib.schema import (
 )
 from network_files.generations import STYLEGAN3_KEYWORDS
 from training import known_classes
+from training.presets import DIFFAUGMENT_NAMES
 
 MAX_KIMG = 1e9
 MAX_P = 1e6  # of the augmentation strength, which the published code does not limit
@@ -182,6 +183,7 @@ LOSS_KEYWORDS = Record(
         'pl_decay': _FRACTION,
         'blur_init_sigma': Number(0, 1000),
         'blur_fade_kimg': Number(0, MAX_KIMG),
+        'diffaugment': ListOf(Choice(DIFFAUGMENT_NAMES), max_length=len(DIFFAUGMENT_NAMES)),
         'lecam_weight': _FACTOR,
     }
 )
@@ -233,6 +235,7 @@ COMMAND_LINE = Record(
         'max_p': Optional(_MAX_STRENGTH),
         'target': Optional(_FRACTION),
         'augpipe': Optional(Text(100)),
+        'diffaugment': Optional(Text(100)),
         'resume': Optional(PATH),
         'freezed': Optional(Integer(0, _MAX_COUNT)),
         'metrics': _METRICS,

@@ -263,6 +263,12 @@ class TestOptions:
         assert build(lecam=0.3).loss_kwargs['lecam_weight'] == 0.3
         assert 'lecam_weight' not in build().loss_kwargs
 
+    def test_diffaugment(self, build):
+        assert build(diffaugment='cutout,color').loss_kwargs['diffaugment'] == ['color', 'cutout']
+        for text in ('', 'colour', 'color,color', 'color, cutout'):
+            with pytest.raises(InvalidArgument, match='separate some of color, translation, cutout'):
+                build(diffaugment=text)
+
     def test_gamma_zero_is_a_value(self, build):
         assert build(gamma=0.0).loss_kwargs['r1_gamma'] == 0
 
@@ -354,6 +360,7 @@ class TestRunDirectory:
             ({'aug': 'noaug', 'cfg': 'paper256'}, 'mine-paper256-noaug'),
             ({'loss': 'relativistic', 'gamma2': 1.0, 'd_reg_interval': 1}, 'mine-auto2-relativistic-r2gamma1-dreg1'),
             ({'lecam': 0.3}, 'mine-auto2-lecam0.3'),
+            ({'aug': 'noaug', 'diffaugment': 'cutout,color'}, 'mine-auto2-noaug-diffaugment-color-cutout'),
             ({'init_p': 0.1, 'max_p': 0.8}, 'mine-auto2-initp0.1-maxp0.8'),
             ({'resume': 'noresume'}, 'mine-auto2-noresume'),
             ({'resume': '/x/net.pkl', 'freezed': 3}, 'mine-auto2-resumecustom-freezed3'),
