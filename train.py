@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,17 +27,26 @@ from dnnlib.cli import (
     usage_error,
     usage_errors,
 )
+from dnnlib.errors import InvalidArgument
 from dnnlib.outputs import OutputFolder
 from dnnlib.signals import STOPPED_STATUS
 from dnnlib.streams import tolerate_lost_output
+from dnnlib.text import message_line
 from dnnlib.util import is_url
 from metrics import metric_table
 from metrics.cli_types import MetricNames
 from training import known_classes
 from training.config import DEFAULT_D_REG_INTERVAL, DEFAULT_MAX_P
-from training.method_options import DEFAULT_ADA_TARGET, DEFAULT_AUG, LOSSES
+from training.method_options import (
+    DEFAULT_ADA_TARGET,
+    DEFAULT_AUG,
+    DEFAULT_BCR,
+    LOSSES,
+    canonical_bcr,
+    canonical_diffaugment,
+)
 from training.options import LATEST, NO_RESUME, VERIFY_DATA, Options
-from training.presets import AUGPIPE_NAMES, DEFAULT_AUGPIPE, DIFFAUGMENT_NAMES, PRESET_NAMES, RESUME_SOURCES
+from training.presets import AUGPIPE_NAMES, DEFAULT_AUGPIPE, PRESET_NAMES, RESUME_SOURCES
 from training.schema import MAX_P
 
 if TYPE_CHECKING:
@@ -61,20 +70,18 @@ class ThousandsOfImages(FiniteFloat):
         return int(number) if number.is_integer() else number
 
 
-class NameList(click.ParamType):
-    """Some of several names, separated by commas; the value is a text in which they have their usual order."""
+class StoredText(click.ParamType):
+    """Text with rules of its own, in the form in which it is stored with a run."""
 
-    def __init__(self, names: Sequence[str]):
-        self.name = f'{names[0]},...'
-        self._names = names
+    def __init__(self, name: str, canonical: Callable[[str], str]):
+        self.name = name
+        self._canonical = canonical
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        given = [name.strip() for name in value.split(',')]
-        unknown = [name for name in given if name not in self._names]
-        if unknown or len(set(given)) < len(given):
-            fault = f'{unknown[0]!r} is unknown' if unknown else f'{value!r} names one of them twice'
-            self.fail(f'{fault}: separate some of {", ".join(self._names)} by commas.', param, ctx)
-        return ','.join(name for name in self._names if name in given)
+        try:
+            return self._canonical(value)
+        except InvalidArgument as error:
+            self.fail(message_line(error), param, ctx)
 
 
 class RunSuffix(click.ParamType):
@@ -179,6 +186,15 @@ def option(
     '--loss', click.Choice(list(LOSSES)), 'relativistic compares real and generated images in pairs, with R1 and R2'
 )
 @option('--lecam', NOT_NEGATIVE, 'Weight of LeCam, which holds back the outputs of D', 'none', 'W')
+@click.option(
+    '--bcr',
+    type=StoredText('W|W,W', canonical_bcr),
+    is_flag=False,
+    flag_value=DEFAULT_BCR,
+    default=Options.bcr,
+    show_default='none',
+    help=f'Weight of the consistency of D for transformed images, real and generated; --bcr alone: {DEFAULT_BCR}',
+)
 # Augmentation
 @option(
     '--aug', click.Choice(['noaug', 'ada', 'fixed']), 'No augmentation, adaptive, or with strength --p', DEFAULT_AUG
@@ -189,7 +205,11 @@ def option(
 @option('--target', FRACTION, "Mean sign of D's output for real images that ADA aims at", str(DEFAULT_ADA_TARGET))
 @option('--augpipe', click.Choice(AUGPIPE_NAMES), 'b(lit) g(eom) c(olor) f(ilter) n(oise) c(utout)', DEFAULT_AUGPIPE)
 @option(
-    '--diffaugment', NameList(DIFFAUGMENT_NAMES), 'Differentiable augmentations at full strength, in addition', 'none'
+    '--diffaugment',
+    StoredText('list', canonical_diffaugment),
+    'Differentiable augmentations at full strength, in addition to --aug: color, translation, cutout',
+    'none',
+    'NAME,...',
 )
 # Transfer learning
 @option('--resume', PATH, RESUME_HELP, NO_RESUME, 'NAME|PATH|URL|DIR')

@@ -197,6 +197,15 @@ class TestDryRun:
         assert config['augment_kwargs']['imgfilter'] == 1
         assert (config['batch_size'], config['batch_gpu'], config['num_gpus']) == (16, 4, 2)
 
+    @pytest.mark.parametrize(
+        'args, weights, name',
+        [(['--bcr'], [10, 10], '10'), (['--bcr', '--mirror=1'], [10, 10], '10'), (['--bcr=5.0,0'], [5, 0], '5-0')],
+    )
+    def test_weights_of_consistency(self, call, args, weights, name):
+        config = json.loads(call('-n', '--cfg=tiny', *args).stdout)
+        assert config['loss_kwargs']['bcr_weights'] == weights
+        assert config['run_dir'].endswith(f'tiny-bcr{name}')
+
     def test_lengths_may_have_fractions(self, call):
         config = json.loads(call('-n', '--cfg=tiny', '--kimg=0.5', '--tick=0.1').stdout)
         assert (config['total_kimg'], config['kimg_per_tick']) == (0.5, 0.1)
@@ -317,6 +326,9 @@ WRONG_CALLS = {
     ),
     'diffaugment_twice': (['--diffaugment=cutout,cutout'], 'good.zip', ['--diffaugment', 'twice']),
     'diffaugment_empty': (['--diffaugment='], 'good.zip', ['--diffaugment', "''", 'translation']),
+    'bcr': (['--bcr=1,2,3'], 'good.zip', ['--bcr', '1,2,3', '--bcr=10,5']),
+    'bcr_nan': (['--bcr=nan'], 'good.zip', ['--bcr', 'nan', 'numbers from 0']),
+    'bcr_negative': (['--bcr=5,-1'], 'good.zip', ['--bcr', '5,-1']),
     'd_reg_interval': (['--d-reg-interval=0'], 'good.zip', ['--d-reg-interval', 'x>=1']),
     'cbase': (['--cbase=16'], 'good.zip', ['--cbase', '16', '32x32']),
     'glr_zero': (['--glr=0'], 'good.zip', ['--glr', 'x>0']),

@@ -92,6 +92,11 @@ def flip(images: torch.Tensor) -> torch.Tensor:
     return torch.where(_uniform(images) < 0.5, images.flip(3), images)
 
 
+def flip_and_translate(images: torch.Tensor) -> torch.Tensor:
+    """Do both: changes that keep the meaning of an image."""
+    return translate(flip(images))
+
+
 POLICY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     'color': recolor,
     'translation': translate,

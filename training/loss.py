@@ -23,7 +23,7 @@ from torch_utils import training_stats
 from torch_utils.distributed import World
 from torch_utils.ops import upfirdn2d
 from training import diffaugment as differentiable
-from training.regularizers import FAKE, REAL, LeCam, Regularizer
+from training.regularizers import FAKE, REAL, Consistency, LeCam, Regularizer
 
 
 class Batch(NamedTuple):
@@ -95,6 +95,7 @@ class StyleGAN2Loss:
         blur_fade_kimg: The blur decreases linearly to zero over this many thousand images.
         diffaugment: Names of augmentations of `training.diffaugment` that everything D sees goes through, in addition.
         lecam_weight: Weight of `LeCam`. 0: not used.
+        bcr_weights: Weights of `Consistency` for real and for generated images. None: not used.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class StyleGAN2Loss:
         blur_fade_kimg: float = 0,
         diffaugment: Sequence[str] = (),
         lecam_weight: float = 0,
+        bcr_weights: Sequence[float] | None = None,
     ):
         self.G = G
         self.D = D
@@ -126,6 +128,8 @@ class StyleGAN2Loss:
         self.regularizers: list[Regularizer] = []
         if lecam_weight != 0:
             self.regularizers.append(LeCam(lecam_weight, device))
+        if bcr_weights is not None:
+            self.regularizers.append(Consistency(D, bcr_weights))
         self.diffaugment = diffaugment
         self._blur_sigma = 0.0
         # The running means of StyleGAN2's generator move in training mode, those of StyleGAN3's on request.

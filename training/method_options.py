@@ -10,11 +10,13 @@ from dnnlib.text import excerpt
 from training import known_classes
 from training.config import DEFAULT_D_REG_INTERVAL, DEFAULT_MAX_P
 from training.presets import DEFAULT_AUGPIPE, DIFFAUGMENT_NAMES, augpipe_flags
+from training.schema import MAX_FACTOR
 
 T = TypeVar('T')
 
 DEFAULT_AUG = 'ada'
 DEFAULT_ADA_TARGET = 0.6
+DEFAULT_BCR = '10'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,7 @@ class MethodOptions:
     gamma2: float | None = None
     d_reg_interval: int | None = None
     lecam: float | None = None
+    bcr: str | None = None  # one or two numbers, separated by a comma
     # Augmentation
     aug: str | None = None
     p: float | None = None
@@ -69,7 +72,34 @@ def method_loss_kwargs(options: MethodOptions, r1_gamma: float) -> dict[str, Any
         kwargs['diffaugment'] = parse_diffaugment(options.diffaugment)
     if options.lecam is not None:
         kwargs['lecam_weight'] = options.lecam
+    if options.bcr is not None:
+        kwargs['bcr_weights'] = parse_bcr(options.bcr)
     return kwargs
+
+
+def parse_bcr(text: str) -> list[float]:
+    """Return the weights for real and for generated images in a text such as '10' or '10,5'.
+
+    Raises:
+        InvalidArgument: It is not such a text.
+    """
+    try:
+        weights = [float(number) for number in text.split(',')]
+    except ValueError:
+        weights = []
+    if len(weights) not in (1, 2) or not all(0 <= weight <= MAX_FACTOR for weight in weights):
+        raise InvalidArgument(
+            'bcr',
+            f'{excerpt(repr(text), 50)} is not a weight, or one for real and one for generated images: use numbers '
+            f'from 0 to {MAX_FACTOR:g}, such as --bcr={DEFAULT_BCR} or --bcr=10,5.',
+        )
+    return [weights[0], weights[-1]]
+
+
+def canonical_bcr(text: str) -> str:
+    """Return the text as it is stored: '10' for '10.0,10'."""
+    real, fake = parse_bcr(text)
+    return f'{real:g}' if real == fake else f'{real:g},{fake:g}'
 
 
 def d_reg_interval(options: MethodOptions) -> int | None:
@@ -142,6 +172,11 @@ def parse_diffaugment(text: str) -> list[str]:
     return [name for name in DIFFAUGMENT_NAMES if name in names]
 
 
+def canonical_diffaugment(text: str) -> str:
+    """Return the text as it is stored: 'color,cutout' for 'cutout, color'."""
+    return ','.join(parse_diffaugment(''.join(text.split())))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Description
 
@@ -150,6 +185,8 @@ def description_parts(options: MethodOptions) -> list[str]:
     """Return what the name of the run directory says about methods."""
     parts = [] if options.loss == MethodOptions.loss else [options.loss]
     parts += named_numbers(r2gamma=options.gamma2, dreg=options.d_reg_interval, lecam=options.lecam)
+    if options.bcr is not None:
+        parts.append(f'bcr{options.bcr.replace(",", "-")}')
     if options.aug is not None:
         parts.append(options.aug)
     parts += named_numbers(p=options.p, initp=options.init_p, maxp=options.max_p, target=options.target)

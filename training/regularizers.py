@@ -6,13 +6,14 @@ add to the loss of each image. What it keeps from one step to the next is in the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
 
 from torch_utils import distributed, training_stats
 from torch_utils.distributed import World
+from training.diffaugment import flip_and_translate
 
 REAL, FAKE = 'real', 'fake'
 
@@ -89,3 +90,43 @@ class LeCam:
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         for name, tensor in self.state_dict().items():
             tensor.copy_(state[name])
+
+
+class Consistency:
+    """Keep D's outputs the same for an image and a transformed copy of it: balanced consistency regularization, bCR.
+
+    The penalty is W_R (D(x) - D(T(x)))² for real images and W_F (D(G(z)) - D(T(G(z))))² for generated ones (arXiv
+    2002.04724, section 2.1, algorithm 1). As in the paper, T mirrors and shifts. If D sees augmented images, x is one.
+
+    Args:
+        D: The discriminator.
+        weights: W_R and W_F.
+        transform: T.
+    """
+
+    def __init__(
+        self,
+        D: torch.nn.Module,
+        weights: Sequence[float],
+        transform: Callable[[torch.Tensor], torch.Tensor] = flip_and_translate,
+    ):
+        self.D = D
+        self.weights = dict(zip((REAL, FAKE), weights, strict=True))
+        self.transform = transform
+
+    def penalty(self, kind: str, logits: torch.Tensor, shown: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        weight = self.weights[kind]
+        if weight == 0:
+            return torch.zeros_like(logits)
+        penalty = (logits - self.D(self.transform(shown), c)).square()
+        training_stats.report('Loss/bcr', penalty)
+        return penalty * weight
+
+    def end_batch(self, world: World) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        pass

@@ -33,6 +33,7 @@ from training import known_classes
 from training.presets import DIFFAUGMENT_NAMES
 
 MAX_KIMG = 1e9
+MAX_FACTOR = 1e9
 MAX_P = 1e6  # of the augmentation strength, which the published code does not limit
 _MAX_COUNT = 2**31 - 1
 _MAX_PROCESSES = 65_536
@@ -48,7 +49,7 @@ _COUNT = Integer(1, _MAX_COUNT)
 _WIDTH = Integer(1, _MAX_WIDTH)
 _KIMG = Number(0, MAX_KIMG, above_low=True)
 _FRACTION = Number(0, 1)
-_FACTOR = Number(0, 1e9)
+_FACTOR = Number(0, MAX_FACTOR)
 _POSITIVE = Number(0, 1e9, above_low=True)
 _MAX_STRENGTH = Number(0, MAX_P, above_low=True)
 _RESOLUTION = Either(_WIDTH, ListOf(_WIDTH, min_length=2, max_length=2))
@@ -185,6 +186,7 @@ LOSS_KEYWORDS = Record(
         'blur_fade_kimg': Number(0, MAX_KIMG),
         'diffaugment': ListOf(Choice(DIFFAUGMENT_NAMES), max_length=len(DIFFAUGMENT_NAMES)),
         'lecam_weight': _FACTOR,
+        'bcr_weights': Optional(ListOf(_FACTOR, min_length=2, max_length=2)),
     }
 )
 RELATIVISTIC_LOSS_KEYWORDS = Record({**LOSS_KEYWORDS.keys, 'r2_gamma': _FACTOR})
@@ -220,6 +222,7 @@ COMMAND_LINE = Record(
         'gamma2': Optional(_FACTOR),
         'd_reg_interval': Optional(_COUNT),
         'lecam': Optional(_FACTOR),
+        'bcr': Optional(Text(100)),
         'kimg': Optional(_KIMG),
         'batch': Optional(_COUNT),
         'batch_gpu': Optional(_COUNT),

@@ -120,3 +120,54 @@ def test_ranks_have_the_same_means(tmp_path):
     states = [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
     assert states[0] == states[1]
     assert float(states[0]['lecam_real'] / states[0]['lecam_batches']) == pytest.approx(1.5)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Balanced consistency
+
+
+@BOTH_LOSSES
+@pytest.mark.parametrize('weights', [(10, 3), (0, 3)])
+def test_consistency_is_the_slow_formula(make, weights):
+    loss, batch = make_loss(make, c_dim=2, channels=4, bcr_weights=weights), make_batch(c_dim=2, channels=4)
+    (consistency,) = loss.regularizers
+    consistency.transform = lambda images: images.flip(2) * 0.5
+
+    def slow():
+        values = []
+        for images, labels in images_of(loss, batch):
+            value = adversarial_value(loss, images, labels)
+            for image, label, weight in zip(images, labels, weights):
+                change = float(score(loss.D, image, label)) - float(score(loss.D, image.flip(2) * 0.5, label))
+                value += weight * change**2
+            values.append(value)
+        return np.mean(values)
+
+    small_losses.assert_gradient(loss, 'Dmain', batch, slow, gain=2)
+
+
+def test_the_transformation_keeps_the_meaning():
+    """It mirrors and shifts, image by image: a single bright pixel is moved by at most an eighth of the sides."""
+    (consistency,) = make_loss(bcr_weights=(1, 1)).regularizers
+    torch.manual_seed(0)
+    images = torch.zeros(500, 1, 16, 24)
+    images[:, 0, 8, 6] = 1
+    places = consistency.transform(images).nonzero()[:, 2:]
+    assert len(places) == 500
+    assert set(places[:, 0].tolist()) == set(range(6, 11))
+    assert set(places[:, 1].tolist()) == {*range(3, 10), *range(14, 21)}
+    assert consistency.state_dict() == {}
+
+
+def test_consistency_sees_what_d_has_seen():
+    """The copies are made of the augmented images, and need no gradient of R1."""
+    loss = make_loss(bcr_weights=(1, 1), diffaugment=('translation',))
+    (consistency,) = loss.regularizers
+    seen, D = [], loss.D
+    consistency.transform = lambda images: seen.append(images) or images
+    shown = []
+    loss.D = lambda images, c: shown.append(images) or D(images, c)
+    loss.trained_parameters = lambda: list(D.parameters())
+    D.requires_grad_(True)
+    loss.accumulate_gradients('Dmain', *make_batch())
+    assert all(one is other for one, other in zip(seen, shown, strict=True)) and len(seen) == 2

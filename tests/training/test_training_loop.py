@@ -317,6 +317,7 @@ METHODS = {
     'nonsaturating': (StyleGAN2Loss, {}),
     'relativistic': (RelativisticLoss, dict(r2_gamma=0.5)),
     'lecam': (StyleGAN2Loss, dict(lecam_weight=0.3)),
+    'bcr': (StyleGAN2Loss, dict(bcr_weights=(3, 5))),
 }
 
 LECAM_STATE = {
@@ -339,6 +340,7 @@ def gradients_of_phases(world, num_rounds, method='nonsaturating'):
     loss = make_loss('cpu', G, D, style_mixing_prob=0, r1_gamma=1, **kwargs)
     for regularizer in loss.regularizers:
         regularizer.load_state_dict(LECAM_STATE)
+        regularizer.transform = lambda images: images.flip(3)  # the same for all ranks
     gradients = {}
     for name, module in (('Gmain', G), ('Dmain', D), ('Dreg', D)):
         phase = Phase(name, module, torch.optim.SGD(module.parameters(), lr=0), interval=16 if name == 'Dreg' else 1)
@@ -360,7 +362,7 @@ def assert_same_gradients(actual, expected):
 
 
 @pytest.mark.parametrize(
-    'size, method', [(2, 'nonsaturating'), (4, 'nonsaturating'), (2, 'relativistic'), (2, 'lecam')]
+    'size, method', [(2, 'nonsaturating'), (4, 'nonsaturating'), (2, 'relativistic'), (2, 'lecam'), (2, 'bcr')]
 )
 def test_gradients_of_ranks_are_those_of_the_whole_batch(tmp_path, size, method):
     alone = gradients_of_phases(distributed.World(0, 1, torch.device('cpu')), 1, method)
