@@ -202,7 +202,12 @@ def option(
 @option('--p', FRACTION, 'Augmentation strength of --aug=fixed', metavar='P')
 @option('--init-p', FRACTION, 'Initial augmentation strength of --aug=ada', '0', 'P')
 @option('--max-p', MAX_STRENGTH, 'Largest augmentation strength of --aug=ada', f'{DEFAULT_MAX_P:g}', 'P')
-@option('--target', FRACTION, "Mean sign of D's output for real images that ADA aims at", str(DEFAULT_ADA_TARGET))
+@option(
+    '--target',
+    FRACTION,
+    "Mean sign of D's output for real images that --aug=ada and --apa aim at",
+    str(DEFAULT_ADA_TARGET),
+)
 @option('--augpipe', click.Choice(AUGPIPE_NAMES), 'b(lit) g(eom) c(olor) f(ilter) n(oise) c(utout)', DEFAULT_AUGPIPE)
 @option(
     '--diffaugment',
@@ -210,6 +215,15 @@ def option(
     'Differentiable augmentations at full strength, in addition to --aug: color, translation, cutout',
     'none',
     'NAME,...',
+)
+@click.option(
+    '--apa',
+    type=BOOL,
+    is_flag=False,
+    flag_value=True,
+    default=Options.apa,
+    show_default='0',
+    help='Show D generated images among the real ones, the more of them the more it overfits (see --target)',
 )
 # Transfer learning
 @option('--resume', PATH, RESUME_HELP, NO_RESUME, 'NAME|PATH|URL|DIR')

@@ -198,6 +198,12 @@ class TestDryRun:
         assert (config['batch_size'], config['batch_gpu'], config['num_gpus']) == (16, 4, 2)
 
     @pytest.mark.parametrize(
+        'args, target', [(['--apa'], 0.6), (['--apa=1', '--target=0.4'], 0.4), (['--apa=0'], None)]
+    )
+    def test_apa(self, call, args, target):
+        assert json.loads(call('-n', '--cfg=tiny', *args).stdout)['apa_target'] == target
+
+    @pytest.mark.parametrize(
         'args, weights, name',
         [(['--bcr'], [10, 10], '10'), (['--bcr', '--mirror=1'], [10, 10], '10'), (['--bcr=5.0,0'], [5, 0], '5-0')],
     )

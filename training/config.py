@@ -46,6 +46,7 @@ class TrainingConfig:
     augment_p: float = 0
     ada_target: float | None = None
     ada_max_p: float = DEFAULT_MAX_P
+    apa_target: float | None = None  # of adaptive pseudo augmentation, if it is used; as fast as ADA
     ada_kimg: float = 500
     ada_interval: int = 4
     # Steps between two regularization steps of a network; None: every step includes the regularizer

@@ -23,6 +23,7 @@ from torch_utils import training_stats
 from torch_utils.distributed import World
 from torch_utils.ops import upfirdn2d
 from training import diffaugment as differentiable
+from training.pseudo_augmentation import PseudoAugmentation
 from training.regularizers import FAKE, REAL, Consistency, LeCam, Regularizer
 
 
@@ -96,6 +97,7 @@ class StyleGAN2Loss:
         diffaugment: Names of augmentations of `training.diffaugment` that everything D sees goes through, in addition.
         lecam_weight: Weight of `LeCam`. 0: not used.
         bcr_weights: Weights of `Consistency` for real and for generated images. None: not used.
+        pseudo: Replaces some of the images that D is shown as real. None: does not.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class StyleGAN2Loss:
         diffaugment: Sequence[str] = (),
         lecam_weight: float = 0,
         bcr_weights: Sequence[float] | None = None,
+        pseudo: PseudoAugmentation | None = None,
     ):
         self.G = G
         self.D = D
@@ -131,6 +134,7 @@ class StyleGAN2Loss:
         if bcr_weights is not None:
             self.regularizers.append(Consistency(D, bcr_weights))
         self.diffaugment = diffaugment
+        self.pseudo = pseudo
         self._blur_sigma = 0.0
         # The running means of StyleGAN2's generator move in training mode, those of StyleGAN3's on request.
         self._has_emas_on_request = G is not None and not _accepts(G.mapping, 'skip_w_avg_update')
@@ -243,10 +247,34 @@ class StyleGAN2Loss:
             penalty = penalty + regularizer.penalty(kind, logits, shown, c)
         return logits, penalty
 
-    def report_logits(self, kind: str, logits: torch.Tensor, boundary: float | torch.Tensor = 0) -> None:
-        """Report D's outputs for images of a kind, REAL or FAKE, and on which side of the boundary they are."""
-        training_stats.report(f'Loss/scores/{kind}', logits)
-        training_stats.report(f'Loss/signs/{kind}', (logits.detach() - boundary).sign())
+    def report_logits(
+        self, kind: str, logits: torch.Tensor, boundary: float | torch.Tensor = 0, counted: torch.Tensor | None = None
+    ) -> None:
+        """Report D's outputs for images of a kind, and on which side of the boundary they are.
+
+        Args:
+            kind: REAL or FAKE.
+            logits: [N, 1] outputs.
+            boundary: What separates the kinds.
+            counted: Which images are of this kind, bool [N, 1]. None: all.
+        """
+        signs = (logits.detach() - boundary).sign()
+        for name, values in (('scores', logits.detach()), ('signs', signs)):
+            if counted is not None:
+                values = torch.where(counted, values, float('nan'))  # which statistics ignore
+            training_stats.report(f'Loss/{name}/{kind}', values)
+
+    def reals_of(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return what D is shown as real images, [N, C, H, W], and which of them are, bool [N, 1]; None: all."""
+        if self.pseudo is None:
+            return batch.real_img.detach(), None
+
+        def generate(indices: torch.Tensor) -> torch.Tensor:
+            z = torch.randn([len(indices), *batch.gen_z.shape[1:]], dtype=batch.gen_z.dtype, device=indices.device)
+            with torch.no_grad():
+                return self.run_G(z, batch.real_c[indices])[0]
+
+        return self.pseudo.replace(batch.real_img.detach(), generate)
 
     def trained_parameters(self) -> list[torch.nn.Parameter]:
         """Return the parameters of D that are trained; naming them saves the backward pass to the images."""
@@ -268,7 +296,7 @@ class StyleGAN2Loss:
         if adversarial:
             self._D_fake(batch.gen_z, batch.gen_c, gain)
         if adversarial or regularized:
-            self._D_real(batch.real_img, batch.real_c, gain, adversarial, regularized)
+            self._D_real(batch, gain, adversarial, regularized)
 
     def _G_path_length(self, z: torch.Tensor, c: torch.Tensor, gain: float) -> None:
         """Minimize (|Jᵀy| - a)², where a is the running mean of the lengths (arXiv 1912.04958, eq. 4)."""
@@ -296,14 +324,15 @@ class StyleGAN2Loss:
         report_nonfinite(loss)
         loss.mean().mul(gain).backward()
 
-    def _D_real(self, images: torch.Tensor, c: torch.Tensor, gain: float, adversarial: bool, regularized: bool) -> None:
+    def _D_real(self, batch: Batch, gain: float, adversarial: bool, regularized: bool) -> None:
         """Minimize -log sigmoid(D(x)), the second half of the logistic loss, plus R1 · γ/2, or one of the two."""
-        images = images.detach().requires_grad_(regularized)
+        images, is_real = self.reals_of(batch)
+        images, c = images.requires_grad_(regularized), batch.real_c
         if adversarial:
             logits, penalty = self.run_D_regularized(REAL, images, c)
         else:
             logits, penalty = self.run_D(images, c), None
-        self.report_logits(REAL, logits)
+        self.report_logits(REAL, logits, counted=is_real)
         loss = torch.zeros_like(logits)
         if penalty is not None:
             loss = softplus(-logits)  # [N, 1]

@@ -36,6 +36,7 @@ class MethodOptions:
     max_p: float | None = None
     target: float | None = None
     augpipe: str | None = None
+    apa: bool = False
     diffaugment: str | None = None  # names, separated by commas
 
 
@@ -120,6 +121,11 @@ def augmentation_fields(options: MethodOptions) -> dict[str, Any]:
     """
     aug = first_given(options.aug, DEFAULT_AUG)
     _check_augmentation(options, aug)
+    target = first_given(options.target, DEFAULT_ADA_TARGET)
+    return {**_augment_pipe_fields(options, aug, target), 'apa_target': target if options.apa else None}
+
+
+def _augment_pipe_fields(options: MethodOptions, aug: str, target: float) -> dict[str, Any]:
     if aug == 'noaug':
         return {'augment_kwargs': None, 'augment_p': 0, 'ada_target': None}
     flags = augpipe_flags(first_given(options.augpipe, DEFAULT_AUGPIPE))
@@ -129,7 +135,7 @@ def augmentation_fields(options: MethodOptions) -> dict[str, Any]:
     return {
         'augment_kwargs': pipe,
         'augment_p': first_given(options.init_p, 0),
-        'ada_target': first_given(options.target, DEFAULT_ADA_TARGET),
+        'ada_target': target,
         'ada_max_p': first_given(options.max_p, DEFAULT_MAX_P),
     }
 
@@ -140,10 +146,13 @@ def _check_augmentation(options: MethodOptions, aug: str) -> None:
     for name, value, meaning in (
         ('init_p', options.init_p, 'the initial strength'),
         ('max_p', options.max_p, 'the largest strength'),
-        ('target', options.target, 'the target'),
     ):
         if value is not None and aug != 'ada':
             raise InvalidArgument(name, f'{value:g} is {meaning} of --aug=ada; remove it, or --aug={aug}.')
+    if options.target is not None and aug != 'ada' and not options.apa:
+        raise InvalidArgument(
+            'target', f'{options.target:g} is the target of --aug=ada or --apa; remove it, or --aug={aug}.'
+        )
     max_p = first_given(options.max_p, DEFAULT_MAX_P)
     if options.init_p is not None and options.init_p > max_p:
         raise InvalidArgument(
@@ -192,6 +201,8 @@ def description_parts(options: MethodOptions) -> list[str]:
     parts += named_numbers(p=options.p, initp=options.init_p, maxp=options.max_p, target=options.target)
     if options.augpipe is not None:
         parts.append(options.augpipe)
+    if options.apa:
+        parts.append('apa')
     if options.diffaugment is not None:
         parts += ['diffaugment', *parse_diffaugment(options.diffaugment)]
     return parts

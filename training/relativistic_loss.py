@@ -50,7 +50,8 @@ class RelativisticLoss(StyleGAN2Loss):
         r1_gamma, r2_gamma = (self.r1_gamma, self.r2_gamma) if regularized else (0, 0)
         if not adversarial and r1_gamma == 0 and r2_gamma == 0:
             return
-        real = batch.real_img.detach().requires_grad_(r1_gamma != 0)
+        real, is_real = self.reals_of(batch)
+        real.requires_grad_(r1_gamma != 0)
         with torch.no_grad():
             fake, _ws = self.run_G(batch.gen_z, batch.real_c, update_emas=adversarial)
         fake.requires_grad_(r2_gamma != 0)
@@ -58,7 +59,7 @@ class RelativisticLoss(StyleGAN2Loss):
             real_logits, real_penalty = self.run_D_regularized(REAL, real, batch.real_c)
             fake_logits, fake_penalty = self.run_D_regularized(FAKE, fake, batch.real_c)
             boundary = _boundary(real_logits, fake_logits)
-            self.report_logits(REAL, real_logits, boundary)
+            self.report_logits(REAL, real_logits, boundary, is_real)
             self.report_logits(FAKE, fake_logits, boundary)
             loss = softplus(fake_logits - real_logits)  # [N, 1]
             training_stats.report('Loss/D/loss', loss)

@@ -17,6 +17,7 @@ from training.augment import AugmentPipe
 from training.config import TrainingConfig
 from training.dataset import ImageFolderDataset
 from training.loss import StyleGAN2Loss
+from training.pseudo_augmentation import MAX_P, PseudoAugmentation
 
 
 def construct_networks(config: TrainingConfig, dataset: ImageFolderDataset) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -79,16 +80,27 @@ def build_augmentation(config: TrainingConfig, device: torch.device) -> tuple[Au
     )
 
 
+def build_pseudo_augmentation(config: TrainingConfig) -> tuple[PseudoAugmentation | None, AdaController | None]:
+    """Return the pseudo augmentation and the controller of its probability, or None for both."""
+    if config.apa_target is None:
+        return None, None
+    pseudo = PseudoAugmentation()
+    return pseudo, AdaController(
+        pseudo, config.apa_target, config.ada_interval, config.ada_kimg, config.batch_size, MAX_P
+    )
+
+
 def build_loss(
     config: TrainingConfig,
     device: torch.device,
     G: torch.nn.Module,
     D: torch.nn.Module,
     augment_pipe: torch.nn.Module | None = None,
+    pseudo: PseudoAugmentation | None = None,
 ) -> StyleGAN2Loss:
     """Return the training objective for networks on `device`."""
     return known_classes.construct(
-        config.loss_kwargs, known_classes.LOSSES, device=device, G=G, D=D, augment_pipe=augment_pipe
+        config.loss_kwargs, known_classes.LOSSES, device=device, G=G, D=D, augment_pipe=augment_pipe, pseudo=pseudo
     )
 
 

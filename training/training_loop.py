@@ -234,10 +234,11 @@ def _build_run(
 ) -> TrainingRun:
     augment_pipe, ada = setup.build_augmentation(config, world.device)
     G, D = networks['G'], networks['D']
-    loss = setup.build_loss(config, world.device, G, D, augment_pipe)
+    pseudo, apa = setup.build_pseudo_augmentation(config)
+    loss = setup.build_loss(config, world.device, G, D, augment_pipe, pseudo)
     phases = build_phases(G, D, config)
     statistics = RunStatistics(run_dir_of(config), world, config.total_kimg, counters.cur_nimg)
-    return TrainingRun(world, config, counters, networks, phases, loss, augment_pipe, ada, statistics)
+    return TrainingRun(world, config, counters, networks, phases, loss, augment_pipe, ada, statistics, apa)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -275,8 +276,8 @@ def _train(
             counters.batch_idx += 1
 
             # Adjust the augmentation strength.
-            if run.ada is not None:
-                run.ada.update(counters.batch_idx)
+            for controller in run.controllers:
+                controller.update(counters.batch_idx)
             run.statistics.show_progress(counters.cur_nimg)
 
         # End the tick: status line, snapshots, metrics.
@@ -313,6 +314,7 @@ def _end_tick(
     if not counters.tick_is_open:
         # Print the status line.
         tick_nimg = counters.cur_nimg - counters.tick_start_nimg
+        run.report_strengths()
         run.statistics.end_tick(counters.tick, counters.cur_nimg, tick_nimg, run.augment_p)
         run.print_warnings()
         saver.check_divergence()

@@ -51,6 +51,7 @@ PUBLISHED = {
     'augment_p': 0,
     'ada_target': 0.6,
     'ada_max_p': 1,
+    'apa_target': None,
     'ada_kimg': 500,
     'ada_interval': 4,
     'G_reg_interval': 4,
@@ -269,6 +270,16 @@ class TestOptions:
             with pytest.raises(InvalidArgument, match='separate some of color, translation, cutout'):
                 build(diffaugment=text)
 
+    def test_apa(self, build):
+        for options, targets in [
+            ({}, (0.6, None)),
+            ({'apa': True}, (0.6, 0.6)),
+            ({'apa': True, 'aug': 'noaug', 'target': 0.5}, (None, 0.5)),
+            ({'apa': True, 'aug': 'fixed', 'p': 0.2}, (None, 0.6)),
+        ]:
+            config = build(**options)
+            assert (config.ada_target, config.apa_target) == targets
+
     def test_gamma_zero_is_a_value(self, build):
         assert build(gamma=0.0).loss_kwargs['r1_gamma'] == 0
 
@@ -361,6 +372,7 @@ class TestRunDirectory:
             ({'loss': 'relativistic', 'gamma2': 1.0, 'd_reg_interval': 1}, 'mine-auto2-relativistic-r2gamma1-dreg1'),
             ({'lecam': 0.3}, 'mine-auto2-lecam0.3'),
             ({'aug': 'noaug', 'diffaugment': 'cutout,color'}, 'mine-auto2-noaug-diffaugment-color-cutout'),
+            ({'apa': True}, 'mine-auto2-apa'),
             ({'init_p': 0.1, 'max_p': 0.8}, 'mine-auto2-initp0.1-maxp0.8'),
             ({'resume': 'noresume'}, 'mine-auto2-noresume'),
             ({'resume': '/x/net.pkl', 'freezed': 3}, 'mine-auto2-resumecustom-freezed3'),

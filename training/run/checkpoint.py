@@ -80,6 +80,7 @@ class Checkpoint:
                 'optimizers': {name: optimizer.state_dict() for name, optimizer in run.optimizers.items()},
                 'augment_p': None if run.augment_pipe is None else run.augment_p,
                 'ada': None if run.ada is None else run.ada.state_dict(),
+                'apa': None if run.apa is None else {**run.apa.state_dict(), 'p': float(run.apa.augment_pipe.p)},
                 'statistics': run.statistics.state_dict(),
                 'totals': training_stats.totals(),
                 'ranks': per_rank,
@@ -114,6 +115,11 @@ class Checkpoint:
             run.statistics.load_state_dict(self.content['statistics'])
             if run.ada is not None and self.content['ada'] is not None:
                 run.ada.load_state_dict(self.content['ada'])
+            if run.apa is not None:
+                if self.content.get('apa') is None:
+                    raise ValueError('it has no strength of the pseudo augmentation')
+                run.apa.load_state_dict(self.content['apa'])
+                run.apa.augment_pipe.p.fill_(self.content['apa']['p'])
             if rank < len(per_rank):
                 set_random_states(own['random'], run.world.device)
 

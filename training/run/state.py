@@ -6,6 +6,7 @@ import dataclasses
 
 import torch
 
+from torch_utils import training_stats
 from torch_utils.distributed import World
 from training.ada import AdaController
 from training.augment import AugmentPipe
@@ -48,6 +49,7 @@ class TrainingRun:
     augment_pipe: AugmentPipe | None
     ada: AdaController | None
     statistics: RunStatistics
+    apa: AdaController | None = None  # of the pseudo augmentation that the loss applies
 
     @property
     def run_dir(self) -> RunDir:
@@ -63,6 +65,16 @@ class TrainingRun:
     def augment_p(self) -> float:
         """The augmentation strength, or 0 without augmentation."""
         return 0.0 if self.augment_pipe is None else float(self.augment_pipe.p)
+
+    @property
+    def controllers(self) -> list[AdaController]:
+        """All controllers of strengths."""
+        return [controller for controller in (self.ada, self.apa) if controller is not None]
+
+    def report_strengths(self) -> None:
+        """Report, at the end of a tick, the strengths that are not on the status line."""
+        if self.apa is not None:
+            training_stats.report0('Progress/apa', float(self.apa.augment_pipe.p))
 
     def print_warnings(self) -> None:
         """Print, at the end of a tick, what the user should know about its augmentation."""

@@ -88,6 +88,7 @@ _COLLECTOR = Record({'seen': _MOMENTS, 'moments': _MOMENTS}, required=['seen', '
 _CONTROLLER = Record(
     {'seen': _MOMENTS, 'moments': _MOMENTS, 'strong_ticks': Integer(0, 1000)}, required=['seen', 'moments']
 )
+_CONTROLLER_WITH_P = Record({**_CONTROLLER.keys, 'p': Number(0, 1)}, required=['seen', 'moments', 'p'])
 _SECONDS = Number(-1e12, 1e12)
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -141,6 +142,7 @@ STATE = Record(
         'optimizers': Record(dict.fromkeys(('G', 'D'), _OPTIMIZER), required=['G', 'D']),
         'augment_p': Optional(Number(0, MAX_P)),
         'ada': Optional(_CONTROLLER),
+        'apa': Optional(_CONTROLLER_WITH_P),
         'statistics': Record(
             {'elapsed_sec': _SECONDS, 'tick_sec': _SECONDS, 'collector': _COLLECTOR},
             required=['elapsed_sec', 'tick_sec', 'collector'],

@@ -13,6 +13,7 @@ RUNS = {
     'relativistic': (RELATIVISTIC, {}, 1),
     'relativistic, in each step': (RELATIVISTIC, dict(D_reg_interval=None), 2),
     'lecam': (dict(lecam_weight=0.3), {}, 1),
+    'apa': ({}, dict(apa_target=-2, ada_kimg=0.16), 1),
 }
 
 
