@@ -36,11 +36,11 @@ from dnnlib.util import is_url
 from metrics import metric_table
 from metrics.cli_types import MetricNames
 from training import known_classes
-from training.config import DEFAULT_D_REG_INTERVAL, DEFAULT_MAX_P
+from training.config import DEFAULT_D_REG_INTERVAL, DEFAULT_HEURISTIC, DEFAULT_MAX_P
 from training.method_options import (
-    DEFAULT_ADA_TARGET,
     DEFAULT_AUG,
     DEFAULT_BCR,
+    DEFAULT_TARGETS,
     LOSSES,
     canonical_bcr,
     canonical_diffaugment,
@@ -82,6 +82,17 @@ class StoredText(click.ParamType):
             return self._canonical(value)
         except InvalidArgument as error:
             self.fail(message_line(error), param, ctx)
+
+
+class CountOrPath(click.ParamType):
+    """A number of images, or a path; a folder whose name is a number is written ./7."""
+
+    name = 'N|DIR|ZIP'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if isinstance(value, int) or value.lstrip('+-').isdecimal():
+            return COUNT.convert(value, param, ctx)
+        return PATH.convert(value, param, ctx)
 
 
 class RunSuffix(click.ParamType):
@@ -159,6 +170,7 @@ def option(
 @option('--cond', BOOL, 'Train a conditional model on the labels of the dataset')
 @option('--subset', COUNT, 'Use only N images, selected by --seed', 'all', 'N')
 @option('--mirror', BOOL, 'Also show the mirror image of each image')
+@option('--validation', CountOrPath(), 'Images held out of training: N of them, selected by --seed, or others', 'none')
 @option('--strict-data', BOOL, 'Stop at an image that cannot be read, instead of using another one in its place')
 @option('--verify-data', click.Choice(VERIFY_DATA), 'Images to read before training: sample decodes 100 of them')
 # Preset, and numbers that replace its own
@@ -205,8 +217,9 @@ def option(
 @option(
     '--target',
     FRACTION,
-    "Mean sign of D's output for real images that --aug=ada and --apa aim at",
-    str(DEFAULT_ADA_TARGET),
+    'What --aug=ada and --apa aim at',
+    f'{DEFAULT_TARGETS["rt"]}, with rv {DEFAULT_TARGETS["rv"]}',
+    'T',
 )
 @option('--augpipe', click.Choice(AUGPIPE_NAMES), 'b(lit) g(eom) c(olor) f(ilter) n(oise) c(utout)', DEFAULT_AUGPIPE)
 @option(
@@ -224,6 +237,12 @@ def option(
     default=Options.apa,
     show_default='0',
     help='Show D generated images among the real ones, the more of them the more it overfits (see --target)',
+)
+@option(
+    '--ada-heuristic',
+    click.Choice(list(DEFAULT_TARGETS)),
+    "Measure of overfitting: rt is the mean sign of D's output for real images, rv compares with --validation",
+    DEFAULT_HEURISTIC,
 )
 # Transfer learning
 @option('--resume', PATH, RESUME_HELP, NO_RESUME, 'NAME|PATH|URL|DIR')

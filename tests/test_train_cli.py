@@ -197,6 +197,16 @@ class TestDryRun:
         assert config['augment_kwargs']['imgfilter'] == 1
         assert (config['batch_size'], config['batch_gpu'], config['num_gpus']) == (16, 4, 2)
 
+    def test_validation(self, call, data):
+        result = call('-n', '--cfg=tiny', '--validation=3')
+        config = options_of(result)
+        assert config['validation_set_kwargs']['max_size'] == 3 and config['training_set_kwargs']['max_size'] == 9
+        assert re.search(r'^Validation: +3 images held out$', result.stderr, re.M)
+        assert re.search(r'^  validation 3 images: headers read, 3 decoded$', result.stderr, re.M)
+        others = options_of(call('-n', '--cfg=tiny', f'--validation={data / "good"}'))
+        assert others['validation_set_kwargs']['path'] == str(data / 'good')
+        assert others['training_set_kwargs']['max_size'] == 12
+
     @pytest.mark.parametrize(
         'args, target', [(['--apa'], 0.6), (['--apa=1', '--target=0.4'], 0.4), (['--apa=0'], None)]
     )
@@ -335,6 +345,12 @@ WRONG_CALLS = {
     'bcr': (['--bcr=1,2,3'], 'good.zip', ['--bcr', '1,2,3', '--bcr=10,5']),
     'bcr_nan': (['--bcr=nan'], 'good.zip', ['--bcr', 'nan', 'numbers from 0']),
     'bcr_negative': (['--bcr=5,-1'], 'good.zip', ['--bcr', '5,-1']),
+    'validation_zero': (['--validation=0'], 'good.zip', ['--validation', 'x>=1']),
+    'validation_negative': (['--validation=-5'], 'good.zip', ['--validation', '-5']),
+    'validation_too_large': (['--validation=12'], 'good.zip', ['--validation', '12', '1 to 11']),
+    'validation_nowhere': (['--validation=gone.zip'], 'good.zip', ['--validation', 'gone.zip']),
+    'rv_without_validation': (['--ada-heuristic=rv'], 'good.zip', ['--ada-heuristic', 'rv', '--validation=N']),
+    'heuristic_without_ada': (['--aug=noaug', '--ada-heuristic=rt'], 'good.zip', ['--ada-heuristic', '--aug=noaug']),
     'd_reg_interval': (['--d-reg-interval=0'], 'good.zip', ['--d-reg-interval', 'x>=1']),
     'cbase': (['--cbase=16'], 'good.zip', ['--cbase', '16', '32x32']),
     'glr_zero': (['--glr=0'], 'good.zip', ['--glr', 'x>0']),

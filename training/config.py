@@ -16,6 +16,7 @@ from dnnlib.json_input import parse_json
 from training import schema
 
 DEFAULT_MAX_P = 1.0
+DEFAULT_HEURISTIC = 'rt'
 DEFAULT_D_REG_INTERVAL = 16
 
 
@@ -46,6 +47,7 @@ class TrainingConfig:
     augment_p: float = 0
     ada_target: float | None = None
     ada_max_p: float = DEFAULT_MAX_P
+    ada_heuristic: str = DEFAULT_HEURISTIC  # of training.ada, for the pseudo augmentation too
     apa_target: float | None = None  # of adaptive pseudo augmentation, if it is used; as fast as ADA
     ada_kimg: float = 500
     ada_interval: int = 4
@@ -67,6 +69,7 @@ class TrainingConfig:
     cudnn_benchmark: bool = True
     allow_tf32: bool = False
     deterministic: bool = False  # bit-identical results every time, on CUDA as on the CPU
+    validation_set_kwargs: dict[str, Any] | None = None  # images held out of training
     strict_data: bool = False  # an unreadable image ends the run; otherwise another image takes its place
 
     def to_json(self) -> str:

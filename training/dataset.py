@@ -45,6 +45,8 @@ class Dataset(torch.utils.data.Dataset):
         use_labels: Provide labels; otherwise every label is a vector of length 0.
         xflip: Append the mirror images, which doubles the length.
         random_seed: Seed for the selection of `max_size` images.
+        skip: Select the images after the first ones in the order of the seed: those that another dataset with
+            `max_size=skip` leaves out.
         cache_mib: Keep decoded images if all selected ones fit into this much memory in MiB; 0 never keeps them.
     """
 
@@ -57,6 +59,7 @@ class Dataset(torch.utils.data.Dataset):
         xflip: bool = False,
         random_seed: int = 0,
         cache_mib: float = DEFAULT_CACHE_MIB,
+        skip: int = 0,
     ):
         if max_size is not None and max_size < 1:
             raise ValueError(f'max_size is {max_size}, but must be 1 or more.')
@@ -66,9 +69,11 @@ class Dataset(torch.utils.data.Dataset):
 
         num_raw = self._raw_shape[0]
         selected = np.arange(num_raw, dtype=np.int64)
-        if max_size is not None and max_size < num_raw:
+        if skip > 0 or (max_size is not None and max_size < num_raw):
             np.random.RandomState(random_seed).shuffle(selected)
-            selected = np.sort(selected[:max_size])
+            selected = np.sort(selected[skip:][:max_size])
+        if selected.size == 0:
+            raise ValueError(f'{name} has only {num_raw} images, so that none remains after the first {skip}.')
         self._cache_row = np.full(num_raw, -1, dtype=np.int64)  # by raw index; -1: not selected
         self._cache_row[selected] = np.arange(selected.size)
         self._raw_idx = np.concatenate([selected, selected]) if xflip else selected
@@ -196,6 +201,7 @@ class ImageFolderDataset(Dataset):
         xflip: See `Dataset`.
         random_seed: See `Dataset`.
         cache_mib: See `Dataset`.
+        skip: See `Dataset`.
 
     Raises:
         ValueError: The dataset cannot be used. One sentence.
@@ -210,6 +216,7 @@ class ImageFolderDataset(Dataset):
         xflip: bool = False,
         random_seed: int = 0,
         cache_mib: float = DEFAULT_CACHE_MIB,
+        skip: int = 0,
     ):
         self._path = str(path)
         self._files = open_container(Path(path).expanduser())
@@ -228,6 +235,7 @@ class ImageFolderDataset(Dataset):
             xflip=xflip,
             random_seed=random_seed,
             cache_mib=cache_mib,
+            skip=skip,
         )
         _ = self._labels  # report mistakes in labels now, not after the networks have been built
 

@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 from dnnlib.errors import InvalidArgument
 from dnnlib.text import excerpt
 from training import known_classes
-from training.config import DEFAULT_D_REG_INTERVAL, DEFAULT_MAX_P
+from training.config import DEFAULT_D_REG_INTERVAL, DEFAULT_HEURISTIC, DEFAULT_MAX_P
 from training.presets import DEFAULT_AUGPIPE, DIFFAUGMENT_NAMES, augpipe_flags
 from training.schema import MAX_FACTOR
 
 T = TypeVar('T')
 
 DEFAULT_AUG = 'ada'
-DEFAULT_ADA_TARGET = 0.6
+DEFAULT_TARGETS = {'rt': 0.6, 'rv': 0.5}  # by heuristic
 DEFAULT_BCR = '10'
 
 
@@ -37,6 +37,8 @@ class MethodOptions:
     target: float | None = None
     augpipe: str | None = None
     apa: bool = False
+    ada_heuristic: str | None = None
+    validation: int | str | None = None  # number of images, or path of others
     diffaugment: str | None = None  # names, separated by commas
 
 
@@ -121,8 +123,13 @@ def augmentation_fields(options: MethodOptions) -> dict[str, Any]:
     """
     aug = first_given(options.aug, DEFAULT_AUG)
     _check_augmentation(options, aug)
-    target = first_given(options.target, DEFAULT_ADA_TARGET)
-    return {**_augment_pipe_fields(options, aug, target), 'apa_target': target if options.apa else None}
+    heuristic = first_given(options.ada_heuristic, DEFAULT_HEURISTIC)
+    target = first_given(options.target, DEFAULT_TARGETS[heuristic])
+    return {
+        **_augment_pipe_fields(options, aug, target),
+        'apa_target': target if options.apa else None,
+        'ada_heuristic': heuristic,
+    }
 
 
 def _augment_pipe_fields(options: MethodOptions, aug: str, target: float) -> dict[str, Any]:
@@ -153,6 +160,12 @@ def _check_augmentation(options: MethodOptions, aug: str) -> None:
         raise InvalidArgument(
             'target', f'{options.target:g} is the target of --aug=ada or --apa; remove it, or --aug={aug}.'
         )
+    if options.ada_heuristic is not None and aug != 'ada' and not options.apa:
+        raise InvalidArgument(
+            'ada_heuristic', f'{options.ada_heuristic} is what --aug=ada and --apa follow; remove it, or --aug={aug}.'
+        )
+    if options.ada_heuristic == 'rv' and options.validation is None:
+        raise InvalidArgument('ada_heuristic', 'rv needs images that are held out: add --validation=N.')
     max_p = first_given(options.max_p, DEFAULT_MAX_P)
     if options.init_p is not None and options.init_p > max_p:
         raise InvalidArgument(
@@ -203,6 +216,10 @@ def description_parts(options: MethodOptions) -> list[str]:
         parts.append(options.augpipe)
     if options.apa:
         parts.append('apa')
+    if options.ada_heuristic is not None:
+        parts.append(options.ada_heuristic)
+    if options.validation is not None:
+        parts.append(f'validation{options.validation if isinstance(options.validation, int) else ""}')
     if options.diffaugment is not None:
         parts += ['diffaugment', *parse_diffaugment(options.diffaugment)]
     return parts

@@ -27,6 +27,7 @@ from network_files.snapshots import complete_snapshots
 from training import known_classes, schema
 from training.batch_sizes import batch_per_process, check_batch_gpu
 from training.config import TrainingConfig
+from training.held_out import describe_held_out, training_set_size, validation_set_kwargs
 from training.method_options import (
     MethodOptions,
     augmentation_fields,
@@ -111,7 +112,7 @@ class Options(MethodOptions):
         stored = {name: value for name, value in dataclasses.asdict(self).items() if name not in PER_CALL_OPTIONS}
         stored['metrics'] = list(self.metrics)
         for name in PATH_OPTIONS:
-            if stored[name] is not None and os.path.exists(stored[name]):
+            if isinstance(stored[name], str) and os.path.exists(stored[name]):
                 stored[name] = os.path.abspath(stored[name])
         return stored
 
@@ -128,7 +129,7 @@ class Options(MethodOptions):
                 raise InvalidArgument(name, str(error)) from error
 
 
-PATH_OPTIONS = ('data', 'resume', 'detectors')
+PATH_OPTIONS = ('data', 'resume', 'detectors', 'validation')
 PER_CALL_OPTIONS = ('outdir', 'dry_run', 'resume_run', 'verify_data')  # not stored with the run
 
 
@@ -194,8 +195,9 @@ def _training_set_kwargs(options: Options, dataset: ImageFolderDataset) -> dict[
         'xflip': options.mirror,
         'resolution': dataset.resolution,
     }
-    if options.subset is not None and options.subset < len(dataset):
-        kwargs.update(max_size=options.subset, random_seed=options.seed)  # the seed selects the images
+    num_images = training_set_size(len(dataset), options.subset, options.validation)
+    if num_images < len(dataset):
+        kwargs.update(max_size=num_images, random_seed=options.seed)  # the seed selects the images
     return kwargs
 
 
@@ -224,12 +226,14 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
     _check_freezed(options.freezed, preset.d_architecture, dataset.resolution)
     batch_size, batch_gpu, mbstd_group = _batch_sizes(options, preset, num_gpus)
     resume_pkl = _resume_source(options.resume)
+    training_set_kwargs = _training_set_kwargs(options, dataset)
     on_cuda = device.startswith('cuda')
     adam = {'class_name': known_classes.OPTIMIZER, 'betas': [0, 0.99], 'eps': 1e-8}
     return TrainingConfig(
         num_gpus=num_gpus,
         device=device,
-        training_set_kwargs=_training_set_kwargs(options, dataset),
+        training_set_kwargs=training_set_kwargs,
+        validation_set_kwargs=validation_set_kwargs(options.validation, training_set_kwargs, dataset, options.seed),
         data_loader_kwargs=data_loader_kwargs(options.workers, device),
         **_network_kwargs(options, preset, dataset.resolution, batch_size, mbstd_group, on_cuda),
         G_opt_kwargs=dict(adam, lr=first_given(options.glr, preset.lr)),
@@ -436,4 +440,6 @@ def describe(config: TrainingConfig, dataset: ImageFolderDataset, is_resumed: bo
         'Duration': f'{config.total_kimg:,} kimg (thousands of real images shown)',
         'Start': 'from the newest training state' if is_resumed else config.resume_pkl or 'from scratch',
     }
+    if config.validation_set_kwargs is not None:
+        facts['Validation'] = describe_held_out(config.validation_set_kwargs)
     return '\n'.join(f'{name + ":":<12}{fact}' for name, fact in facts.items())

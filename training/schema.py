@@ -53,6 +53,7 @@ _FACTOR = Number(0, MAX_FACTOR)
 _POSITIVE = Number(0, 1e9, above_low=True)
 _MAX_STRENGTH = Number(0, MAX_P, above_low=True)
 _RESOLUTION = Either(_WIDTH, ListOf(_WIDTH, min_length=2, max_length=2))
+_HEURISTIC = Choice(('rt', 'rv'))
 _DEVICE = Text(20, pattern=r'cpu|mps|meta|cuda(:\d{1,4})?', kind='a device (cpu, mps, cuda or cuda:N)')
 _METRICS = ListOf(Text(100, pattern=r'[A-Za-z0-9_.-]+', kind='the name of a metric'), max_length=1000)
 
@@ -87,6 +88,7 @@ DATASET_KEYWORDS = Record(
         'max_size': Optional(_COUNT),
         'xflip': Flag(),
         'random_seed': Integer(0, 2**32 - 1),
+        'skip': Integer(0, _MAX_COUNT),
         'cache_mib': _FACTOR,
     },
     required=['path'],
@@ -240,6 +242,8 @@ COMMAND_LINE = Record(
         'augpipe': Optional(Text(100)),
         'diffaugment': Optional(Text(100)),
         'apa': Flag(),
+        'ada_heuristic': Optional(_HEURISTIC),
+        'validation': Optional(Either(_COUNT, PATH)),
         'resume': Optional(PATH),
         'freezed': Optional(Integer(0, _MAX_COUNT)),
         'metrics': _METRICS,
@@ -290,6 +294,7 @@ TRAINING_OPTIONS = Record(
         'augment_p': _FRACTION,
         'ada_target': Optional(Number(-10, 10)),
         'ada_max_p': _MAX_STRENGTH,
+        'ada_heuristic': _HEURISTIC,
         'apa_target': Optional(Number(-10, 10)),
         'ada_kimg': _POSITIVE,
         'ada_interval': _COUNT,
@@ -308,6 +313,7 @@ TRAINING_OPTIONS = Record(
         'cudnn_benchmark': Flag(),
         'allow_tf32': Flag(),
         'deterministic': Flag(),
+        'validation_set_kwargs': Optional(_constructions(known_classes.DATASETS, DATASET_KEYWORDS)),
         'strict_data': Flag(),
     },
     required='num_gpus device training_set_kwargs data_loader_kwargs G_kwargs D_kwargs G_opt_kwargs D_opt_kwargs '

@@ -76,7 +76,13 @@ def build_augmentation(config: TrainingConfig, device: torch.device) -> tuple[Au
     if config.ada_target is None:
         return augment_pipe, None
     return augment_pipe, AdaController(
-        augment_pipe, config.ada_target, config.ada_interval, config.ada_kimg, config.batch_size, config.ada_max_p
+        augment_pipe,
+        config.ada_target,
+        config.ada_interval,
+        config.ada_kimg,
+        config.batch_size,
+        config.ada_max_p,
+        config.ada_heuristic,
     )
 
 
@@ -86,7 +92,7 @@ def build_pseudo_augmentation(config: TrainingConfig) -> tuple[PseudoAugmentatio
         return None, None
     pseudo = PseudoAugmentation()
     return pseudo, AdaController(
-        pseudo, config.apa_target, config.ada_interval, config.ada_kimg, config.batch_size, MAX_P
+        pseudo, config.apa_target, config.ada_interval, config.ada_kimg, config.batch_size, MAX_P, config.ada_heuristic
     )
 
 
@@ -132,4 +138,5 @@ def _shared_facts(config: TrainingConfig, dataset: ImageFolderDataset) -> dict[s
     for name in ('run_dir', 'device', 'detectors', 'resume_pkl', 'data_loader_kwargs', 'options'):
         del facts[name]
     del facts['training_set_kwargs']['path']
+    (facts['validation_set_kwargs'] or {}).pop('path', None)
     return dict(facts, images=dataset.metadata_sha256())

@@ -35,6 +35,7 @@ from training.run.errors import expected_errors_explained
 from training.run.saver import Saver
 from training.run.state import Counters, TrainingRun, run_dir_of
 from training.run.stats_writer import RunStatistics
+from training.validation import Validation
 
 # (world, G, run directory, network pickle) → values of the metrics by name, on the main rank
 SnapshotMetrics = Callable[[World, torch.nn.Module, str, str], dict[str, float]]
@@ -237,8 +238,9 @@ def _build_run(
     pseudo, apa = setup.build_pseudo_augmentation(config)
     loss = setup.build_loss(config, world.device, G, D, augment_pipe, pseudo)
     phases = build_phases(G, D, config)
+    validation = None if config.validation_set_kwargs is None else Validation(world, config)
     statistics = RunStatistics(run_dir_of(config), world, config.total_kimg, counters.cur_nimg)
-    return TrainingRun(world, config, counters, networks, phases, loss, augment_pipe, ada, statistics, apa)
+    return TrainingRun(world, config, counters, networks, phases, loss, augment_pipe, ada, statistics, apa, validation)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -276,6 +278,8 @@ def _train(
             counters.batch_idx += 1
 
             # Adjust the augmentation strength.
+            if run.validation is not None:
+                run.validation.update(run.loss, counters.batch_idx)
             for controller in run.controllers:
                 controller.update(counters.batch_idx)
             run.statistics.show_progress(counters.cur_nimg)
@@ -314,7 +318,7 @@ def _end_tick(
     if not counters.tick_is_open:
         # Print the status line.
         tick_nimg = counters.cur_nimg - counters.tick_start_nimg
-        run.report_strengths()
+        run.report_methods()
         run.statistics.end_tick(counters.tick, counters.cur_nimg, tick_nimg, run.augment_p)
         run.print_warnings()
         saver.check_divergence()

@@ -51,6 +51,8 @@ PUBLISHED = {
     'augment_p': 0,
     'ada_target': 0.6,
     'ada_max_p': 1,
+    'ada_heuristic': 'rt',
+    'validation_set_kwargs': None,
     'apa_target': None,
     'ada_kimg': 500,
     'ada_interval': 4,
@@ -280,6 +282,51 @@ class TestOptions:
             config = build(**options)
             assert (config.ada_target, config.apa_target) == targets
 
+    @pytest.mark.parametrize('options', [{}, {'aug': 'noaug', 'apa': True}])
+    def test_heuristics(self, build, options):
+        config = build(ada_heuristic='rv', validation=3, **options)
+        assert config.ada_heuristic == 'rv' and {config.ada_target, config.apa_target} == {0.5, None}
+        assert build(ada_heuristic='rv', validation=3, target=0.3, **options).ada_heuristic == 'rv'
+        with pytest.raises(InvalidArgument, match='rv needs images that are held out: add --validation=N'):
+            build(ada_heuristic='rv', **options)
+
+    @pytest.mark.parametrize('subset, num_training', [(None, 7), (4, 4), (7, 7)])
+    def test_held_out_images_are_not_trained_on(self, build, subset, num_training):
+        config = build(validation=3, subset=subset, mirror=True, seed=5)
+        training, validation = (
+            dnnlib.util.construct_class_by_name(**kwargs)
+            for kwargs in (config.training_set_kwargs, config.validation_set_kwargs)
+        )
+        trained_on = {training.get_details(i).raw_idx for i in range(len(training))}
+        held_out = {validation.get_details(i).raw_idx for i in range(len(validation))}
+        assert len(trained_on) == num_training == len(training) // 2 and len(held_out) == 3 == len(validation)
+        assert not trained_on & held_out
+        without = build(subset=subset, mirror=True, seed=5).training_set_kwargs
+        assert subset is None or config.training_set_kwargs == without  # the same images as ever
+        assert build(validation=3, seed=6).validation_set_kwargs != config.validation_set_kwargs
+
+    @pytest.mark.parametrize(
+        'options, argument, words',
+        [
+            ({'validation': 10}, 'validation', '10 images cannot be held out of 10: use a number from 1 to 9'),
+            ({'validation': 4, 'subset': 7}, 'subset', 'more than the 10 of the dataset: use a number from 1 to 6'),
+            ({'validation': 'nowhere'}, 'validation', 'nowhere'),
+        ],
+    )
+    def test_images_that_cannot_be_held_out(self, build, options, argument, words):
+        with pytest.raises(InvalidArgument, match=words) as caught:
+            build(**options)
+        assert caught.value.argument == argument
+
+    def test_other_images_for_validation(self, build, folders):
+        kwargs = build(validation=folders[32], cond=True).validation_set_kwargs
+        assert kwargs['path'] == folders[32] and kwargs['use_labels'] is True and 'skip' not in kwargs
+        other = next(resolution for resolution in folders if resolution != 32)
+        with pytest.raises(
+            InvalidArgument, match=r'the images of .* differ from those of the dataset \(.* instead of 32x32'
+        ):
+            build(validation=folders[other])
+
     def test_gamma_zero_is_a_value(self, build):
         assert build(gamma=0.0).loss_kwargs['r1_gamma'] == 0
 
@@ -373,6 +420,8 @@ class TestRunDirectory:
             ({'lecam': 0.3}, 'mine-auto2-lecam0.3'),
             ({'aug': 'noaug', 'diffaugment': 'cutout,color'}, 'mine-auto2-noaug-diffaugment-color-cutout'),
             ({'apa': True}, 'mine-auto2-apa'),
+            ({'ada_heuristic': 'rv', 'validation': 100}, 'mine-auto2-rv-validation100'),
+            ({'validation': '/x/y.zip'}, 'mine-auto2-validation'),
             ({'init_p': 0.1, 'max_p': 0.8}, 'mine-auto2-initp0.1-maxp0.8'),
             ({'resume': 'noresume'}, 'mine-auto2-noresume'),
             ({'resume': '/x/net.pkl', 'freezed': 3}, 'mine-auto2-resumecustom-freezed3'),

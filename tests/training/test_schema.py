@@ -26,6 +26,7 @@ def small_config(**changes):
         D_opt_kwargs=adam,
         loss_kwargs={'class_name': known_classes.LOSS},
         augment_kwargs={'class_name': known_classes.AUGMENTATION, 'xflip': 1},
+        validation_set_kwargs={'class_name': known_classes.DATASET, 'path': 'data.zip', 'skip': 3},
         batch_size=8,
         batch_gpu=4,
         total_kimg=1,

@@ -81,6 +81,7 @@ class Checkpoint:
                 'augment_p': None if run.augment_pipe is None else run.augment_p,
                 'ada': None if run.ada is None else run.ada.state_dict(),
                 'apa': None if run.apa is None else {**run.apa.state_dict(), 'p': float(run.apa.augment_pipe.p)},
+                'validation': None if run.validation is None else run.validation.state_dict(),
                 'statistics': run.statistics.state_dict(),
                 'totals': training_stats.totals(),
                 'ranks': per_rank,
@@ -115,6 +116,8 @@ class Checkpoint:
             run.statistics.load_state_dict(self.content['statistics'])
             if run.ada is not None and self.content['ada'] is not None:
                 run.ada.load_state_dict(self.content['ada'])
+            if run.validation is not None and self.content.get('validation') is not None:
+                run.validation.load_state_dict(self.content['validation'])
             if run.apa is not None:
                 if self.content.get('apa') is None:
                     raise ValueError('it has no strength of the pseudo augmentation')

@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 SAMPLE_SIZE = 100  # images that --verify-data=sample decodes
 _PROGRESS_DELAY_SEC = 1
+_SUBJECT_WIDTH = 11  # of the longest subject and a blank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +51,9 @@ def table(findings: Iterable[Finding]) -> str:
     """Return one line for each finding and another for each warning."""
     lines = []
     for finding in findings:
-        lines.append(f'  {finding.subject:<10}{finding.text}')
+        lines.append(f'  {finding.subject:<{_SUBJECT_WIDTH}}{finding.text}')
         if finding.warning is not None:
-            lines.append(f'  {"":<10}Warning: {finding.warning}')
+            lines.append(f'  {"":<{_SUBJECT_WIDTH}}Warning: {finding.warning}')
     return '\n'.join(['Checks:', *lines])
 
 
@@ -64,6 +65,7 @@ def check_run(config: TrainingConfig, dataset: ImageFolderDataset, outdir: str, 
         check_disk(config, dataset, outdir),
         *check_classes(dataset),
         check_data(config, verify_data),
+        *check_validation(config, verify_data),
     ]
 
 
@@ -93,11 +95,21 @@ def check_data(config: TrainingConfig, verify: str) -> Finding:
     Raises:
         InvalidArgument: An image cannot be used, which would otherwise end the run hours later. The message names it.
     """
+    # Mirror images come from the same files.
+    return _verify('data', dict(config.training_set_kwargs, xflip=False, cache_mib=0), verify)
+
+
+def check_validation(config: TrainingConfig, verify: str) -> list[Finding]:
+    """Do the same with the images that are held out, if there are any."""
+    if config.validation_set_kwargs is None:
+        return []
+    return [_verify('validation', dict(config.validation_set_kwargs, cache_mib=0), verify)]
+
+
+def _verify(argument: str, kwargs: dict[str, Any], verify: str) -> Finding:
     if verify == 'none':
-        return Finding('data', 'images not verified')
+        return Finding(argument, 'images not verified')
     try:
-        # Mirror images come from the same files.
-        kwargs = dict(config.training_set_kwargs, xflip=False, cache_mib=0)
         dataset: ImageFolderDataset = known_classes.construct(kwargs, known_classes.DATASETS)
         count = len(dataset)
         indices = list(range(count))
@@ -112,9 +124,9 @@ def check_data(config: TrainingConfig, verify: str) -> Finding:
         finally:
             dataset.close()
     except (ValueError, OSError) as error:
-        raise InvalidArgument('data', str(error)) from error
+        raise InvalidArgument(argument, str(error)) from error
     extent = {'headers': 'headers read', 'sample': f'headers read, {len(indices):,} decoded', 'all': 'all decoded'}
-    return Finding('data', f'{count:,} images: {extent[verify]}')
+    return Finding(argument, f'{count:,} images: {extent[verify]}')
 
 
 def _decode(dataset: ImageFolderDataset, indices: list[int]) -> None:

@@ -17,6 +17,7 @@ from dnnlib.json_input import MAX_BYTES
 from dnnlib.text import excerpt
 from training.batch_sizes import batch_per_process, check_batch_gpu, mbstd_group_of
 from training.config import TrainingConfig
+from training.held_out import held_out_size
 from training.options import LATEST, PATH_OPTIONS, PER_CALL_OPTIONS, Options, data_loader_kwargs
 from training.run import memory_estimate
 from training.run.run_dir import RunDir, list_run_dirs
@@ -162,7 +163,8 @@ def _check_unchanged(before: Options, options: Options, given: set[str], run_dir
 def _change(name: str, before: Options, now: Options) -> str | None:
     """Return '--gamma=2 (it was 1)' if the option has changed."""
     old, new = getattr(before, name), getattr(now, name)
-    if old == new or (name in PATH_OPTIONS and old and new and is_same_path(old, new)):
+    are_paths = name in PATH_OPTIONS and isinstance(old, str) and isinstance(new, str) and old and new
+    if old == new or (are_paths and is_same_path(old, new)):
         return None
     return f'{option_name(name)}={_as_text(new)} (it was {"not given" if old is None else _as_text(old)})'
 
@@ -238,12 +240,14 @@ def resumed_config(run: ResumedRun, dataset: ImageFolderDataset, device: str, nu
     stored, options = run.config, run.options
     options.check()
     stored_path, num_images = stored.training_set_kwargs['path'], stored.training_set_kwargs.get('max_size')
-    if options.subset is None and num_images not in (None, len(dataset)):
+    held_out = held_out_size(options.validation)
+    if options.subset is None and num_images not in (None, len(dataset) - held_out):
         raise InvalidArgument(
             'resume_run',
-            f'{run.run_dir!r} was trained on the {num_images} images of {options.data!r}, which now has '
+            f'{run.run_dir!r} was trained on the {num_images + held_out} images of {options.data!r}, which now has '
             f'{len(dataset)}: restore the dataset as it was.',
         )
+    path = stored_path if is_same_path(stored_path, options.data) else options.data
     changes: dict[str, Any] = {}
     for name in run.changed:
         changes.update(_CHANGEABLE[name](options))
@@ -252,9 +256,10 @@ def resumed_config(run: ResumedRun, dataset: ImageFolderDataset, device: str, nu
         num_gpus=num_gpus,
         device=device,
         batch_gpu=_resumed_batch_gpu(run, num_gpus),
-        training_set_kwargs=dict(
-            stored.training_set_kwargs, path=stored_path if is_same_path(stored_path, options.data) else options.data
-        ),
+        training_set_kwargs=dict(stored.training_set_kwargs, path=path),
+        validation_set_kwargs=dict(stored.validation_set_kwargs, path=path)
+        if stored.validation_set_kwargs and held_out
+        else stored.validation_set_kwargs,
         data_loader_kwargs=data_loader_kwargs(options.workers, device),
         run_dir=run.run_dir,
         options=options.to_stored(),

@@ -15,6 +15,7 @@ from training.loss import StyleGAN2Loss
 from training.phases import Phase
 from training.run.run_dir import RunDir
 from training.run.stats_writer import RunStatistics
+from training.validation import Validation
 
 
 @dataclasses.dataclass
@@ -50,6 +51,7 @@ class TrainingRun:
     ada: AdaController | None
     statistics: RunStatistics
     apa: AdaController | None = None  # of the pseudo augmentation that the loss applies
+    validation: Validation | None = None
 
     @property
     def run_dir(self) -> RunDir:
@@ -71,8 +73,10 @@ class TrainingRun:
         """All controllers of strengths."""
         return [controller for controller in (self.ada, self.apa) if controller is not None]
 
-    def report_strengths(self) -> None:
-        """Report, at the end of a tick, the strengths that are not on the status line."""
+    def report_methods(self) -> None:
+        """Report, at the end of a tick, what the status line does not show. Collective."""
+        if self.validation is not None:
+            self.validation.end_tick()
         if self.apa is not None:
             training_stats.report0('Progress/apa', float(self.apa.augment_pipe.p))
 

@@ -143,6 +143,7 @@ STATE = Record(
         'augment_p': Optional(Number(0, MAX_P)),
         'ada': Optional(_CONTROLLER),
         'apa': Optional(_CONTROLLER_WITH_P),
+        'validation': Optional(_COLLECTOR),
         'statistics': Record(
             {'elapsed_sec': _SECONDS, 'tick_sec': _SECONDS, 'collector': _COLLECTOR},
             required=['elapsed_sec', 'tick_sec', 'collector'],
