@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -239,7 +240,8 @@ class TestDryRun:
             '--outdir --gpus --snap --metrics --detectors --seed --dry-run --data --cond --subset --mirror '
             '--cfg --gamma --kimg --batch --aug --p --target --augpipe --resume --freezed --fp32 --nhwc '
             '--nobench --allow-tf32 --workers --batch-gpu --cbase --cmax --glr --dlr --map-depth '
-            '--mbstd-group --desc --tick --device'
+            '--mbstd-group --desc --tick --device --max-p --loss --gamma2 --d-reg-interval --lecam --bcr --apa '
+            '--diffaugment --validation --ada-heuristic'
         ).split():
             assert re.search(rf'^  (-n, )?{option}\b', text, re.M), option
 
@@ -259,6 +261,26 @@ class TestRun:
         dry = TrainingConfig.from_json(call('-n', '--cfg=tiny').stdout)
         call('--cfg=tiny')
         assert launched == [dry]
+
+    def test_methods_of_a_resumed_run(self, call, launched, data, tmp_path):
+        methods = ['--validation=3', '--ada-heuristic=rv', '--bcr=10.0', '--diffaugment=cutout, color', '--apa']
+        assert call('--cfg=tiny', '--kimg=1', *methods).exit_code == 0
+        (run_dir,) = Path('runs').iterdir()
+        assert options_of(call('-n', f'--resume-run={run_dir}', dataset=None, outdir=None, metrics=None)) == json.loads(
+            launched[0].to_json()
+        )
+        same = call('-n', f'--resume-run={run_dir}', *methods, dataset=None, outdir=None)
+        assert same.exit_code == 0, same.output
+        for other in ('--validation=4', f'--validation={data / "good"}', '--bcr=9', '--apa=0', '--ada-heuristic=rt'):
+            result = call('-n', f'--resume-run={run_dir}', other, dataset=None, outdir=None)
+            assert result.exit_code == 2 and f'{other} (it was ' in result.output, result.output
+        moved = shutil.copy(data / 'good.zip', tmp_path / 'moved.zip')
+        deadline = time.monotonic() + 60
+        while 'dataset_sha256' not in Path(run_dir, 'provenance.json').read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        config = options_of(call('-n', f'--resume-run={run_dir}', f'--data={moved}', dataset=None, outdir=None))
+        assert config['training_set_kwargs']['path'] == config['validation_set_kwargs']['path'] == str(moved)
 
     def test_home_is_expanded(self, call, launched, tmp_path, monkeypatch):
         monkeypatch.setenv('HOME', str(tmp_path))
