@@ -238,6 +238,12 @@ class StyleGAN2Loss:
         """Return the logits [N, 1] of the images as D sees them."""
         return self.D(self.show(images), c)
 
+    @torch.no_grad()
+    def look_at(self, images: torch.Tensor, c: torch.Tensor, cur_nimg: int) -> torch.Tensor:
+        """Return the logits [N, 1] of images outside of the training, as D sees them after `cur_nimg` images."""
+        self._blur_sigma = self.blur_sigma(cur_nimg)
+        return self.run_D(images, c)
+
     def run_D_regularized(self, kind: str, images: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits [N, 1] of the images as D sees them, and the sum of all regularizers [N, 1]."""
         shown = self.show(images)

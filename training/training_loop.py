@@ -265,7 +265,9 @@ def _train(
             # Fetch the next batch of real images.
             real_img, real_c = batches.next_real()
 
-            # Run the training phases.
+            # Run the training phases; before them, D sees held-out images.
+            if run.validation is not None:
+                run.validation.update(run.loss, counters.batch_idx, counters.cur_nimg)
             for phase in run.phases:
                 if phase.is_due(counters.batch_idx):
                     pieces = batches.with_latents(real_img, real_c, G.z_dim)
@@ -278,8 +280,6 @@ def _train(
             counters.batch_idx += 1
 
             # Adjust the augmentation strength.
-            if run.validation is not None:
-                run.validation.update(run.loss, counters.batch_idx)
             for controller in run.controllers:
                 controller.update(counters.batch_idx)
             run.statistics.show_progress(counters.cur_nimg)

@@ -42,20 +42,23 @@ class Validation:
         self._order = np.random.RandomState(config.random_seed).permutation(len(self.dataset))
         self._scores = collector_of('rv')
 
-    def update(self, loss: StyleGAN2Loss, batch_idx: int) -> None:
-        """Show D the next batch, if it is time to. Call this after each batch of training, on all ranks.
+    def update(self, loss: StyleGAN2Loss, batch_idx: int, cur_nimg: int) -> None:
+        """Show D the next batch, if it is time to. Call this before each batch of training, on all ranks.
+
+        Before it, because D's outputs for training images are those of D before its step, too.
 
         Args:
             loss: The loss, which knows how D sees images.
             batch_idx: Number of batches so far.
+            cur_nimg: Number of images shown so far.
         """
         turn, is_early = divmod(batch_idx, self._config.ada_interval)
         if is_early:
             return
         seed = (self._config.random_seed + batch_idx) * self._world.size + self._world.rank
-        with _random_numbers_apart(self._world.device, seed), torch.no_grad():
+        with _random_numbers_apart(self._world.device, seed):
             for images, labels in self._pieces(turn):
-                training_stats.report(VALIDATION_SCORES, loss.run_D(images, labels))
+                training_stats.report(VALIDATION_SCORES, loss.look_at(images, labels, cur_nimg))
 
     def _pieces(self, turn: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield this rank's share of a batch in pieces of `batch_gpu`: images in [-1, +1], and labels.
