@@ -11,7 +11,9 @@ import numpy as np
 from torch_utils import training_stats
 
 SIGN_STATISTIC = 'Loss/signs/real'
-REAL_SCORES, FAKE_SCORES, VALIDATION_SCORES = 'Loss/scores/real', 'Loss/scores/fake', 'Validation/scores'
+# D's outputs in the batches before which it also saw held-out images: it changes from step to step, so that only means
+# over the same steps can be compared.
+REAL_SCORES, FAKE_SCORES, VALIDATION_SCORES = 'Validation/real', 'Validation/fake', 'Validation/held_out'
 STRONG_P = 0.8  # beyond it, augmentations may leak into the generated images (section 3.2, figure 4)
 _ROUNDING = 1e-6  # p is a float32
 STRONG_TICKS = 4  # consecutive ones, before that is worth a warning: p swings around its equilibrium

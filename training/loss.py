@@ -135,6 +135,8 @@ class StyleGAN2Loss:
             self.regularizers.append(Consistency(D, bcr_weights))
         self.diffaugment = diffaugment
         self.pseudo = pseudo
+        self.is_compared = False  # with held-out images: then the outputs in D's adversarial phase are reported as such
+        self._reports_comparison = False
         self._blur_sigma = 0.0
         # The running means of StyleGAN2's generator move in training mode, those of StyleGAN3's on request.
         self._has_emas_on_request = G is not None and not _accepts(G.mapping, 'skip_w_avg_update')
@@ -189,6 +191,7 @@ class StyleGAN2Loss:
         network, part = phase[0], phase[1:]
         adversarial, regularized = part in ('main', 'both'), part in ('reg', 'both')
         batch = Batch(real_img, real_c, gen_z, gen_c)
+        self._reports_comparison = self.is_compared and network == 'D' and adversarial
         if network == 'D':
             self.train_D(batch, gain, adversarial, regularized)
             return
@@ -269,6 +272,8 @@ class StyleGAN2Loss:
             if counted is not None:
                 values = torch.where(counted, values, float('nan'))  # which statistics ignore
             training_stats.report(f'Loss/{name}/{kind}', values)
+            if name == 'scores' and self._reports_comparison:
+                training_stats.report(f'Validation/{kind}', values)
 
     def reals_of(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return what D is shown as real images, [N, C, H, W], and which of them are, bool [N, 1]; None: all."""

@@ -1,8 +1,8 @@
 """Images held out of training: D's outputs for them, and how much they say about overfitting.
 
-Every few batches, D sees a batch of held-out images, augmented like the others. The statistics of a tick then have its
-mean output for them and r_v (`training.ada.validation_ratio`). Training itself does not notice: the random numbers for
-it are apart from those of the training.
+Before every few batches, D sees some held-out images, augmented like the others. The statistics of a tick then have its
+mean output for them, for real and for generated images in the same steps, and r_v (`training.ada.validation_ratio`).
+Training itself does not notice: the random numbers for it are apart from those of the training.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Validation:
             cur_nimg: Number of images shown so far.
         """
         turn, is_early = divmod(batch_idx, self._config.ada_interval)
+        loss.is_compared = not is_early
         if is_early:
             return
         seed = (self._config.random_seed + batch_idx) * self._world.size + self._world.rank

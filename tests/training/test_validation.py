@@ -110,7 +110,8 @@ def test_training_does_not_notice(data, tmp_path):  # noqa: F811
         for name in ('plain', 'validated')
     ]
     new = set(rows[1][-1]) - set(rows[0][-1])
-    assert new == {VALIDATION_SCORES, R_V}
+    assert new == {*SCORES, R_V}
     last = rows[1][-1]
+    assert last[REAL_SCORES]['num'] == last[FAKE_SCORES]['num'] == last[VALIDATION_SCORES]['num']
     train, held_out, generated = (last[name]['mean'] for name in SCORES)
     assert last[VALIDATION_SCORES]['num'] % 8 == 0 and np.isfinite([train, held_out, generated]).all()

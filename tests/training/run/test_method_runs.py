@@ -90,7 +90,7 @@ def test_states_hold_what_methods_keep(data, tmp_path):  # noqa: F811
     assert state['validation'].keys() == {'seen', 'moments'}
     rows = rows_of(tmp_path)
     assert rows[-1]['Progress/apa']['mean'] == pytest.approx(0.2)
-    assert {'Loss/lecam', 'Loss/bcr', 'Loss/r2_penalty', 'Validation/scores', 'Validation/r_v'} <= rows[-1].keys()
+    assert {'Loss/lecam', 'Loss/bcr', 'Loss/r2_penalty', 'Validation/held_out', 'Validation/r_v'} <= rows[-1].keys()
 
 
 @pytest.mark.parametrize('name', ['lecam', 'apa'])
