@@ -249,6 +249,9 @@ class StyleGAN2Loss:
 
     def run_D_regularized(self, kind: str, images: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits [N, 1] of the images as D sees them, and the sum of all regularizers [N, 1]."""
+        if not self.regularizers:
+            logits = self.run_D(images, c)
+            return logits, torch.zeros_like(logits)
         shown = self.show(images)
         logits = self.D(shown, c)
         penalty = torch.zeros_like(logits)
