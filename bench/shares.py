@@ -27,7 +27,7 @@ from bench.networks import construct_generator
 from bench.options import ResultFiles, benchmark_options
 from bench.tables import markdown_table
 from dnnlib.cli import Command
-from torch_utils.ops import bias_act, conv2d_gradfix, conv2d_resample, upfirdn2d
+from torch_utils.ops import bias_act, conv2d_gradfix, conv2d_resample, cpu_kernels, upfirdn2d
 from training import networks_stylegan2
 
 # Functions by the modules and names under which they are called. If one part calls another, the time inside counts for
@@ -36,11 +36,16 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     'convolutions': [
         (conv2d_gradfix, 'conv2d'),
         (conv2d_gradfix, 'conv_transpose2d'),
+        (cpu_kernels, 'conv3x3'),
         (networks_stylegan2, '_pointwise_product'),
     ],
-    'resampling filters': [(upfirdn2d, 'upfirdn2d'), (conv2d_resample, 'upfirdn2d')],
+    'resampling filters': [(upfirdn2d, 'upfirdn2d'), (conv2d_resample, 'upfirdn2d'), (cpu_kernels, 'upfirdn2d')],
     'bias and activation': [(bias_act, 'bias_act')],
-    'modulation, demodulation, noise': [(networks_stylegan2, 'modulated_conv2d'), (torch, 'randn')],
+    'modulation, demodulation, noise': [
+        (networks_stylegan2, 'modulated_conv2d'),
+        (conv2d_resample, 'modulated_layer'),
+        (torch, 'randn'),
+    ],
 }
 REST = 'everything else'
 

@@ -197,6 +197,15 @@ def modulated_conv2d(
     return (_modulate_single_weight if is_single else _modulate_weights)(x, weight, styles, conv)
 
 
+def _fused_layer(*tensors: torch.Tensor | None, **options: Any) -> torch.Tensor | None:
+    """Compute a whole layer by one operator, with the arguments of `modulated_conv2d` and `bias_act`.
+
+    Return None if it does not apply to them, or does not exist: the published code does not have it.
+    """
+    modulated_layer = getattr(conv2d_resample, 'modulated_layer', None)
+    return None if modulated_layer is None else modulated_layer(*tensors, **options)
+
+
 class _Conv(NamedTuple):
     """What a modulated convolution does besides modulating."""
 
@@ -620,19 +629,18 @@ class SynthesisLayer(torch.nn.Module):
         gain: float = 1,
     ) -> torch.Tensor:
         _check_map(x, self.in_channels, self.resolution, down=self.up)
-        x = modulated_conv2d(
-            x=x,
-            weight=self.weight,
-            styles=self.affine(w),
-            noise=self._noise(x.shape[0], noise_mode, x.device),
-            up=self.up,
-            padding=self.padding,
-            resample_filter=self.resample_filter,
-            flip_weight=(self.up == 1),
-            fused_modconv=fused_modconv,
+        styles, noise = self.affine(w), self._noise(x.shape[0], noise_mode, x.device)
+        geometry: dict[str, Any] = dict(
+            up=self.up, padding=self.padding, resample_filter=self.resample_filter, flip_weight=(self.up == 1)
         )
+        bias = self.bias.to(x.dtype)
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
-        return bias_act.bias_act(x, self.bias.to(x.dtype), act=self.activation, gain=self.act_gain * gain, clamp=clamp)
+        activation: dict[str, Any] = dict(act=self.activation, gain=self.act_gain * gain, clamp=clamp)
+        y = _fused_layer(x, self.weight, styles, noise, bias, **geometry, **activation)
+        if y is not None:
+            return y
+        x = modulated_conv2d(x, self.weight, styles, noise=noise, fused_modconv=fused_modconv, **geometry)
+        return bias_act.bias_act(x, bias, **activation)
 
     def extra_repr(self) -> str:
         return (

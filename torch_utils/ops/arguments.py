@@ -30,6 +30,20 @@ class BiasActOptions(NamedTuple):
         return reference, b
 
 
+class Finish(NamedTuple):
+    """What a kernel does with the results z of a convolution: y = clamp(gain * act(scale * z + bias + noise))."""
+
+    scale: Tensor  # [N, C]
+    noise: Tensor | None  # [1 or N, 1, H, W]
+    bias: Tensor  # [C]
+    options: BiasActOptions  # 'linear' or 'lrelu'
+
+    def contiguous(self) -> Finish:
+        """Return the same with contiguous tensors, as kernels require."""
+        noise = None if self.noise is None else self.noise.contiguous()
+        return self._replace(scale=self.scale.contiguous(), noise=noise, bias=self.bias.contiguous())
+
+
 def check_impl(op: str, impl: str) -> None:
     """Raise ValueError unless `impl` names an implementation."""
     if impl not in IMPLEMENTATIONS:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from torch_utils.ops import conv2d_gradfix
 from torch_utils.ops.arguments import check_image_batch, parse_factor, parse_padding
+from torch_utils.ops.modulated_layer import modulated_layer as modulated_layer  # networks look it up in this module
 from torch_utils.ops.resampling import filter_size
 from torch_utils.ops.upfirdn2d import upfirdn2d
 

@@ -11,7 +11,7 @@ There are three kinds, each a linear map of images x [N, I, H, W] with weights w
 The gradient of the images is therefore again a convolution, and the gradient of the weights is bilinear in x and dy. So
 `_Convolve` and `_WeightGradient` differentiate each other, any number of times.
 
-The kernels (`cpu_winograd.h`) are as accurate as PyTorch's own convolutions. Non-finite values appear at the same
+The kernels (`cpu_winograd.h`) are about as accurate as PyTorch's own convolutions. Non-finite values appear at the same
 positions, but a NaN may take the place of an infinity.
 """
 
@@ -85,6 +85,16 @@ def convolve(x: Tensor, w: Tensor, kind: Kind) -> Tensor:
     return _convolution(x, w, kind, size, False)
 
 
+def input_gradient(dy: Tensor, w: Tensor, kind: Kind, size: tuple[int, int]) -> Tensor:
+    """Return the gradient of `convolve` with respect to x of size (H, W). Differentiable any number of times."""
+    return _adjoint(dy, w, kind, size, False)
+
+
+def weight_gradient(x: Tensor, dy: Tensor, kind: Kind) -> Tensor:
+    """Return the gradient of `convolve` with respect to w. Differentiable any number of times."""
+    return _apply(_WeightGradient, x, dy, kind, False)
+
+
 class _Convolve(torch.autograd.Function):
     """The linear map `kind` with output size `size` = (H', W'); `rotated`: rotate the weights by 180 degrees."""
 
@@ -103,8 +113,8 @@ class _Convolve(torch.autograd.Function):
         (dy,) = grad_outputs
         x, w = ctx.saved_tensors
         kind, rotated = ctx.options
-        dx = _adjoint(dy, w, kind, x.shape[2:], rotated) if _needs_gradient(ctx, 0) else None
-        dw = _apply(_WeightGradient, x, dy, kind, rotated) if _needs_gradient(ctx, 1) else None
+        dx = _adjoint(dy, w, kind, x.shape[2:], rotated) if needs_gradient(ctx, 0) else None
+        dw = _apply(_WeightGradient, x, dy, kind, rotated) if needs_gradient(ctx, 1) else None
         return dx, dw, None, None, None
 
 
@@ -126,15 +136,15 @@ class _WeightGradient(torch.autograd.Function):
         (ddw,) = grad_outputs
         x, dy = ctx.saved_tensors
         kind, rotated = ctx.options
-        dx = _adjoint(dy, ddw, kind, x.shape[2:], rotated) if _needs_gradient(ctx, 0) else None
-        ddy = _apply(_Convolve, x, ddw, kind, dy.shape[2:], rotated) if _needs_gradient(ctx, 1) else None
+        dx = _adjoint(dy, ddw, kind, x.shape[2:], rotated) if needs_gradient(ctx, 0) else None
+        ddy = _apply(_Convolve, x, ddw, kind, dy.shape[2:], rotated) if needs_gradient(ctx, 1) else None
         return dx, ddy, None, None
 
 
 def _apply(function: Any, first: Tensor, second: Tensor, *options: Any) -> Tensor:
     """Apply `_Convolve` or `_WeightGradient`, or PyTorch's operators if a backward pass is itself transformed.
 
-    Leaves are replaced by views, because `_needs_gradient` cannot query the gradient of a leaf.
+    Leaves are replaced by views, because `needs_gradient` cannot query the gradient of a leaf.
     """
     if not _are_eager(first, second):
         return function.by_pytorch(first, second, *options)
@@ -144,7 +154,7 @@ def _apply(function: Any, first: Tensor, second: Tensor, *options: Any) -> Tenso
     )
 
 
-def _needs_gradient(ctx: Any, index: int) -> bool:
+def needs_gradient(ctx: Any, index: int) -> bool:
     """Return whether the current backward pass needs the gradient of an input.
 
     `ctx.needs_input_grad` says whether any pass may need it, but torch.autograd.grad(y, x) does not need the gradient

@@ -12,6 +12,8 @@
 
 namespace {
 
+const int64_t FEWEST_FOURS = 16;  // tiles
+
 template <class T>
 void bias_act_as(void* out, const void* in, const void* reference, const void* direction, const void* bias, double* bias_gradient,
                  int64_t count, int64_t bias_stride, int64_t bias_size, int act, int order, double alpha, double gain, double clamp,
@@ -24,9 +26,10 @@ void bias_act_as(void* out, const void* in, const void* reference, const void* d
 
 template <class T>
 void upfirdn2d_as(const void* in, void* out, bool channels_last, const int64_t* in_strides, const int64_t* out_strides, int64_t n,
-                  int64_t c, const Axis& x, const Axis& y, const std::vector<double>& kernel, double tolerance, int threads) {
+                  int64_t c, const Axis& x, const Axis& y, const std::vector<double>& kernel, double tolerance, const Finish* finish,
+                  int threads) {
     const Resample<T> args = {static_cast<const T*>(in), static_cast<T*>(out), n, c, in_strides[0], in_strides[1], in_strides[2],
-                              out_strides[0], out_strides[1], out_strides[2], channels_last, x, y};
+                              out_strides[0], out_strides[1], out_strides[2], channels_last, x, y, finish};
     resample(args, kernel, tolerance, threads);
 }
 
@@ -48,6 +51,12 @@ void filtered_lrelu_as(const void* x, const void* bias, void* y, void* mask, con
 }
 
 Shape shape_of(const int64_t* s) { return {s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]}; }
+
+// Return whether a convolution that keeps the size should compute four pixels at once, which takes 36 products for 16 pixels.
+bool four_at_once(const Shape& s) {
+    const int64_t fours = (s.out_h + 3) / 4 * ((s.out_w + 3) / 4), twos = (s.out_h + 1) / 2 * ((s.out_w + 1) / 2);
+    return 36 * fours <= 12 * twos && s.n * fours >= FEWEST_FOURS;
+}
 
 template <class T> Kernels<T> kernels_of(T* data, const int64_t* s) { return {data, s[0], s[1], s[2], s[3], s[4] != 0}; }
 
@@ -71,9 +80,9 @@ int ada_bias_act(int type, void* out, const void* in, const void* reference, con
 
 // `layout`: channels_last, then the strides along n, c and h of the input and of the output. `geometry`: n, c, then up,
 // down, pad, taps, in and out, first for x, then for y. The filter is [y.taps, x.taps] or, if `separable`, one vector
-// that is used for both axes. With `reverse`, it is reversed, as for a convolution.
+// that is used for both axes. With `reverse`, it is reversed, as for a convolution. `finish` may be null.
 int ada_upfirdn2d(int type, const void* in, void* out, const int64_t* layout, const int64_t* geometry, const void* filter,
-                  int filter_type, int separable, int reverse, double gain, int threads) {
+                  int filter_type, int separable, int reverse, double gain, const Finish* finish, int threads) {
     try {
         const int64_t* g = geometry;
         const Axis x = {g[2], g[3], g[4], g[5], g[6], g[7]}, y = {g[8], g[9], g[10], g[11], g[12], g[13]};
@@ -89,7 +98,7 @@ int ada_upfirdn2d(int type, const void* in, void* out, const int64_t* layout, co
                 kernel[r * x.taps + k] = gain * (separable ? taps[r] * taps[k] : taps[r * x.taps + k]);
         const double tolerance = 4 * (filter_type ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon());
         (type ? upfirdn2d_as<double> : upfirdn2d_as<float>)(in, out, layout[0] != 0, layout + 1, layout + 4, g[0], g[1], x, y, kernel,
-                                                             tolerance, threads);
+                                                             tolerance, finish, threads);
     } catch (const std::exception&) {
         return 1;
     }
@@ -112,12 +121,14 @@ int ada_filtered_lrelu(int type, const void* x, const void* bias, void* y, void*
 
 // Floats only, channels last. `scheme` is 0 for Keep, 1 for Halve, 2 for Twice. `shape`: n, in_h, in_w, in_channels,
 // out_h, out_w, out_channels, pad. `weight_layout`: strides along out, in, y and x; whether the weights are rotated by
-// 180 degrees.
+// 180 degrees. x is multiplied by `styles` [n, in_channels] first, unless they are null; `finish` may be null.
 int ada_conv3x3(int scheme, const float* x, const float* weights, float* y, const int64_t* shape, const int64_t* weight_layout,
-                int threads) {
+                const float* styles, const Finish* finish, int threads) {
     try {
-        (scheme == 0 ? convolve<Keep> : scheme == 1 ? convolve<Halve> : convolve<Twice>)(x, kernels_of(weights, weight_layout), y,
-                                                                                         shape_of(shape), threads);
+        const Shape size = shape_of(shape);
+        const auto all = kernels_of(weights, weight_layout);
+        if (scheme == 0 && four_at_once(size) && convolve<KeepFour>(x, all, y, size, styles, finish, threads)) return 0;
+        (scheme == 0 ? convolve<Keep> : scheme == 1 ? convolve<Halve> : convolve<Twice>)(x, all, y, size, styles, finish, threads);
     } catch (const std::exception&) {
         return 1;
     }
@@ -125,13 +136,27 @@ int ada_conv3x3(int scheme, const float* x, const float* weights, float* y, cons
 }
 
 int ada_conv3x3_weight_gradient(int scheme, const float* x, const float* dy, float* gradient, const int64_t* shape,
-                                const int64_t* weight_layout, int threads) {
+                                const int64_t* weight_layout, const float* styles, int threads) {
     try {
-        (scheme == 0 ? weight_gradient<Keep> : weight_gradient<Halve>)(x, dy, kernels_of(gradient, weight_layout), shape_of(shape),
-                                                                       threads);
+        const Shape size = shape_of(shape);
+        const auto all = kernels_of(gradient, weight_layout);
+        if (scheme == 0 && four_at_once(size) && weight_gradient<KeepFour>(x, dy, all, size, styles, threads)) return 0;
+        (scheme == 0 ? weight_gradient<Keep> : weight_gradient<Halve>)(x, dy, all, size, styles, threads);
     } catch (const std::exception&) {
         return 1;
     }
+    return 0;
+}
+
+// Sums of the squares of nine consecutive weights each.
+int ada_energy(const float* weights, float* energy, int64_t count, int threads) {
+    in_parallel(ceil_div(count, WORTH_A_THREAD), threads_for(9 * count, threads), [&](int64_t item) {
+        for (int64_t k = item * WORTH_A_THREAD; k < std::min(count, (item + 1) * WORTH_A_THREAD); ++k) {
+            float sum = 0;
+            for (int tap = 0; tap < 9; ++tap) sum += weights[9 * k + tap] * weights[9 * k + tap];
+            energy[k] = sum;
+        }
+    });
     return 0;
 }
 

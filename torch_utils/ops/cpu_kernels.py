@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_utils.ops import build
-from torch_utils.ops.arguments import ACTIVATION_CODES, BiasActOptions
+from torch_utils.ops.arguments import ACTIVATION_CODES, BiasActOptions, Finish
 from torch_utils.ops.resampling import (
     FilteredActivation,
     MaskedResampling,
@@ -33,8 +33,11 @@ SOURCES = (
     MAIN,
     'cpu_bias_act.h',
     'cpu_filtered_lrelu.h',
+    'cpu_finish.h',
+    'cpu_matrix.h',
     'cpu_memory.h',
     'cpu_resample.h',
+    'cpu_schemes.h',
     'cpu_threads.h',
     'cpu_vectors.h',
     'cpu_winograd.h',
@@ -52,6 +55,16 @@ _CHANNEL_MULTIPLE = 32  # as in cpu_winograd.h
 _MIN_LANES = (
     8  # floats per vector with which convolutions are faster than PyTorch's (AVX, AVX-512); ARM's 4 is untested
 )
+
+
+class _Finish(ctypes.Structure):
+    """`struct Finish` of cpu_finish.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ('scale', 'noise', 'bias')),
+        *((name, ctypes.c_int64) for name in ('channels', 'noise_step')),
+        *((name, ctypes.c_float) for name in ('slope', 'gain', 'clamp')),
+    )
 
 
 @functools.cache
@@ -80,9 +93,11 @@ def _library() -> ctypes.CDLL:
         ) from error
     pointer, number, size, factor = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double
     library.ada_bias_act.argtypes = [number, *[pointer] * 6, *[size] * 3, number, number, *[factor] * 3, number]
-    library.ada_upfirdn2d.argtypes = [number, *[pointer] * 5, number, number, number, factor, number]
+    library.ada_upfirdn2d.argtypes = [number, *[pointer] * 5, number, number, number, factor, pointer, number]
     library.ada_filtered_lrelu.argtypes = [number, *[pointer] * 7, *[factor] * 4, number]
-    library.ada_conv3x3.argtypes = library.ada_conv3x3_weight_gradient.argtypes = [number, *[pointer] * 5, number]
+    library.ada_conv3x3.argtypes = [number, *[pointer] * 7, number]
+    library.ada_conv3x3_weight_gradient.argtypes = [number, *[pointer] * 6, number]
+    library.ada_energy.argtypes = [pointer, pointer, size, number]
     return library
 
 
@@ -226,8 +241,8 @@ def supports_upfirdn2d(x: Tensor, f: Tensor, geometry: Resampling) -> bool:
     return x.dtype.itemsize <= 8 and f.dtype in _TYPES and f.device.type == 'cpu'
 
 
-def upfirdn2d(x: Tensor, f: Tensor, geometry: Resampling) -> Tensor:
-    """Compute `upfirdn2d.upfirdn2d`."""
+def upfirdn2d(x: Tensor, f: Tensor, geometry: Resampling, finish: Finish | None = None) -> Tensor:
+    """Compute `upfirdn2d.upfirdn2d`, and then `finish`, for which x must be as for `conv3x3`."""
     if x.dtype not in _TYPES:
         return upfirdn2d(x.float(), f, geometry).to(x.dtype)
     n, c, h, w = x.shape
@@ -255,6 +270,7 @@ def upfirdn2d(x: Tensor, f: Tensor, geometry: Resampling) -> Tensor:
             f.ndim == 1,
             not flip_filter,
             gain,
+            _pointer_to(finish),
             torch.get_num_threads(),
         )
     )
@@ -368,16 +384,35 @@ def supports_conv3x3(x: Tensor, w: Tensor) -> bool:
     )
 
 
-def conv3x3(x: Tensor, w: Tensor, kind: str, size: tuple[int, int], rotated: bool) -> Tensor:
-    """Compute `conv3x3.convolve` with output size (H', W'), channels last; `rotated`: rotate w by 180 degrees."""
+def conv3x3(
+    x: Tensor,
+    w: Tensor,
+    kind: str,
+    size: tuple[int, int],
+    rotated: bool,
+    styles: Tensor | None = None,
+    finish: Finish | None = None,
+) -> Tensor:
+    """Compute `conv3x3.convolve` with output size (H', W'), channels last.
+
+    Args:
+        x: Images [N, I, H, W].
+        w: Weights [O, I, 3, 3].
+        kind: Kind of the convolution.
+        size: Output size (H', W').
+        rotated: Rotate the weights by 180 degrees.
+        styles: Factors [N, I] of x, or None; contiguous float32.
+        finish: What to do with the results, or None.
+    """
     x = x.contiguous(memory_format=torch.channels_last)
     y = torch.empty([x.shape[0], w.shape[0], *size], dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     arguments = x.data_ptr(), w.data_ptr(), y.data_ptr(), _conv3x3_shape(x, y, kind), _weight_layout(w, rotated)
-    _check(_library().ada_conv3x3(_SCHEMES[kind], *arguments, torch.get_num_threads()))
+    factors = None if styles is None else styles.data_ptr()
+    _check(_library().ada_conv3x3(_SCHEMES[kind], *arguments, factors, _pointer_to(finish), torch.get_num_threads()))
     return y
 
 
-def conv3x3_weight_gradient(x: Tensor, dy: Tensor, kind: str, rotated: bool) -> Tensor:
+def conv3x3_weight_gradient(x: Tensor, dy: Tensor, kind: str, rotated: bool, styles: Tensor | None = None) -> Tensor:
     """Return the gradient of the weights.
 
     Args:
@@ -385,6 +420,7 @@ def conv3x3_weight_gradient(x: Tensor, dy: Tensor, kind: str, rotated: bool) -> 
         dy: Gradient of the output, [N, O, H', W'].
         kind: Kind of the convolution; not 'twice'.
         rotated: Rotate the result by 180 degrees.
+        styles: Factors [N, I] of x, or None; contiguous float32.
 
     Returns:
         Tensor [O, I, 3, 3].
@@ -392,8 +428,37 @@ def conv3x3_weight_gradient(x: Tensor, dy: Tensor, kind: str, rotated: bool) -> 
     x, dy = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, dy))
     dw = torch.empty([dy.shape[1], x.shape[1], 3, 3], dtype=x.dtype, device=x.device)
     arguments = x.data_ptr(), dy.data_ptr(), dw.data_ptr(), _conv3x3_shape(x, dy, kind), _weight_layout(dw, rotated)
-    _check(_library().ada_conv3x3_weight_gradient(_SCHEMES[kind], *arguments, torch.get_num_threads()))
+    factors = None if styles is None else styles.data_ptr()
+    _check(_library().ada_conv3x3_weight_gradient(_SCHEMES[kind], *arguments, factors, torch.get_num_threads()))
     return dw
+
+
+def _pointer_to(finish: Finish | None) -> Any:
+    """Return a pointer to what `cpu_finish.h` expects, or None. The tensors must outlive it."""
+    if finish is None:
+        return None
+    scale, noise, bias, (_dim, act, alpha, gain, clamp) = finish
+    return ctypes.byref(
+        _Finish(
+            scale=scale.data_ptr(),
+            noise=None if noise is None else noise.data_ptr(),
+            bias=bias.data_ptr(),
+            channels=scale.shape[1],
+            noise_step=0 if noise is None or noise.shape[0] == 1 else noise[0].numel(),
+            slope={'linear': 1.0, 'lrelu': alpha}[act],
+            gain=gain,
+            clamp=math.inf if clamp is None else clamp,
+        )
+    )
+
+
+def energy(w: Tensor) -> Tensor:
+    """Return the sums [O, I] of the squares of weights [O, I, 3, 3]."""
+    if w.dtype != torch.float32 or not w.is_contiguous():
+        return w.square().sum(dim=[2, 3])
+    sums = torch.empty(w.shape[:2], dtype=w.dtype, device=w.device)
+    _check(_library().ada_energy(w.data_ptr(), sums.data_ptr(), sums.numel(), torch.get_num_threads()))
+    return sums
 
 
 def _conv3x3_shape(x: Tensor, y: Tensor, kind: str) -> ctypes.Array:

@@ -17,6 +17,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "cpu_finish.h"
 #include "cpu_memory.h"
 #include "cpu_threads.h"
 #include "cpu_vectors.h"
@@ -50,6 +51,7 @@ template <class T> struct Resample {
     int64_t in_n, in_c, in_h, out_n, out_c, out_h;  // strides; the stride along w is 1, or c with channels last
     bool channels_last;
     Axis x, y;
+    const Finish* finish;  // applied to the results; for floats, channels last, in multiples of LANES; or null
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -212,9 +214,9 @@ template <class T> struct Worker {
     const Resample<T>& a;
     const Plan<T>& plan;
     const int64_t pixel;              // elements from one pixel of a row to the next
-    const bool past;                  // store results past the caches:
+    const bool past;                  // store results past the caches
     const bool direct;                // as they are computed
-    const bool stream;                // or from a buffer of complete rows
+    const bool buffered;              // or from a buffer of complete rows
     std::vector<T> staged, buffer, separated, joined, line;
     std::vector<const T*> rows;
     std::vector<std::vector<const T*>> sources;  // for each phase along x, the addresses that its taps read
@@ -223,7 +225,8 @@ template <class T> struct Worker {
     std::array<int64_t, 5> placed = {};
 
     Worker(const Resample<T>& a, const Plan<T>& plan) : a(a), plan(plan), pixel(a.channels_last ? a.c : 1),
-        past(past_caches(a.n * a.c * a.y.out * a.x.out * (int64_t)sizeof(T))), direct(past && can_be_direct()), stream(past && !direct) {}
+        past(past_caches(a.n * a.c * a.y.out * a.x.out * (int64_t)sizeof(T))), direct(past && !a.finish && can_be_direct()),
+        buffered(a.finish || (past && !direct)) {}
 
     // Return whether `along_x` writes only whole, aligned vectors, each of them once.
     bool can_be_direct() const {
@@ -236,7 +239,8 @@ template <class T> struct Worker {
     // Return how many periods of outputs to compute from one buffer.
     int64_t tile() const {
         const int64_t all = ceil_div(a.x.out, plan.periods);
-        return std::min(all, std::max<int64_t>(1, TILE / (pixel * plan.advance)));
+        const int64_t elements = a.finish ? TILE / 2 : TILE;  // There is a second buffer, of results.
+        return std::min(all, std::max<int64_t>(1, elements / (pixel * plan.advance)));
     }
 
     bool shrinks() const { return a.y.down > a.y.up; }
@@ -261,21 +265,38 @@ template <class T> struct Worker {
                                                    right - left};
             if (layout != placed) place(width, periods, layout[2]);  // Most planes have the same layout.
             placed = layout;
-            // Unless they are streamed, rows are written to the output directly.
-            const int64_t out_step = stream ? outputs * pixel : a.out_h;
-            if (stream) line.resize(batch * outputs * pixel);
+            // Unless they are buffered, rows are written to the output directly.
+            const int64_t out_step = buffered ? outputs * pixel : a.out_h;
+            if (buffered) line.resize(batch * outputs * pixel);
             for (int64_t row = first; row < last; row += batch) {
                 const int64_t count = std::min(batch, last - row);
                 T* target = out + row * a.out_h + m * plan.periods * pixel;
-                make_rows(in + left * pixel, stream ? line.data() : target, out_step, row, count, (left - origin) * pixel,
+                make_rows(in + left * pixel, buffered ? line.data() : target, out_step, row, count, (left - origin) * pixel,
                           (right - left) * pixel, outputs);
-                if (!stream) continue;
-                if (out_step == a.out_h) store_past_caches(target, line.data(), count * out_step);
+                if (!buffered) continue;
+                if (a.finish) finish_row(target, n, row * a.x.out + m * plan.periods, outputs);
+                else if (out_step == a.out_h) store_past_caches(target, line.data(), count * out_step);
                 else
                     for (int64_t r = 0; r < count; ++r) store_past_caches(target + r * a.out_h, line.data() + r * out_step, out_step);
             }
         }
         finish_stores();
+    }
+
+    // Write the pixels [first, first + count) of image n from `line`.
+    void finish_row(T* target, int64_t n, int64_t first, int64_t count) {
+        if constexpr (std::is_same<T, float>::value) {
+            const Finish& finish = *a.finish;
+            const float* factors = finish.scale_of(n);
+            const bool aligned = past && is_aligned(a.out);
+            for (int64_t o = 0; o < count; ++o) {
+                const float noise = finish.noise_at(n, first + o);
+                for (int64_t c = 0; c < pixel; c += LANES) {
+                    const Vec y = finish(load(line.data() + o * pixel + c), load(factors + c), load(finish.bias + c) + noise);
+                    (aligned ? stream : store)(target + o * pixel + c, y);
+                }
+            }
+        }
     }
 
     // Allocate buffers for tiles of this width and `rows` rows, and find the addresses in them that the taps along x read.

@@ -1,11 +1,10 @@
 // 3×3 convolutions of channels-last float images with fewer multiplications than the definition, by minimal filtering
 // (Winograd 1980; Lavin and Gray, arXiv 1509.09308). For 2×2 pixels of the smaller of input and output, they take
-//   16 products of channel vectors and weights instead of 36 if the size stays the same, and
+//   9 products of channel vectors and weights instead of 36 if the size stays the same (16 for small images), and
 //   25 instead of 36 if the convolution halves the size (stride 2) or doubles it (transposed).
 //
-// Along each axis, a scheme consists of three small matrices: y = A ((B d) · (G g)) for the input pixels d, the weights g
-// and the output pixels y of a tile. All coefficients are 0, ±1 or ±1/2, so the result is as accurate as the definition,
-// relative to the largest value of the tile. Channels are summed by matrix products, one for each point of a tile.
+// Along each axis, a scheme (cpu_schemes.h) consists of three small matrices: y = A ((B d) · (G g)) for the input pixels d, the
+// weights g and the output pixels y of a tile. Channels are summed by matrix products, one for each point of a tile.
 //
 // The gradient of the weights is the adjoint, Gᵀ ((B d) · (Aᵀ dy)) summed over the tiles; the gradient of the pixels is
 // again a convolution.
@@ -18,144 +17,16 @@
 
 #include <algorithm>
 #include <atomic>
-#include <memory>
 #include <new>
 
+#include "cpu_finish.h"
+#include "cpu_matrix.h"
 #include "cpu_memory.h"
+#include "cpu_schemes.h"
 #include "cpu_threads.h"
 #include "cpu_vectors.h"
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Sizes: ROWS × 2 vectors of channels are summed at once, as many as fit in registers
-
-#if defined(__AVX512F__) || defined(__aarch64__)  // 32 registers; others have 16
-const int ROWS = 14;
-#else
-const int ROWS = 6;
-#endif
-const int PANEL = 2 * LANES;           // channels (columns) per matrix product
-const int64_t CHANNEL_MULTIPLE = 32;   // numbers of channels must be multiples of this, on every processor
-
-struct Floats {
-    explicit Floats(int64_t count)
-        : data(static_cast<float*>(operator new(count * sizeof(float), std::align_val_t(LINE)))) {}
-    ~Floats() { operator delete(data, std::align_val_t(LINE)); }
-    Floats(const Floats&) = delete;
-    Floats& operator=(const Floats&) = delete;
-    float* const data;
-};
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Schemes
-//
-// Along one axis, a tile reads READ pixels, STEP pixels after the previous tile, and computes WRITE pixels from POINTS
-// products. `pixels` is B, `weights` is G, `result` is A; functions named `_adjoint` are transposes, for the gradient of
-// the weights.
-
-struct Keep {  // y[p] = d[p] g[0] + d[p + 1] g[1] + d[p + 2] g[2]
-    static const int POINTS = 4, READ = 4, STEP = 2, WRITE = 2;
-
-    static ADA_INLINE void pixels(const Vec* d, Vec* v) {
-        v[0] = d[0] - d[2], v[1] = d[1] + d[2], v[2] = d[2] - d[1], v[3] = d[1] - d[3];
-    }
-    static ADA_INLINE void weights(const Vec* g, Vec* u) {
-        const Vec ends = (g[0] + g[2]) * 0.5f, middle = g[1] * 0.5f;
-        u[0] = g[0], u[1] = ends + middle, u[2] = ends - middle, u[3] = g[2];
-    }
-    static ADA_INLINE void result(const Vec* m, Vec* y) { y[0] = m[0] + m[1] + m[2], y[1] = m[1] - m[2] - m[3]; }
-    static ADA_INLINE void result_adjoint(const Vec* y, Vec* m) {
-        m[0] = y[0], m[1] = y[0] + y[1], m[2] = y[0] - y[1], m[3] = -y[1];
-    }
-    static ADA_INLINE void weights_adjoint(const Vec* u, Vec* g) {
-        const Vec ends = (u[1] + u[2]) * 0.5f;
-        g[0] = u[0] + ends, g[1] = (u[1] - u[2]) * 0.5f, g[2] = ends + u[3];
-    }
-};
-
-struct Halve {  // y[p] = d[2p] g[0] + d[2p + 1] g[1] + d[2p + 2] g[2]: minimal filtering of the even pixels with g[0], g[2]
-    static const int POINTS = 5, READ = 5, STEP = 4, WRITE = 2;
-
-    static ADA_INLINE void pixels(const Vec* d, Vec* v) {
-        v[0] = d[0] - d[2], v[1] = d[2], v[2] = d[4] - d[2], v[3] = d[1], v[4] = d[3];
-    }
-    static ADA_INLINE void weights(const Vec* g, Vec* u) { u[0] = g[0], u[1] = g[0] + g[2], u[2] = g[2], u[3] = u[4] = g[1]; }
-    static ADA_INLINE void result(const Vec* m, Vec* y) { y[0] = m[0] + m[1] + m[3], y[1] = m[1] + m[2] + m[4]; }
-    static ADA_INLINE void result_adjoint(const Vec* y, Vec* m) {
-        m[0] = m[3] = y[0], m[1] = y[0] + y[1], m[2] = m[4] = y[1];
-    }
-    static ADA_INLINE void weights_adjoint(const Vec* u, Vec* g) {
-        g[0] = u[0] + u[1], g[1] = u[3] + u[4], g[2] = u[1] + u[2];
-    }
-};
-
-struct Twice {  // y[2p] = d[p] g[2] + d[p + 1] g[0] and y[2p + 1] = d[p + 1] g[1]; d starts one pixel before the image
-    static const int POINTS = 5, READ = 3, STEP = 2, WRITE = 4;
-
-    static ADA_INLINE void pixels(const Vec* d, Vec* v) {
-        v[0] = d[0] - d[1], v[1] = v[3] = d[1], v[2] = d[2] - d[1], v[4] = d[2];
-    }
-    static ADA_INLINE void weights(const Vec* g, Vec* u) { u[0] = g[2], u[1] = g[0] + g[2], u[2] = g[0], u[3] = u[4] = g[1]; }
-    static ADA_INLINE void result(const Vec* m, Vec* y) { y[0] = m[0] + m[1], y[1] = m[3], y[2] = m[1] + m[2], y[3] = m[4]; }
-};
-
-template <void FUNCTION(const Vec*, Vec*), int IN, int OUT>
-static ADA_INLINE void along_both(const Vec (&in)[IN][IN], Vec (&out)[OUT][OUT]) {
-    Vec half[OUT][IN];
-#pragma GCC unroll 8
-    for (int column = 0; column < IN; ++column) {
-        Vec before[IN], after[OUT];
-#pragma GCC unroll 8
-        for (int row = 0; row < IN; ++row) before[row] = in[row][column];
-        FUNCTION(before, after);
-#pragma GCC unroll 8
-        for (int row = 0; row < OUT; ++row) half[row][column] = after[row];
-    }
-#pragma GCC unroll 8
-    for (int row = 0; row < OUT; ++row) FUNCTION(half[row], out[row]);
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Matrix products: c[r][0 ... PANEL - 1] (+)= sum over i of a[r][i] b[i][0 ... PANEL - 1] for R rows
-
-template <int R, bool TRANSPOSED, bool ADD>  // TRANSPOSED: a[r][i] is at a + i * a_step + r, else at a + r * a_step + i
-static void multiply(const float* a, int64_t a_step, const float* b, int64_t b_step, float* c, int64_t c_step, int64_t count) {
-    Vec sum[R][2] = {};
-    for (int64_t i = 0; i < count; ++i) {
-        const Vec left = load(b), right = load(b + LANES);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-            const float factor = TRANSPOSED ? a[r] : a[r * a_step];
-            sum[r][0] += factor * left;
-            sum[r][1] += factor * right;
-        }
-        a += TRANSPOSED ? a_step : 1;
-        b += b_step;
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-        store(c + r * c_step, ADD ? load(c + r * c_step) + sum[r][0] : sum[r][0]);
-        store(c + r * c_step + LANES, ADD ? load(c + r * c_step + LANES) + sum[r][1] : sum[r][1]);
-    }
-}
-
-// A product with any number of rows, in groups of equal size that are as large as the registers allow.
-template <bool TRANSPOSED, bool ADD> struct MatrixProduct {
-    using Function = void (*)(const float*, int64_t, const float*, int64_t, float*, int64_t, int64_t);
-
-    template <int R> static Function of(int64_t rows) {
-        if constexpr (R == 1) return multiply<1, TRANSPOSED, ADD>;
-        else return rows >= R ? multiply<R, TRANSPOSED, ADD> : of<R - 1>(rows);
-    }
-
-    static void run(int64_t rows, const float* a, int64_t a_step, const float* b, int64_t b_step, float* c, int64_t c_step,
-                    int64_t count) {
-        const int64_t groups = (rows + ROWS - 1) / ROWS, each = (rows + groups - 1) / groups;
-        const Function whole = of<ROWS>(each);
-        for (int64_t r = 0; r < rows; r += each)
-            (r + each <= rows ? whole : of<ROWS>(rows - r))(a + r * (TRANSPOSED ? 1 : a_step), a_step, b, b_step, c + r * c_step,
-                                                            c_step, count);
-    }
-};
+const int64_t CHANNEL_MULTIPLE = 32;  // numbers of channels must be multiples of this, on every processor
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Images as tiles
@@ -174,6 +45,12 @@ template <class T> struct Kernels {
         return data[out * out_step + in * in_step + (rotated ? 2 - y : y) * y_step + (rotated ? 2 - x : x) * x_step];
     }
 };
+
+static ADA_INLINE bool is_zero(Vec v) {
+    float sum = 0;
+    for (int lane = 0; lane < LANES; ++lane) sum += v[lane];
+    return sum == 0;
+}
 
 template <class S> struct Tiles {
     static const int POINTS = S::POINTS * S::POINTS;
@@ -199,15 +76,18 @@ template <class S> struct Tiles {
             }
     }
 
-    template <void FUNCTION(const Vec*, Vec*), int SIZE>
-    static ADA_INLINE void transform(const float* const (&pixels)[SIZE][SIZE], int64_t first, int64_t channels, float* out,
-                                     int64_t point_step) {
+    template <void FUNCTION(const Vec*, Vec*), bool SCALED, int SIZE>
+    static ADA_INLINE void transform(const float* const (&pixels)[SIZE][SIZE], const float* scale, int64_t first, int64_t channels,
+                                     float* out, int64_t point_step) {
         for (int64_t i = 0; i < channels; i += LANES) {
             Vec in[SIZE][SIZE], points[S::POINTS][S::POINTS];
 #pragma GCC unroll 8
             for (int r = 0; r < SIZE; ++r)
 #pragma GCC unroll 8
-                for (int c = 0; c < SIZE; ++c) in[r][c] = load(pixels[r][c] + first + i);
+                for (int c = 0; c < SIZE; ++c) {
+                    in[r][c] = load(pixels[r][c] + first + i);
+                    if (SCALED) in[r][c] *= load(scale + first + i);
+                }
             along_both<FUNCTION>(in, points);
 #pragma GCC unroll 8
             for (int r = 0; r < S::POINTS; ++r)
@@ -216,13 +96,15 @@ template <class S> struct Tiles {
         }
     }
 
-    // Compute the points of a tile of the input, for `channels` channels starting at `first`.
-    void read_input(const float* x, int64_t tile, int64_t first, int64_t channels, const float* zeros, float* out,
-                    int64_t point_step) const {
+    // Compute the points of a tile of the input, for `channels` channels starting at `first`. Channels are multiplied by
+    // `scale` [n, in_channels], unless that is null.
+    void read_input(const float* x, const float* scale, int64_t tile, int64_t first, int64_t channels, const float* zeros,
+                    float* out, int64_t point_step) const {
         const float* pixels[S::READ][S::READ];
         find(x, image(tile), row(tile) * S::STEP - shape.pad, column(tile) * S::STEP - shape.pad, shape.in_h, shape.in_w,
              shape.in_channels, zeros, pixels);
-        transform<S::pixels>(pixels, first, channels, out, point_step);
+        if (scale) transform<S::pixels, true>(pixels, scale + image(tile) * shape.in_channels, first, channels, out, point_step);
+        else transform<S::pixels, false>(pixels, nullptr, first, channels, out, point_step);
     }
 
     // Compute the points of a tile of the gradient of the output.
@@ -231,15 +113,23 @@ template <class S> struct Tiles {
         const float* pixels[S::WRITE][S::WRITE];
         find(dy, image(tile), row(tile) * S::WRITE, column(tile) * S::WRITE, shape.out_h, shape.out_w, shape.out_channels, zeros,
              pixels);
-        transform<S::result_adjoint>(pixels, first, channels, out, point_step);
+        transform<S::result_adjoint, false>(pixels, nullptr, first, channels, out, point_step);
     }
 
-    // Compute a tile of the output from its points, for `channels` channels starting at `first`.
-    template <bool STREAM>
-    void write_output(const float* points, int64_t point_step, int64_t tile, int64_t first, int64_t channels, float* y) const {
+    // Compute a tile of the output from its points, for `channels` channels starting at `first`. Return whether everything is
+    // finite, for schemes that spread other values.
+    template <bool STREAM, bool FINISH>
+    bool write_output(const float* points, int64_t point_step, int64_t tile, int64_t first, int64_t channels, float* y,
+                      const Finish* finish) const {
         const int64_t top = row(tile) * S::WRITE, left = column(tile) * S::WRITE, step = shape.out_channels;
         const int64_t high = std::min<int64_t>(S::WRITE, shape.out_h - top), wide = std::min<int64_t>(S::WRITE, shape.out_w - left);
         float* corner = y + ((image(tile) * shape.out_h + top) * shape.out_w + left) * step + first;
+        float noise[S::WRITE][S::WRITE] = {};
+        if (FINISH)
+            for (int r = 0; r < high; ++r)
+                for (int c = 0; c < wide; ++c) noise[r][c] = finish->noise_at(image(tile), (top + r) * shape.out_w + left + c);
+        const float *factors = FINISH ? finish->scale_of(image(tile)) + first : nullptr, *biases = FINISH ? finish->bias + first : nullptr;
+        Vec zero = {};
         for (int64_t o = 0; o < channels; o += LANES) {
             Vec in[S::POINTS][S::POINTS], out[S::WRITE][S::WRITE];
 #pragma GCC unroll 8
@@ -251,8 +141,13 @@ template <class S> struct Tiles {
             for (int r = 0; r < S::WRITE; ++r)
 #pragma GCC unroll 4
                 for (int c = 0; c < S::WRITE; ++c)
-                    if (r < high && c < wide) (STREAM ? stream : store)(corner + (r * shape.out_w + c) * step + o, out[r][c]);
+                    if (r < high && c < wide) {
+                        if (S::SPREADS) zero += out[r][c] * 0.0f;
+                        if (FINISH) out[r][c] = (*finish)(out[r][c], load(factors + o), load(biases + o) + noise[r][c]);
+                        (STREAM ? stream : store)(corner + (r * shape.out_w + c) * step + o, out[r][c]);
+                    }
         }
+        return !S::SPREADS || is_zero(zero);
     }
 };
 
@@ -284,8 +179,45 @@ template <class Work> static void in_parallel_with_scratch(int64_t items, int64_
 // x is read and y is written once. The smaller one of U and V is computed first, as a whole. The other one is computed in
 // blocks that fit in the L2 cache together with their part of M; each block is used before the next one is computed.
 
-const int64_t TILES_AT_ONCE = 28 / ROWS * ROWS;
+const int64_t TILES_AT_ONCE = 36 / ROWS * ROWS;
+const int64_t INS_PER_BLOCK = 64;
+const int64_t MOST_TILES_BY_PANELS = 128;
 const int64_t INS_AT_ONCE = 4;  // channels whose weights are gathered at once, as many as a few cache lines hold
+
+const int64_t GATHERED = 8;     // output channels whose weights are gathered by one call
+const int64_t PREFETCHED = 16;  // input channels between the weights in use and those that are prefetched
+
+// Write the taps of GATHERED output channels as [9][PANEL].
+static ADA_INLINE void gather_taps(const Kernels<const float>& weights, int64_t out, int64_t in, float* taps) {
+#if defined(__AVX__)
+    if (weights.x_step == 1 && weights.y_step == 3) {  // Transpose two blocks of 8 channels × 4 taps; the last tap remains.
+        const float* from = weights.data + out * weights.out_step + in * weights.in_step;
+        const int64_t step = weights.out_step;
+        const int first = weights.rotated ? 8 : 0, next = weights.rotated ? -PANEL : PANEL;
+        taps += first * PANEL;
+        for (int lane = 0; lane < GATHERED; ++lane) {
+            taps[8 * next + lane] = from[lane * step + 8];
+            __builtin_prefetch(from + lane * step + PREFETCHED * weights.in_step);
+        }
+        for (int tap = 0; tap < 8; tap += 4) {
+            __m256 pair[4];
+#pragma GCC unroll 4
+            for (int row = 0; row < 4; ++row)
+                pair[row] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from + row * step + tap)),
+                                                 _mm_loadu_ps(from + (row + 4) * step + tap), 1);
+            const __m256 low = _mm256_unpacklo_ps(pair[0], pair[1]), high = _mm256_unpackhi_ps(pair[0], pair[1]);
+            const __m256 low2 = _mm256_unpacklo_ps(pair[2], pair[3]), high2 = _mm256_unpackhi_ps(pair[2], pair[3]);
+            _mm256_storeu_ps(taps + tap * next, _mm256_shuffle_ps(low, low2, 0x44));
+            _mm256_storeu_ps(taps + (tap + 1) * next, _mm256_shuffle_ps(low, low2, 0xEE));
+            _mm256_storeu_ps(taps + (tap + 2) * next, _mm256_shuffle_ps(high, high2, 0x44));
+            _mm256_storeu_ps(taps + (tap + 3) * next, _mm256_shuffle_ps(high, high2, 0xEE));
+        }
+        return;
+    }
+#endif
+    for (int lane = 0; lane < GATHERED; ++lane)
+        for (int tap = 0; tap < 9; ++tap) taps[tap * PANEL + lane] = weights.at(out + lane, in, tap / 3, tap % 3);
+}
 
 // Compute U of one panel, for `ins` channels starting at `first`, as [point][in][PANEL].
 template <class S>
@@ -293,10 +225,9 @@ static void transform_weights(const Kernels<const float>& weights, int64_t panel
                               int64_t point_step) {
     for (int64_t done = 0; done < ins; done += INS_AT_ONCE) {
         alignas(LINE) float taps_of[INS_AT_ONCE][9][PANEL];
-        for (int64_t lane = 0; lane < PANEL; ++lane)
+        for (int64_t lane = 0; lane < PANEL; lane += GATHERED)
             for (int64_t i = 0; i < INS_AT_ONCE; ++i)
-                for (int tap = 0; tap < 9; ++tap)
-                    taps_of[i][tap][lane] = weights.at(panel * PANEL + lane, first + done + i, tap / 3, tap % 3);
+                gather_taps(weights, panel * PANEL + lane, first + done + i, taps_of[i][0] + lane);
         for (int64_t i = 0; i < INS_AT_ONCE; ++i)
             for (int half = 0; half < PANEL; half += LANES) {
                 Vec taps[3][3], points[S::POINTS][S::POINTS];
@@ -314,49 +245,60 @@ template <class S> struct Convolution {
     const Kernels<const float>& weights;
     float* y;
     const Tiles<S> tiles;
+    const float* styles;   // [n, in], factors of x, or null
+    const Finish* finish;  // or null
     const int threads;
     const int64_t ins, outs, panels;
     const bool past;
     const Floats zeros;
+    mutable std::atomic<bool> finite{true};
 
-    Convolution(const float* x, const Kernels<const float>& weights, float* y, const Shape& s, int threads)
-        : x(x), weights(weights), y(y), tiles(s), threads(threads), ins(s.in_channels), outs(s.out_channels), panels(outs / PANEL),
+    Convolution(const float* x, const Kernels<const float>& weights, float* y, const Shape& s, const float* styles,
+                const Finish* finish, int threads)
+        : x(x), weights(weights), y(y), tiles(s), styles(styles), finish(finish), threads(threads), ins(s.in_channels), outs(s.out_channels), panels(outs / PANEL),
           past(past_caches(s.n * s.out_h * s.out_w * outs * (int64_t)sizeof(float)) && is_aligned(y)), zeros(ins) {
         std::fill(zeros.data, zeros.data + ins, 0.0f);
     }
 
     void write(const float* M, int64_t M_step, int64_t tile, int64_t first, int64_t channels) const {
-        if (past) tiles.template write_output<true>(M, M_step, tile, first, channels, y);
-        else tiles.template write_output<false>(M, M_step, tile, first, channels, y);
+        const auto function = finish ? (past ? &Tiles<S>::template write_output<true, true> : &Tiles<S>::template write_output<false, true>)
+                                     : (past ? &Tiles<S>::template write_output<true, false> : &Tiles<S>::template write_output<false, false>);
+        if (!(tiles.*function)(M, M_step, tile, first, channels, y, finish)) finite = false;
     }
 
-    // For V smaller than U. A thread processes one panel at a time.
+    // For V smaller than U. A thread processes one panel at a time, and sums over blocks of channels, so that each block of U
+    // is used while it is in the L2 cache. V is [point][block][tile][in].
     void by_panels() const {
-        const int64_t V_step = tiles.count * ins + SPREAD, U_step = ins * PANEL, M_step = TILES_AT_ONCE * PANEL;
+        const int64_t count = tiles.count;
+        const int64_t V_step = count * ins + SPREAD, U_step = INS_PER_BLOCK * PANEL + SPREAD, M_step = count * PANEL + SPREAD;
         const Floats V(POINTS * V_step);
-        in_parallel(tiles.count, threads_for(tiles.count * ins, threads), [&](int64_t tile) {
-            tiles.read_input(x, tile, 0, ins, zeros.data, V.data + tile * ins, V_step);
+        in_parallel(count, threads_for(count * ins, threads), [&](int64_t tile) {
+            for (int64_t first = 0; first < ins; first += INS_PER_BLOCK) {
+                const int64_t some = std::min(INS_PER_BLOCK, ins - first);
+                tiles.read_input(x, styles, tile, first, some, zeros.data, V.data + first * count + tile * some, V_step);
+            }
         });
         in_parallel_with_scratch(panels, POINTS * (U_step + M_step), threads, [&](int64_t panel, float* U) {
             float* M = U + POINTS * U_step;
-            transform_weights<S>(weights, panel, 0, ins, U, U_step);
-            for (int64_t first = 0; first < tiles.count; first += TILES_AT_ONCE) {
-                const int64_t count = std::min(TILES_AT_ONCE, tiles.count - first);
+            for (int64_t first = 0; first < ins; first += INS_PER_BLOCK) {
+                const int64_t some = std::min(INS_PER_BLOCK, ins - first);
+                const auto multiply_all = first == 0 ? MatrixProduct<false, false>::run : MatrixProduct<false, true>::run;
+                transform_weights<S>(weights, panel, first, some, U, U_step);
                 for (int64_t p = 0; p < POINTS; ++p)
-                    MatrixProduct<false, false>::run(count, V.data + p * V_step + first * ins, ins, U + p * U_step, PANEL,
-                                                     M + p * M_step, PANEL, ins);
-                for (int64_t t = 0; t < count; ++t) write(M + t * PANEL, M_step, first + t, panel * PANEL, PANEL);
+                    multiply_all(count, V.data + p * V_step + first * count, some, U + p * U_step, PANEL, M + p * M_step, PANEL, some);
             }
+            for (int64_t tile = 0; tile < count; ++tile) write(M + tile * PANEL, M_step, tile, panel * PANEL, PANEL);
             if (past) finish_stores();
         });
     }
 
     // For U smaller than V. A thread processes one block of tiles at a time.
     void by_tiles() const {
-        const Floats U(POINTS * ins * outs);
+        const int64_t U_step = ins * outs + SPREAD;
+        const Floats U(POINTS * U_step);
         in_parallel(panels * (ins / CHANNEL_MULTIPLE), threads_for(ins * outs, threads), [&](int64_t item) {
             const int64_t panel = item % panels, first = item / panels * CHANNEL_MULTIPLE;
-            transform_weights<S>(weights, panel, first, CHANNEL_MULTIPLE, U.data + (panel * ins + first) * PANEL, ins * outs);
+            transform_weights<S>(weights, panel, first, CHANNEL_MULTIPLE, U.data + (panel * ins + first) * PANEL, U_step);
         });
         const int64_t share = (tiles.count + threads - 1) / threads, at_once = std::min(TILES_AT_ONCE, share);
         const int64_t blocks = (tiles.count + at_once - 1) / at_once;
@@ -364,10 +306,10 @@ template <class S> struct Convolution {
         in_parallel_with_scratch(blocks, POINTS * (V_step + M_step), threads, [&](int64_t block, float* V) {
             float* M = V + POINTS * V_step;
             const int64_t first = block * at_once, count = std::min(at_once, tiles.count - first);
-            for (int64_t t = 0; t < count; ++t) tiles.read_input(x, first + t, 0, ins, zeros.data, V + t * ins, V_step);
+            for (int64_t t = 0; t < count; ++t) tiles.read_input(x, styles, first + t, 0, ins, zeros.data, V + t * ins, V_step);
             for (int64_t p = 0; p < POINTS; ++p)
                 for (int64_t panel = 0; panel < panels; ++panel)
-                    MatrixProduct<false, false>::run(count, V + p * V_step, ins, U.data + (p * panels + panel) * ins * PANEL, PANEL,
+                    MatrixProduct<false, false>::run(count, V + p * V_step, ins, U.data + p * U_step + panel * ins * PANEL, PANEL,
                                                      M + p * M_step + panel * PANEL, outs, ins);
             for (int64_t t = 0; t < count; ++t) write(M + t * outs, M_step, first + t, 0, outs);
             if (past) finish_stores();
@@ -375,11 +317,15 @@ template <class S> struct Convolution {
     }
 };
 
+// Return whether the result is right, which it may not be if it is not finite.
 template <class S>
-static void convolve(const float* x, const Kernels<const float>& weights, float* y, const Shape& s, int threads) {
-    const Convolution<S> convolution(x, weights, y, s, threads);
-    if (convolution.tiles.count <= s.out_channels) convolution.by_panels();
+static bool convolve(const float* x, const Kernels<const float>& weights, float* y, const Shape& s, const float* styles,
+                     const Finish* finish, int threads) {
+    const Convolution<S> convolution(x, weights, y, s, styles, finish, threads);
+    const int64_t tiles = convolution.tiles.count;
+    if (tiles <= MOST_TILES_BY_PANELS && tiles <= s.out_channels) convolution.by_panels();
     else convolution.by_tiles();
+    return convolution.finite;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -392,8 +338,10 @@ const int64_t SQUARE = 128;            // channels
 const int64_t TILES_PER_STEP = 32;
 const int64_t FEWEST_ITEMS = 32, FEWEST_TILES = 8 * TILES_PER_STEP;  // threads beyond the number of items are idle
 
+// Return whether the result is right, which it may not be if it is not finite.
 template <class S>
-static void weight_gradient(const float* x, const float* dy, const Kernels<float>& gradient, const Shape& s, int threads) {
+static bool weight_gradient(const float* x, const float* dy, const Kernels<float>& gradient, const Shape& s, const float* styles,
+                            int threads) {
     const Tiles<S> tiles(s);
     const int64_t across = (s.in_channels + SQUARE - 1) / SQUARE, squares = across * ((s.out_channels + SQUARE - 1) / SQUARE);
     const int64_t slices = std::max<int64_t>(1, std::min(FEWEST_ITEMS / squares, tiles.count / FEWEST_TILES));
@@ -410,7 +358,7 @@ static void weight_gradient(const float* x, const float* dy, const Kernels<float
         for (int64_t first = tiles.count * slice / slices; first < end; first += TILES_PER_STEP) {
             const int64_t count = std::min(TILES_PER_STEP, end - first);
             for (int64_t t = 0; t < count; ++t) {
-                tiles.read_input(x, first + t, in, ins, zeros.data, V + t * SQUARE, step);
+                tiles.read_input(x, styles, first + t, in, ins, zeros.data, V + t * SQUARE, step);
                 tiles.read_gradient(dy, first + t, out, outs, zeros.data, Y + t * SQUARE, step);
             }
             for (int64_t p = 0; p < Tiles<S>::POINTS; ++p)
@@ -420,7 +368,9 @@ static void weight_gradient(const float* x, const float* dy, const Kernels<float
         }
     });
 
+    std::atomic<bool> finite{true};
     in_parallel(s.in_channels, threads, [&](int64_t i) {
+        Vec zero = {};
         for (int64_t o = 0; o < s.out_channels; o += LANES) {
             Vec points[S::POINTS][S::POINTS] = {}, taps[3][3];
             for (int64_t slice = 0; slice < slices; ++slice) {
@@ -430,8 +380,12 @@ static void weight_gradient(const float* x, const float* dy, const Kernels<float
             }
             along_both<S::weights_adjoint>(points, taps);
             for (int r = 0; r < 3; ++r)
-                for (int c = 0; c < 3; ++c)
+                for (int c = 0; c < 3; ++c) {
+                    if (S::SPREADS) zero += taps[r][c] * 0.0f;
                     for (int lane = 0; lane < LANES; ++lane) gradient.at(o + lane, i, r, c) = taps[r][c][lane];
+                }
         }
+        if (!is_zero(zero)) finite = false;
     });
+    return finite;
 }
