@@ -30,10 +30,9 @@ Kind = Literal['keep', 'halve', 'twice']
 _ADJOINT: dict[Kind, Kind] = {'keep': 'keep', 'halve': 'twice', 'twice': 'halve'}
 _KINDS_OF_CONV2D: dict[Any, Kind] = {((1, 1), (1, 1)): 'keep', ((2, 2), (0, 0)): 'halve'}  # by stride and padding
 
-# Pixels of the smaller of x and y from which the kernels are faster than PyTorch. For fewer pixels, the transformation
-# of the weights, which PyTorch does not need, takes longer than it saves.
-_MIN_PIXELS = {'keep': 256, 'halve': 4096, 'twice': 4096}
-_MIN_PIXELS_FOR_WEIGHT_GRADIENT = {'keep': 1024, 'halve': 512}
+# Pixels of the smaller of x and y from which the kernels are faster than PyTorch.
+_MIN_PIXELS = {'keep': 16, 'halve': 16, 'twice': 16}
+_MIN_PIXELS_FOR_WEIGHT_GRADIENT = {'keep': 128, 'halve': 128}
 
 
 def kind_of_conv2d(x: Tensor, w: Tensor, stride: Any, padding: Any) -> Kind | None:

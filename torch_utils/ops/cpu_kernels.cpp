@@ -12,8 +12,6 @@
 
 namespace {
 
-const int64_t FEWEST_FOURS = 16;  // tiles
-
 template <class T>
 void bias_act_as(void* out, const void* in, const void* reference, const void* direction, const void* bias, double* bias_gradient,
                  int64_t count, int64_t bias_stride, int64_t bias_size, int act, int order, double alpha, double gain, double clamp,
@@ -51,12 +49,6 @@ void filtered_lrelu_as(const void* x, const void* bias, void* y, void* mask, con
 }
 
 Shape shape_of(const int64_t* s) { return {s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]}; }
-
-// Return whether a convolution that keeps the size should compute four pixels at once, which takes 36 products for 16 pixels.
-bool four_at_once(const Shape& s) {
-    const int64_t fours = (s.out_h + 3) / 4 * ((s.out_w + 3) / 4), twos = (s.out_h + 1) / 2 * ((s.out_w + 1) / 2);
-    return 36 * fours <= 12 * twos && s.n * fours >= FEWEST_FOURS;
-}
 
 template <class T> Kernels<T> kernels_of(T* data, const int64_t* s) { return {data, s[0], s[1], s[2], s[3], s[4] != 0}; }
 
@@ -119,16 +111,14 @@ int ada_filtered_lrelu(int type, const void* x, const void* bias, void* y, void*
     return 0;
 }
 
-// Floats only, channels last. `scheme` is 0 for Keep, 1 for Halve, 2 for Twice. `shape`: n, in_h, in_w, in_channels,
+// Floats only, channels last. `scheme` is 0 if the size stays the same, 1 if it halves, 2 if it doubles. `shape`: n, in_h, in_w, in_channels,
 // out_h, out_w, out_channels, pad. `weight_layout`: strides along out, in, y and x; whether the weights are rotated by
 // 180 degrees. x is multiplied by `styles` [n, in_channels] first, unless they are null; `finish` may be null.
 int ada_conv3x3(int scheme, const float* x, const float* weights, float* y, const int64_t* shape, const int64_t* weight_layout,
                 const float* styles, const Finish* finish, int threads) {
     try {
-        const Shape size = shape_of(shape);
-        const auto all = kernels_of(weights, weight_layout);
-        if (scheme == 0 && four_at_once(size) && convolve<KeepFour>(x, all, y, size, styles, finish, threads)) return 0;
-        (scheme == 0 ? convolve<Keep> : scheme == 1 ? convolve<Halve> : convolve<Twice>)(x, all, y, size, styles, finish, threads);
+        const auto run = scheme == 0 ? convolve_by<KeepFour, Keep> : scheme == 1 ? convolve_by<Halve, Halve> : convolve_by<Twice, Twice>;
+        run(x, kernels_of(weights, weight_layout), y, shape_of(shape), styles, finish, threads);
     } catch (const std::exception&) {
         return 1;
     }
@@ -138,10 +128,8 @@ int ada_conv3x3(int scheme, const float* x, const float* weights, float* y, cons
 int ada_conv3x3_weight_gradient(int scheme, const float* x, const float* dy, float* gradient, const int64_t* shape,
                                 const int64_t* weight_layout, const float* styles, int threads) {
     try {
-        const Shape size = shape_of(shape);
-        const auto all = kernels_of(gradient, weight_layout);
-        if (scheme == 0 && four_at_once(size) && weight_gradient<KeepFour>(x, dy, all, size, styles, threads)) return 0;
-        (scheme == 0 ? weight_gradient<Keep> : weight_gradient<Halve>)(x, dy, all, size, styles, threads);
+        (scheme == 0 ? weight_gradient_by<KeepFour, Keep> : weight_gradient_by<Halve, Halve>)(
+            x, dy, kernels_of(gradient, weight_layout), shape_of(shape), styles, threads);
     } catch (const std::exception&) {
         return 1;
     }

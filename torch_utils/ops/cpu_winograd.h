@@ -137,9 +137,9 @@ template <class S> struct Tiles {
 #pragma GCC unroll 8
                 for (int c = 0; c < S::POINTS; ++c) in[r][c] = load(points + (r * S::POINTS + c) * point_step + o);
             along_both<S::result>(in, out);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int r = 0; r < S::WRITE; ++r)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
                 for (int c = 0; c < S::WRITE; ++c)
                     if (r < high && c < wide) {
                         if (S::SPREADS) zero += out[r][c] * 0.0f;
@@ -181,6 +181,7 @@ template <class Work> static void in_parallel_with_scratch(int64_t items, int64_
 
 const int64_t TILES_AT_ONCE = 36 / ROWS * ROWS;
 const int64_t INS_PER_BLOCK = 64;
+const int64_t PRODUCT_DEPTH = 256;  // channels summed by one product, whose part of U fits in the L1 cache
 const int64_t MOST_TILES_BY_PANELS = 128;
 const int64_t INS_AT_ONCE = 4;  // channels whose weights are gathered at once, as many as a few cache lines hold
 
@@ -201,7 +202,7 @@ static ADA_INLINE void gather_taps(const Kernels<const float>& weights, int64_t 
         }
         for (int tap = 0; tap < 8; tap += 4) {
             __m256 pair[4];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int row = 0; row < 4; ++row)
                 pair[row] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from + row * step + tap)),
                                                  _mm_loadu_ps(from + (row + 4) * step + tap), 1);
@@ -309,8 +310,12 @@ template <class S> struct Convolution {
             for (int64_t t = 0; t < count; ++t) tiles.read_input(x, styles, first + t, 0, ins, zeros.data, V + t * ins, V_step);
             for (int64_t p = 0; p < POINTS; ++p)
                 for (int64_t panel = 0; panel < panels; ++panel)
-                    MatrixProduct<false, false>::run(count, V + p * V_step, ins, U.data + p * U_step + panel * ins * PANEL, PANEL,
-                                                     M + p * M_step + panel * PANEL, outs, ins);
+                    for (int64_t in = 0; in < ins; in += PRODUCT_DEPTH) {
+                        const int64_t some = std::min(PRODUCT_DEPTH, ins - in);
+                        const auto product = in == 0 ? MatrixProduct<false, false>::run : MatrixProduct<false, true>::run;
+                        product(count, V + p * V_step + in, ins, U.data + p * U_step + (panel * ins + in) * PANEL, PANEL,
+                                M + p * M_step + panel * PANEL, outs, some);
+                    }
             for (int64_t t = 0; t < count; ++t) write(M + t * outs, M_step, first + t, 0, outs);
             if (past) finish_stores();
         });
@@ -388,4 +393,28 @@ static bool weight_gradient(const float* x, const float* dy, const Kernels<float
         if (!is_zero(zero)) finite = false;
     });
     return finite;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The choice between two schemes for the same convolution
+
+const int64_t FEWEST_LARGE_TILES = 16;
+
+template <class LARGE, class SMALL> static bool large_tiles_pay(const Shape& s) {
+    const int64_t large = Tiles<LARGE>(s).count, small = Tiles<SMALL>(s).count;
+    return large >= FEWEST_LARGE_TILES && 4 * large * Tiles<LARGE>::POINTS <= 3 * small * Tiles<SMALL>::POINTS;
+}
+
+template <class LARGE, class SMALL>
+static void convolve_by(const float* x, const Kernels<const float>& weights, float* y, const Shape& s, const float* styles,
+                        const Finish* finish, int threads) {
+    if (large_tiles_pay<LARGE, SMALL>(s) && convolve<LARGE>(x, weights, y, s, styles, finish, threads)) return;
+    convolve<SMALL>(x, weights, y, s, styles, finish, threads);
+}
+
+template <class LARGE, class SMALL>
+static void weight_gradient_by(const float* x, const float* dy, const Kernels<float>& gradient, const Shape& s, const float* styles,
+                               int threads) {
+    if (large_tiles_pay<LARGE, SMALL>(s) && weight_gradient<LARGE>(x, dy, gradient, s, styles, threads)) return;
+    weight_gradient<SMALL>(x, dy, gradient, s, styles, threads);
 }

@@ -180,7 +180,8 @@ SUPPORTED = dict(
     [
         ({}, True),
         ({'x': [1, 32, 16, 16]}, True),
-        ({'x': [1, 32, 16, 15]}, False),
+        ({'x': [1, 32, 4, 4]}, True),
+        ({'x': [1, 32, 3, 5]}, False),
         ({'stride': (1, 1), 'padding': [1]}, True),
         ({'x': [2, 32, 129, 129], 'stride': 2, 'padding': 0}, True),
         ({'stride': 2}, False),
