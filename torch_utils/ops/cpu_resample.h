@@ -239,8 +239,7 @@ template <class T> struct Worker {
     // Return how many periods of outputs to compute from one buffer.
     int64_t tile() const {
         const int64_t all = ceil_div(a.x.out, plan.periods);
-        const int64_t elements = a.finish ? TILE / 2 : TILE;  // There is a second buffer, of results.
-        return std::min(all, std::max<int64_t>(1, elements / (pixel * plan.advance)));
+        return std::min(all, std::max<int64_t>(1, TILE / (pixel * plan.advance)));
     }
 
     bool shrinks() const { return a.y.down > a.y.up; }
@@ -286,7 +285,7 @@ template <class T> struct Worker {
     // Write the pixels [first, first + count) of image n from `line`.
     void finish_row(T* target, int64_t n, int64_t first, int64_t count) {
         if constexpr (std::is_same<T, float>::value) {
-            const Finish& finish = *a.finish;
+            const Finish finish = *a.finish;  // a copy, to keep the constants in registers
             const float* factors = finish.scale_of(n);
             const bool aligned = past && is_aligned(a.out);
             for (int64_t o = 0; o < count; ++o) {

@@ -120,32 +120,43 @@ template <class S> struct Tiles {
     // finite, for schemes that spread other values.
     template <bool STREAM, bool FINISH>
     bool write_output(const float* points, int64_t point_step, int64_t tile, int64_t first, int64_t channels, float* y,
-                      const Finish* finish) const {
+                      const Finish finish) const {
         const int64_t top = row(tile) * S::WRITE, left = column(tile) * S::WRITE, step = shape.out_channels;
         const int64_t high = std::min<int64_t>(S::WRITE, shape.out_h - top), wide = std::min<int64_t>(S::WRITE, shape.out_w - left);
         float* corner = y + ((image(tile) * shape.out_h + top) * shape.out_w + left) * step + first;
         float noise[S::WRITE][S::WRITE] = {};
         if (FINISH)
             for (int r = 0; r < high; ++r)
-                for (int c = 0; c < wide; ++c) noise[r][c] = finish->noise_at(image(tile), (top + r) * shape.out_w + left + c);
-        const float *factors = FINISH ? finish->scale_of(image(tile)) + first : nullptr, *biases = FINISH ? finish->bias + first : nullptr;
+                for (int c = 0; c < wide; ++c) noise[r][c] = finish.noise_at(image(tile), (top + r) * shape.out_w + left + c);
+        const float *factors = FINISH ? finish.scale_of(image(tile)) + first : nullptr, *biases = FINISH ? finish.bias + first : nullptr;
+        // Streamed lines are written as a whole, because a processor combines the parts of a few lines only.
+        alignas(LINE) float buffer[STREAM ? S::WRITE : 1][S::WRITE][CHANNEL_MULTIPLE];
+        const int64_t some = STREAM ? std::min(CHANNEL_MULTIPLE, channels) : channels;
+        const int64_t row_step = STREAM ? S::WRITE * CHANNEL_MULTIPLE : shape.out_w * step, pixel_step = STREAM ? CHANNEL_MULTIPLE : step;
         Vec zero = {};
-        for (int64_t o = 0; o < channels; o += LANES) {
-            Vec in[S::POINTS][S::POINTS], out[S::WRITE][S::WRITE];
+        for (int64_t start = 0; start < channels; start += some) {
+            for (int64_t o = start; o < start + some; o += LANES) {
+                Vec in[S::POINTS][S::POINTS], out[S::WRITE][S::WRITE];
 #pragma GCC unroll 8
-            for (int r = 0; r < S::POINTS; ++r)
+                for (int r = 0; r < S::POINTS; ++r)
 #pragma GCC unroll 8
-                for (int c = 0; c < S::POINTS; ++c) in[r][c] = load(points + (r * S::POINTS + c) * point_step + o);
-            along_both<S::result>(in, out);
+                    for (int c = 0; c < S::POINTS; ++c) in[r][c] = load(points + (r * S::POINTS + c) * point_step + o);
+                along_both<S::result>(in, out);
+                float* target = STREAM ? buffer[0][0] + (o - start) : corner + o;
 #pragma GCC unroll 8
-            for (int r = 0; r < S::WRITE; ++r)
+                for (int r = 0; r < S::WRITE; ++r)
 #pragma GCC unroll 8
-                for (int c = 0; c < S::WRITE; ++c)
-                    if (r < high && c < wide) {
-                        if (S::SPREADS) zero += out[r][c] * 0.0f;
-                        if (FINISH) out[r][c] = (*finish)(out[r][c], load(factors + o), load(biases + o) + noise[r][c]);
-                        (STREAM ? stream : store)(corner + (r * shape.out_w + c) * step + o, out[r][c]);
-                    }
+                    for (int c = 0; c < S::WRITE; ++c)
+                        if (r < high && c < wide) {
+                            if (S::SPREADS) zero += out[r][c] * 0.0f;
+                            if (FINISH) out[r][c] = finish(out[r][c], load(factors + o), load(biases + o) + noise[r][c]);
+                            store(target + r * row_step + c * pixel_step, out[r][c]);
+                        }
+            }
+            for (int r = 0; STREAM && r < high; ++r)
+                for (int c = 0; c < wide; ++c)
+                    for (int64_t o = 0; o < some; o += LANES)
+                        stream(corner + (r * shape.out_w + c) * step + start + o, load(buffer[r][c] + o));
         }
         return !S::SPREADS || is_zero(zero);
     }
@@ -264,7 +275,7 @@ template <class S> struct Convolution {
     void write(const float* M, int64_t M_step, int64_t tile, int64_t first, int64_t channels) const {
         const auto function = finish ? (past ? &Tiles<S>::template write_output<true, true> : &Tiles<S>::template write_output<false, true>)
                                      : (past ? &Tiles<S>::template write_output<true, false> : &Tiles<S>::template write_output<false, false>);
-        if (!(tiles.*function)(M, M_step, tile, first, channels, y, finish)) finite = false;
+        if (!(tiles.*function)(M, M_step, tile, first, channels, y, finish ? *finish : Finish())) finite = false;
     }
 
     // For V smaller than U. A thread processes one panel at a time, and sums over blocks of channels, so that each block of U
