@@ -6,10 +6,11 @@ gradients and second derivative. The exit status is 0 if all agree, else 1.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import torch
@@ -21,6 +22,7 @@ from torch_utils.ops.arguments import BiasActOptions
 from torch_utils.ops.bias_act import activation_funcs, bias_act
 from torch_utils.ops.conv2d_gradfix import conv2d, conv_transpose2d
 from torch_utils.ops.filtered_lrelu import filtered_lrelu
+from torch_utils.ops.modulated_layer import modulated_layer, reference
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 
 TOLERANCE = 1e-5  # relative to the largest magnitude
@@ -125,6 +127,17 @@ def self_tests() -> Iterator[SelfTest]:
     yield SelfTest(
         '3 x 3 convolution, transposed', lambda x, w: conv_transpose2d(x, w, stride=2), (randn(1, 32, 65, 66), w)
     )
+    styles, b = randn(2, 32), randn(32)
+    for up in (1, 2):
+        layer = functools.partial(_layer, up=up, act='lrelu', gain=1.5, resample_filter=short)
+        yield SelfTest(f'3 x 3 layer, up {up}', layer, (randn(2, 32, 9, 8), w, styles, randn(2, 1, 9 * up, 8 * up), b))
+
+
+def _layer(*tensors: Tensor, up: int, resample_filter: Tensor, **options: Any) -> Tensor:
+    """Compute a layer by one operator if it applies."""
+    options |= dict(up=up, resample_filter=resample_filter.to(tensors[0].device))
+    y = modulated_layer(*tensors, padding=1, flip_weight=up == 1, **options)
+    return reference(*tensors, **options) if y is None else y
 
 
 def largest_error(op: Callable[..., Tensor], tensors: Sequence[Tensor], device: torch.device) -> float:

@@ -126,10 +126,10 @@ int ada_conv3x3(int scheme, const float* x, const float* weights, float* y, cons
 }
 
 int ada_conv3x3_weight_gradient(int scheme, const float* x, const float* dy, float* gradient, const int64_t* shape,
-                                const int64_t* weight_layout, const float* styles, int threads) {
+                                const int64_t* weight_layout, int threads) {
     try {
         (scheme == 0 ? weight_gradient_by<KeepFour, Keep> : weight_gradient_by<Halve, Halve>)(
-            x, dy, kernels_of(gradient, weight_layout), shape_of(shape), styles, threads);
+            x, dy, kernels_of(gradient, weight_layout), shape_of(shape), threads);
     } catch (const std::exception&) {
         return 1;
     }

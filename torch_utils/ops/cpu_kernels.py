@@ -96,7 +96,7 @@ def _library() -> ctypes.CDLL:
     library.ada_upfirdn2d.argtypes = [number, *[pointer] * 5, number, number, number, factor, pointer, number]
     library.ada_filtered_lrelu.argtypes = [number, *[pointer] * 7, *[factor] * 4, number]
     library.ada_conv3x3.argtypes = [number, *[pointer] * 7, number]
-    library.ada_conv3x3_weight_gradient.argtypes = [number, *[pointer] * 6, number]
+    library.ada_conv3x3_weight_gradient.argtypes = [number, *[pointer] * 5, number]
     library.ada_energy.argtypes = [pointer, pointer, size, number]
     return library
 
@@ -412,7 +412,7 @@ def conv3x3(
     return y
 
 
-def conv3x3_weight_gradient(x: Tensor, dy: Tensor, kind: str, rotated: bool, styles: Tensor | None = None) -> Tensor:
+def conv3x3_weight_gradient(x: Tensor, dy: Tensor, kind: str, rotated: bool) -> Tensor:
     """Return the gradient of the weights.
 
     Args:
@@ -420,7 +420,6 @@ def conv3x3_weight_gradient(x: Tensor, dy: Tensor, kind: str, rotated: bool, sty
         dy: Gradient of the output, [N, O, H', W'].
         kind: Kind of the convolution; not 'twice'.
         rotated: Rotate the result by 180 degrees.
-        styles: Factors [N, I] of x, or None; contiguous float32.
 
     Returns:
         Tensor [O, I, 3, 3].
@@ -428,8 +427,7 @@ def conv3x3_weight_gradient(x: Tensor, dy: Tensor, kind: str, rotated: bool, sty
     x, dy = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, dy))
     dw = torch.empty([dy.shape[1], x.shape[1], 3, 3], dtype=x.dtype, device=x.device)
     arguments = x.data_ptr(), dy.data_ptr(), dw.data_ptr(), _conv3x3_shape(x, dy, kind), _weight_layout(dw, rotated)
-    factors = None if styles is None else styles.data_ptr()
-    _check(_library().ada_conv3x3_weight_gradient(_SCHEMES[kind], *arguments, factors, torch.get_num_threads()))
+    _check(_library().ada_conv3x3_weight_gradient(_SCHEMES[kind], *arguments, torch.get_num_threads()))
     return dw
 
 

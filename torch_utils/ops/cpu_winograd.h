@@ -356,8 +356,7 @@ const int64_t FEWEST_ITEMS = 32, FEWEST_TILES = 8 * TILES_PER_STEP;  // threads 
 
 // Return whether the result is right, which it may not be if it is not finite.
 template <class S>
-static bool weight_gradient(const float* x, const float* dy, const Kernels<float>& gradient, const Shape& s, const float* styles,
-                            int threads) {
+static bool weight_gradient(const float* x, const float* dy, const Kernels<float>& gradient, const Shape& s, int threads) {
     const Tiles<S> tiles(s);
     const int64_t across = (s.in_channels + SQUARE - 1) / SQUARE, squares = across * ((s.out_channels + SQUARE - 1) / SQUARE);
     const int64_t slices = std::max<int64_t>(1, std::min(FEWEST_ITEMS / squares, tiles.count / FEWEST_TILES));
@@ -374,7 +373,7 @@ static bool weight_gradient(const float* x, const float* dy, const Kernels<float
         for (int64_t first = tiles.count * slice / slices; first < end; first += TILES_PER_STEP) {
             const int64_t count = std::min(TILES_PER_STEP, end - first);
             for (int64_t t = 0; t < count; ++t) {
-                tiles.read_input(x, styles, first + t, in, ins, zeros.data, V + t * SQUARE, step);
+                tiles.read_input(x, nullptr, first + t, in, ins, zeros.data, V + t * SQUARE, step);
                 tiles.read_gradient(dy, first + t, out, outs, zeros.data, Y + t * SQUARE, step);
             }
             for (int64_t p = 0; p < Tiles<S>::POINTS; ++p)
@@ -424,8 +423,7 @@ static void convolve_by(const float* x, const Kernels<const float>& weights, flo
 }
 
 template <class LARGE, class SMALL>
-static void weight_gradient_by(const float* x, const float* dy, const Kernels<float>& gradient, const Shape& s, const float* styles,
-                               int threads) {
-    if (large_tiles_pay<LARGE, SMALL>(s) && weight_gradient<LARGE>(x, dy, gradient, s, styles, threads)) return;
-    weight_gradient<SMALL>(x, dy, gradient, s, styles, threads);
+static void weight_gradient_by(const float* x, const float* dy, const Kernels<float>& gradient, const Shape& s, int threads) {
+    if (large_tiles_pay<LARGE, SMALL>(s) && weight_gradient<LARGE>(x, dy, gradient, s, threads)) return;
+    weight_gradient<SMALL>(x, dy, gradient, s, threads);
 }

@@ -15,10 +15,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from torch_utils.ops import conv3x3, native
 from torch_utils.ops.arguments import BiasActOptions, Finish
+from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.resampling import Resampling, filter_size
 from torch_utils.ops.upfirdn2d import upfirdn2d
 
@@ -84,6 +86,29 @@ def modulated_layer(
         views = (t.view_as(t) if t is not None and t.is_leaf and t.requires_grad else t for t in inputs)
         return _ModulatedLayer.apply(*views, up, *options)
     return _compute(*inputs, up, options)
+
+
+def reference(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    noise: Tensor | None,
+    b: Tensor,
+    *,
+    up: int,
+    resample_filter: Tensor | None,
+    **activation: Any,
+) -> Tensor:
+    """Compute a layer that is demodulated, step by step. See `modulated_layer`."""
+    x = x * styles[:, :, None, None]
+    if up == 1:
+        x = F.conv2d(x, weight, padding=1)
+    else:
+        x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+        x = upfirdn2d(x, resample_filter, padding=_filter_padding(resample_filter), gain=4)
+    coefs = torch.rsqrt(styles.square() @ weight.square().sum(dim=[2, 3]).t() + _EPSILON)
+    x = x * coefs[:, :, None, None]
+    return bias_act(x if noise is None else x + noise, b, **activation)
 
 
 def _are_shapes_supported(x: Tensor, weight: Tensor, styles: Tensor, noise: Tensor | None, b: Tensor, up: int) -> bool:

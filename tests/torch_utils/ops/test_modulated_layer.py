@@ -76,6 +76,14 @@ def test_agrees_with_the_formula(up, noise, demodulate):
 
 
 @pytest.mark.parametrize('up', [1, 2])
+def test_the_reference_is_the_formula(up):
+    made = in_double(tensors(up=up))
+    options = dict(up=up, act='lrelu', gain=1.3, clamp=0.7)
+    y = modulated_layer.reference(*made, resample_filter=FILTER, **options)
+    torch.testing.assert_close(y, formula(*made, **options))
+
+
+@pytest.mark.parametrize('up', [1, 2])
 @pytest.mark.parametrize(
     'shape',
     [
