@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 
 from torch_utils.ops import native
-from training import networks_stylegan2
+from training import networks_stylegan2, networks_stylegan3
 
 T = TypeVar('T')
 
@@ -28,6 +28,7 @@ def reference_implementation() -> Iterator[None]:
         native.reference_only(),
         mock.patch.object(networks_stylegan2, 'modulated_conv2d', grouped),
         mock.patch.object(networks_stylegan2, '_block_format', _contiguous),
+        mock.patch.object(networks_stylegan3, '_in_fast_format', torch.Tensor.contiguous),
     ):
         yield
 

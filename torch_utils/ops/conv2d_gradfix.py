@@ -32,9 +32,11 @@ def conv2d(
 ) -> Tensor:
     """Compute `torch.nn.functional.conv2d` of x [N, I, H, W] with weight [O, I / groups, kh, kw]."""
     if bias is None and groups == 1 and _pair(dilation) == (1, 1):
-        kind = conv3x3.kind_of_conv2d(input, weight, _pair(stride), _pair(padding))
+        margin = 1 if _pair(padding) == (2, 2) else 0  # what the kernels do not pad themselves
+        inner = (1, 1) if margin else _pair(padding)
+        kind = conv3x3.kind_of_conv2d(input, weight, _pair(stride), inner)
         if kind is not None:
-            return conv3x3.convolve(input, weight, kind)
+            return conv3x3.convolve(F.pad(input, [margin] * 4) if margin else input, weight, kind)
     return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 

@@ -17,6 +17,7 @@ positions, but a NaN may take the place of an infinity.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -33,6 +34,8 @@ _KINDS_OF_CONV2D: dict[Any, Kind] = {((1, 1), (1, 1)): 'keep', ((2, 2), (0, 0)):
 # Pixels of the smaller of x and y from which the kernels are faster than PyTorch.
 _MIN_PIXELS = {'keep': 16, 'halve': 16, 'twice': 16}
 _MIN_PIXELS_FOR_WEIGHT_GRADIENT = {'keep': 128, 'halve': 128}
+_CHANNEL_MULTIPLE = 32  # as in cpu_winograd.h; other channels are filled up with zeros, up to a factor of
+_MAX_WASTE = 1.4
 
 
 def kind_of_conv2d(x: Tensor, w: Tensor, stride: Any, padding: Any) -> Kind | None:
@@ -55,7 +58,14 @@ def _is_supported(x: Tensor, w: Tensor, axis_in: int) -> bool:
     if x.shape[0] * x.shape[2] * x.shape[3] < min(_MIN_PIXELS.values()) or min(x.shape[2:]) < 3:
         return False
     kernels = native.kernels(x)
-    return kernels is not None and x.is_contiguous(memory_format=torch.channels_last) and kernels.supports_conv3x3(x, w)
+    if kernels is None or not x.is_contiguous(memory_format=torch.channels_last) or _waste(*w.shape[:2]) > _MAX_WASTE:
+        return False
+    return kernels.supports_conv3x3(x, w, filled_up=True)
+
+
+def _waste(*channels: int) -> float:
+    """Return by which factor the channels that are filled up multiply the work."""
+    return math.prod(-(-number // _CHANNEL_MULTIPLE) * _CHANNEL_MULTIPLE / max(number, 1) for number in channels)
 
 
 def _are_eager(*tensors: Tensor) -> bool:
@@ -175,8 +185,18 @@ def _convolution(x: Tensor, w: Tensor, kind: Kind, size: tuple[int, int], rotate
     height, width = x.shape[2:] if kind == 'twice' else size
     kernels = native.kernels(x)
     if kernels is not None and x.shape[0] * height * width >= _MIN_PIXELS[kind]:
-        return kernels.conv3x3(x, w, kind, size, rotated)
+        y = kernels.conv3x3(_fill_channels(x, 1), _fill_channels(w, 0, 1), kind, size, rotated)
+        return y[:, : w.shape[0]]
     return _convolution_by_pytorch(x, w, kind, size, rotated)
+
+
+def _fill_channels(tensor: Tensor, *dims: int) -> Tensor:
+    """Append zeros along dimensions of channels, until their number is a multiple of what the kernels need."""
+    for dim in dims:
+        missing = -tensor.shape[dim] % _CHANNEL_MULTIPLE
+        if missing > 0:
+            tensor = F.pad(tensor, [0, 0] * (tensor.ndim - 1 - dim) + [0, missing])
+    return tensor
 
 
 def _convolution_by_pytorch(x: Tensor, w: Tensor, kind: Kind, size: tuple[int, int], rotated: bool) -> Tensor:
@@ -193,7 +213,8 @@ def _weight_gradient(x: Tensor, dy: Tensor, kind: Kind, rotated: bool) -> Tensor
     x, dy = x.resolve_neg(), dy.resolve_neg()
     kernels = native.kernels(x)
     if kernels is not None and dy.shape[0] * dy.shape[2] * dy.shape[3] >= _MIN_PIXELS_FOR_WEIGHT_GRADIENT[kind]:
-        return kernels.conv3x3_weight_gradient(x, dy, kind, rotated)
+        dw = kernels.conv3x3_weight_gradient(_fill_channels(x, 1), _fill_channels(dy, 1), kind, rotated)
+        return dw[: dy.shape[1], : x.shape[1]]
     return _weight_gradient_by_pytorch(x, dy, kind, rotated)
 
 

@@ -333,7 +333,7 @@ def _run_filtered_lrelu(
 ) -> Tensor:
     """Run the kernel; `factors`: gain of the upsampling, gain, slope and clamp of the activation."""
     dtype = x.dtype if x.dtype in _TYPES else torch.float32
-    source = x.to(dtype).contiguous()
+    source = _as_planes(x.to(dtype))
     b = None if b is None else b.to(dtype).contiguous()
     (n, c), (out_w, out_h) = x.shape[:2], geometry.out_size
     y = torch.empty([n, c, out_h, out_w], dtype=dtype)
@@ -360,6 +360,16 @@ def _run_filtered_lrelu(
     return y.to(x.dtype).contiguous(memory_format=memory_format_of(x))
 
 
+def _as_planes(x: Tensor) -> Tensor:
+    """Return images [N, C, H, W] contiguously. From channels last, PyTorch transposes matrices faster than images."""
+    if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+        return x.contiguous()
+    planes = torch.empty(x.shape, dtype=x.dtype)
+    for image, pixels in zip(planes.flatten(2), x.permute(0, 2, 3, 1).flatten(1, 2)):
+        image.copy_(pixels.t())
+    return planes
+
+
 def _correlation_kernel(f: Tensor | None, flip_filter: bool) -> Tensor:
     """Return a filter as float64, reversed unless `flip_filter`."""
     if f is None:
@@ -372,12 +382,18 @@ def _correlation_kernel(f: Tensor | None, flip_filter: bool) -> Tensor:
 # 3×3 convolutions
 
 
-def supports_conv3x3(x: Tensor, w: Tensor) -> bool:
-    """Return whether the functions below support images [N, I, H, W] and weights [O, I, 3, 3]."""
+def supports_conv3x3(x: Tensor, w: Tensor, filled_up: bool = False) -> bool:
+    """Return whether the functions below support images [N, I, H, W] and weights [O, I, 3, 3].
+
+    Args:
+        x: Images.
+        w: Weights.
+        filled_up: Whether the caller fills up the channels to multiples of 32.
+    """
     return (
         x.dtype == w.dtype == torch.float32
         and min(*x.shape, *w.shape) > 0
-        and all(channels % _CHANNEL_MULTIPLE == 0 for channels in w.shape[:2])
+        and (filled_up or all(channels % _CHANNEL_MULTIPLE == 0 for channels in w.shape[:2]))
         and _library().ada_lanes() >= _MIN_LANES
         # Without OpenMP, PyTorch's convolutions are faster on several threads.
         and (_library().ada_has_threads() or torch.get_num_threads() == 1)

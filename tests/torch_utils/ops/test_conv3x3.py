@@ -192,8 +192,12 @@ SUPPORTED = dict(
         ({'bias': True}, False),
         ({'w': [32, 16, 3, 3], 'groups': 2}, False),
         ({'w': [32, 32, 1, 1], 'padding': 0}, False),
-        ({'w': [24, 32, 3, 3]}, False),
-        ({'x': [2, 24, 16, 16], 'w': [32, 24, 3, 3]}, False),
+        ({'padding': 2}, True),
+        ({'w': [24, 32, 3, 3]}, True),  # filled up to 32
+        ({'x': [2, 24, 16, 16], 'w': [32, 24, 3, 3], 'padding': (2, 2)}, True),
+        ({'w': [24, 24, 3, 3], 'x': [2, 24, 16, 16]}, False),  # too few channels for the work that is added
+        ({'w': [20, 32, 3, 3]}, False),
+        ({'stride': 2, 'padding': 2}, False),
         ({'x': [0, 32, 16, 16]}, False),
         ({'dtype': torch.float64}, False),
         ({'dtype': torch.bfloat16}, False),
