@@ -2,16 +2,13 @@
 generations of GPUs. tests/gpu runs them on a GPU.
 """
 
-import ctypes
-import hashlib
 import math
 import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.rehearsal import kernels
 from torch_utils.ops import (
     bias_act,
     cuda_kernels,
@@ -26,8 +23,6 @@ from torch_utils.ops.arguments import BiasActOptions
 from torch_utils.ops.resampling import FilteredActivation, Resampling
 from training.networks_stylegan3 import Generator
 
-OPS = Path(cuda_kernels.__file__).parent
-HARNESS = Path(__file__).with_name('cuda_on_cpu.cpp')
 TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 2e-6, torch.float64: 1e-13}
 
 LAYOUTS = {
@@ -51,40 +46,14 @@ def assert_close(actual, expected):
 
 
 @pytest.fixture
-def emulation(monkeypatch, tmp_path_factory):
+def emulation(monkeypatch):
     """Kernels are compiled by the C++ compiler and run on tensors of the CPU."""
     if shutil.which('g++') is None:
         pytest.skip('needs g++')
-    folder = tmp_path_factory.getbasetemp() / 'kernels'
-    folder.mkdir(exist_ok=True)
 
     def run(launch, tensors):
-        source = launch.kernel.source
-        library = folder / f'{hashlib.sha256(source.encode()).hexdigest()}.so'
-        if not library.exists():
-            main = library.with_suffix('.h')
-            main.write_text(source)
-            subprocess.run(
-                [
-                    'g++',
-                    '-std=c++17',
-                    '-O1',
-                    '-w',
-                    '-shared',
-                    '-fPIC',
-                    f'-DKERNEL_SOURCE="{main}"',
-                    f'-DKERNEL={launch.kernel.name}',
-                    f'-I{OPS}',
-                    HARNESS,
-                    '-o',
-                    library,
-                ],
-                check=True,
-            )
-        run = ctypes.CDLL(str(library)).run
-        run.argtypes = [ctypes.c_longlong, ctypes.c_longlong, ctypes.c_char_p]
         argument = launch.argument([0 if tensor is None else tensor.data_ptr() for tensor in tensors])
-        run(launch.blocks, launch.threads, argument)
+        kernels.compiled(launch.kernel)(launch.blocks, launch.threads, argument)
 
     monkeypatch.setattr(cuda_launch, 'run', run)
 
