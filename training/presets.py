@@ -111,6 +111,13 @@ _PRESETS = {
         channel_base=512, channel_max=64, num_fp16_res=0, conv_clamp=None, d_architecture='resnet', style_mixing_prob=0,
         pl_weight=0, blur_sigma=0, blur_kimg=0, G_reg_interval=None, ada_kimg=100,
         more_synthesis_kwargs={'num_layers': 6, 'margin_size': 4}),
+    # The same with a small generator of StyleGAN3-R; for images of so few pixels, a blur of ten would be too much.
+    'tiny-r': Preset(
+        generator=STYLEGAN3_R, reference_gpus=1, total_kimg=90, batch_size=16, mbstd_group=4, lr=0.01, d_lr=0.01,
+        r1_gamma=0.05, ema_kimg=3, ema_rampup=0.05, z_dim=192, w_dim=64, mapping_layers=2, d_mapping_layers=2,
+        channel_base=512, channel_max=64, num_fp16_res=0, conv_clamp=None, d_architecture='resnet', style_mixing_prob=0,
+        pl_weight=0, blur_sigma=1, blur_kimg=10, G_reg_interval=None, ada_kimg=100,
+        more_synthesis_kwargs={'num_layers': 6, 'margin_size': 4}),
 }
 # fmt: on
 
