@@ -5,6 +5,7 @@ that process beside the estimate of `training.run.memory_estimate`.
 
     python bench/memory.py                                       about 3 minutes on 2 cores
     python bench/memory.py --sizes=256:16,1024:4 --device=cuda   resolution:images at once
+    python bench/memory.py --sizes=64:4 --cfg=stylegan3-t        another preset
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from dnnlib.machine import keep_freed_memory
 from torch_utils.distributed import World
 from training.config import TrainingConfig
 from training.dataset import ImageFolderDataset
+from training.presets import PRESET_NAMES
 from training.run import memory_estimate
 
 AUGMENT_P = 0.5
@@ -47,10 +49,10 @@ def _peak_bytes(config: TrainingConfig, dataset: ImageFolderDataset) -> int:
 
 
 def estimate_and_measure(
-    resolution: int, batch_gpu: int, channel_base: int | None, device: torch.device
+    resolution: int, batch_gpu: int, channel_base: int | None, device: torch.device, cfg: str
 ) -> tuple[int, int]:
     """Return the estimated and the measured bytes of a process."""
-    config, dataset = training_setup(resolution, batch_gpu, 1, device, channel_base)
+    config, dataset = training_setup(resolution, batch_gpu, 1, device, channel_base, cfg=cfg)
     estimated = memory_estimate.estimate(config, dataset).num_bytes(batch_gpu)
     context = multiprocessing.get_context('spawn')
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -63,16 +65,19 @@ def estimate_and_measure(
     type=BatchSizeList(),
     default='16:32,32:16,64:4,128:4,256:1,256:2',
     show_default=True,
-    help='Resolutions of --cfg=auto, each with the number of images at once',
+    help='Resolutions, each with the number of images at once',
 )
-@click.option('--cbase', type=click.IntRange(min=1), show_default='that of auto', help='Fewer channels are faster')
+@click.option('--cfg', type=click.Choice(PRESET_NAMES), default='auto', show_default=True, help='Preset')
+@click.option(
+    '--cbase', type=click.IntRange(min=1), show_default='that of the preset', help='Fewer channels are faster'
+)
 @device_option()
-def main(sizes: list[tuple[int, int]], cbase: int | None, device: str) -> None:
+def main(sizes: list[tuple[int, int]], cfg: str, cbase: int | None, device: str) -> None:
     """Measure the peak memory of training steps and compare it with the estimate."""
     torch_device = resolve_device(device)
     print(f'{this_machine(torch_device)}\n\nresolution  images  estimate   peak  estimate/peak')
     for resolution, batch_gpu in sizes:
-        estimated, peak = estimate_and_measure(resolution, batch_gpu, cbase, torch_device)
+        estimated, peak = estimate_and_measure(resolution, batch_gpu, cbase, torch_device, cfg)
         print(
             f'{resolution:10d}  {batch_gpu:6d}  {estimated / 2**20:8,.0f}  {peak / 2**20:5,.0f}  '
             f'{estimated / peak:13.2f}  MiB',
