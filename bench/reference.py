@@ -28,7 +28,7 @@ def reference_implementation() -> Iterator[None]:
         native.reference_only(),
         mock.patch.object(networks_stylegan2, 'modulated_conv2d', grouped),
         mock.patch.object(networks_stylegan2, '_block_format', _contiguous),
-        mock.patch.object(networks_stylegan3, '_in_fast_format', torch.Tensor.contiguous),
+        mock.patch.object(networks_stylegan3, '_in_fast_format', lambda x, _kernel_size: x.contiguous()),
     ):
         yield
 

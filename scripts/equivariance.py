@@ -14,7 +14,6 @@ import dataclasses
 import json
 import multiprocessing
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,10 @@ import click
 import numpy as np
 import torch
 
+from bench.common import run_command
 from bench.tables import markdown_table
-from dnnlib.cli import PATH, Command
+from dataset_format.sizes import describe_size, sides
+from dnnlib.cli import PATH, Command, FiniteFloat, usage_error, usage_errors
 from dnnlib.files import atomic_file
 from dnnlib.machine import keep_freed_memory
 from dnnlib.outputs import OutputFolder
@@ -55,6 +56,21 @@ TRANSFORMS = {  # label → shift in image sides, turn in degrees
     '90°': ((0, 0), 90),
 }
 MIN_SIDE = 96  # pixels of the picture along one image
+MIN_RESOLUTION = 32  # The filters of the metrics reach 12 pixels far, so that little of a smaller image would remain.
+
+
+def check_dataset(options: Options) -> None:
+    """Require images that are large enough for the metrics, before hours are spent on training."""
+    with usage_errors():
+        dataset = open_training_set(options)
+    if min(sides(dataset.resolution)) < MIN_RESOLUTION:
+        size = describe_size(dataset.resolution)
+        raise usage_error(
+            '--data',
+            f'{options.data!r} has images of {size}, but their equivariance can be measured from {MIN_RESOLUTION} '
+            f'pixels on: convert them with dataset_tool.py --resolution={MIN_RESOLUTION}x{MIN_RESOLUTION}.',
+        )
+    dataset.close()
 
 
 def train(name: str, options: Options, num_threads: int) -> str:
@@ -62,7 +78,7 @@ def train(name: str, options: Options, num_threads: int) -> str:
     keep_freed_memory()
     torch.set_num_threads(num_threads)
     cfg, more_kwargs = NETWORKS[name]
-    options = dataclasses.replace(options, cfg=cfg, desc=name)
+    options = dataclasses.replace(options, cfg=cfg)
     dataset = open_training_set(options)
     config = build_config(options, dataset, 'cpu', num_gpus=1)
     dataset.close()
@@ -77,8 +93,7 @@ def train(name: str, options: Options, num_threads: int) -> str:
 def measure(run_dir: str) -> dict[str, float]:
     """Return the metrics of the newest network of a run."""
     command = [sys.executable, str(ROOT / 'calc_metrics.py'), f'--network={run_dir}', f'--metrics={",".join(METRICS)}']
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    results = [json.loads(line) for line in output.splitlines() if line.startswith('{')]
+    results = [json.loads(line) for line in run_command(command).splitlines() if line.startswith('{')]
     return {result['metric']: result['results'][result['metric']] for result in results}
 
 
@@ -90,15 +105,18 @@ def moved_images(run_dir: str, seed: int) -> list[np.ndarray]:
 
 
 @click.command(cls=Command)
-@click.option('--data', type=PATH, required=True, help='Dataset of 32 pixels')
+@click.option('--data', type=PATH, required=True, help='Dataset of 32 pixels or a little more')
 @click.option('--outdir', type=OutputFolder(), required=True, help='Where to write runs, figures and the picture')
-@click.option('--kimg', type=click.IntRange(min=1), default=12, show_default=True, help='Length of each training')
+@click.option(
+    '--kimg', type=FiniteFloat(min=0, min_open=True), default=12, show_default=True, help='Length of each training'
+)
 @click.option(
     '--seed', type=click.IntRange(min=0), default=0, show_default=True, help='Seed of the training and of the picture'
 )
-def main(data: str, outdir: str, kimg: int, seed: int) -> None:
+def main(data: str, outdir: str, kimg: float, seed: int) -> None:
     """Compare the equivariance of generators that were trained in the same way."""
     options = Options(outdir=outdir, data=data, kimg=kimg, seed=seed, metrics=(), snap=10)
+    check_dataset(options)
     at_once = min(2, os.cpu_count() or 1)
     num_threads = max((os.cpu_count() or 1) // at_once, 1)
     context = multiprocessing.get_context('spawn')

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests import rehearsal
-from tests.rehearsal.library import COUNTERS
+from tests.rehearsal.backend import COUNTERS
 from tests.small_generators import make_generator, make_stylegan3_generator, read_images, write_networks
 from tests.small_runs import ROOT, last_network, only, train, words, write_images
 from training.run.run_dir import RunDir

@@ -88,7 +88,7 @@ def _random_interval(images: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def flip(images: torch.Tensor) -> torch.Tensor:
-    """Mirror every second image or so, left to right."""
+    """Mirror each image, left to right, with a probability of 1/2."""
     return torch.where(_uniform(images) < 0.5, images.flip(3), images)
 
 

@@ -201,9 +201,12 @@ def modulated_conv2d(
     return x if coefs is None else x * coefs.to(x.dtype)[:, :, None, None]
 
 
-def _in_fast_format(x: torch.Tensor) -> torch.Tensor:
-    """Return images in the memory format in which a CPU convolves them faster: channels last, except for few pixels."""
-    if x.device.type != 'cpu' or (_is_single(x) and x.shape[2] * x.shape[3] < 256):
+def _in_fast_format(x: torch.Tensor, kernel_size: int) -> torch.Tensor:
+    """Return images in the memory format in which a CPU convolves them faster: channels last for larger kernels.
+
+    Convolutions with kernels of one pixel, and of few pixels, are as fast in either format, and need no conversion.
+    """
+    if x.device.type != 'cpu' or kernel_size == 1 or (_is_single(x) and x.shape[2] * x.shape[3] < 256):
         return x
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -559,7 +562,7 @@ class SynthesisLayer(torch.nn.Module):
 
         half = self.use_fp16 and not force_fp32 and x.device.type == 'cuda'
         x = modulated_conv2d(
-            _in_fast_format(x.to(torch.float16 if half else self.weight.dtype)),
+            _in_fast_format(x.to(torch.float16 if half else self.weight.dtype), self.conv_kernel),
             self.weight,
             styles,
             demodulate=not self.is_torgb,

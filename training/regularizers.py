@@ -46,7 +46,7 @@ class LeCam:
 
     The penalty is W · (D(x) - α_F)² for real images and W · (D(G(z)) - α_R)² for generated ones, where α_R and α_F are
     the running means of D's outputs for real and for generated images. They move once a batch, by all of its images on
-    all ranks. In the first batch there are none yet, and the penalty is zero.
+    all ranks. Until the first batch has ended, there are no means, and the penalty is zero.
 
     Args:
         weight: W.

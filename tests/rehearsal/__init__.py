@@ -33,9 +33,9 @@ def environment(devices: int = 1, **more: object) -> dict[str, str]:
 
 def install(devices: int = 1, memory_mib: int = MEMORY_MIB, shared_rng: bool = False) -> None:
     """Install the device in this process, once and for all, before PyTorch is imported."""
-    from tests.rehearsal.library import library
+    from tests.rehearsal.backend import backend
 
-    library().rehearsal_start(devices, memory_mib * 2**20, int(shared_rng))
+    backend().rehearsal_start(devices, memory_mib * 2**20, int(shared_rng))
     from tests.rehearsal import fake_cuda
 
     fake_cuda.install(devices, memory_mib * 2**20)
@@ -46,7 +46,7 @@ def install(devices: int = 1, memory_mib: int = MEMORY_MIB, shared_rng: bool = F
 
 
 def _append_counts(path: str) -> None:
-    from tests.rehearsal.library import counts, synchronizations
+    from tests.rehearsal.backend import counts, synchronizations
 
     line = json.dumps({**counts(), 'by operator': synchronizations()})
     with open(path, 'a', encoding='utf-8') as file:

@@ -42,7 +42,7 @@ std::atomic<int> sync_mode{0};  // 1: count, 2: refuse
 DeviceMemory memory[MAX_DEVICES];
 thread_local c10::DeviceIndex current_device = 0;
 
-// In the order of `COUNTERS` in __init__.py.
+// In the order of `COUNTERS` in backend.py.
 enum Counter { LAUNCHES, SYNCHRONIZATIONS, PAGEABLE_COPIES, PINNED_COPIES, TO_HOST, ALLOCATIONS, FLOAT64, NUM_COUNTERS };
 std::atomic<int64_t> counters[NUM_COUNTERS];
 std::mutex names_mutex;
@@ -583,7 +583,6 @@ void rehearsal_start(int devices, long long bytes, int shared_generator) {
 }
 
 long long rehearsal_count(int counter) { return counters[counter]; }
-void rehearsal_launched() { count(LAUNCHES); }
 void rehearsal_synchronize(const char* what) { synchronize(what); }
 int rehearsal_sync_mode(int mode) { return mode < 0 ? int(sync_mode) : sync_mode.exchange(mode); }
 long long rehearsal_used(int device) { return memory[device].used; }

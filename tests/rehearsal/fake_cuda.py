@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tests.rehearsal import kernels
-from tests.rehearsal.library import library
+from tests.rehearsal.backend import backend
 from torch_utils.ops import cuda_launch
 
 CAPABILITY = (8, 0)
@@ -20,9 +20,9 @@ NAME = 'Rehearsal device'
 
 def install(devices: int, memory_bytes: int) -> None:
     """Replace what PyTorch and this project ask a GPU."""
-    library().rehearsal_give_default_generators(1)
+    backend().rehearsal_give_default_generators(1)
     generators = tuple(torch.Generator(f'cuda:{index}') for index in range(devices))
-    library().rehearsal_give_default_generators(0)
+    backend().rehearsal_give_default_generators(0)
     for name, value in _replacements(devices, memory_bytes, generators).items():
         setattr(torch.cuda, name, value)
     torch.version.cuda = '12.8'
@@ -49,7 +49,7 @@ def _run(launch: cuda_launch.Launch, tensors: Any) -> None:
     assert all(tensor is None or tensor.device.type == 'cuda' for tensor in tensors), 'a kernel got memory of the CPU'
     argument = launch.argument([0 if tensor is None else tensor.data_ptr() for tensor in tensors])
     function = ctypes.cast(kernels.compiled(launch.kernel), ctypes.c_void_p)
-    library().rehearsal_launch(function, launch.blocks, launch.threads, argument, len(argument))
+    backend().rehearsal_launch(function, launch.blocks, launch.threads, argument, len(argument))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -58,11 +58,11 @@ def _run(launch: cuda_launch.Launch, tensors: Any) -> None:
 
 def _index(device: Any = None) -> int:
     if device is None:
-        return library().rehearsal_device()
+        return backend().rehearsal_device()
     if isinstance(device, int):
-        return library().rehearsal_device() if device < 0 else device
+        return backend().rehearsal_device() if device < 0 else device
     index = torch.device(device).index
-    return library().rehearsal_device() if index is None else index
+    return backend().rehearsal_device() if index is None else index
 
 
 class Stream:
@@ -74,7 +74,7 @@ class Stream:
         self.device = torch.device('cuda', _index(device))
 
     def synchronize(self) -> None:
-        library().rehearsal_synchronize(b'Stream.synchronize')
+        backend().rehearsal_synchronize(b'Stream.synchronize')
 
     def wait_stream(self, stream: Any) -> None: ...
 
@@ -106,7 +106,7 @@ class Event:
         return 0.0
 
     def synchronize(self) -> None:
-        library().rehearsal_synchronize(b'Event.synchronize')
+        backend().rehearsal_synchronize(b'Event.synchronize')
 
 
 class CUDAGraph:
@@ -116,24 +116,24 @@ class CUDAGraph:
         self._graph: int | None = None
 
     def capture_begin(self, *_args: Any, **_kwargs: Any) -> None:
-        self._graph = library().rehearsal_capture_begin()
+        self._graph = backend().rehearsal_capture_begin()
 
     def capture_end(self) -> None:
-        library().rehearsal_capture_end()
+        backend().rehearsal_capture_end()
 
     def replay(self) -> None:
-        library().rehearsal_replay(self._graph)
+        backend().rehearsal_replay(self._graph)
 
     def reset(self) -> None:
         if self._graph is not None:
-            library().rehearsal_graph_free(self._graph)
+            backend().rehearsal_graph_free(self._graph)
         self._graph = None
 
     def pool(self) -> tuple[int, int]:
         return (0, 1)
 
     def num_steps(self) -> int:
-        return library().rehearsal_graph_size(self._graph)
+        return backend().rehearsal_graph_size(self._graph)
 
     def register_generator_state(self, generator: Any) -> None: ...
 
@@ -156,16 +156,16 @@ class _Device:
 
     def __enter__(self) -> None:
         self._before = _index()
-        library().rehearsal_set_device(self.idx)
+        backend().rehearsal_set_device(self.idx)
 
     def __exit__(self, *_error: object) -> None:
-        library().rehearsal_set_device(self._before)
+        backend().rehearsal_set_device(self._before)
 
 
 def _replacements(devices: int, total: int, generators: tuple) -> dict[str, Any]:
     """Return what replaces the names of `torch.cuda`."""
 
-    calls = library()
+    calls = backend()
 
     def checked(device: Any = None) -> int:
         index = _index(device)

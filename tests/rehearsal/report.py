@@ -14,7 +14,7 @@ import torch
 
 from bench.networks import TrainingStep, construct_generator, training_setup
 from bench.tables import markdown_table
-from tests.rehearsal.library import counted
+from tests.rehearsal.backend import counted
 from tests.small_runs import write_images
 from torch_utils.distributed import World
 from training.batches import TrainingBatches

@@ -9,7 +9,7 @@ import torch
 pytestmark = pytest.mark.skipif(not getattr(torch.cuda, 'rehearsal', False), reason='needs the rehearsal device')
 
 if getattr(torch.cuda, 'rehearsal', False):
-    from tests.rehearsal.library import counted
+    from tests.rehearsal.backend import counted
 
 
 def test_tensors_are_real_ones():

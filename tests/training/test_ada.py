@@ -8,13 +8,6 @@ from training.ada import SIGN_STATISTIC, STRONG_TICKS, AdaController
 from training.augment import AugmentPipe
 
 
-@pytest.fixture(autouse=True)
-def fresh_statistics():
-    training_stats.reset()
-    yield
-    training_stats.reset()
-
-
 def controller(p=0.0, **kwargs):
     pipe = AugmentPipe(xflip=1)
     pipe.p.fill_(p)

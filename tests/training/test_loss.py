@@ -6,19 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from torch_utils import training_stats
 from training import loss as losses
 from training import networks_stylegan3
 from training.networks_stylegan2 import Discriminator, Generator
 
 GAINS = {'Gmain': 1, 'Greg': 4, 'Dmain': 1, 'Dreg': 16}
-
-
-@pytest.fixture(autouse=True)
-def fresh_statistics():
-    training_stats.reset()
-    yield
-    training_stats.reset()
 
 
 def golden_networks(data, case):

@@ -12,13 +12,6 @@ from training.pseudo_augmentation import PseudoAugmentation
 from training.relativistic_loss import RelativisticLoss
 
 
-@pytest.fixture(autouse=True)
-def fresh_statistics():
-    training_stats.reset()
-    yield
-    training_stats.reset()
-
-
 def pseudo_with(p):
     pseudo = PseudoAugmentation()
     pseudo.p.fill_(p)

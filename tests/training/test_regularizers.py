@@ -6,20 +6,13 @@ import torch
 
 from tests import small_losses
 from tests.small_losses import make_batch, one, score, softplus
-from torch_utils import launcher, training_stats
+from torch_utils import launcher
 from torch_utils.distributed import World
 from training.loss import StyleGAN2Loss
 from training.regularizers import FAKE, REAL, LeCam
 from training.relativistic_loss import RelativisticLoss
 
 ALONE = World(0, 1, torch.device('cpu'))
-
-
-@pytest.fixture(autouse=True)
-def fresh_statistics():
-    training_stats.reset()
-    yield
-    training_stats.reset()
 
 
 def make_loss(make=StyleGAN2Loss, c_dim=0, channels=1, **kwargs):

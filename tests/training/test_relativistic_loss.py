@@ -12,13 +12,6 @@ from training.relativistic_loss import RelativisticLoss
 R1, R2 = 3.0, 0.7
 
 
-@pytest.fixture(autouse=True)
-def fresh_statistics():
-    training_stats.reset()
-    yield
-    training_stats.reset()
-
-
 def make_loss(c_dim=0, **changes):
     G, D = small_losses.networks(c_dim)
     return RelativisticLoss('cpu', G, D, **(dict(style_mixing_prob=0, pl_weight=0, r1_gamma=R1, r2_gamma=R2) | changes))

@@ -15,7 +15,7 @@ import torch
 
 import legacy
 from tests import metric_stand_ins as stand_ins
-from torch_utils import distributed, launcher, misc, training_stats
+from torch_utils import distributed, launcher, misc
 from training.config import TrainingConfig
 from training.dataset import ImageFolderDataset
 from training.loss import StyleGAN2Loss
@@ -531,12 +531,6 @@ def test_a_pickle_that_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises((pickle.PicklingError, AttributeError)):
         snapshots.save_network_pickle(tmp_path / 'network.pkl', dict(G=G), {}, extra=lambda: None)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.fixture(autouse=True)
-def fresh_statistics():
-    yield
-    training_stats.reset()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from tests.training.test_ada import controller
 from tests.training.test_training_loop import (  # noqa: F401  (data is a fixture)
     data,
     final_pickle,
-    fresh_statistics,
     small_config,
 )
 from torch_utils import training_stats

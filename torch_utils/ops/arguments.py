@@ -12,6 +12,7 @@ IMPLEMENTATIONS = ('cuda', 'ref')
 
 _ACTIVATIONS = ('linear', 'relu', 'lrelu', 'tanh', 'sigmoid', 'elu', 'selu', 'softplus', 'swish')
 ACTIVATION_CODES = {name: code for code, name in enumerate(_ACTIVATIONS)}  # as in elementwise.h
+CHANNEL_MULTIPLE = 32  # of the kernels for 3x3 convolutions, as in cpu_winograd.h
 
 
 class BiasActOptions(NamedTuple):

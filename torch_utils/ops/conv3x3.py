@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_utils.ops import native
+from torch_utils.ops.arguments import CHANNEL_MULTIPLE
 
 Kind = Literal['keep', 'halve', 'twice']
 
@@ -34,8 +35,7 @@ _KINDS_OF_CONV2D: dict[Any, Kind] = {((1, 1), (1, 1)): 'keep', ((2, 2), (0, 0)):
 # Pixels of the smaller of x and y from which the kernels are faster than PyTorch.
 _MIN_PIXELS = {'keep': 16, 'halve': 16, 'twice': 16}
 _MIN_PIXELS_FOR_WEIGHT_GRADIENT = {'keep': 128, 'halve': 128}
-_CHANNEL_MULTIPLE = 32  # as in cpu_winograd.h; other channels are filled up with zeros, up to a factor of
-_MAX_WASTE = 1.4
+_MAX_WASTE = 1.4  # Channels are padded for the kernels if that multiplies the work by no more than this.
 
 
 def kind_of_conv2d(x: Tensor, w: Tensor, stride: Any, padding: Any) -> Kind | None:
@@ -60,12 +60,12 @@ def _is_supported(x: Tensor, w: Tensor, axis_in: int) -> bool:
     kernels = native.kernels(x)
     if kernels is None or not x.is_contiguous(memory_format=torch.channels_last) or _waste(*w.shape[:2]) > _MAX_WASTE:
         return False
-    return kernels.supports_conv3x3(x, w, filled_up=True)
+    return kernels.supports_conv3x3(x, w, padded=True)
 
 
 def _waste(*channels: int) -> float:
-    """Return by which factor the channels that are filled up multiply the work."""
-    return math.prod(-(-number // _CHANNEL_MULTIPLE) * _CHANNEL_MULTIPLE / max(number, 1) for number in channels)
+    """Return the factor by which padding the channels multiplies the work."""
+    return math.prod(-(-number // CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE / max(number, 1) for number in channels)
 
 
 def _are_eager(*tensors: Tensor) -> bool:
@@ -185,15 +185,15 @@ def _convolution(x: Tensor, w: Tensor, kind: Kind, size: tuple[int, int], rotate
     height, width = x.shape[2:] if kind == 'twice' else size
     kernels = native.kernels(x)
     if kernels is not None and x.shape[0] * height * width >= _MIN_PIXELS[kind]:
-        y = kernels.conv3x3(_fill_channels(x, 1), _fill_channels(w, 0, 1), kind, size, rotated)
+        y = kernels.conv3x3(_pad_channels(x, 1), _pad_channels(w, 0, 1), kind, size, rotated)
         return y[:, : w.shape[0]]
     return _convolution_by_pytorch(x, w, kind, size, rotated)
 
 
-def _fill_channels(tensor: Tensor, *dims: int) -> Tensor:
-    """Append zeros along dimensions of channels, until their number is a multiple of what the kernels need."""
+def _pad_channels(tensor: Tensor, *dims: int) -> Tensor:
+    """Pad the channel dimensions with zeros, up to the next multiple of `CHANNEL_MULTIPLE`."""
     for dim in dims:
-        missing = -tensor.shape[dim] % _CHANNEL_MULTIPLE
+        missing = -tensor.shape[dim] % CHANNEL_MULTIPLE
         if missing > 0:
             tensor = F.pad(tensor, [0, 0] * (tensor.ndim - 1 - dim) + [0, missing])
     return tensor
@@ -213,7 +213,7 @@ def _weight_gradient(x: Tensor, dy: Tensor, kind: Kind, rotated: bool) -> Tensor
     x, dy = x.resolve_neg(), dy.resolve_neg()
     kernels = native.kernels(x)
     if kernels is not None and dy.shape[0] * dy.shape[2] * dy.shape[3] >= _MIN_PIXELS_FOR_WEIGHT_GRADIENT[kind]:
-        dw = kernels.conv3x3_weight_gradient(_fill_channels(x, 1), _fill_channels(dy, 1), kind, rotated)
+        dw = kernels.conv3x3_weight_gradient(_pad_channels(x, 1), _pad_channels(dy, 1), kind, rotated)
         return dw[: dy.shape[1], : x.shape[1]]
     return _weight_gradient_by_pytorch(x, dy, kind, rotated)
 

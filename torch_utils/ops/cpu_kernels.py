@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_utils.ops import build
-from torch_utils.ops.arguments import ACTIVATION_CODES, BiasActOptions, Finish
+from torch_utils.ops.arguments import ACTIVATION_CODES, CHANNEL_MULTIPLE, BiasActOptions, Finish
 from torch_utils.ops.resampling import (
     FilteredActivation,
     MaskedResampling,
@@ -51,7 +51,6 @@ _ACTIVATE, _ACTIVATE_AND_WRITE_MASK, _APPLY_MASK = range(3)  # as in cpu_filtere
 _MAX_LRELU_FACTOR, _MAX_LRELU_TAPS = 8, 64  # beyond them, the rows would not stay in the cache
 _MIN_CHANNELS = 8  # from which vectors along the channels are worthwhile
 _SCHEMES = {'keep': 0, 'halve': 1, 'twice': 2}  # as in cpu_kernels.cpp
-_CHANNEL_MULTIPLE = 32  # as in cpu_winograd.h
 _MIN_LANES = (
     8  # floats per vector with which convolutions are faster than PyTorch's (AVX, AVX-512); ARM's 4 is untested
 )
@@ -382,18 +381,18 @@ def _correlation_kernel(f: Tensor | None, flip_filter: bool) -> Tensor:
 # 3×3 convolutions
 
 
-def supports_conv3x3(x: Tensor, w: Tensor, filled_up: bool = False) -> bool:
+def supports_conv3x3(x: Tensor, w: Tensor, padded: bool = False) -> bool:
     """Return whether the functions below support images [N, I, H, W] and weights [O, I, 3, 3].
 
     Args:
         x: Images.
         w: Weights.
-        filled_up: Whether the caller fills up the channels to multiples of 32.
+        padded: Whether the caller pads the channels to multiples of `CHANNEL_MULTIPLE`.
     """
     return (
         x.dtype == w.dtype == torch.float32
         and min(*x.shape, *w.shape) > 0
-        and (filled_up or all(channels % _CHANNEL_MULTIPLE == 0 for channels in w.shape[:2]))
+        and (padded or all(channels % CHANNEL_MULTIPLE == 0 for channels in w.shape[:2]))
         and _library().ada_lanes() >= _MIN_LANES
         # Without OpenMP, PyTorch's convolutions are faster on several threads.
         and (_library().ada_has_threads() or torch.get_num_threads() == 1)

@@ -32,3 +32,17 @@ def use_backend(name, monkeypatch):
         monkeypatch.setattr(native, 'kernels', lambda x: None)
     elif native.backend(torch.device('cpu')).kernels is None:
         pytest.skip('no native kernels on this machine')
+
+
+@pytest.fixture
+def convolution_calls(monkeypatch):
+    """The names of the kernels for 3x3 convolutions, in the order in which the CPU has called them."""
+    kernels, calls = native.backend(torch.device('cpu')).kernels, []
+
+    def recorded(name):
+        original = getattr(kernels, name)
+        return lambda *args: calls.append(name) or original(*args)
+
+    for name in ('conv3x3', 'conv3x3_weight_gradient'):
+        monkeypatch.setattr(kernels, name, recorded(name))
+    return calls

@@ -15,7 +15,6 @@ from dnnlib import files
 from tests.training.test_training_loop import (  # noqa: F401  (data is a fixture)
     data,
     final_pickle,
-    fresh_statistics,
     small_config,
     state_of,
 )
@@ -156,6 +155,26 @@ class Killed(BaseException):
     """The end of a process, as far as one process can play it."""
 
 
+def die_in_the_middle_of_a_tick(config, monkeypatch):
+    """Launch a run that saves a state while the statistics of the tick are incomplete, and is killed right after it."""
+    runs = []
+
+    def record_run(*args):
+        runs.append(TrainingRun(*args))
+        return runs[-1]
+
+    def save_and_die(_statistics, cur_nimg):
+        if cur_nimg == 56:
+            checkpoint.save(runs[0])
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_loop, 'TrainingRun', record_run)
+        patch.setattr(RunStatistics, 'show_progress', save_and_die)
+        with pytest.raises(Killed):
+            launch(config)
+
+
 def killing(function, call, moment):
     """The function, dying before or after its given call."""
     calls = 0
@@ -212,23 +231,7 @@ def test_any_moment_is_good_to_die(whole, data, tmp_path, monkeypatch, place, mo
 @dying_closes_no_file
 def test_a_state_in_the_middle_of_a_tick(whole, data, tmp_path, monkeypatch):  # noqa: F811
     """As a signal requests one, while the statistics of ADA and of the tick are incomplete."""
-    runs = []
-    config = small_config(data, tmp_path / 'run', keep_states=10)
-
-    def record_run(*args):
-        runs.append(TrainingRun(*args))
-        return runs[-1]
-
-    def save_and_die(_statistics, cur_nimg):
-        if cur_nimg == 56:
-            checkpoint.save(runs[0])
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training_loop, 'TrainingRun', record_run)
-        patch.setattr(RunStatistics, 'show_progress', save_and_die)
-        with pytest.raises(Killed):
-            launch(config)
+    die_in_the_middle_of_a_tick(small_config(data, tmp_path / 'run', keep_states=10), monkeypatch)
     resume(data, tmp_path / 'run')
     assert_same_run(tmp_path / 'run', whole)
 

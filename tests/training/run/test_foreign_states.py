@@ -13,7 +13,6 @@ import torch
 from network_files import tensor_archives
 from tests.training.test_training_loop import (  # noqa: F401  (data is a fixture)
     data,
-    fresh_statistics,
     small_config,
 )
 from training.run import checkpoint

@@ -6,18 +6,14 @@ import pytest
 import torch
 
 from tests.training.run.test_checkpoint import (
-    Killed,
     assert_same_run,
+    die_in_the_middle_of_a_tick,
     dying_closes_no_file,
     interrupted,
     rows_of,
     states_of,
 )
-from tests.training.test_training_loop import data, fresh_statistics, small_config  # noqa: F401  (fixtures)
-from training import training_loop
-from training.run import checkpoint
-from training.run.state import TrainingRun
-from training.run.stats_writer import RunStatistics
+from tests.training.test_training_loop import data, small_config  # noqa: F401  (fixtures)
 from training.training_loop import launch
 
 RELATIVISTIC = dict(class_name='training.relativistic_loss.RelativisticLoss', r2_gamma=0.1)
@@ -61,22 +57,7 @@ def test_a_state_in_the_middle_of_a_tick(data, tmp_path, monkeypatch):  # noqa: 
     """Where the statistics of the controllers and of the held-out images are incomplete."""
     monkeypatch.setitem(RUNS, 'everything', (*RUNS['everything'][:2], 1))
     launch(config_of('everything', data, tmp_path / 'whole'))
-    runs = []
-
-    def record_run(*args):
-        runs.append(TrainingRun(*args))
-        return runs[-1]
-
-    def save_and_die(_statistics, cur_nimg):
-        if cur_nimg == 56:
-            checkpoint.save(runs[0])
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training_loop, 'TrainingRun', record_run)
-        patch.setattr(RunStatistics, 'show_progress', save_and_die)
-        with pytest.raises(Killed):
-            launch(config_of('everything', data, tmp_path / 'run'))
+    die_in_the_middle_of_a_tick(config_of('everything', data, tmp_path / 'run'), monkeypatch)
     launch(config_of('everything', data, tmp_path / 'run'), resume=True)
     assert_same_run(tmp_path / 'run', tmp_path / 'whole')
 

@@ -7,13 +7,14 @@ import ctypes
 import functools
 import hashlib
 import importlib.util
-import os
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+
+from torch_utils.ops.build import cache_folder  # does not import PyTorch
 
 SOURCE = Path(__file__).with_name('device.cpp')
 TORCH = Path(importlib.util.find_spec('torch').origin).parent
@@ -28,11 +29,6 @@ COUNTERS = (
     'allocations',
     'float64',
 )
-
-
-def cache_folder() -> Path:
-    """Return the folder of compiled extensions; `torch_utils.ops.build` may not be imported yet."""
-    return Path(os.environ.get('TORCH_EXTENSIONS_DIR') or Path('~/.cache/torch_extensions').expanduser())
 
 
 def library_path() -> Path:
@@ -52,7 +48,7 @@ def library_path() -> Path:
 
 
 @functools.cache
-def library() -> ctypes.CDLL:
+def backend() -> ctypes.CDLL:
     if 'torch' in sys.modules:
         raise ImportError('The rehearsal device must be loaded before PyTorch, which asks for its backend once.')
     for name in ('c10', 'torch_cpu'):
@@ -72,13 +68,13 @@ def library() -> ctypes.CDLL:
 
 def counts() -> Counter[str]:
     """Return how often what is expensive on a GPU has happened in this process: see COUNTERS."""
-    return Counter({name: library().rehearsal_count(index) for index, name in enumerate(COUNTERS)})
+    return Counter({name: backend().rehearsal_count(index) for index, name in enumerate(COUNTERS)})
 
 
 def synchronizations() -> Counter[str]:
     """Return how often each operator has waited for the GPU."""
     text = ctypes.create_string_buffer(65536)
-    library().rehearsal_sync_names(text, len(text))
+    backend().rehearsal_sync_names(text, len(text))
     pairs = (line.rsplit('\t', 1) for line in text.value.decode().splitlines())
     return Counter({name: int(number) for name, number in pairs})
 
