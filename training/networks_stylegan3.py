@@ -189,6 +189,10 @@ def modulated_conv2d(
         coefs = torch.rsqrt(s.square() @ energy.t() + 1e-8)  # [N, O]
     if input_gain is not None:
         s = s * input_gain
+    fused = _modulated_conv2d(x, w.to(x.dtype), s.to(x.dtype), coefs, padding)
+    if fused is not None:
+        return fused
+    x = _in_fast_format(x, w.shape[2])
     if _is_single(x):
         w = w * s[0, :, None, None]
         if coefs is not None:
@@ -199,6 +203,15 @@ def modulated_conv2d(
     x = x * s.to(x.dtype)[:, :, None, None]
     x = conv2d_gradfix.conv2d(x, w.to(x.dtype), padding=padding)
     return x if coefs is None else x * coefs.to(x.dtype)[:, :, None, None]
+
+
+def _modulated_conv2d(*args: Any) -> torch.Tensor | None:
+    """Compute a modulated convolution as one operator, or return None.
+
+    The operator is beyond those that every loader of pickles has, so that it may be missing.
+    """
+    operator = getattr(conv2d_gradfix, 'modulated_conv2d', None)
+    return None if operator is None else operator(*args)
 
 
 def _in_fast_format(x: torch.Tensor, kernel_size: int) -> torch.Tensor:
@@ -562,7 +575,7 @@ class SynthesisLayer(torch.nn.Module):
 
         half = self.use_fp16 and not force_fp32 and x.device.type == 'cuda'
         x = modulated_conv2d(
-            _in_fast_format(x.to(torch.float16 if half else self.weight.dtype), self.conv_kernel),
+            x.to(torch.float16 if half else self.weight.dtype),
             self.weight,
             styles,
             demodulate=not self.is_torgb,

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_utils.ops import conv3x3
+from torch_utils.ops.modulated_conv2d import modulated_conv2d as modulated_conv2d  # networks look it up in this module
 
 enabled = True  # Set by other codebases; has no effect.
 

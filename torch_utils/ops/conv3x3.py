@@ -41,15 +41,24 @@ _MAX_WASTE = 1.4  # Channels are padded for the kernels if that multiplies the w
 def kind_of_conv2d(x: Tensor, w: Tensor, stride: Any, padding: Any) -> Kind | None:
     """Return the kind of `conv2d` of x with w [O, I, kh, kw] if `convolve` should compute it, else None."""
     kind = _KINDS_OF_CONV2D.get((stride, padding))
-    return kind if kind is not None and _is_supported(x, w, axis_in=1) else None
+    return kind if kind is not None and _is_supported_format(x) and is_supported(x, w) else None
 
 
 def kind_of_conv_transpose2d(x: Tensor, w: Tensor, stride: Any, padding: Any) -> Kind | None:
     """Return the kind of `conv_transpose2d` of x with w [I, O, kh, kw] if `convolve` should compute it, else None."""
-    return 'twice' if (stride, padding) == ((2, 2), (0, 0)) and _is_supported(x, w, axis_in=0) else None
+    if (stride, padding) != ((2, 2), (0, 0)) or not _is_supported_format(x):
+        return None
+    return 'twice' if is_supported(x, w, axis_in=0) else None
 
 
-def _is_supported(x: Tensor, w: Tensor, axis_in: int) -> bool:
+def is_supported(x: Tensor, w: Tensor, axis_in: int = 1) -> bool:
+    """Return whether `convolve` computes a convolution of images x, in channels-last format, faster than PyTorch.
+
+    Args:
+        x: Images [N, I, H, W] of any format.
+        w: Weights, whose axis `axis_in` is I.
+        axis_in: 1 for `conv2d`, 0 for `conv_transpose2d`.
+    """
     # Traced and compiled calls are excluded first, because the other conditions depend on sizes.
     if not _are_eager(x, w) or x.device.type != 'cpu' or w.device != x.device or torch.is_autocast_enabled('cpu'):
         return False
@@ -58,9 +67,13 @@ def _is_supported(x: Tensor, w: Tensor, axis_in: int) -> bool:
     if x.shape[0] * x.shape[2] * x.shape[3] < min(_MIN_PIXELS.values()) or min(x.shape[2:]) < 3:
         return False
     kernels = native.kernels(x)
-    if kernels is None or not x.is_contiguous(memory_format=torch.channels_last) or _waste(*w.shape[:2]) > _MAX_WASTE:
+    if kernels is None or _waste(*w.shape[:2]) > _MAX_WASTE:
         return False
     return kernels.supports_conv3x3(x, w, padded=True)
+
+
+def _is_supported_format(x: Tensor) -> bool:
+    return _are_eager(x) and x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _waste(*channels: int) -> float:

@@ -7,6 +7,7 @@
 
 #include "cpu_bias_act.h"
 #include "cpu_filtered_lrelu.h"
+#include "cpu_layouts.h"
 #include "cpu_resample.h"
 #include "cpu_winograd.h"
 
@@ -145,6 +146,16 @@ int ada_energy(const float* weights, float* energy, int64_t count, int threads) 
             energy[k] = sum;
         }
     });
+    return 0;
+}
+
+// `shape`: n, channels, h, w, margin. `map`: 0 from planes to pixels, 1 from pixels to planes, 2 products, which are written to
+// `sums`; the others need `scale` instead. See cpu_layouts.h.
+int ada_layouts(int map, float* planes, float* pixels, const float* scale, float* sums, const int64_t* shape, int threads) {
+    const Layouts layouts = {planes, pixels, scale, shape[0], shape[1], shape[2], shape[3], shape[4]};
+    if (map == 0) to_pixels(layouts, threads);
+    else if (map == 1) to_planes(layouts, threads);
+    else products(layouts, sums, threads);
     return 0;
 }
 

@@ -34,6 +34,7 @@ SOURCES = (
     'cpu_bias_act.h',
     'cpu_filtered_lrelu.h',
     'cpu_finish.h',
+    'cpu_layouts.h',
     'cpu_matrix.h',
     'cpu_memory.h',
     'cpu_resample.h',
@@ -51,6 +52,7 @@ _ACTIVATE, _ACTIVATE_AND_WRITE_MASK, _APPLY_MASK = range(3)  # as in cpu_filtere
 _MAX_LRELU_FACTOR, _MAX_LRELU_TAPS = 8, 64  # beyond them, the rows would not stay in the cache
 _MIN_CHANNELS = 8  # from which vectors along the channels are worthwhile
 _SCHEMES = {'keep': 0, 'halve': 1, 'twice': 2}  # as in cpu_kernels.cpp
+_TO_PIXELS, _TO_PLANES, _PRODUCTS = range(3)  # as in cpu_kernels.cpp
 _MIN_LANES = (
     8  # floats per vector with which convolutions are faster than PyTorch's (AVX, AVX-512); ARM's 4 is untested
 )
@@ -97,6 +99,7 @@ def _library() -> ctypes.CDLL:
     library.ada_conv3x3.argtypes = [number, *[pointer] * 7, number]
     library.ada_conv3x3_weight_gradient.argtypes = [number, *[pointer] * 5, number]
     library.ada_energy.argtypes = [pointer, pointer, size, number]
+    library.ada_layouts.argtypes = [number, *[pointer] * 5, number]
     return library
 
 
@@ -482,3 +485,43 @@ def _conv3x3_shape(x: Tensor, y: Tensor, kind: str) -> ctypes.Array:
 
 def _weight_layout(w: Tensor, rotated: bool) -> ctypes.Array:
     return (ctypes.c_int64 * 5)(*w.stride(), rotated)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Planes and pixels
+
+
+def to_pixels(planes: Tensor, scale: Tensor, margin: int) -> Tensor:
+    """Compute `modulated_conv2d.to_pixels`; float32."""
+    n, c, h, w = planes.shape
+    size = [n, c, h + 2 * margin, w + 2 * margin]
+    pixels = torch.empty(size, dtype=planes.dtype, memory_format=torch.channels_last)
+    _run_layouts(_TO_PIXELS, planes.contiguous(), pixels, scale, None, margin)
+    return pixels
+
+
+def to_planes(pixels: Tensor, scale: Tensor, margin: int) -> Tensor:
+    """Compute `modulated_conv2d.to_planes`; float32."""
+    n, c, h, w = pixels.shape
+    planes = torch.empty([n, c, h - 2 * margin, w - 2 * margin], dtype=pixels.dtype)
+    _run_layouts(_TO_PLANES, planes, pixels.contiguous(memory_format=torch.channels_last), scale, None, margin)
+    return planes
+
+
+def products(planes: Tensor, pixels: Tensor, margin: int) -> Tensor:
+    """Compute `modulated_conv2d.products`; float32."""
+    n, c, h, _w = planes.shape
+    sums = torch.empty([n, h, c], dtype=planes.dtype)  # over each row
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    _run_layouts(_PRODUCTS, planes.contiguous(), pixels, None, sums, margin)
+    return sums.sum(dim=1)
+
+
+def _run_layouts(
+    code: int, planes: Tensor, pixels: Tensor, scale: Tensor | None, sums: Tensor | None, margin: int
+) -> None:
+    """Run one of the maps of cpu_layouts.h; images are contiguous and channels last."""
+    scale = None if scale is None else scale.contiguous()
+    pointers = [None if tensor is None else tensor.data_ptr() for tensor in (planes, pixels, scale, sums)]
+    shape = (ctypes.c_int64 * 5)(*planes.shape, margin)
+    _check(_library().ada_layouts(code, *pointers, shape, torch.get_num_threads()))

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from torch_utils.ops import native
 from torch_utils.ops.arguments import check_image_batch, check_impl, parse_factor, parse_padding
@@ -120,9 +120,18 @@ class _FilteredLrelu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        dx = _ApplyMask.apply(*grad_outputs, *ctx.saved_tensors, ctx.masked)
+        (dy,) = grad_outputs
+        mask, first_filter, second_filter = ctx.saved_tensors
+        dx = _apply_mask(dy, mask, first_filter, second_filter, ctx.masked)
         db = dx.sum([0, 2, 3]) if ctx.needs_input_grad[1] else None
         return dx, db, None, None, None
+
+
+def _apply_mask(x: Tensor, mask: Tensor, fu: Tensor | None, fd: Tensor | None, masked: MaskedResampling) -> Tensor:
+    """Compute a derivative by the kernel, or by the registered operator where the gradient itself is transformed."""
+    if native.route(x) == 'eager':
+        return _ApplyMask.apply(x, mask, fu, fd, masked)
+    return torch.ops.ada_gan.filtered_lrelu_masked(x, mask, fu, fd, *masked)
 
 
 class _ApplyMask(torch.autograd.Function):
@@ -132,10 +141,45 @@ class _ApplyMask(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(mask, fd, fu)
         ctx.masked = masked.transposed(fu, fd)
-        kernels = native.kernels(x)
-        assert kernels is not None
-        return kernels.filtered_lrelu_masked(x, mask, fu, fd, masked)
+        return _compute_masked(x, mask, fu, fd, masked)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        return _ApplyMask.apply(*grad_outputs, *ctx.saved_tensors, ctx.masked), None, None, None, None
+        (dy,) = grad_outputs
+        mask, first_filter, second_filter = ctx.saved_tensors
+        return _apply_mask(dy, mask, first_filter, second_filter, ctx.masked), None, None, None, None
+
+
+def _compute_masked(x: Tensor, mask: Tensor, fu: Tensor | None, fd: Tensor | None, masked: MaskedResampling) -> Tensor:
+    kernels = native.kernels(x)
+    assert kernels is not None  # they have written the mask
+    return kernels.filtered_lrelu_masked(x, mask, fu, fd, masked)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Registered operator
+#
+# torch.ops.ada_gan.filtered_lrelu_masked, for gradients in batches: torch.autograd.grad(..., is_grads_batched=True).
+
+
+@library.custom_op(
+    'ada_gan::filtered_lrelu_masked',
+    mutates_args=(),
+    schema='(Tensor x, Tensor mask, Tensor? fu, Tensor? fd, int up, int down, int[] pad, int[] offset, '
+    'int[] mask_size, int[] in_size, int[] out_size, float gain, float slope, bool flip_filter) -> Tensor',
+)
+def _masked_op(x: Tensor, mask: Tensor, fu: Tensor | None, fd: Tensor | None, *fields: Any) -> Tensor:
+    return _compute_masked(x, mask, fu, fd, MaskedResampling(*fields))
+
+
+def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    _x, mask, fu, fd, *fields = inputs
+    ctx.save_for_backward(mask, fd, fu)
+    ctx.masked = MaskedResampling(*fields).transposed(fu, fd)
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    return torch.ops.ada_gan.filtered_lrelu_masked(dy, *ctx.saved_tensors, *ctx.masked), *[None] * 13
+
+
+_masked_op.register_autograd(_backward, setup_context=_save_for_backward)

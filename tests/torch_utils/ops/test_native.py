@@ -319,3 +319,28 @@ def test_networks_with_kernels_can_be_copied_and_run_in_threads():
     for thread in threads:
         thread.join()
     assert all(torch.equal(y, expected) for y in found) and len(found) == 3
+
+
+@pytest.mark.filterwarnings('ignore:There is a performance drop')  # PyTorch computes such operators one by one.
+@pytest.mark.parametrize(
+    'function',
+    [
+        lambda x: upfirdn2d.upsample2d(x, upfirdn2d.setup_filter([1, 3, 3, 1])),
+        lambda x: bias_act.bias_act(x, act='lrelu', clamp=0.7),
+        lambda x: bias_act.bias_act(x, act='swish'),
+        lambda x: filtered_lrelu.filtered_lrelu(x, torch.ones(4) / 4, torch.ones(4) / 4, up=2, down=2, padding=3),
+    ],
+    ids=['upfirdn2d', 'lrelu', 'swish', 'filtered_lrelu'],
+)
+def test_gradients_in_batches(function):
+    x = torch.randn(2, 8, 9, 7, requires_grad=True)
+    y = function(x.square())
+    directions = torch.randn(3, *y.shape)
+    (batched,) = torch.autograd.grad(y, x, directions, is_grads_batched=True, retain_graph=True, create_graph=True)
+    singles = [torch.autograd.grad(y, x, dy, create_graph=True)[0] for dy in directions]
+    torch.testing.assert_close(batched, torch.stack(singles))
+    # Second derivatives
+    (ours,), (expected,) = (
+        torch.autograd.grad(found.square().sum(), x, retain_graph=True) for found in (batched, torch.stack(singles))
+    )
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
