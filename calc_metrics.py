@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dnnlib.cli import BOOL, PATH, Command, device_option, resolve_device, usage_error, usage_errors
+from dnnlib.cli import BOOL, PATH, Command, cuda_graphs_option, device_option, resolve_device, usage_error, usage_errors
 from dnnlib.json_input import read_json
 from dnnlib.schema import shown
 from dnnlib.text import excerpt, message_line
@@ -119,6 +119,7 @@ VERIFY_RESOLUTION = 64
 )
 @click.option('--trust-pickle', is_flag=True, help='Run the code inside the pickles (only if you trust their authors)')
 @click.option('--verbose', type=BOOL, default=True, show_default=True, help='Show progress')
+@cuda_graphs_option()
 @device_option()
 def main(
     networks: tuple[str, ...],
@@ -135,6 +136,7 @@ def main(
     batch: int,
     trust_pickle: bool,
     verbose: bool,
+    cuda_graphs: bool,
     device: str,
 ) -> None:
     """Compute quality metrics of trained networks.
@@ -162,6 +164,7 @@ def main(
         'bootstrap': bootstrap or 0,
         'num_samples': num_samples or MetricOptions.num_samples,
         'workers': WORKERS_ON_CUDA if torch_device.type == 'cuda' else 0,
+        'cuda_graphs': cuda_graphs,
     }
     jobs = [
         make_job(network_pkl, data, mirror, seed, detector_dir, trust_pickle, options)
