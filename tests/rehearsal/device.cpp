@@ -48,8 +48,18 @@ std::atomic<int64_t> counters[NUM_COUNTERS];
 std::mutex names_mutex;
 std::map<std::string, int64_t> sync_names;
 
+struct Block;
+
+// A CUDA graph: what is repeated at each replay, and the memory that was allocated while it was captured.
+struct Graph {
+    std::vector<std::function<void()>> steps;
+    std::vector<Block*> kept;  // released since then
+};
+
 bool capturing = false;  // into `recording`
-std::vector<std::function<void()>>* recording = nullptr;
+Graph* recording = nullptr;
+std::mutex graphs_mutex;
+std::set<Graph*> graphs;
 
 void count(Counter counter) { ++counters[counter]; }
 
@@ -77,6 +87,7 @@ struct Block {  // what a CUDA storage owns
     c10::Storage host;  // whose memory it is, if it was not allocated here
     int64_t bytes;
     int device;
+    Graph* graph = capturing ? recording : nullptr;  // that was captured when it was allocated
 };
 
 void charge(int device, int64_t bytes) {
@@ -93,6 +104,10 @@ void charge(int device, int64_t bytes) {
 
 void free_block(void* context) {
     auto* block = static_cast<Block*>(context);
+    if (block->graph) {  // Its replays write to this memory as long as it exists.
+        std::lock_guard<std::mutex> lock(graphs_mutex);
+        if (graphs.count(block->graph)) return block->graph->kept.push_back(block);
+    }
     memory[block->device].used -= (block->bytes + 511) / 512 * 512;
     if (!block->host) std::free(block->data);
     delete block;
@@ -522,7 +537,7 @@ class Call {
     // Repeat this call at each replay, on the same memory.
     void record(std::vector<c10::IValue> inputs) {
         std::vector<c10::IValue> outputs(stack_.end() - schema_.returns().size(), stack_.end());
-        recording->push_back([op = op_, inputs, outputs] {
+        recording->steps.push_back([op = op_, inputs, outputs] {
             torch::jit::Stack stack(inputs.begin(), inputs.end());
             Call(op, stack).run();
             at::AutoDispatchBelowADInplaceOrView guard;
@@ -601,7 +616,11 @@ void rehearsal_sync_names(char* text, int size) {
 }
 
 void* rehearsal_capture_begin() {
-    recording = new std::vector<std::function<void()>>();
+    recording = new Graph();
+    {
+        std::lock_guard<std::mutex> lock(graphs_mutex);
+        graphs.insert(recording);
+    }
     capturing = true;
     return recording;
 }
@@ -610,11 +629,20 @@ int rehearsal_capturing() { return capturing; }
 void rehearsal_replay(void* graph) {
     count(LAUNCHES);
     const int64_t launches = counters[LAUNCHES];
-    for (const auto& step : *static_cast<std::vector<std::function<void()>>*>(graph)) step();
+    for (const auto& step : static_cast<Graph*>(graph)->steps) step();
     counters[LAUNCHES] = launches;  // A graph is one launch.
 }
-long long rehearsal_graph_size(void* graph) { return static_cast<std::vector<std::function<void()>>*>(graph)->size(); }
-void rehearsal_graph_free(void* graph) { delete static_cast<std::vector<std::function<void()>>*>(graph); }
+long long rehearsal_graph_size(void* graph) { return static_cast<Graph*>(graph)->steps.size(); }
+void rehearsal_graph_free(void* pointer) {
+    auto* graph = static_cast<Graph*>(pointer);
+    graph->steps.clear();
+    {
+        std::lock_guard<std::mutex> lock(graphs_mutex);
+        graphs.erase(graph);
+    }
+    for (Block* block : graph->kept) free_block(block);
+    delete graph;
+}
 
 // Run an emulated kernel, now and at each replay.
 void rehearsal_launch(void (*kernel)(long long, long long, const void*), long long blocks, long long threads,
@@ -627,7 +655,7 @@ void rehearsal_launch(void (*kernel)(long long, long long, const void*), long lo
         kernel(blocks, threads, copy.data());
     };
     step();
-    if (capturing) recording->push_back(step);
+    if (capturing) recording->steps.push_back(step);
 }
 
 }  // extern "C"

@@ -133,6 +133,9 @@ class CUDAGraph:
             backend().rehearsal_graph_free(self._graph)
         self._graph = None
 
+    def __del__(self) -> None:
+        self.reset()
+
     def pool(self) -> tuple[int, int]:
         return (0, 1)
 
