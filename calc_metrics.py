@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dnnlib.cli import BOOL, PATH, Command, cuda_graphs_option, device_option, resolve_device, usage_error, usage_errors
+from dnnlib.cli import (
+    BOOL,
+    PATH,
+    Command,
+    cuda_graphs_option,
+    device_option,
+    resolve_device,
+    usage_error,
+    usage_errors,
+    warn_if_not_cuda,
+)
 from dnnlib.json_input import read_json
 from dnnlib.schema import shown
 from dnnlib.text import excerpt, message_line
@@ -156,6 +166,8 @@ def main(
     from torch_utils import launcher
 
     torch_device = resolve_device(device)
+    if cuda_graphs:
+        warn_if_not_cuda('--cuda-graphs=1', torch_device)
     with usage_errors():
         num_processes = launcher.number_of_processes(gpus, torch_device)
     options = {

@@ -35,7 +35,7 @@ def describe(machine: Mapping[str, Any]) -> str:
     memory = f'{machine["memory_bytes"] / 2**30:.0f} GiB'
     return (
         f'{gpus}**{machine["gpu"]}** (compute capability {machine["capability"]}, {memory}), driver '
-        f'{machine["driver"]} for CUDA {machine["driver_cuda"]}; PyTorch {machine["torch"]} for CUDA '
+        f'{machine["driver"] or "unknown"} for CUDA {machine["driver_cuda"]}; PyTorch {machine["torch"]} for CUDA '
         f'{machine["torch_cuda"]}, cuDNN {machine["cudnn"]}, NVRTC {machine["nvrtc"]} ({machine["target"]}); '
         f'{machine["cpu"]}, {machine["system"]}, Python {machine["python"]}.'
     )
@@ -55,7 +55,7 @@ def _kernels(measured: Mapping[str, Any]) -> str:
     copy = next(row for row in rows if row['section'] == 'copy')
     by_kernel: dict[tuple[str, str], list[float]] = {}
     for row in rows:
-        direction = row['what'].rsplit(' ', 1)[1]
+        direction = row['what'].split()[-1]
         if row['share'] is not None and direction in ('forward', 'backward'):
             by_kernel.setdefault((row['section'], direction), []).append(row['share'])
     cells = []

@@ -312,6 +312,12 @@ def cuda_graphs_option() -> Callable:
     )
 
 
+def warn_if_not_cuda(option: str, device: torch.device) -> None:
+    """Print that an option has no effect on this device if it is not a CUDA device."""
+    if device.type != 'cuda':
+        click.echo(f'Warning: {option} is ignored, since the device is {device}, not cuda.', err=True)
+
+
 def available_devices() -> list[str]:
     """Return the devices of this machine, the fastest first: 'cuda:0', ..., 'mps', 'cpu'."""
     import torch

@@ -20,6 +20,7 @@ from dnnlib.cli import (
     device_option,
     resolve_device,
     usage_errors,
+    warn_if_not_cuda,
 )
 from dnnlib.errors import InvalidArgument
 from dnnlib.outputs import OutputFolder
@@ -310,12 +311,6 @@ def warn_if_unconditional(c_dim: int, values: dict[str, object]) -> None:
         if c_dim == 0 and value is not None:
             text = f'{name}={value}' if isinstance(value, str) else name
             print(f'Warning: {text} is ignored, since the network is not conditional.', file=sys.stderr)
-
-
-def warn_if_not_cuda(option: str, device: torch.device) -> None:
-    """Print that an option has no effect on this device if it is not a CUDA device."""
-    if device.type != 'cuda':
-        print(f'Warning: {option} is ignored, since the device is {device}, not cuda.', file=sys.stderr)
 
 
 def warn_if_without_noise(G: Any, option: str, is_given: bool) -> None:

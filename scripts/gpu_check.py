@@ -64,7 +64,7 @@ def _networks(section: str) -> Callable[[bool, str], list[list[str]]]:
 
 def _killed_run(*options: str) -> Callable[[bool, str], list[list[str]]]:
     return lambda quick, _file: [
-        ['scripts/kill_test.py', '--kills=1', f'--ticks={2 if quick else 8}', '--', '--device=cuda',
+        ['scripts/kill_test.py', '--kills=2', '--at-least=1', f'--ticks={3 if quick else 20}', '--', '--device=cuda',
          '--deterministic=1', '--init-p=0.5', *options]
     ]  # fmt: skip
 
@@ -79,7 +79,7 @@ def _ranks(quick: bool, file: str) -> list[list[str]]:
 
 PARTS: dict[str, Part] = {
     'doctor': Part('kernels against plain PyTorch in float64', 90, lambda *_: [['-m', 'torch_utils.ops']]),
-    'tests': Part('tests/gpu', 360, _tests),
+    'tests': Part('tests/gpu', 330, _tests),
     'kernels': Part(
         'kernels and bandwidth',
         150,
@@ -95,7 +95,7 @@ PARTS: dict[str, Part] = {
              *(['--sizes=16:4', '--cbase=512'] if quick else [f'--sizes={AUTO_SIZES}'])]
         ],
     ),
-    'run': Part('a training that is killed and resumed, to the byte', 120, _killed_run()),
+    'run': Part('a training that is killed and resumed, to the byte', 150, _killed_run()),
     'ranks': Part('two GPUs', 120, _ranks, min_gpus=2),
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ from tests.rehearsal import iterations
 from tests.rehearsal.backend import COUNTERS
 from tests.rehearsal.processes import on_both, run, script, successful
 from tests.small_generators import make_generator, make_stylegan3_generator, read_images, write_networks
-from tests.small_runs import SMALL, last_network, only, train, write_images
+from tests.small_runs import ROOT, SMALL, last_network, only, train, write_images
 from training.run.run_dir import RunDir
 
 pytestmark = pytest.mark.skipif(
@@ -62,6 +62,17 @@ def networks_of(run_dir):
     }
 
 
+def losses_of(run_dir):
+    """The means of all losses and penalties by tick and name."""
+    rows = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
+    return {
+        (tick, name): statistic['mean']
+        for tick, row in enumerate(rows)
+        for name, statistic in row.items()
+        if name.startswith('Loss/')
+    }
+
+
 METHODS = ['--lecam=0.3', '--bcr=10,5', '--diffaugment=color,translation,cutout', '--apa=1']
 RUNS = {
     'all pipes': ['--init-p=0.5', '--augpipe=bgcfnc', '--mirror=1'],
@@ -79,11 +90,18 @@ def test_a_run_in_full_precision_is_that_of_the_cpu(data, tmp_path, name):
     on_cpu = subprocess.run(train(data, tmp_path / 'cpu', *SHORT, '--device=cpu', *options), capture_output=True)
     assert on_cpu.returncode == 0, on_cpu.stderr
     successful(train(data, tmp_path / 'cuda', *SHORT, *options), shared_rng=1)
-    expected, actual = (networks_of(only(tmp_path / name)) for name in ('cpu', 'cuda'))
+    run_dirs = [only(tmp_path / name) for name in ('cpu', 'cuda')]
+    expected, actual = map(losses_of, run_dirs)
+    assert expected.keys() == actual.keys() and len(expected) > 10
+    for key, value in expected.items():
+        assert actual[key] == pytest.approx(value, rel=1e-2, abs=1e-3), key
+    if name == 'relativistic':
+        return  # The gradients of D's last biases cancel. Adam makes steps of what rounding leaves of them.
+    expected, actual = map(networks_of, run_dirs)
     assert expected.keys() == actual.keys()
-    for name, tensor in expected.items():
-        error = (actual[name] - tensor).abs().max() / tensor.abs().max().clamp(min=1e-3)
-        assert error < 2e-2, f'{name}: {error:.1e}'  # Adam's first steps have the size of the learning rate
+    for key, tensor in expected.items():
+        error = (actual[key] - tensor).abs().max() / tensor.abs().max().clamp(min=1e-3)
+        assert error < 2e-2, f'{key}: {error:.1e}'  # Adam's first steps have the size of the learning rate
 
 
 @pytest.mark.parametrize('options', [
@@ -209,9 +227,9 @@ def test_a_projection_is_that_of_the_cpu(networks, tmp_path, detectors, network,
         *(['--class=1'] if network == 'stylegan2' else []),
     ]
     folders = on_both(lambda device, outdir: script('projector.py', *options, device, f'--outdir={outdir}'), tmp_path)
-    expected, actual = (json.loads((folder / 'projection.json').read_text())['distances'] for folder in folders)
-    assert len(expected) == 7 and min(expected) < expected[0]
-    np.testing.assert_allclose(actual, expected, rtol=5e-3)
+    expected, actual = (json.loads((folder / 'projection.json').read_text())['distance'] for folder in folders)
+    assert expected['best'] < expected['start']
+    assert [actual[key] for key in expected] == pytest.approx(list(expected.values()), rel=5e-3)
     (expected, actual) = (read_images(folder) for folder in map(only_images, folders))
     for file, picture in expected.items():
         assert np.abs(picture.astype(int) - actual[file].astype(int)).mean() < 1
@@ -262,6 +280,18 @@ def test_converted_networks_compute_in_half_precision(golden_path, tmp_path, sou
 def test_the_doctor_finds_the_kernels():
     result = successful([sys.executable, '-m', 'torch_utils.ops'])
     assert 'Rehearsal device' in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(4500)
+def test_the_check_for_gpus_runs_through(tmp_path):
+    page = (ROOT / 'docs' / 'benchmarks-gpu.md').read_text()
+    command = ['bash', ROOT / 'scripts' / 'gpu_check.sh', '--quick', f'--outdir={tmp_path}']
+    successful(command, devices=2, timeout=4400, memory_mib=4096)
+    parts = json.loads((tmp_path / 'results.json').read_text())['parts']
+    assert {part['result'] for part in parts.values()} == {'passed'} and 'ranks' in parts
+    assert all(name in (tmp_path / 'results.md').read_text() for name in ('Rehearsal device', 'fp16, NHWC', 'up 2, 12'))
+    assert (ROOT / 'docs' / 'benchmarks-gpu.md').read_text() == page  # whose figures are those of real GPUs
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,12 @@ from tests.small_runs import ROOT, words
 
 def run(command, devices=1, timeout=280, **variables):
     """Run a command on a machine with so many devices."""
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1', **rehearsal.environment(devices, **variables)}
+    environment = {
+        **os.environ,
+        'OMP_NUM_THREADS': '1',
+        'PYTHON': sys.executable,
+        **rehearsal.environment(devices, **variables),
+    }
     return subprocess.run(words(*command), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
