@@ -48,18 +48,8 @@ std::atomic<int64_t> counters[NUM_COUNTERS];
 std::mutex names_mutex;
 std::map<std::string, int64_t> sync_names;
 
-struct Block;
-
-// A CUDA graph: what is repeated at each replay, and the memory that was allocated while it was captured.
-struct Graph {
-    std::vector<std::function<void()>> steps;
-    std::vector<Block*> kept;  // released since then
-};
-
 bool capturing = false;  // into `recording`
-Graph* recording = nullptr;
-std::mutex graphs_mutex;
-std::set<Graph*> graphs;
+std::vector<std::function<void()>>* recording = nullptr;
 
 void count(Counter counter) { ++counters[counter]; }
 
@@ -87,11 +77,18 @@ struct Block {  // what a CUDA storage owns
     c10::Storage host;  // whose memory it is, if it was not allocated here
     int64_t bytes;
     int device;
-    Graph* graph = capturing ? recording : nullptr;  // that was captured when it was allocated
+    void* graph = capturing ? recording : nullptr;  // that was captured when it was allocated
 };
+
+std::mutex graphs_mutex;
+std::map<void*, std::vector<Block*>> kept;  // graph → blocks that were released, but that its replays write to
 
 void charge(int device, int64_t bytes) {
     count(ALLOCATIONS);
+    if (capturing) {
+        std::lock_guard<std::mutex> lock(graphs_mutex);
+        kept[recording];
+    }
     const int64_t rounded = (bytes + 511) / 512 * 512, used = memory[device].used += rounded;
     if (used > memory_bytes) {
         memory[device].used -= rounded;
@@ -104,9 +101,10 @@ void charge(int device, int64_t bytes) {
 
 void free_block(void* context) {
     auto* block = static_cast<Block*>(context);
-    if (block->graph) {  // Its replays write to this memory as long as it exists.
+    if (block->graph) {
         std::lock_guard<std::mutex> lock(graphs_mutex);
-        if (graphs.count(block->graph)) return block->graph->kept.push_back(block);
+        const auto found = kept.find(block->graph);
+        if (found != kept.end()) return found->second.push_back(block);
     }
     memory[block->device].used -= (block->bytes + 511) / 512 * 512;
     if (!block->host) std::free(block->data);
@@ -537,7 +535,7 @@ class Call {
     // Repeat this call at each replay, on the same memory.
     void record(std::vector<c10::IValue> inputs) {
         std::vector<c10::IValue> outputs(stack_.end() - schema_.returns().size(), stack_.end());
-        recording->steps.push_back([op = op_, inputs, outputs] {
+        recording->push_back([op = op_, inputs, outputs] {
             torch::jit::Stack stack(inputs.begin(), inputs.end());
             Call(op, stack).run();
             at::AutoDispatchBelowADInplaceOrView guard;
@@ -616,11 +614,7 @@ void rehearsal_sync_names(char* text, int size) {
 }
 
 void* rehearsal_capture_begin() {
-    recording = new Graph();
-    {
-        std::lock_guard<std::mutex> lock(graphs_mutex);
-        graphs.insert(recording);
-    }
+    recording = new std::vector<std::function<void()>>();
     capturing = true;
     return recording;
 }
@@ -629,19 +623,19 @@ int rehearsal_capturing() { return capturing; }
 void rehearsal_replay(void* graph) {
     count(LAUNCHES);
     const int64_t launches = counters[LAUNCHES];
-    for (const auto& step : static_cast<Graph*>(graph)->steps) step();
+    for (const auto& step : *static_cast<std::vector<std::function<void()>>*>(graph)) step();
     counters[LAUNCHES] = launches;  // A graph is one launch.
 }
-long long rehearsal_graph_size(void* graph) { return static_cast<Graph*>(graph)->steps.size(); }
-void rehearsal_graph_free(void* pointer) {
-    auto* graph = static_cast<Graph*>(pointer);
-    graph->steps.clear();
+long long rehearsal_graph_size(void* graph) { return static_cast<std::vector<std::function<void()>>*>(graph)->size(); }
+void rehearsal_graph_free(void* graph) {
+    delete static_cast<std::vector<std::function<void()>>*>(graph);
+    std::vector<Block*> blocks;
     {
         std::lock_guard<std::mutex> lock(graphs_mutex);
-        graphs.erase(graph);
+        blocks.swap(kept[graph]);
+        kept.erase(graph);
     }
-    for (Block* block : graph->kept) free_block(block);
-    delete graph;
+    for (Block* block : blocks) free_block(block);
 }
 
 // Run an emulated kernel, now and at each replay.
@@ -655,7 +649,7 @@ void rehearsal_launch(void (*kernel)(long long, long long, const void*), long lo
         kernel(blocks, threads, copy.data());
     };
     step();
-    if (capturing) recording->steps.push_back(step);
+    if (capturing) recording->push_back(step);
 }
 
 }  // extern "C"

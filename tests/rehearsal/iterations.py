@@ -134,9 +134,9 @@ class IterationCounter:
 
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
-            before = self._read()[0]['float64']
+            before, inside = self._read()[0]['float64'], self._float64_of_statistics
             result = function(*args, **kwargs)
-            self._float64_of_statistics += self._read()[0]['float64'] - before
+            self._float64_of_statistics = inside + self._read()[0]['float64'] - before  # calls within are part of it
             return result
 
         return run
@@ -162,12 +162,14 @@ def install(counter: IterationCounter) -> None:
     from torch_utils import training_stats
     from torch_utils.ops import bias_act
     from training import loss
+    from training.ada import AdaController
     from training.run.stats_writer import RunStatistics
 
     RunStatistics.start_tick = hooked(None, RunStatistics.start_tick, counter.start)  # what a tick costs is left out
     RunStatistics.show_progress = hooked(None, RunStatistics.show_progress, counter.end_iteration)
     training_stats.report = counter.statistic(training_stats.report)
     training_stats.Collector.update = counter.statistic(training_stats.Collector.update)
+    AdaController.update = counter.statistic(AdaController.update)
     softplus, activation = loss.softplus, bias_act.bias_act
 
     def faulty_softplus(x: torch.Tensor) -> torch.Tensor:
