@@ -77,7 +77,7 @@ METHODS = ['--lecam=0.3', '--bcr=10,5', '--diffaugment=color,translation,cutout'
 RUNS = {
     'all pipes': ['--init-p=0.5', '--augpipe=bgcfnc', '--mirror=1'],
     'methods': [*METHODS, '--init-p=0.3', '--validation=8', '--ada-heuristic=rv', '--d-reg-interval=2'],
-    'relativistic': ['--loss=relativistic', *METHODS, '--aug=noaug'],
+    'relativistic': ['--loss=relativistic', *METHODS[1:], '--aug=noaug'],  # LeCam compares single outputs
     'StyleGAN3': ['--cfg=tiny-t', '--init-p=0.5', '--augpipe=bgc'],
 }
 
@@ -93,10 +93,14 @@ def test_a_run_in_full_precision_is_that_of_the_cpu(data, tmp_path, name):
     run_dirs = [only(tmp_path / name) for name in ('cpu', 'cuda')]
     expected, actual = map(losses_of, run_dirs)
     assert expected.keys() == actual.keys() and len(expected) > 10
+    # What D says about pairs does not depend on its last biases. Adam makes steps of what rounding leaves of their
+    # gradients, so they, and single outputs, differ.
+    only_pairs = name == 'relativistic'
     for key, value in expected.items():
-        assert actual[key] == pytest.approx(value, rel=1e-2, abs=1e-3), key
-    if name == 'relativistic':
-        return  # The gradients of D's last biases cancel. Adam makes steps of what rounding leaves of them.
+        if not only_pairs or key[1].split('/')[1] not in ('scores', 'signs'):
+            assert actual[key] == pytest.approx(value, rel=1e-2, abs=1e-3), key
+    if only_pairs:
+        return
     expected, actual = map(networks_of, run_dirs)
     assert expected.keys() == actual.keys()
     for key, tensor in expected.items():
@@ -182,7 +186,7 @@ def only_images(folder):
 @pytest.mark.parametrize('name, arguments', [
     ('generate.py', ['--seeds=0-2', '--trunc=0.7', '--class=1', 'stylegan2']),
     ('generate.py', ['--seeds=0-1', '--translate=0.2,0', '--rotate=30', 'stylegan3']),
-    ('generate.py', ['--seeds=0-5', '--batch=1', '--cuda-graphs=1', 'stylegan2']),
+    ('generate.py', ['--seeds=0-5', '--class=1', '--batch=1', '--cuda-graphs=1', 'stylegan2']),
     ('style_mixing.py', ['--rows=0,1', '--cols=2', '--styles=0-1', '--class=1', 'stylegan2']),
     pytest.param(
         'style_mixing.py', ['--rows=0', '--cols=2,3', '--styles=2-3', '--batch=1', 'stylegan3'], marks=pytest.mark.slow
