@@ -18,6 +18,8 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     """Return the Markdown text of what `scripts/gpu_check.py` writes as JSON."""
     parts: Mapping[str, Mapping[str, Any]] = results['parts']
     sections = [describe(results['machine']), _overview(parts)]
+    if results['quick']:
+        sections.insert(1, 'Tiny sizes (`--quick`): the figures say nothing about speed.')
     for name, part in parts.items():
         if part.get('measured'):
             sections.append(f'### {part["title"]}\n\n{_TABLES[name](part["measured"])}')

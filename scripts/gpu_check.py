@@ -239,7 +239,7 @@ def main(only: tuple[str, ...], quick: bool, outdir: str) -> None:
         results = dict(machine=machine, quick=quick, parts=parts | {k: v for k, v in earlier.items() if k not in parts})
         with atomic_file(results_path) as file:
             file.write((json.dumps(results, indent=2) + '\n').encode())
-    text = to_markdown(dict(machine=machine, parts=parts))
+    text = to_markdown(dict(machine=machine, quick=quick, parts=parts))
     with atomic_file(folder / 'results.md') as file:
         file.write((text + '\n').encode())
     page.save(markdown=text)

@@ -116,7 +116,7 @@ def test_the_page():
         run=result('A run', 'failed', reason='exit status 1'),
         ranks=result('Two GPUs', 'skipped', reason='needs 2 GPUs'),
     )
-    text = to_markdown(dict(machine=MACHINE, parts=parts))
+    text = to_markdown(dict(machine=MACHINE, quick=False, parts=parts))
     assert text.startswith('2 x **Card 1** (compute capability 9.0, 80 GiB), driver 570.1 for CUDA 12.8; PyTorch 2.9')
     for line in (
         '| training | Training | timed out: after 3 s | 1 s |',
@@ -130,3 +130,4 @@ def test_the_page():
     ):
         assert line in text.splitlines(), text
     assert text.count('```\none\ntwo\n```') == 2
+    assert '--quick' not in text and '--quick' in to_markdown(dict(machine=MACHINE, quick=True, parts={}))
