@@ -81,6 +81,7 @@ def test_half_precision_agrees_with_full_precision(channels_last):
     assert all(torch.isfinite(p.grad).all() for p in [*G.parameters(), *D.parameters()] if p.grad is not None)
 
 
+@pytest.mark.timeout(600)
 def test_train_and_generate(run_script, tmp_path):
     data = tmp_path / 'digits.zip'
     assert run_script('dataset_tool.py', '--source=digits', f'--dest={data}').returncode == 0
@@ -107,6 +108,7 @@ def test_train_and_generate(run_script, tmp_path):
     assert len(list((tmp_path / 'out').glob('seed*.png'))) == 4
 
 
+@pytest.mark.timeout(1200)  # four trainings
 def test_deterministic_runs_repeat_and_resume_bitwise(run_script, tmp_path):
     data = tmp_path / 'digits.zip'
     assert run_script('dataset_tool.py', '--source=digits', f'--dest={data}').returncode == 0
