@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dnnlib.cli import BOOL, PATH, Command, device_option, resolve_device, usage_error, usage_errors
+from dnnlib.cli import (
+    BOOL,
+    PATH,
+    Command,
+    cuda_graphs_option,
+    device_option,
+    resolve_device,
+    usage_error,
+    usage_errors,
+    warn_if_not_cuda,
+)
 from dnnlib.json_input import read_json
 from dnnlib.schema import shown
 from dnnlib.text import excerpt, message_line
@@ -119,6 +129,7 @@ VERIFY_RESOLUTION = 64
 )
 @click.option('--trust-pickle', is_flag=True, help='Run the code inside the pickles (only if you trust their authors)')
 @click.option('--verbose', type=BOOL, default=True, show_default=True, help='Show progress')
+@cuda_graphs_option()
 @device_option()
 def main(
     networks: tuple[str, ...],
@@ -135,6 +146,7 @@ def main(
     batch: int,
     trust_pickle: bool,
     verbose: bool,
+    cuda_graphs: bool,
     device: str,
 ) -> None:
     """Compute quality metrics of trained networks.
@@ -154,6 +166,8 @@ def main(
     from torch_utils import launcher
 
     torch_device = resolve_device(device)
+    if cuda_graphs:
+        warn_if_not_cuda('--cuda-graphs=1', torch_device)
     with usage_errors():
         num_processes = launcher.number_of_processes(gpus, torch_device)
     options = {
@@ -162,6 +176,7 @@ def main(
         'bootstrap': bootstrap or 0,
         'num_samples': num_samples or MetricOptions.num_samples,
         'workers': WORKERS_ON_CUDA if torch_device.type == 'cuda' else 0,
+        'cuda_graphs': cuda_graphs,
     }
     jobs = [
         make_job(network_pkl, data, mirror, seed, detector_dir, trust_pickle, options)

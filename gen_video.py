@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dataset_format.sizes import Resolution, sides
-from dnnlib.cli import BOOL, Command, FiniteFloat, check_outdir, device_option, usage_errors
+from dnnlib.cli import BOOL, Command, FiniteFloat, check_outdir, usage_errors
 from dnnlib.errors import InvalidArgument
 from dnnlib.outputs import OutputFile
 from generation import image_transforms, latents, options, projected_latents, video
@@ -92,8 +92,7 @@ _MAX_SIDE = 16384  # pixels; the limit of H.264 in common players
     show_default=True,
     help='Draw each pixel as a square of this many pixels, for small networks',
 )
-@options.trust_pickle_option()
-@device_option()
+@options.execution_options()
 def main(
     network: str,
     seeds: list[int] | None,
@@ -116,6 +115,7 @@ def main(
     enlarge: int,
     batch_size: int,
     trust_pickle: bool,
+    cuda_graphs: bool,
     device: str,
 ) -> None:
     """Make a video that moves from latent to latent.
@@ -132,9 +132,8 @@ def main(
     with usage_errors():
         motion = make_motion(pan, spin, loop)
         check_inputs(seeds, projected_w, num_cells, num_keyframes)
-    check_outdir(os.path.dirname(output) or os.curdir, '--output')
-    video.require_encoder()
-    data, G, torch_device = options.open_generator(network, trust_pickle, device)
+    check_output(output)
+    data, G, torch_device = options.open_generator(network, trust_pickle, device, cuda_graphs)
 
     options.warn_if_without_noise(G, f'--noise-mode={noise_mode}', noise_mode != 'const')
     with usage_errors():
@@ -154,6 +153,12 @@ def main(
     path = Interpolation(keys, num_cells, frames_per_key, kind, loop)
     frames = render_frames(G, path, grid_size, torch_device, noise_mode, batch_size, enlarge, motion)
     write(output, fps, frames, path.num_frames)
+
+
+def check_output(output: str) -> None:
+    """Check that a video can be written there."""
+    check_outdir(os.path.dirname(output) or os.curdir, '--output')
+    video.require_encoder()
 
 
 def write(output: str, fps: float, frames: Iterable[np.ndarray], num_frames: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from dnnlib.cli import Command, check_outdir, device_option, usage_errors
+from dnnlib.cli import Command, check_outdir, usage_errors
 from dnnlib.errors import InvalidArgument
 from generation import image_transforms, latents, options, projected_latents, rendering
 
@@ -35,8 +35,7 @@ _MAX_IMAGES = 10_000_000
 @options.outdir_option()
 @options.grid_option('Write one picture, grid.png, of W images side by side in H rows, instead of single files')
 @options.batch_option()
-@options.trust_pickle_option()
-@device_option()
+@options.execution_options()
 def main(
     network: str,
     seeds: list[int] | None,
@@ -52,6 +51,7 @@ def main(
     grid_size: tuple[int, int] | None,
     batch_size: int,
     trust_pickle: bool,
+    cuda_graphs: bool,
     device: str,
 ) -> None:
     """Generate images with a trained network.
@@ -69,7 +69,7 @@ def main(
         transforms = image_transforms.combine(shifts, rotations)
         check_inputs(seeds, projected_w, len(transforms), grid_size)
     check_outdir(outdir)
-    data, G, torch_device = options.open_generator(network, trust_pickle, device)
+    data, G, torch_device = options.open_generator(network, trust_pickle, device, cuda_graphs)
 
     options.warn_if_without_noise(G, f'--noise-mode={noise_mode}', noise_mode != 'const')
     with usage_errors():

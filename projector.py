@@ -18,7 +18,6 @@ from dnnlib.cli import (
     Command,
     FiniteFloat,
     check_outdir,
-    device_option,
     max_pixels_option,
     usage_error,
     usage_errors,
@@ -120,8 +119,7 @@ black.
     metavar='DIR',
     help='Folder with vgg16.pt, to use instead of downloading it',
 )
-@options.trust_pickle_option()
-@device_option()
+@options.execution_options()
 @click.pass_context
 def main(
     ctx: click.Context,
@@ -139,6 +137,7 @@ def main(
     max_pixels: int,
     detector_dir: str | None,
     trust_pickle: bool,
+    cuda_graphs: bool,
     device: str,
 ) -> None:
     if save_video:
@@ -149,7 +148,7 @@ def main(
     if detector_dir is not None:
         with usage_errors('--detectors'):
             detectors.locate('vgg16', detector_dir)
-    data, G, torch_device = options.open_generator(network, trust_pickle, device)
+    data, G, torch_device = options.open_generator(network, trust_pickle, device, cuda_graphs)
     weight_is_given = ctx.get_parameter_source('noise_weight') is not ParameterSource.DEFAULT
     options.warn_if_without_noise(G, '--noise-weight', weight_is_given)
     options.warn_if_unconditional(G.c_dim, {'--class': class_text, '--label': label})

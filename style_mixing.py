@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import torch
 
-from dnnlib.cli import BOOL, Command, SeedRange, check_outdir, device_option, usage_errors
+from dnnlib.cli import BOOL, Command, SeedRange, check_outdir, usage_errors
 from dnnlib.errors import InvalidArgument
 from generation import latents, mixing, options
 
@@ -45,8 +45,7 @@ _DEFAULT_LAYERS = range(7)
 )
 @options.outdir_option()
 @options.batch_option()
-@options.trust_pickle_option()
-@device_option()
+@options.execution_options()
 def main(
     network: str,
     rows: list[int],
@@ -63,6 +62,7 @@ def main(
     outdir: str,
     batch_size: int,
     trust_pickle: bool,
+    cuda_graphs: bool,
     device: str,
 ) -> None:
     """Mix styles: ROW-COL.png for each row and column, SEED-SEED.png for each seed, and grid.png of all images.
@@ -81,7 +81,7 @@ def main(
         if cols_differ:
             check_no_common_seeds(rows, cols)
     check_outdir(outdir)
-    data, G, torch_device = options.open_generator(network, trust_pickle, device)
+    data, G, torch_device = options.open_generator(network, trust_pickle, device, cuda_graphs)
 
     options.warn_if_unconditional(
         G.c_dim, {'--class': class_text, '--col-class': col_class_text, '--label': label, '--col-label': col_label}

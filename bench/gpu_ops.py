@@ -10,6 +10,7 @@ own operators.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ import torch
 
 from bench.common import MEMORY_FORMATS, Row, measure, rows_to_json, this_machine
 from bench.options import ResultFiles, benchmark_options
-from bench.peaks import COPY_MIB
+from bench.peaks import COPY_MIB, QUICK_COPY_MIB
 from bench.tables import text_table_of_rows
 from dnnlib.cli import Command
 from torch_utils.ops import native
@@ -30,13 +31,14 @@ from torch_utils.ops.filtered_lrelu import filtered_lrelu
 from torch_utils.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upsample2d
 
 SHAPES = ((16, 64, 256, 256), (16, 256, 64, 64), (32, 512, 16, 16))  # N C H W
+QUICK_SHAPES = ((1, 8, 16, 16),)
 DTYPES = {'float32': torch.float32, 'float16': torch.float16}
 REPEATS = 20  # calls that are timed together
 
 
 @click.command(cls=Command)
-@benchmark_options('json')
-def main(json_path: str | None) -> None:
+@benchmark_options('quick', 'json')
+def main(quick: bool, json_path: str | None) -> None:
     """Measure the operators on the current CUDA device."""
     if not torch.cuda.is_available():
         raise click.ClickException('This benchmark needs a CUDA device, but PyTorch finds none.')
@@ -45,30 +47,31 @@ def main(json_path: str | None) -> None:
     reason = native.backend(device).reason
     if reason is not None:
         raise click.ClickException(f'The CUDA kernels do not run on this machine: {reason}.')
-    machine, rows = this_machine(device), list(measure_all(device))
+    machine, rows = this_machine(device), list(measure_all(device, quick))
     print(machine, text_table_of_rows(rows), sep='\n\n')
     results.save(rows_to_json(machine, rows))
 
 
-def measure_all(device: torch.device) -> Iterator[Row]:
+def measure_all(device: torch.device, quick: bool) -> Iterator[Row]:
     """Measure the copy, then every operator for every shape, type and layout."""
-    copy = _copy_row(device)
+    repeats = 1 if quick else REPEATS
+    copy = _copy_row(device, QUICK_COPY_MIB if quick else COPY_MIB, repeats)
     yield copy
-    for shape in SHAPES:
+    for shape in QUICK_SHAPES if quick else SHAPES:
         for dtype_name, dtype in DTYPES.items():
             for layout, memory_format in MEMORY_FORMATS.items():
                 x = torch.randn(shape, device=device).to(dtype).contiguous(memory_format=memory_format)
-                yield from _rows(x, f'{list(shape)} {dtype_name} {layout}', copy.rate * 1e9)
+                yield from _rows(x, f'{list(shape)} {dtype_name} {layout}', copy.rate * 1e9, repeats)
 
 
-def _copy_row(device: torch.device) -> Row:
-    source = torch.ones([COPY_MIB * 2**18], device=device)  # float32
+def _copy_row(device: torch.device, mib: int, repeats: int) -> Row:
+    source = torch.ones([mib * 2**18], device=device)  # float32
     target = torch.empty_like(source)
-    times = _times(lambda: target.copy_(source), device)
-    return Row('copy', f'copy of {COPY_MIB} MiB', times, 2 * source.nbytes / 1e9, 'GB')
+    times = _times(lambda: target.copy_(source), device, repeats)
+    return Row('copy', f'copy of {mib} MiB', times, 2 * source.nbytes / 1e9, 'GB')
 
 
-def _rows(x: torch.Tensor, shape_name: str, bytes_per_sec: float) -> Iterator[Row]:
+def _rows(x: torch.Tensor, shape_name: str, bytes_per_sec: float, repeats: int) -> Iterator[Row]:
     b = torch.randn([x.shape[1]], device=x.device, dtype=x.dtype)
     short, long = setup_filter([1, 3, 3, 1], device=x.device), setup_filter(range(1, 13), device=x.device)
     operators: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -81,6 +84,7 @@ def _rows(x: torch.Tensor, shape_name: str, bytes_per_sec: float) -> Iterator[Ro
         'down 2, 12 taps': lambda x: downsample2d(x, long),
         'filtered_lrelu 2/2, 12 taps': lambda x: filtered_lrelu(x, long, long, b, 2, 2, padding=[11, 10, 11, 10]),
     }
+    row = functools.partial(_row, bytes_per_sec=bytes_per_sec, device=x.device, repeats=repeats)
     for name, operator in operators.items():
         leaf = x.detach().requires_grad_()
         y = operator(leaf)
@@ -95,27 +99,42 @@ def _rows(x: torch.Tensor, shape_name: str, bytes_per_sec: float) -> Iterator[Ro
         def run_forward(operator: Callable[[torch.Tensor], torch.Tensor] = operator) -> None:
             operator(x)
 
-        yield _row(name, f'{shape_name} forward', run_forward, forward_bytes, bytes_per_sec, x.device)
-        yield _row(name, f'{shape_name} backward', run_backward, backward_bytes, bytes_per_sec, x.device)
+        yield row(name, f'{shape_name} forward', run_forward, forward_bytes)
+        yield row(name, f'{shape_name} backward', run_backward, backward_bytes)
         with native.reference_only():
-            plain = _row(name, f'{shape_name} forward, plain', run_forward, forward_bytes, bytes_per_sec, x.device)
+            plain = _row(
+                name, f'{shape_name} forward, plain', run_forward, forward_bytes, bytes_per_sec, x.device, repeats
+            )
         yield plain
 
 
 def _row(
-    section: str, what: str, run: Callable[[], object], moved_bytes: int, bytes_per_sec: float, device: torch.device
+    section: str,
+    what: str,
+    run: Callable[[], object],
+    moved_bytes: int,
+    bytes_per_sec: float,
+    device: torch.device,
+    repeats: int,
 ) -> Row:
-    return Row(section, f'{section}: {what}', _times(run, device), moved_bytes / 1e9, 'GB', moved_bytes / bytes_per_sec)
+    return Row(
+        section,
+        f'{section}: {what}',
+        _times(run, device, repeats),
+        moved_bytes / 1e9,
+        'GB',
+        moved_bytes / bytes_per_sec,
+    )
 
 
-def _times(run: Callable[[], object], device: torch.device) -> list[float]:
+def _times(run: Callable[[], object], device: torch.device, repeats: int) -> list[float]:
     """Return seconds per call, from many calls in a row, so that launching them overlaps with the work of the GPU."""
 
     def repeated() -> None:
-        for _ in range(REPEATS):
+        for _ in range(repeats):
             run()
 
-    return [time / REPEATS for time in measure({'': repeated}, device)['']]
+    return [time / repeats for time in measure({'': repeated}, device)['']]
 
 
 if __name__ == '__main__':

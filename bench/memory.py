@@ -23,7 +23,7 @@ import torch
 
 from bench.common import this_machine
 from bench.networks import TrainingStep, training_setup
-from bench.options import BatchSizeList
+from bench.options import BatchSizeList, ResultFiles, benchmark_options
 from dnnlib.cli import Command, device_option, resolve_device
 from dnnlib.machine import keep_freed_memory
 from torch_utils.distributed import World
@@ -71,13 +71,17 @@ def estimate_and_measure(
 @click.option(
     '--cbase', type=click.IntRange(min=1), show_default='that of the preset', help='Fewer channels are faster'
 )
+@benchmark_options('json')
 @device_option()
-def main(sizes: list[tuple[int, int]], cfg: str, cbase: int | None, device: str) -> None:
+def main(sizes: list[tuple[int, int]], cfg: str, cbase: int | None, json_path: str | None, device: str) -> None:
     """Measure the peak memory of training steps and compare it with the estimate."""
+    results, rows = ResultFiles(json_path=json_path), []
     torch_device = resolve_device(device)
     print(f'{this_machine(torch_device)}\n\nresolution  images  estimate   peak  estimate/peak')
     for resolution, batch_gpu in sizes:
         estimated, peak = estimate_and_measure(resolution, batch_gpu, cbase, torch_device, cfg)
+        rows.append(dict(resolution=resolution, images=batch_gpu, estimated_bytes=estimated, peak_bytes=peak))
+        results.save(rows)
         print(
             f'{resolution:10d}  {batch_gpu:6d}  {estimated / 2**20:8,.0f}  {peak / 2**20:5,.0f}  '
             f'{estimated / peak:13.2f}  MiB',

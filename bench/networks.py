@@ -34,6 +34,7 @@ def training_setup(
     channel_base: int | None = None,
     augment_p: float | None = None,
     cfg: str = 'auto',
+    **options: Any,
 ) -> tuple[TrainingConfig, ImageFolderDataset]:
     """Return the configuration of `train.py` for RGB images of this resolution, and a dataset of that shape.
 
@@ -47,10 +48,11 @@ def training_setup(
         channel_base: Value of `--cbase`. None: that of the preset.
         augment_p: Fixed strength of the augmentation. None: ADA, which starts from 0.
         cfg: Preset.
+        **options: Further options of `train.py`, such as `fp32=True`.
     """
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, 'image.png').write_bytes(encode_png(np.zeros([resolution, resolution, 3], np.uint8)))
-        options = Options(
+        all_options = Options(
             outdir=folder,
             data=folder,
             cfg=cfg,
@@ -59,9 +61,10 @@ def training_setup(
             device=str(device),
             aug='ada' if augment_p is None else 'fixed',
             p=augment_p,
+            **options,
         )
-        dataset = open_training_set(options)
-        return build_config(options, dataset, str(device), num_processes), dataset
+        dataset = open_training_set(all_options)
+        return build_config(all_options, dataset, str(device), num_processes), dataset
 
 
 def quick_channel_base(quick: bool) -> int | None:
@@ -69,9 +72,14 @@ def quick_channel_base(quick: bool) -> int | None:
     return QUICK_CHANNEL_BASE if quick else None
 
 
-def construct_generator(resolution: int, quick: bool, device: torch.device, cfg: str = 'auto') -> tuple[Any, int]:
-    """Return the generator of a preset for this resolution, ready for inference, and its `channel_base`."""
-    config, dataset = training_setup(resolution, 1, 1, device, quick_channel_base(quick), cfg=cfg)
+def construct_generator(
+    resolution: int, quick: bool, device: torch.device, cfg: str = 'auto', **options: Any
+) -> tuple[Any, int]:
+    """Return the generator of a preset for this resolution, ready for inference, and its `channel_base`.
+
+    Further options are those of `train.py`.
+    """
+    config, dataset = training_setup(resolution, 1, 1, device, quick_channel_base(quick), cfg=cfg, **options)
     G, _D = setup.construct_networks(config, dataset)
     layer_options = config.G_kwargs.get('synthesis_kwargs', config.G_kwargs)
     return G.eval().requires_grad_(False).to(device), layer_options['channel_base']

@@ -29,6 +29,7 @@ import torch
 from bench.common import CPU, format_seconds, synchronize, this_machine
 from bench.networks import TrainingStep, gradient_bytes, training_setup
 from bench.options import ResultFiles, benchmark_options
+from bench.published import EIGHT_GPUS_SEC_PER_KIMG, ONE_GPU_SEC_PER_KIMG, PUBLISHED_BATCH
 from bench.tables import markdown_table
 from dataset_format.images import encode_png
 from dnnlib.cli import Command, usage_error
@@ -203,31 +204,40 @@ def decoding_rate(resolution: int) -> float:
 # ---------------------------------------------------------------------------------------------------------------------
 # GPUs, by assumption
 
-# Seconds for 1000 images on one V100 with --cfg=auto, as published for the original implementation.
-V100_SEC_PER_KIMG = {128: 13, 256: 23, 512: 74, 1024: 158}
-GPU_SPEED = 2.5  # of the assumed GPU (A100 class), relative to a V100
-LAUNCH_SEC = 0.010  # the least time of a phase, to launch its kernels, however few its images
+GPU = 'A100'
 GPUS_PER_MACHINE = 8
 NVLINK = Link(latency_sec=10e-6, bytes_per_sec=150e9)  # between the GPUs of a machine
 NETWORK = Link(latency_sec=30e-6, bytes_per_sec=20e9)  # between machines: 200 Gbit/s for all 8 GPUs of one
 
 
-def gpu_step(resolution: int, batch: int, num_gpus: int, gradient_sizes: dict[str, float]) -> tuple[float, float]:
-    """Return the seconds of a step and of its all-reduces, under the assumptions above.
+def gpu_compute(resolution: int, gradient_sizes: dict[str, float]) -> Compute:
+    """Return the time of a step's computation on a GPU, from the published speeds of one and of eight GPUs."""
+    one_sec, eight_sec = (
+        seconds[resolution][GPU] * PUBLISHED_BATCH / 1000 for seconds in (ONE_GPU_SEC_PER_KIMG, EIGHT_GPUS_SEC_PER_KIMG)
+    )
+    eight_sec -= gpu_reduce_sec(8, gradient_sizes)
+    return fit_compute({GPU: eight_sec}, PUBLISHED_BATCH // 8, {GPU: one_sec}, PUBLISHED_BATCH)[GPU]
+
+
+def gpu_reduce_sec(num_gpus: int, gradient_sizes: dict[str, float]) -> float:
+    """Return the time of the all-reduces of a step.
 
     Between machines, NCCL is modeled as a ring inside each machine and a ring of the machines for the sums.
     """
     machines = -(-num_gpus // GPUS_PER_MACHINE)
-    image_sec = V100_SEC_PER_KIMG[resolution] / 1000 / GPU_SPEED
-    compute_sec = max(image_sec * batch / num_gpus, average_step(dict.fromkeys(PHASES, LAUNCH_SEC)))
-    reduce_sec = average_step(
+    return average_step(
         {
             name: ring_sec(gradient_sizes[name[0]], min(num_gpus, GPUS_PER_MACHINE), NVLINK)
             + ring_sec(gradient_sizes[name[0]], machines, NETWORK)
             for name in PHASES
         }
     )
-    return compute_sec + reduce_sec, reduce_sec
+
+
+def gpu_step(resolution: int, batch: int, num_gpus: int, gradient_sizes: dict[str, float]) -> tuple[float, float]:
+    """Return the seconds of a step and of its all-reduces, under the assumptions above."""
+    reduce_sec = gpu_reduce_sec(num_gpus, gradient_sizes)
+    return gpu_compute(resolution, gradient_sizes).sec(batch / num_gpus) + reduce_sec, reduce_sec
 
 
 def auto_gradient_sizes(resolution: int) -> dict[str, float]:
@@ -314,8 +324,34 @@ def gpu_table(resolution: int) -> str:
                     f'{25e6 / (batch / sec) / 86400:.2g}',
                 )
             )
-    return f'{resolution} pixels:\n\n{markdown_table(GPU_HEADINGS, rows)}'
+    return markdown_table(GPU_HEADINGS, rows)
 
+
+def gpu_tables() -> str:
+    """Return the constants of a GPU, and the steps of many, for each resolution with published speeds."""
+    parts = []
+    for resolution in EIGHT_GPUS_SEC_PER_KIMG:
+        compute = gpu_compute(resolution, auto_gradient_sizes(resolution))
+        parts.append(
+            f'{resolution} pixels, {format_seconds(compute.start_sec)} + {format_seconds(compute.image_sec)} per image '
+            f'in each step:\n\n{gpu_table(resolution)}'
+        )
+    return '\n\n'.join(parts)
+
+
+def measured_section(resolution: int, cbase: int | None, batch: int, rounds: int) -> str:
+    """Return what is said about this machine."""
+    return (
+        f'Measured on {this_machine(CPU)}, one thread per process, {resolution} pixels, {batch} images per step:\n\n'
+        f'{machine_tables(resolution, cbase, batch, rounds)}'
+    )
+
+
+# Sections of the page, by the name in their markers
+SECTIONS: dict[str, Callable[[int, int | None, int, int], str]] = {
+    'bench/scaling.py': measured_section,
+    'bench/scaling.py --only-gpus': lambda *_args: f'From assumptions, not measured:\n\n{gpu_tables()}',
+}
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Command
@@ -326,22 +362,23 @@ def gpu_table(resolution: int) -> str:
 @click.option('--cbase', type=click.IntRange(min=1), show_default='that of auto', help='Fewer channels are faster')
 @click.option('--batch', type=click.IntRange(min=4), default=8, show_default=True, help='Images per step, in total')
 @click.option('--rounds', type=click.IntRange(min=1), default=3, show_default=True, help='Runs of each phase')
+@click.option('--only-gpus', is_flag=True, help='Measure nothing, and only evaluate the model for GPUs')
 @benchmark_options('markdown')
-def main(resolution: int, cbase: int | None, batch: int, rounds: int, markdown_path: str | None) -> None:
+def main(
+    resolution: int, cbase: int | None, batch: int, rounds: int, only_gpus: bool, markdown_path: str | None
+) -> None:
     """Measure the constants of the scaling model, compare its steps with real ones, and evaluate it for GPUs."""
     if batch % 4 != 0:
         raise usage_error('--batch', f'{batch} images cannot be split over 4 processes: use a multiple of 4.')
-    results = ResultFiles('bench/scaling.py', markdown_path=markdown_path)
+    names = list(SECTIONS)[only_gpus:]
+    for name in names:
+        ResultFiles(name, markdown_path=markdown_path)  # an unsuitable page is found before anything is measured
     machine = this_machine(CPU)
     print(f'{machine}\n', flush=True)
-    measured = machine_tables(resolution, cbase, batch, rounds)
-    print(f'{measured}\n', flush=True)
-    assumed = '\n\n'.join(gpu_table(gpu_resolution) for gpu_resolution in (256, 1024))
-    print(assumed)
-    results.save(
-        markdown=f'Measured on {machine}, one thread per process, {resolution} pixels, {batch} images per step:\n\n'
-        f'{measured}\n\nFrom assumptions, not measured:\n\n{assumed}'
-    )
+    for name in names:
+        text = SECTIONS[name](resolution, cbase, batch, rounds)
+        print(f'{text}\n', flush=True)
+        ResultFiles(name, markdown_path=markdown_path).save(markdown=text)
 
 
 if __name__ == '__main__':

@@ -11,7 +11,17 @@ import click
 import torch
 
 from dataset_format.sizes import Resolution, sides
-from dnnlib.cli import PATH, FiniteFloat, SeedRange, Size, resolve_device, usage_errors
+from dnnlib.cli import (
+    PATH,
+    FiniteFloat,
+    SeedRange,
+    Size,
+    cuda_graphs_option,
+    device_option,
+    resolve_device,
+    usage_errors,
+    warn_if_not_cuda,
+)
 from dnnlib.errors import InvalidArgument
 from dnnlib.outputs import OutputFolder
 from dnnlib.text import excerpt
@@ -19,6 +29,7 @@ from generation.image_transforms import MAX_SHIFT, Shift
 from generation.projected_latents import noise_buffers
 from network_files.cli_types import NetworkFile
 from network_files.reading import open_network
+from torch_utils import inference_graphs
 
 _MAX_PICTURE_PIXELS = 2**30  # 3 gigabytes
 
@@ -202,24 +213,28 @@ def batch_option() -> Callable:
     )
 
 
-def trust_pickle_option() -> Callable:
-    """Return the decorator for `--trust-pickle`."""
-    return click.option(
+def execution_options() -> Callable[[Callable], Callable]:
+    """Return the decorator for `--trust-pickle`, `--cuda-graphs` and `--device`: see `open_generator`."""
+    trust_pickle = click.option(
         '--trust-pickle', is_flag=True, help='Run the code inside the pickle (only if you trust its author)'
     )
+    return lambda command: trust_pickle(cuda_graphs_option()(device_option()(command)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Network
 
 
-def open_generator(network: str, trust_pickle: bool, device: str) -> tuple[dict[str, Any], Any, torch.device]:
+def open_generator(
+    network: str, trust_pickle: bool, device: str, cuda_graphs: bool = False
+) -> tuple[dict[str, Any], Any, torch.device]:
     """Open the network that a script was called with.
 
     Args:
         network: Value of `--network`.
         trust_pickle: Value of `--trust-pickle`.
         device: Value of `--device`.
+        cuda_graphs: Value of `--cuda-graphs`; it applies until the command ends.
 
     Returns:
         (content of the network file, its G_ema on the device, the device)
@@ -230,6 +245,9 @@ def open_generator(network: str, trust_pickle: bool, device: str) -> tuple[dict[
     torch_device = resolve_device(device)
     with usage_errors('--network'):
         data = open_network(network, trust=trust_pickle)
+    if cuda_graphs:
+        warn_if_not_cuda('--cuda-graphs=1', torch_device)
+        click.get_current_context().with_resource(inference_graphs.replaying())
     return data, data['G_ema'].to(torch_device), torch_device
 
 

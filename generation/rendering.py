@@ -18,7 +18,7 @@ from dnnlib.progress import track
 from generation import latents
 from generation.image_transforms import use_transform
 from generation.projected_latents import ProjectedLatents, noise_buffers, use_projected_noise
-from torch_utils import images, misc
+from torch_utils import images, inference_graphs, misc
 
 
 @torch.no_grad()
@@ -41,14 +41,14 @@ def render(
     Returns:
         uint8 [N, C, H, W].
     """
-    options = dict(noise_mode=noise_mode, force_fp32=force_fp32)
+    options: dict[str, Any] = dict(noise_mode=noise_mode, force_fp32=force_fp32)
     if noise_mode != 'random':
-        return images.to_uint8(G.synthesis(ws, **options)).cpu().numpy()
+        return images.to_uint8(inference_graphs.call(G.synthesis, ws, **options)).cpu().numpy()
     # One image at a time: otherwise the noise of a seed would depend on the other images of the batch.
     rendered = []
     for seed, w in zip(range(len(ws)) if noise_seeds is None else noise_seeds, ws):
         with _seeded(seed, ws.device):
-            rendered.append(images.to_uint8(G.synthesis(w.unsqueeze(0), **options)))
+            rendered.append(images.to_uint8(inference_graphs.call(G.synthesis, w.unsqueeze(0), **options)))
     return torch.cat(rendered).cpu().numpy()
 
 

@@ -20,6 +20,7 @@ from metrics.features.cache import StatisticsCache
 from metrics.options import MetricOptions
 from network_files.reading import open_network
 from network_files.snapshots import kimg_of
+from torch_utils import inference_graphs
 from torch_utils.distributed import World, failing_together
 from training.run.run_dir import RunDir
 
@@ -74,7 +75,11 @@ def _run_job(
         G = open_network(job.network, trust=job.trust_pickle, keys=['G_ema'])['G_ema'].to(world.device)
     evaluation = Evaluation(metrics, world, G, job.options, cache)
     for name in metrics:
-        with failures.noted(name, job.network), _out_of_memory_explained(job):
+        with (
+            failures.noted(name, job.network),
+            _out_of_memory_explained(job),
+            inference_graphs.replaying(job.options.cuda_graphs),
+        ):
             result = evaluation.compute(name)
             with failing_together(world):
                 if result is not None:

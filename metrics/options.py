@@ -18,3 +18,4 @@ class MetricOptions:
     bootstrap: int = 0  # resamples for the intervals of FID and KID; 0 computes no intervals
     workers: int = 0  # processes per rank that decode images; 0 decodes in the rank itself
     verbose: bool = True  # show the progress
+    cuda_graphs: bool = False  # replay the generator's kernels (`torch_utils.inference_graphs`)

@@ -220,6 +220,9 @@ def find_differences(expected_dir: RunDir, actual_dir: RunDir) -> list[str]:
 @click.command(cls=Command)
 @click.option('--kills', type=click.IntRange(min=1), default=50, show_default=True, help='How often to kill the run')
 @click.option(
+    '--at-least', type=click.IntRange(min=0), default=0, show_default=True, help='Fail if it was killed less often'
+)
+@click.option(
     '--ticks',
     type=click.IntRange(min=2),
     show_default='2 for each kill',
@@ -228,7 +231,7 @@ def find_differences(expected_dir: RunDir, actual_dir: RunDir) -> list[str]:
 @click.option('--seed', type=int, default=0, show_default=True, help='Seed of the random moments')
 @click.option('--outdir', type=OutputFolder(), show_default='a temporary folder', help='Where to keep the runs')
 @click.argument('extra', nargs=-1)
-def main(kills: int, ticks: int | None, seed: int, outdir: str | None, extra: tuple[str, ...]) -> None:
+def main(kills: int, at_least: int, ticks: int | None, seed: int, outdir: str | None, extra: tuple[str, ...]) -> None:
     """Kill a small run at random moments and compare it with one that was not interrupted.
 
     EXTRA are options for train.py, after a --, such as -- --gpus=2 --workers=1
@@ -254,6 +257,10 @@ def main(kills: int, ticks: int | None, seed: int, outdir: str | None, extra: tu
         num_files = read_every_file(run_dirs[0])
         differences = find_differences(undisturbed, run_dirs[0])
         num_lines = len(read_statistics(run_dirs[0].stats_jsonl))
+        if killed < at_least:
+            raise click.ClickException(
+                f'The run ended after {killed} of {at_least} kills: use more --ticks or --kills.'
+            )
         if differences:
             raise click.ClickException('; '.join(differences))
     print(

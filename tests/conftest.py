@@ -70,7 +70,7 @@ def run_script(tmp_path):
     def run(script: str, *args: object, env: dict[str, str] | None = None, timeout: float = 120, **kwargs):
         environment = {
             **os.environ,
-            'PYTHONPATH': str(ROOT),
+            'PYTHONPATH': os.pathsep.join(filter(None, [os.environ.get('PYTHONPATH'), str(ROOT)])),
             'PYTHONDONTWRITEBYTECODE': '1',
             'OMP_NUM_THREADS': str(_NUM_THREADS),
             **(env or {}),

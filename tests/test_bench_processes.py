@@ -5,10 +5,15 @@ import re
 
 import pytest
 
+from bench.published import EIGHT_GPUS_SEC_PER_KIMG, ONE_GPU_SEC_PER_KIMG, PUBLISHED_BATCH
 from bench.scaling import PHASES, Compute, Link, fit_compute, fit_link, gpu_step, ring_sec, step_sec
 from training.run.memory_estimate import ACCURACY
 
 SMALL = ['--resolution=8', '--cbase=64', '--rounds=1']
+SCALING_PAGE = (
+    'a\n<!-- bench/scaling.py begin -->\nmeasured\n<!-- bench/scaling.py end -->\nand\n'
+    '<!-- bench/scaling.py --only-gpus begin -->\n<!-- bench/scaling.py --only-gpus end -->\nb\n'
+)
 
 
 def test_both_methods_of_averaging_gradients_run_and_agree(run_script, tmp_path):
@@ -34,7 +39,7 @@ def test_both_methods_of_averaging_gradients_run_and_agree(run_script, tmp_path)
 
 @pytest.mark.slow
 def test_scaling_measures_predicts_and_looks_ahead(run_script, tmp_path):
-    (tmp_path / 'page.md').write_text('a\n<!-- bench/scaling.py begin -->\n<!-- bench/scaling.py end -->\nb\n')
+    (tmp_path / 'page.md').write_text(SCALING_PAGE)
     result = run_script('bench/scaling.py', *SMALL, '--batch=4', '--markdown=page.md')
     assert result.returncode == 0, result.stderr
     page = (tmp_path / 'page.md').read_text()
@@ -42,7 +47,23 @@ def test_scaling_measures_predicts_and_looks_ahead(run_script, tmp_path):
         row = rf'^\| {processes} \| {images} \| [\d.]+ m?s \| [\d.]+ m?s \| [+-]\d+% \|$'
         assert len(re.findall(row, page, re.M)) == 1
     assert len(re.findall(r'^\| 512 \| 512, auto \| 1 \|', page, re.M)) == 2
-    assert page.startswith('a\n') and page.endswith('b\n')
+    assert page.startswith('a\n') and page.endswith('b\n') and 'measured' not in page.splitlines()
+
+
+def test_scaling_looks_ahead_without_measuring(run_script, tmp_path):
+    (tmp_path / 'page.md').write_text(SCALING_PAGE)
+    result = run_script('bench/scaling.py', '--only-gpus', '--markdown=page.md')
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / 'page.md').read_text()
+    assert len(re.findall(r'^\| 8 \| ', page, re.M)) == 3 and 'measured\n' in page and 'predicted' not in page
+
+
+def test_gpus_are_as_fast_as_published():
+    sizes = dict(G=90e6, D=90e6)
+    for resolution in EIGHT_GPUS_SEC_PER_KIMG:
+        for num_gpus, published in ((1, ONE_GPU_SEC_PER_KIMG), (8, EIGHT_GPUS_SEC_PER_KIMG)):
+            sec_per_kimg = gpu_step(resolution, PUBLISHED_BATCH, num_gpus, sizes)[0] / PUBLISHED_BATCH * 1000
+            assert sec_per_kimg == pytest.approx(published[resolution]['A100'])
 
 
 @pytest.mark.slow

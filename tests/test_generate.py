@@ -247,6 +247,7 @@ def test_class_names_of_another_number_are_not_used():
 
 @pytest.mark.parametrize('network, arguments, warning', [
     ('plain', ['--seeds=0', '--class=1'], '--class=1 is ignored'),
+    ('plain', ['--seeds=0', '--cuda-graphs=1'], '--cuda-graphs=1 is ignored, since the device is cpu'),
     ('plain', ['--seeds=0', '--projected-w={w}'], '--seeds is ignored'),
     ('classes', ['--class=9', '--projected-w={w}'], '--class is ignored'),
     ('plain', ['--trunc=0.5', '--projected-w={w}'], '--trunc is ignored'),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 from dataset_format.sizes import Resolution, sides
 from generation.projected_latents import ProjectedLatents, noise_buffers, use_projected_noise
 from torch_utils import images, misc
+from torch_utils.inference_graphs import Replayed
 
 FeatureFunction = Callable[[torch.Tensor], torch.Tensor]
 """Maps float32 [N, 3, H, W] from 0 to 255 to [N, D]; squared distances measure how different two images look."""
@@ -135,41 +136,58 @@ def project(
     device = statistics.mean.device
     synthesis = _frozen(G.synthesis)
     random = torch.Generator().manual_seed(settings.seed)
-    noise = {
-        name: torch.randn(buffer.shape, generator=random).to(device).requires_grad_()
-        for name, buffer in noise_buffers(G).items()
-    }
+    noise = _initial_noise(G, random, device)
     num_vectors = G.num_ws if settings.space == 'w+' else 1
     w = statistics.mean.repeat(1, num_vectors, 1).requires_grad_()  # [1, 1 or L, w_dim]
-    optimizer = torch.optim.Adam([w, *noise.values()], betas=(0.9, 0.999))
+    optimizer = torch.optim.Adam(optimized := [w, *noise.values()], betas=(0.9, 0.999))
     with torch.no_grad():
         target_features = features(feature_input(torch.from_numpy(target).to(device, torch.float32)[None]))
+
+    @Replayed
+    def evaluate(added: torch.Tensor) -> list[torch.Tensor]:
+        """Return distance [], image [1, C, H, W], ws [1, L, w_dim] and the gradients with this noise added to w."""
+        ws = (w + added).repeat(1, G.num_ws // num_vectors, 1)
+        image = _synthesize(synthesis, ws, noise)
+        distance = (features(feature_input((image + 1) * 127.5)) - target_features).square().sum()
+        loss = distance + settings.noise_weight * noise_penalty(noise.values())
+        gradients = torch.autograd.grad(loss, optimized, materialize_grads=True)
+        return [distance.detach(), image.detach(), ws.detach(), *gradients]
 
     distances: list[float] = []
     best: Candidate | None = None
     for step in range(settings.num_steps + 1):
         progress = step / settings.num_steps
         added = torch.randn(w.shape, generator=random).to(device) * w_noise_at(progress, statistics.deviation, settings)
-        ws = (w + added).repeat(1, G.num_ws // num_vectors, 1)  # [1, L, w_dim]
-        image = _synthesize(synthesis, ws, noise)  # [1, C, H, W]
-        distance = (features(feature_input((image + 1) * 127.5)) - target_features).square().sum()
-        candidate = Candidate(step, _check_finite(distance.item(), step), ws.detach(), noise)
+        distance, image, ws, *gradients = evaluate(added)
+        candidate = Candidate(step, _check_finite(distance.item(), step), ws, noise)
         if on_render is not None:
-            on_render(step, candidate.distance, image.detach())
+            on_render(step, candidate.distance, image)
         distances.append(candidate.distance)
         if best is None or candidate.distance < best.distance:
             best = _copy(candidate)
         if step < settings.num_steps:
-            loss = distance + settings.noise_weight * noise_penalty(noise.values())
-            loss.backward(inputs=[w, *noise.values()])
-            _update(optimizer, learning_rate_at(progress, settings), noise.values())
+            _update(optimizer, gradients, learning_rate_at(progress, settings), noise.values())
     assert best is not None
     return ProjectionResult(_copy(candidate), best, distances)
 
 
-def _update(optimizer: torch.optim.Optimizer, learning_rate: float, noise: Iterable[torch.Tensor]) -> None:
-    for group in optimizer.param_groups:
-        group['lr'] = learning_rate
+def _initial_noise(G: Any, random: torch.Generator, device: torch.device) -> dict[str, torch.Tensor]:
+    return {
+        name: torch.randn(buffer.shape, generator=random).to(device).requires_grad_()
+        for name, buffer in noise_buffers(G).items()
+    }
+
+
+def _update(
+    optimizer: torch.optim.Optimizer,
+    gradients: Sequence[torch.Tensor],
+    learning_rate: float,
+    noise: Iterable[torch.Tensor],
+) -> None:
+    (group,) = optimizer.param_groups
+    group['lr'] = learning_rate
+    for parameter, gradient in zip(group['params'], gradients, strict=True):
+        parameter.grad = gradient
     optimizer.step()
     optimizer.zero_grad()
     for buffer in noise:

@@ -16,6 +16,7 @@ import torch
 from dataset_format.sizes import Resolution, sides
 from metrics.batching import split
 from metrics.features import randomness
+from torch_utils import inference_graphs
 from torch_utils.images import on_white, to_uint8
 from training import known_classes
 from training.dataset import Dataset
@@ -91,7 +92,7 @@ class GeneratedImages:
         z = randomness.latents(self._seed, indices, self._G.z_dim).to(self._device)
         c = randomness.labels(self._seed, indices, self._dataset).to(self._device)
         with randomness.batch_noise(self._device, self._seed, indices[0]):
-            images = self._G(z, c)
+            images = inference_graphs.call(self._G, z, c)
         return to_uint8(require_finite(images, 'The generator gives images'))
 
 

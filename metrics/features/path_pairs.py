@@ -21,6 +21,7 @@ from metrics.features.detectors import Detector
 from metrics.features.feature_requests import VGG_LPIPS, PathRequest
 from metrics.features.image_sources import require_finite
 from metrics.perceptual_path_length import path_lengths, slerp
+from torch_utils import inference_graphs
 from torch_utils.distributed import World
 from torch_utils.images import on_background
 from training.dataset import Dataset
@@ -73,7 +74,9 @@ def _distances(
         for name, buffer in G.named_buffers():
             if name.endswith('.noise_const'):
                 buffer.normal_()
-    images = G.synthesis(ws, noise_mode='const', force_fp32=True).to(torch.float32)  # [2N, C, H, W]
+    images = inference_graphs.call(G.synthesis, ws, noise_mode='const', force_fp32=True).to(
+        torch.float32
+    )  # [2N, C, H, W]
     images = _detector_input(require_finite(images, 'The generator gives images'), request.crop)
     start, end = detectors.apply(detector, images, VGG_LPIPS).to(torch.float32).chunk(2)  # [N, D]
     return require_finite(path_lengths(start, end, EPSILON), 'The detector gives distances')

@@ -19,6 +19,7 @@ from metrics.features import randomness
 from metrics.features.collectors import gather_rows
 from metrics.features.feature_requests import EquivarianceRequest
 from metrics.features.image_sources import MetricError, require_finite
+from torch_utils import inference_graphs
 from torch_utils.distributed import World
 from training.dataset import Dataset
 from training.networks_stylegan3 import SynthesisInput
@@ -103,7 +104,7 @@ def _render(
     both_ws = torch.cat([ws, ws])
     if isinstance(G.synthesis.input, SynthesisInput):
         G.synthesis.input.transform = torch.from_numpy(np.linalg.inv(transforms)).to(torch.float32).to(ws.device)
-        images = G.synthesis(both_ws, noise_mode='const')
+        images = inference_graphs.call(G.synthesis, both_ws, noise_mode='const')
     else:  # Classes of others take a single transform.
         parts = []
         for w, transform in zip(both_ws.split(1), transforms):

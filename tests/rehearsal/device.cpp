@@ -77,10 +77,18 @@ struct Block {  // what a CUDA storage owns
     c10::Storage host;  // whose memory it is, if it was not allocated here
     int64_t bytes;
     int device;
+    void* graph = capturing ? recording : nullptr;  // that was captured when it was allocated
 };
+
+std::mutex graphs_mutex;
+std::map<void*, std::vector<Block*>> kept;  // graph → blocks that were released, but that its replays write to
 
 void charge(int device, int64_t bytes) {
     count(ALLOCATIONS);
+    if (capturing) {
+        std::lock_guard<std::mutex> lock(graphs_mutex);
+        kept[recording];
+    }
     const int64_t rounded = (bytes + 511) / 512 * 512, used = memory[device].used += rounded;
     if (used > memory_bytes) {
         memory[device].used -= rounded;
@@ -93,6 +101,11 @@ void charge(int device, int64_t bytes) {
 
 void free_block(void* context) {
     auto* block = static_cast<Block*>(context);
+    if (block->graph) {
+        std::lock_guard<std::mutex> lock(graphs_mutex);
+        const auto found = kept.find(block->graph);
+        if (found != kept.end()) return found->second.push_back(block);
+    }
     memory[block->device].used -= (block->bytes + 511) / 512 * 512;
     if (!block->host) std::free(block->data);
     delete block;
@@ -614,7 +627,16 @@ void rehearsal_replay(void* graph) {
     counters[LAUNCHES] = launches;  // A graph is one launch.
 }
 long long rehearsal_graph_size(void* graph) { return static_cast<std::vector<std::function<void()>>*>(graph)->size(); }
-void rehearsal_graph_free(void* graph) { delete static_cast<std::vector<std::function<void()>>*>(graph); }
+void rehearsal_graph_free(void* graph) {
+    delete static_cast<std::vector<std::function<void()>>*>(graph);
+    std::vector<Block*> blocks;
+    {
+        std::lock_guard<std::mutex> lock(graphs_mutex);
+        blocks.swap(kept[graph]);
+        kept.erase(graph);
+    }
+    for (Block* block : blocks) free_block(block);
+}
 
 // Run an emulated kernel, now and at each replay.
 void rehearsal_launch(void (*kernel)(long long, long long, const void*), long long blocks, long long threads,

@@ -12,9 +12,10 @@ import torch
 
 from tests.rehearsal import kernels
 from tests.rehearsal.backend import backend
-from torch_utils.ops import cuda_launch
+from torch_utils.ops import cuda_driver, cuda_launch, nvrtc
 
 CAPABILITY = (8, 0)
+CUDA = (12, 8)
 NAME = 'Rehearsal device'
 
 
@@ -25,9 +26,12 @@ def install(devices: int, memory_bytes: int) -> None:
     backend().rehearsal_give_default_generators(0)
     for name, value in _replacements(devices, memory_bytes, generators).items():
         setattr(torch.cuda, name, value)
-    torch.version.cuda = '12.8'
+    torch.version.cuda = '.'.join(map(str, CUDA))
+    torch._C._jit_override_can_fuse_on_gpu(False)  # TorchScript would compile kernels for the device
     cuda_launch.run = _run
     cuda_launch.load = lambda launch, index: None
+    cuda_launch.choice = lambda index: nvrtc.Choice(types.SimpleNamespace(path='g++', version=CUDA), 'sm_80')
+    cuda_driver.version = lambda: CUDA
     _replace_collectives()
     torch.UntypedStorage.clone = lambda storage: _as_tensor(storage).clone().untyped_storage()
     torch.UntypedStorage.to = torch.UntypedStorage.cuda = _move_storage
@@ -128,6 +132,9 @@ class CUDAGraph:
         if self._graph is not None:
             backend().rehearsal_graph_free(self._graph)
         self._graph = None
+
+    def __del__(self) -> None:
+        self.reset()
 
     def pool(self) -> tuple[int, int]:
         return (0, 1)

@@ -160,3 +160,14 @@ def test_graphs_repeat_their_operators_on_the_same_memory():
         x.sum().item()
     with pytest.raises(RuntimeError, match='capturing'), torch.cuda.graph(torch.cuda.CUDAGraph()):
         x.copy_(torch.ones(4))
+
+
+def test_the_memory_of_a_graph_is_kept_until_it_is_released():
+    graph, before = torch.cuda.CUDAGraph(), torch.cuda.memory_allocated()
+    with torch.cuda.graph(graph):
+        torch.ones(2**16, device='cuda')
+        y = torch.ones(2**16, device='cuda')
+    del y
+    assert torch.cuda.memory_allocated() == before + 2 * 4 * 2**16
+    graph.reset()
+    assert torch.cuda.memory_allocated() == before

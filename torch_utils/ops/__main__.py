@@ -60,7 +60,7 @@ def check_device(device: torch.device) -> bool:
         print(f'  plain PyTorch: {backend.reason}')
     else:
         print(f'  native kernels, ready after {elapsed_sec:.2f} s')
-        for line in describe(backend.kernels):
+        for line in backend.kernels.describe(device):
             print(f'  {line}')
     all_passed = True
     for test in self_tests():
@@ -74,11 +74,6 @@ def check_device(device: torch.device) -> bool:
             f'{"passed" if passed else "FAILED"}, error {error:.1e} in {elapsed_ms:.0f} ms'
         )
     return all_passed
-
-
-def describe(kernels: ModuleType) -> list[str]:
-    """Return lines about a module of kernels."""
-    return kernels.describe() if hasattr(kernels, 'describe') else []
 
 
 def implementation(test: str, kernels: ModuleType | None, device: torch.device) -> str:

@@ -103,7 +103,7 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def describe() -> list[str]:
+def describe(_device: torch.device) -> list[str]:
     """Return lines about the library, for `python -m torch_utils.ops`."""
     path = _library_path()
     seconds = build.build_time_sec(path)

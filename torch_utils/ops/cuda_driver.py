@@ -119,6 +119,17 @@ def device(index: int) -> Device:
     return Device(index)
 
 
+def version() -> tuple[int, int]:
+    """Return the newest CUDA version (major, minor) that the driver supports.
+
+    Raises:
+        DriverError: The driver cannot be used.
+    """
+    number = ctypes.c_int()
+    _call(_driver(), 'cuDriverGetVersion', ctypes.byref(number))
+    return number.value // 1000, number.value % 1000 // 10
+
+
 @functools.lru_cache(maxsize=1)
 def _driver() -> ctypes.CDLL:
     name = 'nvcuda.dll' if sys.platform == 'win32' else 'libcuda.so.1'

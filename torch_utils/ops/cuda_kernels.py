@@ -38,8 +38,15 @@ def reason_unavailable(device: torch.device) -> str | None:
     except (nvrtc.CompilerMissing, nvrtc.CompilationFailed) as error:
         return str(error)
     except cuda_driver.DriverError as error:
-        return f'the GPU rejects kernels compiled by {nvrtc.compiler().path} ({error})'
+        return f'the GPU or its driver rejects the kernels ({error})'
     return None
+
+
+def describe(device: torch.device) -> list[str]:
+    """Return lines about the compiler of the kernels of a CUDA device."""
+    compiler, target = cuda_launch.choice(torch.cuda.current_device() if device.index is None else device.index)
+    cuda, driver = ('.'.join(map(str, version)) for version in (compiler.version, cuda_driver.version()))
+    return [f'compiled for {target} by NVRTC {cuda} ({compiler.path}); the driver supports CUDA {driver}']
 
 
 def _empty_images(x: Tensor, height: int, width: int) -> Tensor:

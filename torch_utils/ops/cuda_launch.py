@@ -68,21 +68,35 @@ def load(launch: Launch, index: int) -> Any:
     kernel = launch.kernel
 
     def build() -> bytes:
-        target = nvrtc.target(torch.cuda.get_device_capability(index), nvrtc.compiler().architectures)
-        return compile_kernel(kernel, target).image
+        compiler, target = choice(index)
+        return compile_kernel(kernel, target, compiler).image
 
     return cuda_driver.device(index).function(kernel, kernel.name, build, launch.shared_bytes)
 
 
-def compile_kernel(kernel: Kernel, target: str) -> nvrtc.Binary:
-    """Return the binary of a kernel for a target such as 'sm_90', from disk if it has been compiled before."""
+@functools.cache
+def choice(index: int) -> nvrtc.Choice:
+    """Return the compiler for the kernels of cuda:`index`, and its target.
+
+    Raises:
+        nvrtc.CompilerMissing: There is no compiler for this GPU and its driver.
+        cuda_driver.DriverError: The driver cannot be used.
+    """
+    return nvrtc.choose(torch.cuda.get_device_capability(index), cuda_driver.version(), nvrtc.compilers())
+
+
+def compile_kernel(kernel: Kernel, target: str, compiler: nvrtc.Compiler | None = None) -> nvrtc.Binary:
+    """Return the binary of a kernel for a target such as 'sm_90', from disk if it has been compiled before.
+
+    The compiler is the first of `nvrtc.compilers` if none is given.
+    """
     options = (
         f'--gpu-architecture={target}',
         '--std=c++17',
         '--device-as-default-execution-space',
         '--ptxas-options=-v',
     )
-    return nvrtc.build(kernel.name, kernel.source, _sources(), options)
+    return nvrtc.build(kernel.name, kernel.source, _sources(), options, compiler)
 
 
 @functools.lru_cache(maxsize=1)

@@ -19,7 +19,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -135,20 +135,35 @@ def _strings(values: Sequence[bytes]) -> ctypes.Array:
     return (ctypes.c_char_p * len(values))(*values)
 
 
-@functools.lru_cache(maxsize=1)
-def compiler() -> Compiler:
-    """Return the NVRTC that matches PyTorch best. The result is cached.
+def compilers() -> Iterator[Compiler]:
+    """Yield every NVRTC that can be used, the one that matches PyTorch best first.
 
     Raises:
-        CompilerMissing: There is no usable NVRTC.
+        CompilerMissing: There is none.
     """
-    failures = []
+    failures, found = [], False
     for path in candidates():
         try:
-            return Compiler(path)
+            compiler = _opened(path)
         except CompilerMissing as error:
             failures.append(str(error))
-    raise CompilerMissing(failures[0] if failures else f'the CUDA compiler library NVRTC is missing; {INSTALL}')
+        else:
+            found = True
+            yield compiler
+    if not found:
+        raise CompilerMissing(failures[0] if failures else f'the CUDA compiler library NVRTC is missing; {INSTALL}')
+
+
+_opened = functools.cache(Compiler)
+
+
+def compiler() -> Compiler:
+    """Return the first of `compilers`.
+
+    Raises:
+        CompilerMissing: There is none.
+    """
+    return next(compilers())
 
 
 def candidates() -> Iterator[str]:
@@ -207,19 +222,73 @@ def target(capability: tuple[int, int], architectures: Sequence[int]) -> str:
     if not supported:
         raise CompilerMissing(
             f'this NVRTC no longer supports GPUs of compute capability {capability[0]}.{capability[1]}; '
-            'install nvidia-cuda-nvrtc for an older version of CUDA'
+            'install one for an older version of CUDA, such as nvidia-cuda-nvrtc-cu12'
         )
     best = max(supported)
     return f'sm_{best}' if best // 10 == capability[0] else f'compute_{best}'
+
+
+class Choice(NamedTuple):
+    """A compiler, and what it compiles for a GPU."""
+
+    compiler: Compiler
+    target: str
+
+
+def choose(capability: tuple[int, int], driver_version: tuple[int, int], found: Iterable[Compiler]) -> Choice:
+    """Return the first compiler whose machine code the GPU and its driver accept, or else whose portable code they do.
+
+    A driver loads machine code of any minor version of the CUDA versions it supports. It compiles portable code only
+    if that is not newer than the driver itself.
+
+    Args:
+        capability: Compute capability of the GPU.
+        driver_version: The newest CUDA version (major, minor) that the driver supports.
+        found: Compilers, best first.
+
+    Raises:
+        CompilerMissing: No compiler is suitable.
+    """
+    reasons, portable = [], None
+    for compiler in found:
+        try:
+            choice = Choice(compiler, target(capability, compiler.architectures))
+        except CompilerMissing as error:
+            reasons.append(str(error))
+            continue
+        is_portable = choice.target.startswith('compute_')
+        if compiler.version[0] > driver_version[0] or (is_portable and compiler.version > driver_version):
+            reasons.append(_too_new(compiler, driver_version))
+        elif not is_portable:
+            return choice
+        else:
+            portable = portable or choice
+    if portable is None:
+        raise CompilerMissing(reasons[0])
+    return portable
+
+
+def _too_new(compiler: Compiler, driver_version: tuple[int, int]) -> str:
+    major, minor = driver_version
+    package = 'nvidia-cuda-nvrtc' if major >= 13 else f'nvidia-cuda-nvrtc-cu{major}'
+    return (
+        f'{compiler.path} is of CUDA {compiler.version[0]}.{compiler.version[1]}, but the driver only supports CUDA '
+        f'{major}.{minor}; update the driver, or install {package} of that version'
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Binaries on disk
 
 
-def build(name: str, source: str, headers: Mapping[str, str], options: Sequence[str]) -> Binary:
-    """Return what `Compiler.compile` returns, from disk if the program has been compiled before."""
-    nvrtc = compiler()
+def build(
+    name: str, source: str, headers: Mapping[str, str], options: Sequence[str], nvrtc: Compiler | None = None
+) -> Binary:
+    """Return what `Compiler.compile` returns, from disk if the program has been compiled before.
+
+    The compiler is the first of `compilers` if none is given.
+    """
+    nvrtc = nvrtc or compiler()
     digest = hashlib.sha256(repr((name, source, sorted(headers.items()), list(options), nvrtc.version)).encode())
     folder = cache_folder()
     path = folder and folder / f'{name}-{digest.hexdigest()[:32]}.bin'

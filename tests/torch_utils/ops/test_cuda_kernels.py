@@ -393,6 +393,25 @@ def test_registers(compiler, monkeypatch, tmp_path, name, target):
     assert 'warning' not in binary.log
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    'name', ['bias_act bfloat16 odd size', 'upfirdn2d channels 16 bit', 'filtered_lrelu with mask', 'bias_act tanh']
+)
+def test_every_architecture(compiler, monkeypatch, tmp_path, name):
+    """Both as machine code and as portable code."""
+    monkeypatch.setenv('TORCH_EXTENSIONS_DIR', str(tmp_path))
+    launch, _registers = KERNELS[name]
+    architectures = [number for number in compiler.architectures if 70 <= number <= 121]
+    assert len(architectures) > 5
+    for number in architectures:
+        binary = cuda_launch.compile_kernel(launch.kernel, f'sm_{number}', compiler)
+        assert binary.image.startswith(b'\x7fELF') and 'warning' not in binary.log
+        assert nvrtc.usage(binary.log).spilled_bytes == 0
+        portable = cuda_launch.compile_kernel(launch.kernel, f'compute_{number}', compiler)
+        assert f'.target sm_{number}'.encode() in portable.image
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Under the operators
 

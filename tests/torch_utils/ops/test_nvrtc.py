@@ -1,12 +1,15 @@
 """Run-time compilation: the choice of the library and of the target, and the cache on disk."""
 
+import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from torch_utils.ops import nvrtc
+from torch_utils.ops import cuda_driver, cuda_launch, nvrtc
 
 SOURCE = '#include "scale.h"\nextern "C" __global__ void scale(float* x) { x[threadIdx.x] *= FACTOR; }\n'
 HEADERS = {'scale.h': '#define FACTOR 3\n'}
@@ -98,6 +101,92 @@ def test_target(capability, target):
     assert nvrtc.target(capability, (75, 80, 90, 100)) == target
 
 
+# What NVRTC of each version compiles for, by `nvrtcGetSupportedArchs`, without architectures below 70
+ARCHITECTURES = {
+    (12, 1): (70, 72, 75, 80, 86, 87, 89, 90),
+    (12, 4): (70, 72, 75, 80, 86, 87, 89, 90),
+    (12, 8): (70, 72, 75, 80, 86, 87, 89, 90, 100, 101, 120),
+    (12, 9): (70, 72, 75, 80, 86, 87, 89, 90, 100, 101, 103, 120, 121),
+    (13, 0): (75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121),
+}
+GPUS = ((7, 0), (7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (10, 3), (11, 0), (12, 0), (12, 1))
+
+
+def fake_compiler(version):
+    return SimpleNamespace(version=version, architectures=ARCHITECTURES[version], path=f'libnvrtc.so.{version[0]}')
+
+
+def is_loadable(choice, capability, driver):
+    """The rules of NVIDIA's documents: binaries run on later minor versions, drivers know no newer PTX."""
+    kind, number = choice.target.split('_')
+    assert int(number) in choice.compiler.architectures
+    if kind == 'compute':
+        return int(number) <= capability[0] * 10 + capability[1] and choice.compiler.version <= driver
+    same_generation = int(number) // 10 == capability[0] and int(number) % 10 <= capability[1]
+    return same_generation and choice.compiler.version[0] <= driver[0]
+
+
+@pytest.mark.parametrize(
+    'versions', [*itertools.permutations(ARCHITECTURES, 1), *itertools.permutations(ARCHITECTURES, 2)]
+)
+@pytest.mark.parametrize('driver', [(12, 2), (12, 4), (12, 8), (13, 0), (13, 2)])
+def test_what_is_compiled_can_be_loaded(versions, driver):
+    found = [fake_compiler(version) for version in versions]
+    for capability in GPUS:
+        try:
+            choice = nvrtc.choose(capability, driver, found)
+        except nvrtc.CompilerMissing as error:
+            for compiler in found:
+                too_old_gpu = min(compiler.architectures) > capability[0] * 10 + capability[1]
+                needs_ptx = capability[0] not in {number // 10 for number in compiler.architectures}
+                too_new = compiler.version[0] > driver[0] or (needs_ptx and compiler.version > driver)
+                assert too_old_gpu or too_new
+            assert re.search('install .*nvidia-cuda-nvrtc', str(error))
+        else:
+            assert is_loadable(choice, capability, driver), (choice, capability)
+
+
+def test_machine_code_of_another_compiler_is_preferred_to_portable_code():
+    old, new = fake_compiler((12, 4)), fake_compiler((12, 8))
+    assert nvrtc.choose((12, 0), (12, 8), [old, new]) == (new, 'sm_120')
+    assert nvrtc.choose((12, 0), (12, 8), [old]) == (old, 'compute_90')
+    assert nvrtc.choose((9, 0), (12, 8), [old, new]) == (old, 'sm_90')
+
+
+def test_a_compiler_that_is_newer_than_the_driver_is_explained():
+    with pytest.raises(nvrtc.CompilerMissing, match=r'is of CUDA 13\.0, but the driver only supports CUDA 12\.4'):
+        nvrtc.choose((9, 0), (12, 4), [fake_compiler((13, 0))])
+    assert nvrtc.choose((7, 0), (13, 0), [fake_compiler((13, 0)), fake_compiler((12, 9))]).target == 'sm_70'
+
+
+def test_version_of_the_driver(monkeypatch):
+    def driver_version(pointer):
+        pointer._obj.value = 12080
+        return 0
+
+    monkeypatch.setattr(cuda_driver, '_driver', lambda: SimpleNamespace(cuDriverGetVersion=driver_version))
+    assert cuda_driver.version() == (12, 8)
+
+
+def test_kernels_are_compiled_by_the_compiler_that_was_chosen(monkeypatch):
+    compiled = []
+    compiler = fake_compiler((12, 4))
+    compiler.compile = lambda name, source, headers, options: compiled.append(options) or nvrtc.Binary(b'image', '')
+    monkeypatch.setattr(nvrtc, 'compilers', lambda: iter([fake_compiler((13, 0)), compiler]))
+    monkeypatch.setattr(nvrtc, 'cache_folder', lambda: None)
+    monkeypatch.setattr(cuda_driver, 'version', lambda: (12, 4))
+    loaded = SimpleNamespace(function=lambda key, name, build, shared_bytes: build())
+    monkeypatch.setattr(cuda_driver, 'device', lambda index: loaded)
+    monkeypatch.setattr('torch.cuda.get_device_capability', lambda index: (8, 9))
+    cuda_launch.choice.cache_clear()
+    kernel = cuda_launch.Kernel('bias_act.cu', 'bias_act', ())
+    try:
+        assert cuda_launch.load(cuda_launch.Launch(kernel, 1, 32, 0, b''), 0) == b'image'
+    finally:
+        cuda_launch.choice.cache_clear()
+    assert '--gpu-architecture=sm_89' in compiled[0]
+
+
 def test_a_gpu_that_is_too_old():
     with pytest.raises(nvrtc.CompilerMissing, match=r'capability 7\.0.*install'):
         nvrtc.target((7, 0), (75, 80, 90))
@@ -130,15 +219,11 @@ def test_the_library_of_pytorchs_own_cuda_comes_first(monkeypatch, tmp_path):
 
 def test_missing_library_names_what_to_install(monkeypatch):
     monkeypatch.setattr(nvrtc, 'candidates', lambda: iter(()))
-    nvrtc.compiler.cache_clear()
-    try:
-        with pytest.raises(nvrtc.CompilerMissing, match=r'pip install .*nvidia-cuda-nvrtc'):
-            nvrtc.compiler()
-        monkeypatch.setattr(nvrtc, 'candidates', lambda: iter(['/nowhere/libnvrtc.so']))
-        with pytest.raises(nvrtc.CompilerMissing, match='/nowhere/libnvrtc.so'):
-            nvrtc.compiler()
-    finally:
-        nvrtc.compiler.cache_clear()
+    with pytest.raises(nvrtc.CompilerMissing, match=r'pip install .*nvidia-cuda-nvrtc'):
+        nvrtc.compiler()
+    monkeypatch.setattr(nvrtc, 'candidates', lambda: iter(['/nowhere/libnvrtc.so']))
+    with pytest.raises(nvrtc.CompilerMissing, match='/nowhere/libnvrtc.so'):
+        nvrtc.compiler()
 
 
 def test_usage():
