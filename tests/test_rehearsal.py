@@ -49,8 +49,21 @@ def data(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp('images') / 'data')
 
 
+@pytest.fixture(scope='module')
+def labeled_data(tmp_path_factory):
+    folder = write_images(tmp_path_factory.mktemp('labeled') / 'data')
+    labels = [[path.name, index % 2] for index, path in enumerate(sorted(folder.glob('*.png')))]
+    (folder / 'dataset.json').write_text(json.dumps({'labels': labels}))
+    return folder
+
+
 def test_the_device_itself():
     result = successful(pytest_of('tests/rehearsal/test_device.py'), devices=2, memory_mib=4096)
+    assert 'skipped' not in result.stdout, result.stdout
+
+
+def test_the_training_step():
+    result = successful(pytest_of('tests/rehearsal/test_training_step.py'), memory_mib=4096)
     assert 'skipped' not in result.stdout, result.stdout
 
 
@@ -113,6 +126,37 @@ def test_a_deterministic_run_is_resumed_to_the_bit(data, tmp_path):
     states[0].unlink()
     successful(script('train.py', f'--resume-run={run_dir}'))
     assert last_network(run_dir) == finished
+
+
+# After the first tick, whatever waits for the GPU inside a tick is an error.
+NEVER_WAITING = """
+import torch, train, training.training_loop as loop
+end_tick = loop._end_tick
+def end_tick_that_may_wait(*args, **kwargs):
+    torch.cuda.set_sync_debug_mode('default')
+    end_tick(*args, **kwargs)
+    torch.cuda.set_sync_debug_mode('error')
+loop._end_tick = end_tick_that_may_wait
+if __name__ == "__main__":
+    train.main()
+"""
+
+
+@pytest.mark.parametrize('options', [
+    pytest.param(['--cfg=auto', '--augpipe=bgcfnc', '--validation=8', '--cond=1'], id='many'),
+    pytest.param(['--cfg=auto', '--gpus=2', '--batch-gpu=2', '--fp32=1'], id='two devices', marks=pytest.mark.slow),
+    pytest.param(['--cfg=tiny-r', '--deterministic=1', '--mirror=1'], id='stylegan3', marks=pytest.mark.slow),
+    pytest.param(['--cfg=tiny', '--lecam=0.1', '--bcr=10', '--diffaugment=color,translation,cutout'], id='methods',
+                 marks=pytest.mark.slow),
+    pytest.param(['--cfg=tiny', '--loss=relativistic', '--validation=8', '--ada-heuristic=rv'], id='relativistic',
+                 marks=pytest.mark.slow),
+])  # fmt: skip
+def test_nothing_waits_within_a_tick(labeled_data, tmp_path, options):
+    arguments = [*SHORT, '--tick=0.032', '--kimg=0.072', '--cbase=64', '--cmax=8', '--batch=8', '--init-p=0.5']
+    command = [f'--data={labeled_data}', f'--outdir={tmp_path}', '--metrics=none', *arguments, *options]
+    script = tmp_path / 'train_without_waiting.py'
+    script.write_text(NEVER_WAITING)  # a file, because the processes of two devices import it
+    successful([sys.executable, script, *command], devices=2)
 
 
 def test_memory_that_does_not_suffice_is_noticed_before_the_start(data, tmp_path):

@@ -46,10 +46,12 @@ def build_phases(G: torch.nn.Module, D: torch.nn.Module, config: TrainingConfig)
     ):
         optimizer = _build_optimizer(module, opt_kwargs, reg_interval)
         if reg_interval is None:
-            phases.append(Phase(f'{name}both', module, optimizer, 1))
+            parts = {'both': 1}
         else:
-            phases.append(Phase(f'{name}main', module, optimizer, 1))
-            phases.append(Phase(f'{name}reg', module, optimizer, reg_interval))
+            parts = {'main': 1, 'reg': reg_interval}
+        device = next(module.parameters()).device
+        for part, interval in parts.items():
+            phases.append(Phase(f'{name}{part}', module, optimizer, interval, torch.zeros([], device=device)))
     return phases
 
 

@@ -86,13 +86,22 @@ def build_augmentation(config: TrainingConfig, device: torch.device) -> tuple[Au
     )
 
 
-def build_pseudo_augmentation(config: TrainingConfig) -> tuple[PseudoAugmentation | None, AdaController | None]:
+def build_pseudo_augmentation(
+    config: TrainingConfig, device: torch.device
+) -> tuple[PseudoAugmentation | None, AdaController | None]:
     """Return the pseudo augmentation and the controller of its probability, or None for both."""
     if config.apa_target is None:
         return None, None
-    pseudo = PseudoAugmentation()
+    pseudo = PseudoAugmentation(device)
     return pseudo, AdaController(
-        pseudo, config.apa_target, config.ada_interval, config.ada_kimg, config.batch_size, MAX_P, config.ada_heuristic
+        pseudo,
+        config.apa_target,
+        config.ada_interval,
+        config.ada_kimg,
+        config.batch_size,
+        MAX_P,
+        config.ada_heuristic,
+        on_change=pseudo.send_p,
     )
 
 

@@ -235,7 +235,7 @@ def _build_run(
 ) -> TrainingRun:
     augment_pipe, ada = setup.build_augmentation(config, world.device)
     G, D = networks['G'], networks['D']
-    pseudo, apa = setup.build_pseudo_augmentation(config)
+    pseudo, apa = setup.build_pseudo_augmentation(config, world.device)
     loss = setup.build_loss(config, world.device, G, D, augment_pipe, pseudo)
     phases = build_phases(G, D, config)
     validation = None if config.validation_set_kwargs is None else Validation(world, config)
@@ -278,6 +278,10 @@ def _train(
             update_ema(G_ema, G, ema_decay(config.batch_size, counters.cur_nimg, config.ema_kimg, config.ema_rampup))
             counters.cur_nimg += config.batch_size
             counters.batch_idx += 1
+
+            # Start to copy the next batch while the GPU works on this one.
+            if not counters.all_images_shown(config):
+                batches.start_next()
 
             # Adjust the augmentation strength.
             for controller in run.controllers:
