@@ -58,13 +58,19 @@ def build_phases(G: torch.nn.Module, D: torch.nn.Module, config: TrainingConfig)
 def _build_optimizer(
     module: torch.nn.Module, opt_kwargs: Mapping[str, Any], reg_interval: int | None
 ) -> torch.optim.Optimizer:
-    """Return an optimizer whose learning rate and betas account for the extra steps of a lazy regularizer."""
+    """Return an optimizer whose learning rate and betas account for the extra steps of a lazy regularizer.
+
+    On CUDA, it updates all parameters in a few kernels. Its state is the same, so that a run can go on elsewhere.
+    """
     kwargs = dict(opt_kwargs, betas=[float(beta) for beta in opt_kwargs['betas']])
     if reg_interval is not None:
         ratio = reg_interval / (reg_interval + 1)
         kwargs['lr'] = kwargs['lr'] * ratio
         kwargs['betas'] = [beta**ratio for beta in kwargs['betas']]
-    return known_classes.construct(kwargs, known_classes.OPTIMIZERS, params=list(module.parameters()))
+    parameters = list(module.parameters())
+    if all(parameter.is_cuda for parameter in parameters):
+        kwargs['fused'] = True
+    return known_classes.construct(kwargs, known_classes.OPTIMIZERS, params=parameters)
 
 
 def run_phase(
@@ -89,7 +95,7 @@ def run_phase(
         gain = phase.interval / len(batches)
         loss.accumulate_gradients(phase=phase.name, gain=gain, cur_nimg=cur_nimg, **batch)
     phase.module.requires_grad_(False)
-    nonfinite = distributed.average_gradients(world, phase.module.parameters())
+    nonfinite = distributed.average_gradients(world, distributed.flatten_gradients(phase.module.parameters()))
     training_stats.report0(f'Gradients/nonfinite/{phase.name}', nonfinite)
     phase.nonfinite_steps = (phase.nonfinite_steps.to(nonfinite.device) + 1) * nonfinite
     phase.optimizer.step()
