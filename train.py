@@ -253,13 +253,12 @@ def option(
 @option('--seed', SEED, 'Random seed')
 @option('--gpus', COUNT, 'Processes, one per GPU (on a CPU they share it)', '1, or as many as torchrun started')
 @device_option()
-@option(
-    '--workers', COUNT_OR_ZERO, 'Processes per GPU that decode images; 0 decodes in the main process', '3, on a CPU 0'
-)
+@option('--workers', COUNT_OR_ZERO, 'Processes per GPU that decode images; 0: the main process does', '3, on a CPU 0')
 @option('--fp32', BOOL, 'Full precision everywhere, without clamping activations')
 @option('--nhwc', BOOL, 'Channels-last memory layout in half-precision layers')
 @option('--nobench', BOOL, 'Let cuDNN choose its algorithms without timing them')
 @option('--allow-tf32', BOOL, 'Allow TensorFloat-32 in matrix products and convolutions')
+@option('--cuda-graphs', BOOL, 'Run each phase as a CUDA graph: the same results, sooner (no GPU has shown it yet)')
 @option('--deterministic', BOOL, 'Bit-identical results on CUDA, somewhat slower (a CPU always gives them)')
 def main(**values: Any) -> None:
     """Train a generative adversarial network (StyleGAN2 with adaptive discriminator augmentation) on your own images.

@@ -62,9 +62,10 @@ def test_the_device_itself():
     assert 'skipped' not in result.stdout, result.stdout
 
 
-def test_the_training_step():
-    result = successful(pytest_of('tests/rehearsal/test_training_step.py'), memory_mib=4096)
-    assert 'skipped' not in result.stdout, result.stdout
+@pytest.mark.parametrize('selection', ['not slow', pytest.param('slow', marks=pytest.mark.slow)])
+def test_the_training_step(selection):
+    result = successful(pytest_of('tests/rehearsal/test_training_step.py', '-m', selection), memory_mib=4096)
+    assert ' passed' in result.stdout and 'skipped' not in result.stdout, result.stdout
 
 
 @pytest.mark.parametrize('selection', [
@@ -145,7 +146,8 @@ if __name__ == "__main__":
 @pytest.mark.parametrize('options', [
     pytest.param(['--cfg=auto', '--augpipe=bgcfnc', '--validation=8', '--cond=1'], id='many'),
     pytest.param(['--cfg=auto', '--gpus=2', '--batch-gpu=2', '--fp32=1'], id='two devices', marks=pytest.mark.slow),
-    pytest.param(['--cfg=tiny-r', '--deterministic=1', '--mirror=1'], id='stylegan3', marks=pytest.mark.slow),
+    pytest.param(['--cfg=tiny-t', '--deterministic=1', '--mirror=1'], id='stylegan3', marks=pytest.mark.slow),
+    pytest.param(['--cfg=auto', '--cuda-graphs=1', '--kimg=0.2'], id='graphs', marks=pytest.mark.slow),
     pytest.param(['--cfg=tiny', '--lecam=0.1', '--bcr=10', '--diffaugment=color,translation,cutout'], id='methods',
                  marks=pytest.mark.slow),
     pytest.param(['--cfg=tiny', '--loss=relativistic', '--validation=8', '--ada-heuristic=rv'], id='relativistic',

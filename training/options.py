@@ -102,6 +102,7 @@ class Options(MethodOptions):
     nhwc: bool = False
     nobench: bool = False
     allow_tf32: bool = False
+    cuda_graphs: bool = False
     deterministic: bool = False
 
     def to_stored(self) -> dict[str, Any]:
@@ -262,11 +263,27 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
         resume_pkl=resume_pkl,
         cudnn_benchmark=not options.nobench,
         allow_tf32=options.allow_tf32,
+        cuda_graphs=checked_cuda_graphs(options, device),
         deterministic=options.deterministic,
         options=options.to_stored(),
         keep_states=options.keep_states,
         strict_data=options.strict_data,
     )
+
+
+def checked_cuda_graphs(options: Options, device: str) -> bool:
+    """Return whether the phases run as CUDA graphs on a device.
+
+    Raises:
+        InvalidArgument: They cannot.
+    """
+    if options.cuda_graphs and not device.startswith('cuda'):
+        raise InvalidArgument('cuda_graphs', f'1 needs a CUDA device, but this run is on {device}: remove it.')
+    if options.cuda_graphs and options.apa:
+        raise InvalidArgument(
+            'cuda_graphs', '1 does not work with --apa, whose images are drawn on the CPU: remove one of the two.'
+        )
+    return options.cuda_graphs
 
 
 def _batch_sizes(options: Options, preset: Preset, num_gpus: int) -> tuple[int, int, int]:

@@ -16,6 +16,7 @@ from torch_utils import distributed, training_stats
 from torch_utils.distributed import World
 from training import known_classes
 from training.config import TrainingConfig
+from training.cuda_graphs import PhaseGraphs
 from training.loss import StyleGAN2Loss
 
 
@@ -79,6 +80,7 @@ def run_phase(
     batches: Sequence[Mapping[str, Any]],
     world: World,
     cur_nimg: int = 0,
+    graphs: PhaseGraphs | None = None,
 ) -> None:
     """Accumulate the gradients of a phase over the rounds of a batch, and take its optimizer step.
 
@@ -88,14 +90,19 @@ def run_phase(
         batches: Tensors `real_img`, `real_c`, `gen_z` and `gen_c` of each round of gradient accumulation.
         world: Ranks to average the gradients over.
         cur_nimg: Number of images shown so far.
+        graphs: CUDA graphs of the rounds. None: their kernels are launched one by one.
     """
     phase.optimizer.zero_grad(set_to_none=True)
     phase.module.requires_grad_(True)
-    for batch in batches:
-        gain = phase.interval / len(batches)
-        loss.accumulate_gradients(phase=phase.name, gain=gain, cur_nimg=cur_nimg, **batch)
+    gain = phase.interval / len(batches)
+    if graphs is not None:
+        gradients = graphs.accumulate(phase.name, phase.module.parameters(), batches, gain, cur_nimg)
+    else:
+        for batch in batches:
+            loss.accumulate_gradients(phase=phase.name, gain=gain, cur_nimg=cur_nimg, **batch)
+        gradients = distributed.flatten_gradients(phase.module.parameters())
     phase.module.requires_grad_(False)
-    nonfinite = distributed.average_gradients(world, distributed.flatten_gradients(phase.module.parameters()))
+    nonfinite = distributed.average_gradients(world, gradients)
     training_stats.report0(f'Gradients/nonfinite/{phase.name}', nonfinite)
     phase.nonfinite_steps = (phase.nonfinite_steps.to(nonfinite.device) + 1) * nonfinite
     phase.optimizer.step()

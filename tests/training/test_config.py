@@ -70,6 +70,7 @@ PUBLISHED = {
     'resume_pkl': None,
     'cudnn_benchmark': True,
     'allow_tf32': False,
+    'cuda_graphs': False,
     'run_dir': None,
     'device': 'cuda',
     'data_loader_kwargs': {'num_workers': 3, 'pin_memory': True, 'prefetch_factor': 2},
@@ -289,6 +290,13 @@ class TestOptions:
         assert build(ada_heuristic='rv', validation=3, target=0.3, **options).ada_heuristic == 'rv'
         with pytest.raises(InvalidArgument, match='rv needs images that are held out: add --validation=N'):
             build(ada_heuristic='rv', **options)
+
+    def test_cuda_graphs(self, build):
+        assert build(cuda_graphs=True).cuda_graphs and not build().cuda_graphs
+        with pytest.raises(InvalidArgument, match='needs a CUDA device, but this run is on cpu'):
+            build(cuda_graphs=True, device='cpu')
+        with pytest.raises(InvalidArgument, match='does not work with --apa'):
+            build(cuda_graphs=True, apa=True)
 
     @pytest.mark.parametrize('subset, num_training', [(None, 7), (4, 4), (7, 7)])
     def test_held_out_images_are_not_trained_on(self, build, subset, num_training):
