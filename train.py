@@ -47,7 +47,7 @@ from training.method_options import (
 )
 from training.options import LATEST, NO_RESUME, VERIFY_DATA, Options
 from training.presets import AUGPIPE_NAMES, DEFAULT_AUGPIPE, PRESET_NAMES, RESUME_SOURCES
-from training.schema import MAX_P
+from training.schema import MAX_P, PRECISIONS
 
 if TYPE_CHECKING:
     import torch
@@ -254,6 +254,7 @@ def option(
 @option('--gpus', COUNT, 'Processes, one per GPU (on a CPU they share it)', '1, or as many as torchrun started')
 @device_option()
 @option('--workers', COUNT_OR_ZERO, 'Processes per GPU that decode images; 0: the main process does', '3, on a CPU 0')
+@option('--precision', click.Choice(PRECISIONS), 'Of the highest layers (fp16, bf16) or of all', 'fp16, on a CPU fp32')
 @option('--fp32', BOOL, 'Full precision everywhere, without clamping activations')
 @option('--nhwc', BOOL, 'Channels-last memory layout in half-precision layers')
 @option('--nobench', BOOL, 'Let cuDNN choose its algorithms without timing them')

@@ -83,6 +83,7 @@ def test_the_tests_for_gpus_pass(selection):
 
 def networks_of(run_dir):
     content = pickle.loads(last_network(run_dir))  # written by this test
+    assert not any('half_dtype' in vars(layer) for layer in content['G_ema'].modules())
     return {
         f'{name}.{key}': tensor.double()
         for name in ('G', 'D', 'G_ema')
@@ -104,6 +105,7 @@ def test_a_run_in_full_precision_is_that_of_the_cpu(data, tmp_path):
 
 @pytest.mark.parametrize('options', [
     pytest.param(['--cfg=auto', '--nhwc=1'], id='nhwc'),
+    pytest.param(['--cfg=auto', '--precision=bf16'], id='bf16', marks=pytest.mark.slow),
     pytest.param(['--cfg=tiny-t', '--mirror=1'], id='stylegan3', marks=pytest.mark.slow),
     pytest.param(['--cfg=auto', '--gpus=2', '--allow-tf32=1'], id='two devices', marks=pytest.mark.slow),
 ])  # fmt: skip

@@ -632,9 +632,10 @@ void rehearsal_capture_end() {
 int rehearsal_capturing() { return capturing; }
 void rehearsal_replay(void* graph) {
     count(LAUNCHES);
-    const int64_t launches = counters[LAUNCHES];
+    const int64_t launches = counters[LAUNCHES], allocations = counters[ALLOCATIONS];
     for (const auto& step : *static_cast<std::vector<std::function<void()>>*>(graph)) step();
-    counters[LAUNCHES] = launches;  // A graph is one launch.
+    counters[LAUNCHES] = launches;  // A graph is one launch, and has its own memory.
+    counters[ALLOCATIONS] = allocations;
 }
 long long rehearsal_graph_size(void* graph) { return static_cast<std::vector<std::function<void()>>*>(graph)->size(); }
 void rehearsal_graph_free(void* graph) { delete static_cast<std::vector<std::function<void()>>*>(graph); }
