@@ -47,7 +47,7 @@ from training.method_options import (
 )
 from training.options import LATEST, NO_RESUME, VERIFY_DATA, Options
 from training.presets import AUGPIPE_NAMES, DEFAULT_AUGPIPE, PRESET_NAMES, RESUME_SOURCES
-from training.schema import MAX_P
+from training.schema import MAX_P, PRECISIONS
 
 if TYPE_CHECKING:
     import torch
@@ -253,13 +253,13 @@ def option(
 @option('--seed', SEED, 'Random seed')
 @option('--gpus', COUNT, 'Processes, one per GPU (on a CPU they share it)', '1, or as many as torchrun started')
 @device_option()
-@option(
-    '--workers', COUNT_OR_ZERO, 'Processes per GPU that decode images; 0 decodes in the main process', '3, on a CPU 0'
-)
+@option('--workers', COUNT_OR_ZERO, 'Processes per GPU that decode images; 0: the main process does', '3, on a CPU 0')
+@option('--precision', click.Choice(PRECISIONS), 'Of the highest layers (fp16, bf16) or of all', 'fp16, on a CPU fp32')
 @option('--fp32', BOOL, 'Full precision everywhere, without clamping activations')
 @option('--nhwc', BOOL, 'Channels-last memory layout in half-precision layers')
 @option('--nobench', BOOL, 'Let cuDNN choose its algorithms without timing them')
 @option('--allow-tf32', BOOL, 'Allow TensorFloat-32 in matrix products and convolutions')
+@option('--cuda-graphs', BOOL, 'Run each phase as a CUDA graph: the same results, sooner (no GPU has shown it yet)')
 @option('--deterministic', BOOL, 'Bit-identical results on CUDA, somewhat slower (a CPU always gives them)')
 def main(**values: Any) -> None:
     """Train a generative adversarial network (StyleGAN2 with adaptive discriminator augmentation) on your own images.

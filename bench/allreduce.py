@@ -79,7 +79,7 @@ class OverlappedBuckets:
 
         self._accumulate_with_hooks(accumulate, added)
         self._form_buckets(sorted(last_addition, key=last_addition.__getitem__))
-        distributed.average_gradients(self._world, self._parameters)
+        distributed.average_gradients(self._world, distributed.flatten_gradients(self._parameters))
 
     def _run_overlapped(self, accumulate: Callable[[], None]) -> None:
         """Start the all-reduce of each bucket as soon as its gradients are final."""
@@ -163,7 +163,7 @@ def _phase_runner(step: TrainingStep, phase: Phase, bucket_bytes: int | None) ->
             overlapped.run(accumulate)
         else:
             accumulate()
-            distributed.average_gradients(step.world, module.parameters())
+            distributed.average_gradients(step.world, distributed.flatten_gradients(module.parameters()))
         module.requires_grad_(False)
 
     return run

@@ -17,6 +17,7 @@ from torch_utils.distributed import World
 from training import setup
 from training.augment import AugmentPipe
 from training.config import TrainingConfig
+from training.cuda_graphs import PhaseGraphs
 from training.dataset import ImageFolderDataset
 from training.ema import ema_decay, update_ema
 from training.options import Options, build_config, open_training_set
@@ -119,6 +120,7 @@ class TrainingStep:
         self.augment_pipe, _ada = setup.build_augmentation(config, device)
         self.loss = setup.build_loss(config, device, self.G, self.D, self.augment_pipe)
         self.phases = build_phases(self.G, self.D, config)
+        self.graphs = PhaseGraphs(self.loss, device) if config.cuda_graphs else None
         no_label = torch.zeros([config.batch_gpu, 0], device=device)
         images = torch.randn([config.batch_gpu, *dataset.image_shape], device=device).clamp(-1, 1)
         self.batches = [
@@ -139,7 +141,7 @@ class TrainingStep:
 
     def runner(self, phase: Phase) -> Callable[[], None]:
         """Return a function that runs one phase, including the step of its optimizer."""
-        return functools.partial(run_phase, phase, self.loss, self.batches, self.world)
+        return functools.partial(run_phase, phase, self.loss, self.batches, self.world, graphs=self.graphs)
 
     def cases(self) -> dict[str, Callable[[], None]]:
         """The phases by name, and the moving average of the weights as 'EMA', as functions to time."""

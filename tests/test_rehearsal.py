@@ -35,9 +35,23 @@ def data(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp('images') / 'data')
 
 
+@pytest.fixture(scope='module')
+def labeled_data(tmp_path_factory):
+    folder = write_images(tmp_path_factory.mktemp('labeled') / 'data')
+    labels = [[path.name, index % 2] for index, path in enumerate(sorted(folder.glob('*.png')))]
+    (folder / 'dataset.json').write_text(json.dumps({'labels': labels}))
+    return folder
+
+
 def test_the_device_itself():
     result = successful(pytest_of('tests/rehearsal/test_device.py'), devices=2, memory_mib=4096)
     assert 'skipped' not in result.stdout, result.stdout
+
+
+@pytest.mark.parametrize('selection', ['not slow', pytest.param('slow', marks=pytest.mark.slow)])
+def test_the_training_step(selection):
+    result = successful(pytest_of('tests/rehearsal/test_training_step.py', '-m', selection), memory_mib=4096)
+    assert ' passed' in result.stdout and 'skipped' not in result.stdout, result.stdout
 
 
 @pytest.mark.parametrize('selection', [
@@ -55,6 +69,7 @@ def test_the_tests_for_gpus_pass(selection):
 
 def networks_of(run_dir):
     content = pickle.loads(last_network(run_dir))  # written by this test
+    assert not any('half_dtype' in vars(layer) for layer in content['G_ema'].modules())
     return {
         f'{name}.{key}': tensor.double()
         for name in ('G', 'D', 'G_ema')
@@ -110,6 +125,7 @@ def test_a_run_in_full_precision_is_that_of_the_cpu(data, tmp_path, name):
 
 @pytest.mark.parametrize('options', [
     pytest.param(['--cfg=auto', '--nhwc=1'], id='nhwc'),
+    pytest.param(['--cfg=auto', '--precision=bf16'], id='bf16', marks=pytest.mark.slow),
     pytest.param(['--cfg=tiny-t', '--mirror=1'], id='stylegan3', marks=pytest.mark.slow),
     pytest.param(['--cfg=auto', '--gpus=2', '--allow-tf32=1'], id='two devices', marks=pytest.mark.slow),
     pytest.param(
@@ -139,6 +155,38 @@ def test_a_deterministic_run_is_resumed_to_the_bit(data, tmp_path):
     states[0].unlink()
     successful(script('train.py', f'--resume-run={run_dir}'))
     assert last_network(run_dir) == finished
+
+
+# After the first tick, whatever waits for the GPU inside a tick is an error.
+NEVER_WAITING = """
+import torch, train, training.training_loop as loop
+end_tick = loop._end_tick
+def end_tick_that_may_wait(*args, **kwargs):
+    torch.cuda.set_sync_debug_mode('default')
+    end_tick(*args, **kwargs)
+    torch.cuda.set_sync_debug_mode('error')
+loop._end_tick = end_tick_that_may_wait
+if __name__ == "__main__":
+    train.main()
+"""
+
+
+@pytest.mark.parametrize('options', [
+    pytest.param(['--cfg=auto', '--augpipe=bgcfnc', '--validation=8', '--cond=1'], id='many'),
+    pytest.param(['--cfg=auto', '--gpus=2', '--batch-gpu=2', '--fp32=1'], id='two devices', marks=pytest.mark.slow),
+    pytest.param(['--cfg=tiny-t', '--deterministic=1', '--mirror=1'], id='stylegan3', marks=pytest.mark.slow),
+    pytest.param(['--cfg=auto', '--cuda-graphs=1', '--kimg=0.2'], id='graphs', marks=pytest.mark.slow),
+    pytest.param(['--cfg=tiny', '--lecam=0.1', '--bcr=10', '--diffaugment=color,translation,cutout'], id='methods',
+                 marks=pytest.mark.slow),
+    pytest.param(['--cfg=tiny', '--loss=relativistic', '--validation=8', '--ada-heuristic=rv'], id='relativistic',
+                 marks=pytest.mark.slow),
+])  # fmt: skip
+def test_nothing_waits_within_a_tick(labeled_data, tmp_path, options):
+    arguments = [*SHORT, '--tick=0.032', '--kimg=0.072', '--cbase=64', '--cmax=8', '--batch=8', '--init-p=0.5']
+    command = [f'--data={labeled_data}', f'--outdir={tmp_path}', '--metrics=none', *arguments, *options]
+    script = tmp_path / 'train_without_waiting.py'
+    script.write_text(NEVER_WAITING)  # a file, because the processes of two devices import it
+    successful([sys.executable, script, *command], devices=2)
 
 
 def test_memory_that_does_not_suffice_is_noticed_before_the_start(data, tmp_path):

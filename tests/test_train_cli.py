@@ -241,7 +241,7 @@ class TestDryRun:
             '--cfg --gamma --kimg --batch --aug --p --target --augpipe --resume --freezed --fp32 --nhwc '
             '--nobench --allow-tf32 --workers --batch-gpu --cbase --cmax --glr --dlr --map-depth '
             '--mbstd-group --desc --tick --device --max-p --loss --gamma2 --d-reg-interval --lecam --bcr --apa '
-            '--diffaugment --validation --ada-heuristic'
+            '--diffaugment --validation --ada-heuristic --cuda-graphs --precision'
         ).split():
             assert re.search(rf'^  (-n, )?{option}\b', text, re.M), option
 

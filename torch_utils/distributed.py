@@ -56,27 +56,39 @@ def broadcast_tensors(world: World, tensors: Iterable[torch.Tensor]) -> None:
             torch.distributed.broadcast(tensor.detach(), src=0)
 
 
-def average_gradients(world: World, parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor:
+def flatten_gradients(parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor | None:
+    """Move the gradients of parameters into one flat buffer, of which they become views, and return it.
+
+    Parameters without a gradient are skipped; None if none has one.
+    """
+    owners = [parameter for parameter in parameters if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in owners if parameter.grad is not None]
+    if not gradients:
+        return None
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    for parameter, piece in zip(owners, flat.split([gradient.numel() for gradient in gradients])):
+        parameter.grad = piece.view_as(parameter)
+    return flat
+
+
+def average_gradients(world: World, flat: torch.Tensor | None) -> torch.Tensor:
     """Replace gradients by their mean over the ranks, and non-finite values by finite ones (NaN by 0, ±inf by ±1e5).
 
-    One flat all-reduce is used: every rank must have gradients for the same parameters. Parameters without a gradient
-    are skipped.
+    Args:
+        world: Ranks.
+        flat: Result of `flatten_gradients`, changed in place. Every rank has gradients of the same parameters.
 
     Returns:
         A scalar, 1 if there were non-finite values on any rank, otherwise 0; the same on all ranks.
     """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not gradients:
-        return torch.zeros([])
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    if flat is None:
+        return torch.zeros([], device=world.device)
     if world.is_distributed:
         torch.distributed.all_reduce(flat)
         flat /= world.size
-    nonfinite = 1 - flat.isfinite().all().to(torch.float32)
+    largest = torch.linalg.vector_norm(flat, ord=float('inf'))  # NaN if there is a NaN
     torch.nan_to_num(flat, nan=0, posinf=1e5, neginf=-1e5, out=flat)
-    for gradient, piece in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
-        gradient.copy_(piece.view_as(gradient))
-    return nonfinite
+    return (largest * 0).ne(0).to(torch.float32)
 
 
 def check_equal_over_ranks(world: World, named_tensors: Iterable[tuple[str, torch.Tensor]], what: str) -> None:

@@ -433,7 +433,12 @@ def warp_affine(images: torch.Tensor, inverse: torch.Tensor, lowpass: torch.Tens
     """
     height, width = images.shape[2:]
     spare = lowpass.shape[0] // 4  # pixels that the filter removes on each side
-    left, right, top, bottom = _reflection_margins(inverse, height, width, spare)
+    farthest = max(height, width) - 1
+    is_periodic = images.is_cuda and min(height, width) > 1  # a single pixel has no mirror image
+    if is_periodic:
+        left, right, top, bottom = spare, width - 1 + spare, spare, height - 1 + spare
+    else:
+        left, right, top, bottom = _reflection_margins(inverse, height, width, spare, farthest)
     images = reflect(images, left, right, top, bottom)
     images = upfirdn2d.upsample2d(images, lowpass, up=2)
 
@@ -450,8 +455,38 @@ def warp_affine(images: torch.Tensor, inverse: torch.Tensor, lowpass: torch.Tens
     from_pixels = misc.constant(from_pixels_map, dtype=inverse.dtype, device=inverse.device)
     theta = (from_pixels @ inverse @ to_pixels)[:, :2].to(images.dtype)  # [N, 2, 3]
     grid = _sampling_grid(theta, (height + 2 * spare) * 2, (width + 2 * spare) * 2)  # [N, H', W', 2]
+    if is_periodic:
+        grid = _into_one_period(grid, height, width, spare, farthest)
     images = grid_sample_gradfix.grid_sample(images, grid)
     return upfirdn2d.downsample2d(images, lowpass, down=2, padding=-2 * spare, flip_filter=True)
+
+
+def _into_one_period(grid: torch.Tensor, height: int, width: int, spare: int, farthest: int) -> torch.Tensor:
+    """Return the coordinates in one period of the mirrored image that have the same values.
+
+    An image mirrored about the centers of its outer pixels repeats itself after 2 (size - 1) pixels, and so does the
+    upsampled one. One period is therefore all that has to be padded, wherever the transformed images reach. Its size is
+    known without looking at the maps, so that nothing waits for the GPU, and a CUDA graph can contain it. (A mirrored
+    coordinate would be half of that, but the filter is not symmetric.)
+
+    Args:
+        grid: [N, H', W', 2] coordinates of the padded image, where -1 and +1 are its borders.
+        height: Rows of the image itself.
+        width: Columns of the image itself.
+        spare: Pixels before the first one of the image; the period and as many pixels follow.
+        farthest: What is farther than this from the image, in pixels, is zero: as with padding by what is needed, which
+            is limited to this.
+    """
+    sizes = np.array([width, height])  # (x, y)
+    padded = 2 * sizes - 1 + 2 * spare
+    # In coordinates of the grid: a pixel, the first pixel, the period, and the limits
+    pixel = 2 / padded
+    first = (2 * spare + 0.5) / padded - 1
+    low, high = first - (farthest + 0.5) * pixel, first + (sizes - 1 + farthest + 1) * pixel
+    constants = np.stack([first, 2 * (sizes - 1) * pixel, low, high])
+    first_, period, low_, high_ = misc.constant(constants, dtype=grid.dtype, device=grid.device).unbind()
+    folded = (grid - first_).remainder(period) + first_
+    return torch.where((grid > low_) & (grid < high_), folded, 3)  # beyond the border, where the value is zero
 
 
 def reflect(images: torch.Tensor, left: int, right: int, top: int, bottom: int) -> torch.Tensor:
@@ -497,11 +532,8 @@ def _sampling_grid(theta: torch.Tensor, height: int, width: int) -> torch.Tensor
     return along_x[:, None] + along_y[:, :, None]
 
 
-def _reflection_margins(inverse: torch.Tensor, height: int, width: int, spare: int) -> list[int]:
-    """Return how far the batch reaches beyond the images, in pixels: [left, right, top, bottom].
-
-    They are limited to less than the longer side.
-    """
+def _reflection_margins(inverse: torch.Tensor, height: int, width: int, spare: int, farthest: int) -> list[int]:
+    """Return how far the batch reaches beyond the images, in pixels, at most `farthest`: [left, right, top, bottom]."""
     cx, cy = (width - 1) / 2, (height - 1) / 2
     corners = misc.constant(
         [[-cx, cx, cx, -cx], [-cy, -cy, cy, cy], [1, 1, 1, 1]], dtype=inverse.dtype, device=inverse.device
@@ -512,8 +544,8 @@ def _reflection_margins(inverse: torch.Tensor, height: int, width: int, spare: i
     ).tolist()  # [(x, y), (before, after)]
     margins = []
     for both, center, size in zip(reach, (cx, cy), (width, height)):
-        farthest = max(height, width) - 1 if size > 1 else 0  # a single pixel has no mirror image
-        margins += [math.ceil(min(max(side + 2 * spare - center, 0), farthest)) for side in both]
+        limit = farthest if size > 1 else 0  # a single pixel has no mirror image
+        margins += [math.ceil(min(max(side + 2 * spare - center, 0), limit)) for side in both]
     return margins
 
 

@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from torch_utils import cuda_memory
 from torch_utils.distributed import World
 from training import known_classes
 from training.config import TrainingConfig
+from training.data.ahead import BatchesAhead
 from training.data.sampler import InfiniteSampler
 from training.data.unreadable import ReadableImages, SkippedImages
 from training.dataset import ImageFolderDataset
@@ -47,15 +49,14 @@ class TrainingBatches:
         )
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='This DataLoader will create')  # more workers than cores
-            self._loader = iter(
-                torch.utils.data.DataLoader(
-                    self.readable,
-                    sampler=sampler,
-                    batch_size=config.batch_size // world.size,
-                    worker_init_fn=worker_init_fn,
-                    **config.data_loader_kwargs,
-                )
+            loader = torch.utils.data.DataLoader(
+                self.readable,
+                sampler=sampler,
+                batch_size=config.batch_size // world.size,
+                worker_init_fn=worker_init_fn,
+                **config.data_loader_kwargs,
             )
+            self._ahead = BatchesAhead(iter(loader), world.device)
 
     def next_real(self) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
         """Return the next real images and labels on the device, in pieces of `batch_gpu`.
@@ -63,12 +64,14 @@ class TrainingBatches:
         Returns:
             Images, float32 [batch_gpu, C, H, W] in [-1, +1], and labels, float32 [batch_gpu, c_dim].
         """
-        pixels, labels, messages = next(self._loader)  # uint8 [N, C, H, W], [N, c_dim], N strings
+        pixels, labels, messages = next(self._ahead)
         self._skipped.add(messages)
-        # For a GPU, the loader gives pinned memory, and nothing waits for the copy.
-        pixels, labels = (tensor.to(self._device, non_blocking=tensor.is_pinned()) for tensor in (pixels, labels))
         images = pixels.to(torch.float32) / 127.5 - 1
         return images.split(self._batch_gpu), labels.split(self._batch_gpu)
+
+    def start_next(self) -> None:
+        """Start to copy the next real images to the GPU, once the current batch has been given work to do."""
+        self._ahead.start_next()
 
     def with_latents(
         self, images: Sequence[torch.Tensor], labels: Sequence[torch.Tensor], z_dim: int
@@ -90,9 +93,7 @@ class TrainingBatches:
         """Return the labels of images drawn at random, [count, c_dim]."""
         indices = np.random.randint(len(self.dataset), size=count)
         labels = torch.from_numpy(np.stack([self.dataset.get_label(i) for i in indices]))
-        if self._device.type == 'cuda':
-            return labels.pin_memory().to(self._device, non_blocking=True)
-        return labels.to(self._device)
+        return cuda_memory.to_device(labels, self._device)
 
     def print_skipped(self, world: World) -> None:
         """Collective: name the images that could not be read since the last call."""

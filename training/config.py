@@ -68,6 +68,8 @@ class TrainingConfig:
     resume_pkl: str | None = None
     cudnn_benchmark: bool = True
     allow_tf32: bool = False
+    half_dtype: str = 'float16'  # of the layers in half precision: float16 or bfloat16
+    cuda_graphs: bool = False  # the phases run as CUDA graphs
     deterministic: bool = False  # bit-identical results every time, on CUDA as on the CPU
     validation_set_kwargs: dict[str, Any] | None = None  # images held out of training
     strict_data: bool = False  # an unreadable image ends the run; otherwise another image takes its place

@@ -23,7 +23,6 @@ def ema_decay(batch_size: int, cur_nimg: int, ema_kimg: float, ema_rampup: float
 @torch.no_grad()
 def update_ema(G_ema: torch.nn.Module, G: torch.nn.Module, decay: float) -> None:
     """Move the parameters of `G_ema` toward those of `G`, and copy the buffers."""
-    for averaged, current in zip(G_ema.parameters(), G.parameters(), strict=True):
-        averaged.lerp_(current, 1 - decay)
-    for copied, buffer in zip(G_ema.buffers(), G.buffers(), strict=True):
-        copied.copy_(buffer)
+    torch._foreach_lerp_(list(G_ema.parameters()), list(G.parameters()), 1 - decay)
+    if buffers := list(G_ema.buffers()):
+        torch._foreach_copy_(buffers, list(G.buffers()))

@@ -11,8 +11,9 @@ Sources: StyleGAN2 (arXiv 1912.04958), StyleGAN3 (arXiv 2106.12423), R1 (arXiv 1
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +35,13 @@ class Batch(NamedTuple):
     real_c: torch.Tensor
     gen_z: torch.Tensor
     gen_c: torch.Tensor
+
+
+class Decisions(NamedTuple):
+    """What a round decides on the CPU, made in advance; tensors in place of numbers, if a CUDA graph is recorded."""
+
+    crossovers: Iterator[int | torch.Tensor | None]  # results of `StyleGAN2Loss.draw_crossover`
+    blur_sigma: torch.Tensor | None = None
 
 
 PHASES = ('Gmain', 'Greg', 'Gboth', 'Dmain', 'Dreg', 'Dboth')
@@ -69,9 +77,10 @@ def path_lengths(images: torch.Tensor, ws: torch.Tensor) -> torch.Tensor:
     return gradient.square().sum(dim=2).mean(dim=1).sqrt()  # [N, L, w_dim] → [N]
 
 
-def gaussian_blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Blur images [N, C, H, W] with the filter 2^(-(x/sigma)²), cut off at 3 sigma (in pixels)."""
-    radius = int(3 * sigma)
+def gaussian_blur(images: torch.Tensor, sigma: float | torch.Tensor, radius: int | None = None) -> torch.Tensor:
+    """Blur images [N, C, H, W] with the filter 2^(-(x/sigma)²), cut off at `radius`: 3 sigma by default (in pixels)."""
+    if radius is None:
+        radius = int(3 * sigma)
     if radius == 0:
         return images
     taps = torch.arange(-radius, radius + 1, device=images.device).div(sigma).square().neg().exp2()
@@ -137,7 +146,10 @@ class StyleGAN2Loss:
         self.pseudo = pseudo
         self.is_compared = False  # with held-out images: then the outputs in D's adversarial phase are reported as such
         self._reports_comparison = False
-        self._blur_sigma = 0.0
+        self._blur_sigma: float | torch.Tensor = 0.0
+        self._blur_radius = 0
+        self._decisions: Decisions | None = None
+        self._num_mixings = 0
         # The running means of StyleGAN2's generator move in training mode, those of StyleGAN3's on request.
         self._has_emas_on_request = G is not None and not _accepts(G.mapping, 'skip_w_avg_update')
         self.pl_mean = torch.zeros([], device=device)
@@ -187,7 +199,7 @@ class StyleGAN2Loss:
         """
         if phase not in PHASES:
             raise ValueError(f'phase={phase!r}: must be one of {", ".join(PHASES)}')
-        self._blur_sigma = self.blur_sigma(cur_nimg)
+        self._set_blur(cur_nimg)
         network, part = phase[0], phase[1:]
         adversarial, regularized = part in ('main', 'both'), part in ('reg', 'both')
         batch = Batch(real_img, real_c, gen_z, gen_c)
@@ -206,6 +218,37 @@ class StyleGAN2Loss:
             return 0.0
         return max(1 - cur_nimg / (self.blur_fade_kimg * 1000), 0) * self.blur_init_sigma
 
+    def blur_radius(self, cur_nimg: int) -> int:
+        """Return where the blur is cut off after `cur_nimg` images: at 3 sigma, in pixels."""
+        return int(3 * self.blur_sigma(cur_nimg))
+
+    def _set_blur(self, cur_nimg: int) -> None:
+        self._blur_radius = self.blur_radius(cur_nimg)
+        self._blur_sigma = self.blur_sigma(cur_nimg)
+        if self._decisions is not None and self._decisions.blur_sigma is not None:
+            self._blur_sigma = self._decisions.blur_sigma
+
+    @contextlib.contextmanager
+    def deciding(self, decisions: Decisions) -> Iterator[None]:
+        """Within this context, a round decides nothing on the CPU itself."""
+        self._decisions = decisions
+        try:
+            yield
+        finally:
+            self._decisions = None
+
+    def count_mixings(self, run: Callable[[], None]) -> int:
+        """Call `run`, and return how often it decides whether to mix styles."""
+        before = self._num_mixings
+        run()
+        return self._num_mixings - before
+
+    def draw_crossover(self, num_ws: int) -> int | None:
+        """Return the layer of `num_ws` from which on styles are mixed; None: they are not."""
+        if torch.rand([]).item() >= self.style_mixing_prob:
+            return None
+        return int(torch.randint(1, num_ws, []).item())
+
     def run_G(self, z: torch.Tensor, c: torch.Tensor, update_emas: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Return images [N, C, H, W] and the ws [N, L, w_dim] that they are made from, with style mixing.
 
@@ -222,17 +265,21 @@ class StyleGAN2Loss:
 
     def _mix_styles(self, ws: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         """Replace the ws from a random layer on by those of other latents (arXiv 1812.04948, section 3.1)."""
-        num_ws = ws.shape[1]
-        if torch.rand([]).item() >= self.style_mixing_prob:
+        self._num_mixings += 1
+        drawn_before = None if self._decisions is None else self._decisions.crossovers
+        crossover = self.draw_crossover(ws.shape[1]) if drawn_before is None else next(drawn_before)
+        if crossover is None:
             return ws
-        crossover = int(torch.randint(1, num_ws, []).item())
         z = torch.randn([ws.shape[0], self.G.z_dim], device=ws.device)
         other = self.G.mapping(z, c, **({} if self._has_emas_on_request else {'skip_w_avg_update': True}))
+        if isinstance(crossover, torch.Tensor):
+            is_first = torch.arange(ws.shape[1], device=ws.device) < crossover  # [L]
+            return torch.where(is_first[:, None], ws, other)
         return torch.cat([ws[:, :crossover], other[:, crossover:]], dim=1)
 
     def show(self, images: torch.Tensor) -> torch.Tensor:
         """Return the images as D sees them, blurred and augmented."""
-        images = gaussian_blur(images, self._blur_sigma)
+        images = gaussian_blur(images, self._blur_sigma, self._blur_radius)
         if self.augment_pipe is not None:
             images = self.augment_pipe(images)
         return differentiable.apply_policy(images, self.diffaugment)
@@ -244,7 +291,7 @@ class StyleGAN2Loss:
     @torch.no_grad()
     def look_at(self, images: torch.Tensor, c: torch.Tensor, cur_nimg: int) -> torch.Tensor:
         """Return the logits [N, 1] of images outside of the training, as D sees them after `cur_nimg` images."""
-        self._blur_sigma = self.blur_sigma(cur_nimg)
+        self._set_blur(cur_nimg)
         return self.run_D(images, c)
 
     def run_D_regularized(self, kind: str, images: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -83,26 +83,27 @@ def _first_fp16_level(top_level_log2: int, num_fp16_res: int) -> int:
 
 def _block_format(
     weight: torch.Tensor,
-    use_fp16: bool,
+    half_dtype: torch.dtype | None,
     channels_last: bool,
     batch_size: int,
     resolution: Resolution,
 ) -> tuple[torch.dtype, torch.memory_format]:
     """Return the dtype and memory format that a block computes in.
 
-    The dtype is that of its weights, or float16 if requested and on CUDA. On the CPU, convolutions are faster in
-    channels-last format, forward and backward, except for few pixels: PyTorch converts the weights to the format of the
-    maps before each convolution, and then the weights are the larger part.
+    The dtype is that of its weights, or `half_dtype` if there is one and the block is on CUDA. On the CPU, convolutions
+    are faster in channels-last format, forward and backward, except for few pixels: PyTorch converts the weights to the
+    format of the maps before each convolution, and then the weights are the larger part.
     """
-    half = use_fp16 and weight.device.type == 'cuda'
-    pixels_together = half and channels_last
+    if weight.device.type != 'cuda':
+        half_dtype = None
+    pixels_together = half_dtype is not None and channels_last
     if weight.device.type == 'cpu':
         # When a network is traced or exported for any batch size, the size is a symbol.
         images = batch_size if isinstance(batch_size, int) else 1
         height, width = _sides(resolution)
         pixels_together = images * height * width >= 256
     return (
-        torch.float16 if half else weight.dtype,
+        half_dtype or weight.dtype,
         torch.channels_last if pixels_together else torch.contiguous_format,
     )
 
@@ -786,14 +787,15 @@ class SynthesisBlock(torch.nn.Module):
         """
         misc.assert_shape(ws, [None, self.num_conv + self.num_torgb, self.w_dim])
         w_iter = iter(ws.unbind(dim=1))
-        use_fp16 = self.use_fp16 and not force_fp32
+        # Training may have chosen another type for this module (bfloat16).
+        half_dtype = getattr(self, 'half_dtype', torch.float16) if self.use_fp16 and not force_fp32 else None
         dtype, memory_format = _block_format(
-            self.conv1.weight, use_fp16, self.channels_last, ws.shape[0], self.resolution
+            self.conv1.weight, half_dtype, self.channels_last, ws.shape[0], self.resolution
         )
         if fused_modconv is None:
-            # Grouped convolutions are slow on the CPU and in float16; a single image does not need groups.
+            # Grouped convolutions are slow on the CPU and in half precision; a single image does not need groups.
             is_single = int(ws.shape[0]) == 1
-            has_fast_groups = ws.device.type != 'cpu' and dtype != torch.float16
+            has_fast_groups = ws.device.type != 'cpu' and dtype == self.conv1.weight.dtype
             fused_modconv = not self.training and (is_single or has_fast_groups)
         options = dict(layer_kwargs, fused_modconv=fused_modconv)
 
@@ -1061,9 +1063,10 @@ class DiscriminatorBlock(torch.nn.Module):
         """
         first_input = img if x is None else x
         assert first_input is not None
-        use_fp16 = self.use_fp16 and not force_fp32
+        # Training may have chosen another type for this module (bfloat16).
+        half_dtype = getattr(self, 'half_dtype', torch.float16) if self.use_fp16 and not force_fp32 else None
         dtype, memory_format = _block_format(
-            self.conv1.weight, use_fp16, self.channels_last, first_input.shape[0], self.resolution
+            self.conv1.weight, half_dtype, self.channels_last, first_input.shape[0], self.resolution
         )
         if x is not None:
             _check_map(x, self.in_channels, self.resolution)

@@ -574,8 +574,9 @@ class SynthesisLayer(torch.nn.Module):
             styles = styles * (1 / np.sqrt(self.in_channels * self.conv_kernel**2))
 
         half = self.use_fp16 and not force_fp32 and x.device.type == 'cuda'
+        half_dtype = getattr(self, 'half_dtype', torch.float16)  # training may have chosen another type (bfloat16)
         x = modulated_conv2d(
-            x.to(torch.float16 if half else self.weight.dtype),
+            x.to(half_dtype if half else self.weight.dtype),
             self.weight,
             styles,
             demodulate=not self.is_torgb,

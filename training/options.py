@@ -98,10 +98,12 @@ class Options(MethodOptions):
     gpus: int | None = None
     device: str = 'auto'
     workers: int | None = None
+    precision: str | None = None  # one of schema.PRECISIONS
     fp32: bool = False
     nhwc: bool = False
     nobench: bool = False
     allow_tf32: bool = False
+    cuda_graphs: bool = False
     deterministic: bool = False
 
     def to_stored(self) -> dict[str, Any]:
@@ -261,12 +263,29 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
         random_seed=options.seed,
         resume_pkl=resume_pkl,
         cudnn_benchmark=not options.nobench,
-        allow_tf32=options.allow_tf32,
+        allow_tf32=options.allow_tf32 or options.precision == 'tf32',
+        half_dtype='bfloat16' if options.precision == 'bf16' else 'float16',
+        cuda_graphs=checked_cuda_graphs(options, device),
         deterministic=options.deterministic,
         options=options.to_stored(),
         keep_states=options.keep_states,
         strict_data=options.strict_data,
     )
+
+
+def checked_cuda_graphs(options: Options, device: str) -> bool:
+    """Return whether the phases run as CUDA graphs on a device.
+
+    Raises:
+        InvalidArgument: They cannot.
+    """
+    if options.cuda_graphs and not device.startswith('cuda'):
+        raise InvalidArgument('cuda_graphs', f'1 needs a CUDA device, but this run is on {device}: remove it.')
+    if options.cuda_graphs and options.apa:
+        raise InvalidArgument(
+            'cuda_graphs', '1 does not work with --apa, whose images are drawn on the CPU: remove one of the two.'
+        )
+    return options.cuda_graphs
 
 
 def _batch_sizes(options: Options, preset: Preset, num_gpus: int) -> tuple[int, int, int]:
@@ -297,7 +316,7 @@ def _network_kwargs(
     """Return `G_kwargs` and `D_kwargs`.
 
     Half precision is used on CUDA only. Elsewhere activations are clamped nevertheless, so that a network trained on a
-    CPU computes the same as on a GPU; `--fp32` turns both off.
+    CPU computes the same as on a GPU; `--fp32` and the precisions fp32 and tf32 turn both off.
     """
     channel_base = first_given(options.cbase, preset.channel_base)
     level = level_of(*sides(resolution))
@@ -307,11 +326,14 @@ def _network_kwargs(
             f'{channel_base} leaves no channels at {describe_size(resolution)} (a layer has cbase / resolution '
             f'channels): use {level} or more.',
         )
+    if options.fp32 and options.precision is not None:
+        raise InvalidArgument('precision', f'{options.precision} and --fp32 are two answers: use only one of them.')
+    full_precision = options.fp32 or options.precision in ('fp32', 'tf32')
     shared = {
         'channel_base': channel_base,
         'channel_max': first_given(options.cmax, preset.channel_max),
-        'num_fp16_res': preset.num_fp16_res if on_cuda and not options.fp32 else 0,
-        'conv_clamp': None if options.fp32 else preset.conv_clamp,
+        'num_fp16_res': preset.num_fp16_res if on_cuda and not full_precision else 0,
+        'conv_clamp': None if full_precision else preset.conv_clamp,
     }
     layout = {'fp16_channels_last': True} if options.nhwc else {}
     frozen = {'freeze_layers': options.freezed} if options.freezed else {}

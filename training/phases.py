@@ -16,6 +16,7 @@ from torch_utils import distributed, training_stats
 from torch_utils.distributed import World
 from training import known_classes
 from training.config import TrainingConfig
+from training.cuda_graphs import PhaseGraphs
 from training.loss import StyleGAN2Loss
 
 
@@ -46,23 +47,31 @@ def build_phases(G: torch.nn.Module, D: torch.nn.Module, config: TrainingConfig)
     ):
         optimizer = _build_optimizer(module, opt_kwargs, reg_interval)
         if reg_interval is None:
-            phases.append(Phase(f'{name}both', module, optimizer, 1))
+            parts = {'both': 1}
         else:
-            phases.append(Phase(f'{name}main', module, optimizer, 1))
-            phases.append(Phase(f'{name}reg', module, optimizer, reg_interval))
+            parts = {'main': 1, 'reg': reg_interval}
+        device = next(module.parameters()).device
+        for part, interval in parts.items():
+            phases.append(Phase(f'{name}{part}', module, optimizer, interval, torch.zeros([], device=device)))
     return phases
 
 
 def _build_optimizer(
     module: torch.nn.Module, opt_kwargs: Mapping[str, Any], reg_interval: int | None
 ) -> torch.optim.Optimizer:
-    """Return an optimizer whose learning rate and betas account for the extra steps of a lazy regularizer."""
+    """Return an optimizer whose learning rate and betas account for the extra steps of a lazy regularizer.
+
+    On CUDA, it updates all parameters in a few kernels. Its state is the same, so that a run can go on elsewhere.
+    """
     kwargs = dict(opt_kwargs, betas=[float(beta) for beta in opt_kwargs['betas']])
     if reg_interval is not None:
         ratio = reg_interval / (reg_interval + 1)
         kwargs['lr'] = kwargs['lr'] * ratio
         kwargs['betas'] = [beta**ratio for beta in kwargs['betas']]
-    return known_classes.construct(kwargs, known_classes.OPTIMIZERS, params=list(module.parameters()))
+    parameters = list(module.parameters())
+    if all(parameter.is_cuda for parameter in parameters):
+        kwargs['fused'] = True
+    return known_classes.construct(kwargs, known_classes.OPTIMIZERS, params=parameters)
 
 
 def run_phase(
@@ -71,6 +80,7 @@ def run_phase(
     batches: Sequence[Mapping[str, Any]],
     world: World,
     cur_nimg: int = 0,
+    graphs: PhaseGraphs | None = None,
 ) -> None:
     """Accumulate the gradients of a phase over the rounds of a batch, and take its optimizer step.
 
@@ -80,14 +90,19 @@ def run_phase(
         batches: Tensors `real_img`, `real_c`, `gen_z` and `gen_c` of each round of gradient accumulation.
         world: Ranks to average the gradients over.
         cur_nimg: Number of images shown so far.
+        graphs: CUDA graphs of the rounds. None: their kernels are launched one by one.
     """
     phase.optimizer.zero_grad(set_to_none=True)
     phase.module.requires_grad_(True)
-    for batch in batches:
-        gain = phase.interval / len(batches)
-        loss.accumulate_gradients(phase=phase.name, gain=gain, cur_nimg=cur_nimg, **batch)
+    gain = phase.interval / len(batches)
+    if graphs is not None:
+        gradients = graphs.accumulate(phase.name, phase.module.parameters(), batches, gain, cur_nimg)
+    else:
+        for batch in batches:
+            loss.accumulate_gradients(phase=phase.name, gain=gain, cur_nimg=cur_nimg, **batch)
+        gradients = distributed.flatten_gradients(phase.module.parameters())
     phase.module.requires_grad_(False)
-    nonfinite = distributed.average_gradients(world, phase.module.parameters())
+    nonfinite = distributed.average_gradients(world, gradients)
     training_stats.report0(f'Gradients/nonfinite/{phase.name}', nonfinite)
     phase.nonfinite_steps = (phase.nonfinite_steps.to(nonfinite.device) + 1) * nonfinite
     phase.optimizer.step()

@@ -10,18 +10,42 @@ from collections.abc import Callable
 
 import torch
 
+from torch_utils import cuda_memory
+
 MAX_P = 0.9  # some images remain real: the statistic that p follows is measured on them
 
 
 class PseudoAugmentation:
     """Replace real images by generated ones.
 
+    Which ones is drawn on the CPU, so p has to be known there. On CUDA, `send_p` copies it without waiting as soon as
+    it has changed. The next batch asks for it in D's phase, when the GPU has G's phase to work on.
+
+    Args:
+        device: Device of the images.
+
     Attributes:
-        p: Probability for each image, a scalar on the CPU that a controller adjusts in place.
+        p: Probability for each image, a scalar that a controller adjusts in place; on CUDA if the images are, otherwise
+            on the CPU. Call `send_p` after that.
     """
 
-    def __init__(self) -> None:
-        self.p = torch.zeros([])
+    def __init__(self, device: torch.device | str = 'cpu') -> None:
+        self.p = torch.zeros([], device=device if torch.device(device).type == 'cuda' else 'cpu')
+        self._on_host = torch.zeros([], pin_memory=True) if self.p.is_cuda else self.p
+        self._has_arrived: torch.cuda.Event | None = None
+
+    def send_p(self) -> None:
+        """Copy p to the CPU."""
+        if self.p.is_cuda:
+            self._on_host.copy_(self.p, non_blocking=True)
+            self._has_arrived = torch.cuda.Event()
+            self._has_arrived.record(torch.cuda.current_stream(self.p.device))
+
+    def _p_on_host(self) -> torch.Tensor:
+        if self._has_arrived is not None:
+            self._has_arrived.synchronize()
+            self._has_arrived = None
+        return self._on_host
 
     def replace(
         self, images: torch.Tensor, generate: Callable[[torch.Tensor], torch.Tensor]
@@ -35,11 +59,12 @@ class PseudoAugmentation:
         Returns:
             Images [N, C, H, W], and bool [N, 1]; None if all of them are real.
         """
-        if float(self.p) == 0:
+        p = self._p_on_host()
+        if float(p) == 0:
             return images, None
-        chosen = torch.rand([len(images)]) < self.p  # on the CPU, which need not wait for the device
+        chosen = torch.rand([len(images)]) < p
         if not chosen.any():
             return images, None
-        indices = chosen.nonzero()[:, 0].to(images.device)
+        indices = cuda_memory.to_device(chosen.nonzero()[:, 0], images.device)
         mixed = images.index_copy(0, indices, generate(indices).to(images.dtype))
-        return mixed, ~chosen.to(images.device).unsqueeze(1)
+        return mixed, cuda_memory.to_device(~chosen, images.device).unsqueeze(1)

@@ -210,6 +210,8 @@ def _constructions(names: Collection[str], keywords: Record) -> Construction:
 # ---------------------------------------------------------------------------------------------------------------------
 # Files
 
+PRECISIONS = ('fp32', 'tf32', 'fp16', 'bf16')
+
 COMMAND_LINE = Record(
     {
         'data': PATH,
@@ -255,10 +257,12 @@ COMMAND_LINE = Record(
         'gpus': Optional(Integer(1, _MAX_PROCESSES)),
         'device': Text(20),
         'workers': Optional(Integer(0, 1024)),
+        'precision': Optional(Choice(PRECISIONS)),
         'fp32': Flag(),
         'nhwc': Flag(),
         'nobench': Flag(),
         'allow_tf32': Flag(),
+        'cuda_graphs': Flag(),
         'deterministic': Flag(),
     },
     required=['data'],
@@ -312,6 +316,8 @@ TRAINING_OPTIONS = Record(
         'resume_pkl': Optional(PATH),
         'cudnn_benchmark': Flag(),
         'allow_tf32': Flag(),
+        'half_dtype': Choice(('float16', 'bfloat16')),
+        'cuda_graphs': Flag(),
         'deterministic': Flag(),
         'validation_set_kwargs': Optional(_constructions(known_classes.DATASETS, DATASET_KEYWORDS)),
         'strict_data': Flag(),

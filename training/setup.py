@@ -56,6 +56,7 @@ def build_networks(
     G, D = construct_networks(config, dataset)
     for module in (G, D):
         module.train().requires_grad_(False).to(world.device)
+        _choose_half_dtype(module, getattr(torch, config.half_dtype))
     G_ema = copy.deepcopy(G).eval()
     if resume_pkl is not None and world.is_main:
         print(f'Starting from "{resume_pkl}"')
@@ -64,6 +65,15 @@ def build_networks(
     for module in (G, D, G_ema):
         distributed.broadcast_tensors(world, misc.params_and_buffers(module))
     return G, D, G_ema
+
+
+def _choose_half_dtype(network: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Let the layers in half precision compute in another type than float16. Network pickles do not say so."""
+    if dtype == torch.float16:
+        return
+    for module in network.modules():
+        if getattr(module, 'use_fp16', False):
+            module.half_dtype = dtype  # type: ignore[assignment]
 
 
 def build_augmentation(config: TrainingConfig, device: torch.device) -> tuple[AugmentPipe | None, AdaController | None]:
@@ -86,13 +96,22 @@ def build_augmentation(config: TrainingConfig, device: torch.device) -> tuple[Au
     )
 
 
-def build_pseudo_augmentation(config: TrainingConfig) -> tuple[PseudoAugmentation | None, AdaController | None]:
+def build_pseudo_augmentation(
+    config: TrainingConfig, device: torch.device
+) -> tuple[PseudoAugmentation | None, AdaController | None]:
     """Return the pseudo augmentation and the controller of its probability, or None for both."""
     if config.apa_target is None:
         return None, None
-    pseudo = PseudoAugmentation()
+    pseudo = PseudoAugmentation(device)
     return pseudo, AdaController(
-        pseudo, config.apa_target, config.ada_interval, config.ada_kimg, config.batch_size, MAX_P, config.ada_heuristic
+        pseudo,
+        config.apa_target,
+        config.ada_interval,
+        config.ada_kimg,
+        config.batch_size,
+        MAX_P,
+        config.ada_heuristic,
+        on_change=pseudo.send_p,
     )
 
 

@@ -26,6 +26,7 @@ from torch_utils.distributed import World
 from training import setup
 from training.batches import TrainingBatches
 from training.config import TrainingConfig
+from training.cuda_graphs import PhaseGraphs
 from training.dataset import ImageFolderDataset
 from training.ema import ema_decay, update_ema
 from training.phases import build_phases, run_phase
@@ -235,12 +236,15 @@ def _build_run(
 ) -> TrainingRun:
     augment_pipe, ada = setup.build_augmentation(config, world.device)
     G, D = networks['G'], networks['D']
-    pseudo, apa = setup.build_pseudo_augmentation(config)
+    pseudo, apa = setup.build_pseudo_augmentation(config, world.device)
     loss = setup.build_loss(config, world.device, G, D, augment_pipe, pseudo)
     phases = build_phases(G, D, config)
     validation = None if config.validation_set_kwargs is None else Validation(world, config)
     statistics = RunStatistics(run_dir_of(config), world, config.total_kimg, counters.cur_nimg)
-    return TrainingRun(world, config, counters, networks, phases, loss, augment_pipe, ada, statistics, apa, validation)
+    graphs = PhaseGraphs(loss, world.device) if config.cuda_graphs else None
+    return TrainingRun(
+        world, config, counters, networks, phases, loss, augment_pipe, ada, statistics, apa, validation, graphs
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -271,13 +275,17 @@ def _train(
             for phase in run.phases:
                 if phase.is_due(counters.batch_idx):
                     pieces = batches.with_latents(real_img, real_c, G.z_dim)
-                    run_phase(phase, run.loss, pieces, run.world, counters.cur_nimg)
+                    run_phase(phase, run.loss, pieces, run.world, counters.cur_nimg, run.graphs)
             run.loss.end_batch(run.world)
 
             # Update the moving average of the generator.
             update_ema(G_ema, G, ema_decay(config.batch_size, counters.cur_nimg, config.ema_kimg, config.ema_rampup))
             counters.cur_nimg += config.batch_size
             counters.batch_idx += 1
+
+            # Start to copy the next batch while the GPU works on this one.
+            if not counters.all_images_shown(config):
+                batches.start_next()
 
             # Adjust the augmentation strength.
             for controller in run.controllers:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from torch_utils import training_stats
+from torch_utils import cuda_memory, training_stats
 from torch_utils.distributed import World
 from training import known_classes
-from training.ada import VALIDATION_SCORES, collector_of, validation_ratio
+from training.ada import VALIDATION_SCORES, Heuristic
 from training.config import TrainingConfig
 from training.data.unreadable import ReadableImages
 from training.dataset import ImageFolderDataset
@@ -40,7 +40,7 @@ class Validation:
         self.dataset: ImageFolderDataset = known_classes.construct(config.validation_set_kwargs, known_classes.DATASETS)
         self._readable = ReadableImages(self.dataset, strict=config.strict_data)
         self._order = np.random.RandomState(config.random_seed).permutation(len(self.dataset))
-        self._scores = collector_of('rv')
+        self._ratio = Heuristic('rv')
 
     def update(self, loss: StyleGAN2Loss, batch_idx: int, cur_nimg: int) -> None:
         """Show D the next batch, if it is time to. Call this before each batch of training, on all ranks.
@@ -71,22 +71,21 @@ class Validation:
         for start in range(first, first + per_rank, self._config.batch_gpu):
             positions = np.arange(start, start + self._config.batch_gpu) % len(self._order)
             pixels, labels, _messages = zip(*(self._readable[int(index)] for index in self._order[positions]))
-            images = torch.from_numpy(np.stack(pixels)).to(self._world.device).to(torch.float32) / 127.5 - 1
-            yield images, torch.from_numpy(np.stack(labels)).to(self._world.device)
+            stacked = [torch.from_numpy(np.stack(arrays)) for arrays in (pixels, labels)]
+            shown, c = (cuda_memory.to_device(tensor, self._world.device) for tensor in stacked)
+            yield shown.to(torch.float32) / 127.5 - 1, c
 
     def end_tick(self) -> None:
         """Report r_v of the tick that ends here. Collective."""
-        self._scores.update()
-        ratio = validation_ratio(self._scores)
-        training_stats.report0(R_V, float('nan') if ratio is None else ratio)
+        training_stats.report0(R_V, self._ratio.update(self._world.device))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the statistics since the last tick."""
-        return self._scores.state_dict()
+        return self._ratio.statistics.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self._scores.load_state_dict(state)
+        self._ratio.statistics.load_state_dict(state)
 
 
 @contextlib.contextmanager

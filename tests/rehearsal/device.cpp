@@ -50,6 +50,14 @@ std::map<std::string, int64_t> sync_names;
 
 bool capturing = false;  // into `recording`
 std::vector<std::function<void()>>* recording = nullptr;
+// What has been written to during a capture, with its bytes before: a capture computes nothing on a GPU.
+std::map<void*, std::pair<c10::Storage, std::string>> before_capture;
+
+void keep_for_capture(const c10::Storage& storage) {
+    if (!capturing || !storage.data() || before_capture.count(storage.mutable_data())) return;
+    before_capture.emplace(storage.mutable_data(),
+                           std::make_pair(storage, std::string(static_cast<const char*>(storage.data()), storage.nbytes())));
+}
 
 void count(Counter counter) { ++counters[counter]; }
 
@@ -304,6 +312,7 @@ class Call {
         compute(widen);
         if (is_empty && stack_.back().toTensor().numel() > 0)  // NaN: the memory of a GPU is not zero
             std::memset(stack_.back().toTensor().mutable_data_ptr(), 0xff, stack_.back().toTensor().storage().nbytes());
+        if (capturing && is_empty) hold(stack_.back());
         if (capturing && !is_view && !ALLOCATING.count(name_)) record(std::move(inputs));
     }
 
@@ -392,6 +401,7 @@ class Call {
 
     at::Tensor on_host(const at::Tensor& tensor, bool written, bool widen) {
         if (!tensor.defined() || tensor.device().type() != GPU) return tensor;
+        if (written) keep_for_capture(tensor.storage());
         for (auto& alias : aliases_)
             if (alias.device.unsafeGetTensorImpl() == tensor.unsafeGetTensorImpl()) {
                 alias.written = alias.written || written;
@@ -532,6 +542,9 @@ class Call {
         if (capturing) record(std::move(inputs));
     }
 
+    // Keep the memory that kernels may get from a graph until the graph is released.
+    static void hold(const c10::IValue& output) { recording->push_back([output] {}); }
+
     // Repeat this call at each replay, on the same memory.
     void record(std::vector<c10::IValue> inputs) {
         std::vector<c10::IValue> outputs(stack_.end() - schema_.returns().size(), stack_.end());
@@ -580,6 +593,8 @@ void register_whole_operators() {
 
 C10_REGISTER_GUARD_IMPL(CUDA, Guard);
 
+std::vector<at::Tensor> random_states;  // of the devices, when a capture began
+
 }  // namespace
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -616,15 +631,24 @@ void rehearsal_sync_names(char* text, int size) {
 void* rehearsal_capture_begin() {
     recording = new std::vector<std::function<void()>>();
     capturing = true;
+    random_states.clear();
+    for (int i = 0; i < num_devices; ++i) random_states.push_back(default_generator(i).get_state());
     return recording;
 }
-void rehearsal_capture_end() { capturing = false; }
+void rehearsal_capture_end() {
+    capturing = false;
+    for (auto& [data, storage_and_bytes] : before_capture)
+        std::memcpy(data, storage_and_bytes.second.data(), storage_and_bytes.second.size());
+    before_capture.clear();
+    for (int i = 0; i < num_devices; ++i) default_generator(i).set_state(random_states[i]);
+}
 int rehearsal_capturing() { return capturing; }
 void rehearsal_replay(void* graph) {
     count(LAUNCHES);
-    const int64_t launches = counters[LAUNCHES];
+    const int64_t launches = counters[LAUNCHES], allocations = counters[ALLOCATIONS];
     for (const auto& step : *static_cast<std::vector<std::function<void()>>*>(graph)) step();
-    counters[LAUNCHES] = launches;  // A graph is one launch.
+    counters[LAUNCHES] = launches;  // A graph is one launch, and has its own memory.
+    counters[ALLOCATIONS] = allocations;
 }
 long long rehearsal_graph_size(void* graph) { return static_cast<std::vector<std::function<void()>>*>(graph)->size(); }
 void rehearsal_graph_free(void* graph) {

@@ -149,15 +149,24 @@ def test_graphs_repeat_their_operators_on_the_same_memory():
         y = (x * weight).square()
         (gradient,) = torch.autograd.grad(y.sum(), weight)
         total += y.detach().sum()
+    assert total.item() == 0
     for value in (2.0, 3.0):
         x.fill_(value)
         with counted() as counts:
             graph.replay()
         assert counts['launches'] == 1
         assert y.tolist() == [value**2] * 4 and gradient.tolist() == [2 * value**2] * 4
-    assert total.item() == 4 * (1 + 4 + 9)
+    assert total.item() == 4 * (4 + 9)  # nothing was computed while it was captured
     with pytest.raises(RuntimeError, match='capturing'), torch.cuda.graph(torch.cuda.CUDAGraph()):
         x.sum().item()
+    torch.cuda.manual_seed(0)
+    expected = [torch.rand(3, device='cuda').tolist() for _ in range(2)]
+    torch.cuda.manual_seed(0)
+    with torch.cuda.graph(graph):
+        numbers = torch.rand(3, device='cuda')
+    for values in expected:
+        graph.replay()
+        assert numbers.tolist() == values
     with pytest.raises(RuntimeError, match='capturing'), torch.cuda.graph(torch.cuda.CUDAGraph()):
         x.copy_(torch.ones(4))
 

@@ -18,7 +18,10 @@ def _collectives(world, path):
     unused = torch.nn.Parameter(torch.zeros(1))
     parameters[0].grad = torch.tensor([1.0, 3.0]) * (world.rank + 1)
     parameters[1].grad = torch.tensor([float('nan'), float('inf'), float('-inf')])
-    distributed.average_gradients(world, [*parameters, unused])
+    flat = distributed.flatten_gradients([*parameters, unused])
+    nonfinite = distributed.average_gradients(world, flat)
+    assert nonfinite == 1 and distributed.average_gradients(world, distributed.flatten_gradients([unused])) == 0
+    assert parameters[1].grad.data_ptr() == flat[2:].data_ptr() and not any(flat[2:3])
     received = distributed.broadcast_object(world, {'rank': world.rank})
     distributed.broadcast_tensors(world, [p.data for p in parameters])
     torch.save(

@@ -70,6 +70,8 @@ PUBLISHED = {
     'resume_pkl': None,
     'cudnn_benchmark': True,
     'allow_tf32': False,
+    'cuda_graphs': False,
+    'half_dtype': 'float16',
     'run_dir': None,
     'device': 'cuda',
     'data_loader_kwargs': {'num_workers': 3, 'pin_memory': True, 'prefetch_factor': 2},
@@ -289,6 +291,30 @@ class TestOptions:
         assert build(ada_heuristic='rv', validation=3, target=0.3, **options).ada_heuristic == 'rv'
         with pytest.raises(InvalidArgument, match='rv needs images that are held out: add --validation=N'):
             build(ada_heuristic='rv', **options)
+
+    @pytest.mark.parametrize('precision, layers, clamp, tf32, half_dtype', [
+        (None, 4, 256, False, 'float16'),
+        ('fp16', 4, 256, False, 'float16'),
+        ('bf16', 4, 256, False, 'bfloat16'),
+        ('tf32', 0, None, True, 'float16'),
+        ('fp32', 0, None, False, 'float16'),
+    ])  # fmt: skip
+    def test_precision(self, build, precision, layers, clamp, tf32, half_dtype):
+        config = build(precision=precision)
+        assert (config.allow_tf32, config.half_dtype) == (tf32, half_dtype)
+        for kwargs in (config.G_kwargs['synthesis_kwargs'], config.D_kwargs):
+            assert (kwargs['num_fp16_res'], kwargs['conv_clamp']) == (layers, clamp)
+
+    def test_two_precisions(self, build):
+        with pytest.raises(InvalidArgument, match='bf16 and --fp32 are two answers'):
+            build(precision='bf16', fp32=True)
+
+    def test_cuda_graphs(self, build):
+        assert build(cuda_graphs=True).cuda_graphs and not build().cuda_graphs
+        with pytest.raises(InvalidArgument, match='needs a CUDA device, but this run is on cpu'):
+            build(cuda_graphs=True, device='cpu')
+        with pytest.raises(InvalidArgument, match='does not work with --apa'):
+            build(cuda_graphs=True, apa=True)
 
     @pytest.mark.parametrize('subset, num_training', [(None, 7), (4, 4), (7, 7)])
     def test_held_out_images_are_not_trained_on(self, build, subset, num_training):

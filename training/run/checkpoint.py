@@ -123,6 +123,7 @@ class Checkpoint:
                     raise ValueError('it has no strength of the pseudo augmentation')
                 run.apa.load_state_dict(self.content['apa'])
                 run.apa.augment_pipe.p.fill_(self.content['apa']['p'])
+                run.apa.on_change()
             if rank < len(per_rank):
                 set_random_states(own['random'], run.world.device)
 

@@ -18,7 +18,7 @@ from dnnlib.text import excerpt
 from training.batch_sizes import batch_per_process, check_batch_gpu, mbstd_group_of
 from training.config import TrainingConfig
 from training.held_out import held_out_size
-from training.options import LATEST, PATH_OPTIONS, PER_CALL_OPTIONS, Options, data_loader_kwargs
+from training.options import LATEST, PATH_OPTIONS, PER_CALL_OPTIONS, Options, checked_cuda_graphs, data_loader_kwargs
 from training.run import memory_estimate
 from training.run.run_dir import RunDir, list_run_dirs
 
@@ -38,6 +38,7 @@ _CHANGEABLE: dict[str, Callable[[Options], dict[str, Any]]] = {
     'nobench': lambda options: {'cudnn_benchmark': not options.nobench},
     'deterministic': lambda options: {'deterministic': options.deterministic},
     # These depend on more than one option: see `resumed_config`.
+    'cuda_graphs': lambda options: {},
     'data': lambda options: {},
     'gpus': lambda options: {},
     'batch_gpu': lambda options: {},
@@ -261,6 +262,7 @@ def resumed_config(run: ResumedRun, dataset: ImageFolderDataset, device: str, nu
         if stored.validation_set_kwargs and held_out
         else stored.validation_set_kwargs,
         data_loader_kwargs=data_loader_kwargs(options.workers, device),
+        cuda_graphs=checked_cuda_graphs(options, device),
         run_dir=run.run_dir,
         options=options.to_stored(),
         **changes,

@@ -123,4 +123,7 @@ def _for_pickle(module: torch.nn.Module | None) -> torch.nn.Module | None:
     """Return a copy of a module on the CPU, in evaluation mode and without gradients."""
     if module is None:
         return None
-    return copy.deepcopy(module).cpu().eval().requires_grad_(False)
+    copied = copy.deepcopy(module).cpu().eval().requires_grad_(False)
+    for layer in copied.modules():
+        layer.__dict__.pop('half_dtype', None)  # how this run computes is no property of the network
+    return copied

@@ -11,6 +11,7 @@ from torch_utils.distributed import World
 from training.ada import AdaController
 from training.augment import AugmentPipe
 from training.config import TrainingConfig
+from training.cuda_graphs import PhaseGraphs
 from training.loss import StyleGAN2Loss
 from training.phases import Phase
 from training.run.run_dir import RunDir
@@ -52,6 +53,7 @@ class TrainingRun:
     statistics: RunStatistics
     apa: AdaController | None = None  # of the pseudo augmentation that the loss applies
     validation: Validation | None = None
+    graphs: PhaseGraphs | None = None  # not saved: they are recorded again
 
     @property
     def run_dir(self) -> RunDir:
