@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -65,6 +66,13 @@ VERIFY_RESOLUTION = 64
     metavar='ZIP|DIR',
     show_default='that of the training',
     help='Dataset to compare with',
+)
+@click.option(
+    '--validation',
+    type=PATH,
+    metavar='ZIP|DIR',
+    show_default='those held out of the training, if any',
+    help='Images that were not trained on, to compare with (memorization…)',
 )
 @click.option(
     '--mirror',
@@ -125,6 +133,7 @@ def main(
     every: int | None,
     metric_names: tuple[str, ...],
     data: str | None,
+    validation: str | None,
     mirror: bool | None,
     seed: int | None,
     num_samples: int | None,
@@ -150,7 +159,7 @@ def main(
     if fetch_detectors:
         verify_published_detectors(verbose)
         return
-    check_usage(networks, metric_names, num_samples, bootstrap, every)
+    check_usage(networks, metric_names, num_samples, bootstrap, validation, every)
     from torch_utils import launcher
 
     torch_device = resolve_device(device)
@@ -164,7 +173,7 @@ def main(
         'workers': WORKERS_ON_CUDA if torch_device.type == 'cuda' else 0,
     }
     jobs = [
-        make_job(network_pkl, data, mirror, seed, detector_dir, trust_pickle, options)
+        make_job(network_pkl, Images(data, validation, mirror), seed, detector_dir, trust_pickle, metric_names, options)
         for network in networks
         for network_pkl in list_network_pkls(network, every)
     ]
@@ -186,6 +195,7 @@ def check_usage(
     metric_names: tuple[str, ...],
     num_samples: int | None,
     bootstrap: int | None,
+    validation: str | None,
     every: int | None,
 ) -> None:
     """Check the options that do not depend on files."""
@@ -203,6 +213,10 @@ def check_usage(
     if bootstrap is not None and not any(entry.interval for entry in entries):
         raise usage_error(
             '--bootstrap', f'intervals are available for FID and KID, not for {", ".join(metric_names)}. Omit it.'
+        )
+    if validation is not None and not metric_table.using_held_out(metric_names):
+        raise usage_error(
+            '--validation', f'held-out images are not compared with by {", ".join(metric_names)}. Omit it.'
         )
     if every is not None:
         from metrics.curves import require_matplotlib
@@ -288,16 +302,25 @@ def list_network_pkls(network: str, every: int | None) -> list[str]:
     return list(dict.fromkeys([*snapshots[::every], snapshots[-1]]))
 
 
+@dataclass(frozen=True)
+class Images:
+    """The options that say which real images to compare with."""
+
+    data: str | None
+    validation: str | None
+    mirror: bool | None
+
+
 def make_job(
     network: str,
-    data: str | None,
-    mirror: bool | None,
+    images: Images,
     seed: int | None,
     detector_dir: str | None,
     trust_pickle: bool,
+    metric_names: tuple[str, ...],
     options: dict[str, Any],
 ) -> MetricJob:
-    """Complete the options for one network, and check that its dataset exists and matches the network."""
+    """Complete the options for one network, and check that its datasets exist and match the network."""
     from generation.image_transforms import is_supported
     from metrics.jobs import MetricJob
     from network_files.reading import open_network
@@ -308,14 +331,20 @@ def make_job(
     trained_on = content['training_set_kwargs']
     if trained_on is None:
         trained_on = run_options.get('training_set_kwargs')
-    dataset_kwargs = choose_dataset(network, data, mirror, trained_on)
-    check_dataset(dataset_kwargs, content['G_ema'])
+    dataset_kwargs = choose_dataset(network, images, trained_on, run_dir)
+    check_dataset('--data', dataset_kwargs, content['G_ema'])
+    held_out_kwargs = None
+    if metric_table.using_held_out(metric_names):
+        held_out_kwargs = choose_held_out(images.validation, run_options.get('validation_set_kwargs'), dataset_kwargs)
+    if held_out_kwargs is not None:
+        check_dataset('--validation', held_out_kwargs, content['G_ema'])
     if seed is None:
         seed = run_options.get('random_seed')
     if detector_dir is None and run_options.get('detectors') is not None:
         print_detectors_ignored(run_dir, run_options['detectors'])
     metric_options = MetricOptions(
         dataset_kwargs=dataset_kwargs,
+        held_out_kwargs=held_out_kwargs,
         seed=MetricOptions.seed if seed is None else seed,
         detectors=detector_dir,
         **options,
@@ -346,22 +375,25 @@ def print_detectors_ignored(run_dir: str | None, detectors: str) -> None:
     )
 
 
-def choose_dataset(network: str, data: str | None, mirror: bool | None, trained_on: Any) -> dict[str, Any]:
+def choose_dataset(network: str, images: Images, trained_on: Any, run_dir: str | None) -> dict[str, Any]:
     """Return the keywords of the dataset: that of `--data`, or else the one that the network was trained on.
+
+    Those that select the training images are included if the dataset is the one of the training.
 
     Args:
         network: Path of the network, for messages.
-        data: Value of `--data`.
-        mirror: Value of `--mirror`.
+        images: Options.
         trained_on: `training_set_kwargs` of the network, which may be anything. Its class is never constructed unless
             it is this project's own.
+        run_dir: Directory of the training run, if there is one.
     """
-    kwargs: dict[str, Any] = {'class_name': known_classes.DATASET, 'path': data, 'xflip': bool(mirror)}
-    if data is not None:
-        return kwargs
-    if trained_on is not None:
+    kwargs: dict[str, Any] = {'class_name': known_classes.DATASET, 'path': images.data, 'xflip': bool(images.mirror)}
+    if trained_on is not None and (images.data is None or run_dir is not None):
         with usage_errors('--network'):
             schema.DATASET_FOR_METRICS.check(trained_on, f'{network}: training_set_kwargs')
+    if images.data is not None:
+        is_same = run_dir is not None and trained_on is not None and is_training_data(images.data, trained_on, run_dir)
+        return kwargs | selection(trained_on) if is_same else kwargs
     if trained_on is None or trained_on.get('path') is None:
         raise click.UsageError(f"Missing option '--data': {network} does not record its training dataset.")
     class_name = trained_on.get('class_name', known_classes.DATASET)
@@ -371,17 +403,56 @@ def choose_dataset(network: str, data: str | None, mirror: bool | None, trained_
             'not supported here.'
         )
     kwargs['path'] = os.path.expanduser(trained_on['path'])
-    if mirror is None:
+    if images.mirror is None:
         kwargs['xflip'] = bool(trained_on.get('xflip'))
-    return kwargs
+    return kwargs | selection(trained_on)
 
 
-def check_dataset(dataset_kwargs: dict[str, Any], G: torch.nn.Module) -> None:
-    """Open the dataset once, to check that it matches the network."""
+def selection(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the keywords that select images of a dataset."""
+    names = ('max_size', 'random_seed', 'skip')
+    return {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+
+
+def is_training_data(data: str, trained_on: dict[str, Any], run_dir: str) -> bool:
+    """Return whether a dataset is the one that a run was trained on, at the same path or at another one."""
+    from training.data.digest import content_sha256
+    from training.run import provenance
+
+    if trained_on.get('path') is not None and os.path.realpath(data) == os.path.realpath(trained_on['path']):
+        return True
+    known = provenance.dataset_sha256(run_dir)
+    if known is None:
+        return False
+    with usage_errors('--data'):
+        dataset = known_classes.construct({'class_name': known_classes.DATASET, 'path': data}, known_classes.DATASETS)
+        return content_sha256(dataset) == known
+
+
+def choose_held_out(
+    validation: str | None, of_training: dict[str, Any] | None, dataset_kwargs: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Return the keywords of the held-out images: those of `--validation`, or else of the training; None without any.
+
+    Args:
+        validation: Value of `--validation`.
+        of_training: `validation_set_kwargs` of the training.
+        dataset_kwargs: The dataset, which may be that of the training at another path.
+    """
+    if validation is not None:
+        return {'class_name': known_classes.DATASET, 'path': validation}
+    if of_training is None:
+        return None
+    is_part_of_dataset = 'skip' in of_training and 'max_size' in dataset_kwargs
+    return {**of_training, 'path': dataset_kwargs['path']} if is_part_of_dataset else of_training
+
+
+def check_dataset(option: str, kwargs: dict[str, Any], G: torch.nn.Module) -> None:
+    """Open a dataset once, to check that it matches the network."""
     from metrics.features.image_sources import open_dataset
 
-    with usage_errors('--data'):
-        open_dataset(dataset_kwargs, xflip=False, G=G).close()
+    with usage_errors(option):
+        open_dataset(kwargs, xflip=False, G=G, selected_only=True).close()
 
 
 if __name__ == '__main__':

@@ -490,9 +490,8 @@ def snapshot_metrics(config: TrainingConfig) -> SnapshotMetrics | None:
     from metrics.options import MetricOptions
 
     workers = config.data_loader_kwargs.get('num_workers', 0)
-    options = MetricOptions(
-        config.training_set_kwargs, seed=config.random_seed, detectors=config.detectors, workers=workers
-    )
+    images = config.training_set_kwargs, config.validation_set_kwargs
+    options = MetricOptions(*images, seed=config.random_seed, detectors=config.detectors, workers=workers)
     return SnapshotMetrics(config.metrics, options)
 
 

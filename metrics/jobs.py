@@ -80,6 +80,9 @@ def _run_job(
                 if result is not None:
                     report(result, job.run_dir, job.network)
                     results.append(result)
+                    gallery_png = evaluation.save_gallery(result, job.run_dir, job.network)
+                    if gallery_png is not None:
+                        print(f'Wrote {gallery_png}', file=sys.stderr, flush=True)
     evaluation.close()
     return results
 

@@ -6,10 +6,12 @@ Like the table, this module does not import PyTorch.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from metrics.features.feature_requests import (
+    HELD_OUT,
+    TRAINING,
     VGG_LPIPS,
     DetectorCall,
     EquivarianceRequest,
@@ -20,6 +22,7 @@ from metrics.features.feature_requests import (
 from metrics.options import MetricOptions
 
 MAX_IMAGES = 10_000_000
+INTERVAL_COVERAGE = 0.95
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Names
@@ -87,6 +90,28 @@ def _parse_count(text: str) -> int:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Results
+
+
+class Pair(NamedTuple):
+    """A generated image and a training image that is near to it."""
+
+    generated: int  # index
+    training: int  # index
+    ratio: float  # how near it is: `metrics.memorization`
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a metric has found."""
+
+    values: dict[str, float]  # by the ending of their names, '' for a single value
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # likewise, of `INTERVAL_COVERAGE`
+    details: dict[str, Any] = field(default_factory=dict)  # other entries of the result, as for JSON
+    pairs: list[Pair] = field(default_factory=list)  # images to look at, the most suspicious ones first
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Needs
 
 
@@ -132,6 +157,34 @@ class RealAndGenerated:
 
     def min_images(self, name: MetricName) -> int:
         return self.at_least + name.nearest
+
+
+@dataclass(frozen=True)
+class TrainingAndHeldOut:
+    """Features of the training images ('real'), of generated ones ('fake') and of held-out ones ('held_out').
+
+    If no images are held out, there is no such part. Mirror images count if the network was trained on them.
+
+    Args:
+        call: Detector call.
+    """
+
+    call: DetectorCall
+
+    def requests(self, name: MetricName, options: MetricOptions) -> dict[str, Request]:
+        xflip = bool(options.dataset_kwargs.get('xflip'))
+        held_out = {} if options.held_out_kwargs is None else {'held_out': self._real(HELD_OUT, xflip=False)}
+        return {
+            'real': self._real(TRAINING, xflip),
+            'fake': FeatureRequest(self.call, name.count, real=False),
+            **held_out,
+        }
+
+    def _real(self, images: str, xflip: bool) -> Request:
+        return FeatureRequest(self.call, None, real=True, xflip=xflip, images=images)
+
+    def min_images(self, name: MetricName) -> int:
+        return 1
 
 
 @dataclass(frozen=True)

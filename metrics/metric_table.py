@@ -5,7 +5,8 @@ An entry is a function with `@_entry(...)` above it:
     pattern     its names: 'fid<count>[_full]' stands for fid50k_full, fid5k, fid500_full and so on
     needs       features of images ('real', 'fake'), pairs of images along a path ('pairs'), or errors of transformed
                 images ('fake'): `metrics.metric_spec`
-    function    values by the ending of their names ('' for a single value), computed from `metrics.metric_inputs`
+    function    values by the ending of their names ('' for a single value), computed from `metrics.metric_inputs`; or
+                `Measured`, which has intervals and images, too
 
 To add a metric, write its mathematics in `metrics/<name>.py` as functions of feature arrays, and add one entry here.
 Everything else follows from the entry: options and their errors, the pass over the images that all metrics share, the
@@ -23,11 +24,15 @@ from typing import TYPE_CHECKING, Any
 
 from metrics.features.feature_requests import INCEPTION_FEATURES, INCEPTION_PROBABILITIES, VGG_FEATURES
 from metrics.metric_spec import (
+    INTERVAL_COVERAGE,
     GeneratedOnly,
+    Measured,
     MetricName,
     Needs,
+    Pair,
     PathPairs,
     RealAndGenerated,
+    TrainingAndHeldOut,
     TransformedImages,
     match_name,
 )
@@ -35,11 +40,12 @@ from metrics.metric_spec import (
 if TYPE_CHECKING:
     from metrics.metric_inputs import MetricInputs
 
-    Compute = Callable[[MetricInputs], dict[str, float]]
+    Compute = Callable[[MetricInputs], Measured | dict[str, float]]
     Interval = Callable[[MetricInputs], dict[str, Any]]
 
 NUM_SPLITS = 10
 KID_SUBSETS = {'num_subsets': 100, 'max_subset_size': 1000}
+MAX_PAIRS = 32  # of images that results name and galleries show
 
 
 @dataclass(frozen=True)
@@ -124,12 +130,7 @@ def _kid(inputs: MetricInputs) -> dict[str, float]:
 # Precision and recall, arXiv 1904.06991; density and coverage, arXiv 2002.09797
 
 
-@_entry(
-    'prdc<count-k><nearest>[_full]',
-    RealAndGenerated(VGG_FEATURES, max_real=200_000),
-    examples=('prdc50k3_full',),
-)
-def _precision_recall_density_coverage(inputs: MetricInputs) -> dict[str, float]:
+def _manifold_metrics(inputs: MetricInputs) -> dict[str, float]:
     from metrics.precision_recall import manifold_metrics
 
     real, fake = inputs.features('real'), inputs.features('fake')
@@ -139,13 +140,60 @@ def _precision_recall_density_coverage(inputs: MetricInputs) -> dict[str, float]
 
 
 @_entry(
+    'prdc<count-k><nearest>[_full]',
+    RealAndGenerated(VGG_FEATURES, max_real=200_000),
+    examples=('prdc50k3_full',),
+)
+def _precision_recall_density_coverage(inputs: MetricInputs) -> dict[str, float]:
+    return _manifold_metrics(inputs)
+
+
+@_entry(
     'pr<count-k><nearest>[_full]',
     RealAndGenerated(VGG_FEATURES, max_real=200_000),
     examples=('pr50k3_full', 'pr50k3'),
 )
 def _precision_recall(inputs: MetricInputs) -> dict[str, float]:
-    values = _precision_recall_density_coverage(inputs)
+    values = _manifold_metrics(inputs)
     return {ending: values[ending] for ending in ('_precision', '_recall')}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Copies of training images, after arXiv 2004.05675
+
+
+@_entry('memorization<count>', TrainingAndHeldOut(INCEPTION_FEATURES), examples=('memorization5k',))
+@_entry('memorization<count>_vgg', TrainingAndHeldOut(VGG_FEATURES), examples=('memorization5k_vgg',))
+def _memorization(inputs: MetricInputs) -> Measured:
+    import numpy as np
+
+    from metrics.memorization import memorization
+
+    held_out = inputs.features('held_out') if 'held_out' in inputs.data else None
+    training = inputs.features('real')
+    with inputs.progress('Nearest neighbors', unit='block') as progress:
+        found = memorization(
+            training,
+            inputs.features('fake'),
+            held_out,
+            num_mirrored=len(training) // 2 if inputs.options.dataset_kwargs.get('xflip') else 0,
+            confidence=INTERVAL_COVERAGE,
+            progress=progress.show,
+        )
+    worst = np.argsort(found.ratios, kind='stable')[:MAX_PAIRS].tolist()
+    return Measured(
+        values={
+            '_share': found.share,
+            '_ratio': float(np.median(found.ratios)),
+            '_ratio_of_new': float(np.median(found.new_ratios)),
+        },
+        intervals={'_share': (found.low, found.high)},
+        details={
+            'compared_with': 'held-out images' if held_out is not None else 'training images, each left out in turn',
+            'threshold': found.threshold,
+        },
+        pairs=[Pair(index, int(found.nearest[index]), float(found.ratios[index])) for index in worst],
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -227,6 +275,11 @@ def parse_names(text: str) -> tuple[str, ...]:
 def needing_detector(names: Iterable[str]) -> list[str]:
     """Return the metrics that look at images with a detector."""
     return [name for name in names if find_metric(name)[0].needs.call is not None]
+
+
+def using_held_out(names: Iterable[str]) -> list[str]:
+    """Return the metrics that compare with images held out of the training, if there are any."""
+    return [name for name in names if isinstance(find_metric(name)[0].needs, TrainingAndHeldOut)]
 
 
 def needing_transform(names: Iterable[str]) -> list[str]:

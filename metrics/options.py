@@ -10,7 +10,10 @@ from typing import Any
 class MetricOptions:
     """How metrics are computed. This is the one place that defines the defaults."""
 
-    dataset_kwargs: dict[str, Any]  # as in network pickles: `class_name` and keywords; `max_size` is ignored
+    # As in network pickles: `class_name` and keywords. Those that select images (`max_size`, `random_seed`, `skip`)
+    # count only for metrics that compare with the training images.
+    dataset_kwargs: dict[str, Any]
+    held_out_kwargs: dict[str, Any] | None = None  # likewise, of images held out of the training
     seed: int = 0
     batch: int = 64  # images that a detector sees at once
     detectors: str | None = None  # folder with detectors, or None for the published ones

@@ -18,7 +18,14 @@ from typing import Any
 import torch
 
 from metrics.batching import row_blocks
-from metrics.feature_matrix import FeatureArray, ProgressCallback, accurate_matmul, compute_dtype, feature_pair
+from metrics.feature_matrix import (
+    FeatureArray,
+    ProgressCallback,
+    StepCounter,
+    accurate_matmul,
+    compute_dtype,
+    feature_pair,
+)
 
 _BATCH_SIZE = 2048
 _MAX_ROUNDINGS = 16  # rounding errors of a squared distance, relative to the squared length of a vector
@@ -74,7 +81,7 @@ def manifold_metrics(
             f'{len(real.rows)} real and {len(fake.rows)} fake feature vectors are too few for nearest neighbor number '
             f'{nhood_size}, which must be 1 or more and less than the number of vectors of each kind.'
         )
-    step = _StepCounter(len(real.rows), len(fake.rows), row_batch_size, col_batch_size, progress)
+    step = StepCounter(_num_steps(len(real.rows), len(fake.rows), row_batch_size, col_batch_size), progress)
     with accurate_matmul():
         real_limits = _ball_limits(real, nhood_size, row_batch_size, step)
         fake_limits = _ball_limits(fake, nhood_size, row_batch_size, step)
@@ -87,19 +94,10 @@ def manifold_metrics(
     }
 
 
-class _StepCounter:
-    """Counts blocks for the progress."""
-
-    def __init__(self, num_real: int, num_fake: int, row_batch: int, col_batch: int, progress: ProgressCallback | None):
-        real, fake = math.ceil(num_real / row_batch), math.ceil(num_fake / row_batch)
-        self._total = real * (real + 1) // 2 + fake * (fake + 1) // 2 + real * math.ceil(num_fake / col_batch)
-        self._done = 0
-        self._progress = progress
-
-    def __call__(self) -> None:
-        self._done += 1
-        if self._progress is not None:
-            self._progress(self._done, self._total)
+def _num_steps(num_real: int, num_fake: int, row_batch: int, col_batch: int) -> int:
+    """Return the number of blocks of distances."""
+    real, fake = math.ceil(num_real / row_batch), math.ceil(num_fake / row_batch)
+    return real * (real + 1) // 2 + fake * (fake + 1) // 2 + real * math.ceil(num_fake / col_batch)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -190,6 +190,31 @@ def test_data_and_mirror_of_the_pickle_can_be_replaced(call):
     assert real_images('--network=gone.pkl', '--data=other.zip', '--mirror=1') == (60, 120)
 
 
+def test_copies_are_looked_for_among_the_training_images(call, place):
+    folder = place / 'runs2' / '00000-subset'
+    folder.mkdir(parents=True)
+    data = str(place / 'data.zip')
+    stand_ins.save_network(folder / 'network-snapshot-000003.pkl', data, max_size=50, random_seed=2)
+    kwargs = {'class_name': 'training.dataset.ImageFolderDataset', 'path': data, 'max_size': 20, 'skip': 50}
+    (folder / 'training_options.json').write_text(json.dumps({'validation_set_kwargs': {**kwargs, 'random_seed': 2}}))
+    args = (f'--network={folder}', '--metrics=memorization30', DETECTORS)
+    (result,) = results_of(call(*args))
+    assert result['num_images'] == {'real': 50, 'fake': 30, 'held_out': 20}
+    assert (folder / 'metric-memorization30-000003-pairs.png').exists()
+    (result,) = results_of(call(*args, '--validation=other.zip'))
+    assert result['num_images'] == {'real': 50, 'fake': 30, 'held_out': 60}
+    # The same data at another path, and other data.
+    shutil.copy(place / 'data.zip', place / 'moved.zip')
+    (folder / 'provenance.json').write_text(json.dumps([{'dataset_sha256': result['dataset_sha256']}]))
+    (result,) = results_of(call(*args, '--data=moved.zip'))
+    assert result['num_images'] == {'real': 50, 'fake': 30, 'held_out': 20}
+    (result,) = results_of(call(*args, '--data=other.zip'))
+    assert result['num_images'] == {'real': 60, 'fake': 30, 'held_out': 20}
+    # Without held-out images.
+    (result,) = results_of(call('--network=net0.pkl', '--metrics=memorization30_vgg', DETECTORS))
+    assert result['num_images'] == {'real': 80, 'fake': 30}
+
+
 def test_intervals_on_request(call):
     (result,) = results_of(
         call('--network=net0.pkl', '--metrics=kid80_full', '--bootstrap=30', '--detectors=detectors')
@@ -275,6 +300,15 @@ WRONG_CALLS = {
     'every_zero': (['--network=net0.pkl', '--every=0'], ['--every', 'x>=1']),
     'num_samples': (['--network=net0.pkl', '--num-samples=9'], ['--num-samples', '9', 'fid5k_full']),
     'bootstrap': (['--network=net0.pkl', '--metrics=is1k', '--bootstrap=50'], ['--bootstrap', 'is1k']),
+    'validation_unused': (['--network=net0.pkl', '--validation=other.zip'], ['--validation', 'fid50k_full', 'Omit']),
+    'validation_gone': (
+        ['--network=net0.pkl', '--metrics=memorization9', '--validation=no.zip'],
+        ['--validation', 'no.zip', 'does not exist'],
+    ),
+    'validation_of_another_size': (
+        ['--network=net0.pkl', '--metrics=memorization9', '--validation=small.zip'],
+        ['--validation', '8x8', '16x16'],
+    ),
     'bootstrap_few': (['--network=net0.pkl', '--bootstrap=2'], ['--bootstrap', 'x>=20']),
     'seed': (['--network=net0.pkl', '--seed=-1'], ['--seed', '-1']),
     'mirror': (['--network=net0.pkl', '--mirror=maybe'], ['--mirror', 'maybe', '1, 0']),

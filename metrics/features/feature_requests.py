@@ -23,6 +23,11 @@ VGG_FEATURES = DetectorCall('vgg16', (('return_features', True),), dtype='float1
 VGG_LPIPS = DetectorCall('vgg16', (('resize_images', False), ('return_lpips', True)))
 ALL_CALLS = (INCEPTION_FEATURES, INCEPTION_PROBABILITIES, VGG_FEATURES, VGG_LPIPS)
 
+# Which real images
+ALL = 'all'  # of the dataset, whichever of them the network was trained on
+TRAINING = 'training'  # those that the network was trained on
+HELD_OUT = 'held out'  # those that were held out of the training
+
 
 @dataclass(frozen=True)
 class FeatureRequest:
@@ -33,6 +38,7 @@ class FeatureRequest:
     real: bool
     as_moments: bool = False
     xflip: bool = False  # whether mirrored images count as real ones, too
+    images: str = ALL  # which real images: ALL, TRAINING or HELD_OUT
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ PUBLISHED = {
 
 
 def test_the_published_names():
-    assert set(EXAMPLES) == {*PUBLISHED, 'prdc50k3_full'}
-    assert len(EXAMPLES) == 16
+    assert set(EXAMPLES) == {*PUBLISHED, 'prdc50k3_full', 'memorization5k', 'memorization5k_vgg'}
+    assert len(EXAMPLES) == 18
     for text in EXAMPLES:
         assert find_metric(text)[1].text == text
 
@@ -46,6 +46,8 @@ def test_the_published_names():
         ('eqt5k_int', 'eqt', MetricName('eqt5k_int', 5_000)),
         ('eqt500_frac', 'eqt', MetricName('eqt500_frac', 500)),
         ('eqr1k', 'eqr', MetricName('eqr1k', 1_000)),
+        ('memorization500', 'memorization', MetricName('memorization500', 500)),
+        ('memorization2k_vgg', 'memorization', MetricName('memorization2k_vgg', 2_000)),
     ],
 )
 def test_parts_of_names(text, prefix, expected):
@@ -105,6 +107,7 @@ def test_lists():
         ('is1k', 'is-digits1k'),
         ('ppl2_wend', 'ppl-digits2_wend'),
         ('prdc1k3', 'prdc-digits1k3'),
+        ('memorization1k_vgg', 'memorization-digits1k_vgg'),
     ],
 )
 def test_stand_ins_have_names_of_their_own(text, reported):
