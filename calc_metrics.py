@@ -72,7 +72,7 @@ VERIFY_RESOLUTION = 64
     type=PATH,
     metavar='ZIP|DIR',
     show_default='those held out of the training, if any',
-    help='Images that were not trained on, to compare with (memorization…)',
+    help='Images that were not trained on, to compare with (memorization…, …_held_out)',
 )
 @click.option(
     '--mirror',
@@ -178,6 +178,7 @@ def main(
         for network_pkl in list_network_pkls(network, every)
     ]
     check_transforms(jobs, metric_names)
+    check_held_out(jobs, metric_names)
     if launcher.is_first_process():
         check_detectors(jobs, metric_names)
 
@@ -262,6 +263,17 @@ def check_transforms(jobs: list[MetricJob], metric_names: tuple[str, ...]) -> No
             '--metrics',
             f'{", ".join(names)} cannot be computed for {excerpt(jobs[0].network)}: only the input of networks of '
             'StyleGAN3 can be moved and rotated. Use such a network, or other metrics.',
+        )
+
+
+def check_held_out(jobs: list[MetricJob], metric_names: tuple[str, ...]) -> None:
+    """Check that images were held out for one of the networks, if metrics require that."""
+    names = metric_table.requiring_held_out(metric_names)
+    if names and all(job.options.held_out_kwargs is None for job in jobs):
+        raise usage_error(
+            '--metrics',
+            f'{", ".join(names)} cannot be computed for {excerpt(jobs[0].network)}: no images were held out of its '
+            'training. Use --validation=ZIP|DIR with images that were not trained on, or other metrics.',
         )
 
 

@@ -33,10 +33,11 @@ from metrics.features.samples import Samples, network_sha256
 from metrics.gallery import save_gallery
 from metrics.metric_inputs import MetricInputs
 from metrics.metric_spec import INTERVAL_COVERAGE, Measured, MetricName, Pair
-from metrics.metric_table import TableEntry, find_metric
+from metrics.metric_table import TableEntry, find_metric, with_held_out
 from metrics.options import MetricOptions
 from network_files.snapshots import kimg_of
 from torch_utils.distributed import World, failing_together
+from training.config import TrainingConfig
 from training.run.run_dir import RunDir
 
 
@@ -85,7 +86,8 @@ class Evaluation:
         call = entry.needs.call
         detector = None if call is None else self._samples.prepare_detector(call)
         dataset_sha256 = self._samples.dataset_sha256()
-        held_out = {'held_out_sha256': self._samples.dataset_sha256(HELD_OUT)} if 'held_out' in data else {}
+        uses_held_out = name.images == HELD_OUT or 'held_out' in data
+        held_out = {'held_out_sha256': self._samples.dataset_sha256(HELD_OUT)} if uses_held_out else {}
         with failing_together(self._world):
             if not self._world.is_main:
                 return None
@@ -282,6 +284,19 @@ class SnapshotMetrics:
     def __init__(self, metrics: Sequence[str], options: MetricOptions):
         self._metrics, self._options = list(metrics), options
         self._cache = StatisticsCache()
+
+    @classmethod
+    def of_training(cls, config: TrainingConfig) -> SnapshotMetrics:
+        """Return the metrics of a run. If images are held out, distances are also measured to them."""
+        options = MetricOptions(
+            config.training_set_kwargs,
+            config.validation_set_kwargs,
+            seed=config.random_seed,
+            detectors=config.detectors,
+            workers=config.data_loader_kwargs.get('num_workers', 0),
+        )
+        metrics = config.metrics if config.validation_set_kwargs is None else with_held_out(config.metrics)
+        return cls(metrics, options)
 
     def __call__(self, world: World, G: Any, run_dir: str, snapshot_pkl: str) -> dict[str, float]:
         """Compute and report all metrics of a generator. Collective: every rank must call this.

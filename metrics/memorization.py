@@ -101,8 +101,11 @@ def memorization(
         new_ratios = neighbors.ratios_of_turns() if held_out is None else neighbors.ratios(points['held-out'])[1]
     threshold = _threshold(new_ratios)
     num_below, num_new_below = (int((x <= threshold).sum()) for x in (ratios, new_ratios))
-    low, high = share_interval(num_below, len(ratios), num_new_below, len(new_ratios), confidence)
     share = _share(num_below / len(ratios), num_new_below / (len(new_ratios) + 1))
+    # Two training images that are near to each other have small ratios both, so turns count as half as many images.
+    divisor = 2 if held_out is None else 1
+    new_counts = -(-num_new_below // divisor), -(-len(new_ratios) // divisor)
+    low, high = share_interval(num_below, len(ratios), *new_counts, confidence)
     return Memorization(float(np.clip(share, low, high)), low, high, threshold, nearest, ratios, new_ratios)
 
 

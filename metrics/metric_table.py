@@ -2,7 +2,8 @@
 
 An entry is a function with `@_entry(...)` above it:
 
-    pattern     its names: 'fid<count>[_full]' stands for fid50k_full, fid5k, fid500_full and so on
+    pattern     its names: 'fid<count>[_full]' stands for fid50k_full, fid5k, fid500_full and so on; where _full can
+                stand, _train and _held_out can stand, too, for metrics of these images
     needs       features of images ('real', 'fake'), pairs of images along a path ('pairs'), or errors of transformed
                 images ('fake'): `metrics.metric_spec`
     function    values by the ending of their names ('' for a single value), computed from `metrics.metric_inputs`; or
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from metrics.features.feature_requests import INCEPTION_FEATURES, INCEPTION_PROBABILITIES, VGG_FEATURES
+from metrics.features.feature_requests import ALL, HELD_OUT, INCEPTION_FEATURES, INCEPTION_PROBABILITIES, VGG_FEATURES
 from metrics.metric_spec import (
     INTERVAL_COVERAGE,
     GeneratedOnly,
@@ -58,6 +59,7 @@ class TableEntry:
     examples: tuple[str, ...]  # names for help texts and error messages
     stand_in_prefix: str | None  # replaces the prefix of the name if the detectors are not the published ones
     interval: Interval | None  # bootstrap interval of the value
+    is_distance: bool  # whether the value is a distance between the real and the generated images
 
 
 ENTRIES: list[TableEntry] = []
@@ -70,9 +72,11 @@ def _entry(
     examples: tuple[str, ...] = (),
     stand_in_prefix: str | None = None,
     interval: Interval | None = None,
+    is_distance: bool = False,
 ) -> Callable[[Compute], Compute]:
     def add(compute: Compute) -> Compute:
-        ENTRIES.append(TableEntry(pattern, needs, compute, examples or (pattern,), stand_in_prefix, interval))
+        names = examples or (pattern,)
+        ENTRIES.append(TableEntry(pattern, needs, compute, names, stand_in_prefix, interval, is_distance))
         return compute
 
     return add
@@ -94,6 +98,7 @@ def _fid_interval(inputs: MetricInputs) -> dict[str, Any]:
     examples=('fid50k_full', 'fid50k'),
     stand_in_prefix='fd',
     interval=_fid_interval,
+    is_distance=True,
 )
 def _fid(inputs: MetricInputs) -> dict[str, float]:
     from metrics.frechet_inception_distance import frechet_distance
@@ -117,6 +122,7 @@ def _kid_interval(inputs: MetricInputs) -> dict[str, Any]:
     examples=('kid50k_full', 'kid50k'),
     stand_in_prefix='kd',
     interval=_kid_interval,
+    is_distance=True,
 )
 def _kid(inputs: MetricInputs) -> dict[str, float]:
     from metrics.kernel_inception_distance import kid
@@ -278,8 +284,33 @@ def needing_detector(names: Iterable[str]) -> list[str]:
 
 
 def using_held_out(names: Iterable[str]) -> list[str]:
-    """Return the metrics that compare with images held out of the training, if there are any."""
-    return [name for name in names if isinstance(find_metric(name)[0].needs, TrainingAndHeldOut)]
+    """Return the metrics that compare with images held out of the training, or do so if there are any."""
+    found = {name: find_metric(name) for name in names}
+    return [
+        name
+        for name, (entry, parts) in found.items()
+        if parts.images == HELD_OUT or isinstance(entry.needs, TrainingAndHeldOut)
+    ]
+
+
+def requiring_held_out(names: Iterable[str]) -> list[str]:
+    """Return the metrics that cannot be computed without images held out of the training."""
+    return [name for name in names if find_metric(name)[1].images == HELD_OUT]
+
+
+def with_held_out(names: Iterable[str]) -> tuple[str, ...]:
+    """Add the metrics that a training with held-out images computes beside others.
+
+    Each distance between all real and generated images is followed by the same one to the training images, and to the
+    held-out ones: `fid50k_full`, `fid50k_train`, `fid50k_held_out`.
+    """
+    added: list[str] = []
+    for name in names:
+        entry, parts = find_metric(name)
+        added.append(name)
+        if entry.is_distance and parts.full and parts.images == ALL:
+            added += [f'{name.removesuffix("_full")}{ending}' for ending in ('_train', '_held_out')]
+    return tuple(dict.fromkeys(added))
 
 
 def needing_transform(names: Iterable[str]) -> list[str]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import click.testing
+import numpy as np
 import PIL.Image
 import pytest
 import torch
@@ -61,6 +62,7 @@ def run(place, environment):
         '--device=cpu',
         '--seed=3',
         '--metrics=fid1k_full,kid1k_full',
+        '--validation=30',
         '--detectors=detectors',
     ]
     trained = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=200)
@@ -110,6 +112,28 @@ def test_a_training_writes_its_metrics_everywhere(run):
         assert f'Metrics/{name}'.encode() in events.read_bytes()
         assert f'"{name}": ' in (run / 'log.txt').read_text()
     assert 'Training is complete.' in (run / 'log.txt').read_text()
+
+
+def test_a_training_measures_distances_to_held_out_images_too(run, call, tmp_path):
+    run = shutil.copytree(run, tmp_path / 'copy')
+    of_training = {}
+    for name, num_real in (('fid1k_full', 80), ('fid1k_train', 50), ('fid1k_held_out', 30), ('kid1k_held_out', 30)):
+        lines = lines_of(run / f'metric-{name}.jsonl')
+        assert all(line['num_images'] == {'real': num_real, 'fake': 1000} for line in lines)
+        assert f'Metrics/{name}' in lines_of(run / 'stats.jsonl')[-1]
+        of_training[name] = lines[-1]['results'][name]
+    assert len(set(of_training.values())) == 4
+    (result,) = results_of(call(f'--network={run}', '--metrics=fid1k_held_out', DETECTORS))
+    assert result['results']['fid1k_held_out'] == of_training['fid1k_held_out']
+    assert result['held_out_sha256'] == result['dataset_sha256']
+    # The same images in an archive of their own have the same distance.
+    kwargs = json.loads((run / 'training_options.json').read_text())['validation_set_kwargs']
+    order = np.arange(80)
+    np.random.RandomState(kwargs['random_seed']).shuffle(order)
+    held_out = stand_ins.random_images(80)[np.sort(order[50:])]
+    held_out_zip = stand_ins.write_zip(tmp_path / 'held_out.zip', held_out)
+    (result,) = results_of(call(f'--network={run}', '--metrics=fid1k_full', f'--data={held_out_zip}', DETECTORS))
+    assert result['results']['fid1k_full'] == pytest.approx(of_training['fid1k_held_out'], rel=1e-6)
 
 
 def test_the_same_numbers_for_the_run_directory(run, call):
@@ -308,6 +332,10 @@ WRONG_CALLS = {
     'validation_of_another_size': (
         ['--network=net0.pkl', '--metrics=memorization9', '--validation=small.zip'],
         ['--validation', '8x8', '16x16'],
+    ),
+    'held_out': (
+        ['--network=net0.pkl', '--metrics=fid80_full,fid80_held_out'],
+        ['--metrics', 'fid80_held_out cannot', 'no images were held out', '--validation'],
     ),
     'bootstrap_few': (['--network=net0.pkl', '--bootstrap=2'], ['--bootstrap', 'x>=20']),
     'seed': (['--network=net0.pkl', '--seed=-1'], ['--seed', '-1']),
