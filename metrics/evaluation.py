@@ -221,7 +221,7 @@ def check_detectors(metrics: Iterable[str], folder: str | None, resolution: Reso
         if call is not None:
             calls.setdefault(call.detector, set()).add(call)
     for name, detector_calls in calls.items():
-        if not download and folder is None and detectors.locate(name) is None:
+        if not download and folder is None and name in detectors.URLS and detectors.locate(name) is None:
             continue
         detector = detectors.load(name, folder=folder, verbose=True)
         for call in detector_calls:

@@ -23,7 +23,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from metrics.features.feature_requests import ALL, HELD_OUT, INCEPTION_FEATURES, INCEPTION_PROBABILITIES, VGG_FEATURES
+from metrics.features.feature_requests import (
+    ALL,
+    CLEAN_INCEPTION_FEATURES,
+    CLIP_FEATURES,
+    DINOV2_FEATURES,
+    HELD_OUT,
+    INCEPTION_FEATURES,
+    INCEPTION_PROBABILITIES,
+    VGG_FEATURES,
+)
 from metrics.metric_spec import (
     INTERVAL_COVERAGE,
     GeneratedOnly,
@@ -92,6 +101,22 @@ def _fid_interval(inputs: MetricInputs) -> dict[str, Any]:
     return inputs.bootstrap(bootstrap, inputs.resampling_rng())
 
 
+# With the features of DINOv2 as in arXiv 2306.04675, and with the resizing of arXiv 2104.11222.
+@_entry(
+    'cleanfid<count>[_full]',
+    RealAndGenerated(CLEAN_INCEPTION_FEATURES, as_moments=True),
+    examples=('cleanfid50k_full',),
+    stand_in_prefix='cleanfd',
+    interval=_fid_interval,
+    is_distance=True,
+)
+@_entry(
+    'fd_dinov2_<count>[_full]',
+    RealAndGenerated(DINOV2_FEATURES, as_moments=True),
+    examples=('fd_dinov2_50k_full',),
+    interval=_fid_interval,
+    is_distance=True,
+)
 @_entry(
     'fid<count>[_full]',
     RealAndGenerated(INCEPTION_FEATURES, as_moments=True),
@@ -117,6 +142,14 @@ def _kid_interval(inputs: MetricInputs) -> dict[str, Any]:
 
 
 @_entry(
+    'cleankid<count>[_full]',
+    RealAndGenerated(CLEAN_INCEPTION_FEATURES, max_real=1_000_000, at_least=2),
+    examples=('cleankid50k_full',),
+    stand_in_prefix='cleankd',
+    interval=_kid_interval,
+    is_distance=True,
+)
+@_entry(
     'kid<count>[_full]',
     RealAndGenerated(INCEPTION_FEATURES, max_real=1_000_000, at_least=2),
     examples=('kid50k_full', 'kid50k'),
@@ -130,6 +163,48 @@ def _kid(inputs: MetricInputs) -> dict[str, float]:
     real, fake = inputs.features('real'), inputs.features('fake')
     with inputs.progress('Kernel distances', unit='subset') as progress:
         return {'': kid(real, fake, rng=inputs.subset_rng(), progress=progress.show, **KID_SUBSETS)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# FID for infinitely many generated images, arXiv 1911.07023; CMMD, arXiv 2401.09603
+
+
+@_entry(
+    'fidinf<count>[_full]',
+    RealAndGenerated(INCEPTION_FEATURES, max_real=1_000_000),
+    examples=('fidinf50k_full',),
+    stand_in_prefix='fdinf',
+    is_distance=True,
+)
+def _fid_infinity(inputs: MetricInputs) -> Measured:
+    from metrics.fid_infinity import fid_infinity, interval
+
+    real, fake = inputs.features('real'), inputs.features('fake')
+    with inputs.progress('Fréchet distances', unit='subset') as progress:
+        found = fid_infinity(real, fake, inputs.subset_rng(), progress.show)
+    intervals = {}
+    if inputs.options.bootstrap:
+        rng = inputs.resampling_rng()
+        intervals[''] = interval(found, real, fake, inputs.options.bootstrap, rng, INTERVAL_COVERAGE)
+    return Measured({'': found.value}, intervals)
+
+
+@_entry(
+    'cmmd<count>[_full]',
+    RealAndGenerated(CLIP_FEATURES, max_real=200_000, at_least=2),
+    examples=('cmmd50k_full',),
+    is_distance=True,
+)
+def _cmmd(inputs: MetricInputs) -> Measured:
+    from metrics.cmmd import cmmd
+
+    with inputs.progress('Kernel values', unit='block') as progress:
+        found = cmmd(inputs.features('real'), inputs.features('fake'), progress.show)
+    intervals = {}
+    if inputs.options.bootstrap:
+        rng = inputs.resampling_rng()
+        intervals[''] = found.interval(inputs.options.bootstrap, rng, INTERVAL_COVERAGE)
+    return Measured({'': found.value}, intervals)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -170,6 +245,8 @@ def _precision_recall(inputs: MetricInputs) -> dict[str, float]:
 
 @_entry('memorization<count>', TrainingAndHeldOut(INCEPTION_FEATURES), examples=('memorization5k',))
 @_entry('memorization<count>_vgg', TrainingAndHeldOut(VGG_FEATURES), examples=('memorization5k_vgg',))
+@_entry('memorization<count>_dinov2', TrainingAndHeldOut(DINOV2_FEATURES), examples=('memorization5k_dinov2',))
+@_entry('memorization<count>_clip', TrainingAndHeldOut(CLIP_FEATURES), examples=('memorization5k_clip',))
 def _memorization(inputs: MetricInputs) -> Measured:
     import numpy as np
 

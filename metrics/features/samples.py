@@ -312,6 +312,7 @@ class Samples:
             'xflip': request.xflip,
             'detector': self._detectors[request.call.detector].sha256,
             'call': dict(request.call.keywords),
+            **({'resize': 'clean'} if request.call.clean_resize else {}),
             'kept': 'moments' if request.as_moments else f'torch.{request.call.dtype}',
             **alpha_entry(self._G.img_channels),
         }

@@ -31,11 +31,23 @@ PUBLISHED = {
     'eqt50k_frac',
     'eqr50k',
 }
+OURS = {
+    'prdc50k3_full',
+    'cleanfid50k_full',
+    'cleankid50k_full',
+    'fd_dinov2_50k_full',
+    'fidinf50k_full',
+    'cmmd50k_full',
+    'memorization5k',
+    'memorization5k_vgg',
+    'memorization5k_dinov2',
+    'memorization5k_clip',
+}
 
 
 def test_the_published_names():
-    assert set(EXAMPLES) == {*PUBLISHED, 'prdc50k3_full', 'memorization5k', 'memorization5k_vgg'}
-    assert len(EXAMPLES) == 18
+    assert set(EXAMPLES) == {*PUBLISHED, *OURS}
+    assert len(EXAMPLES) == len(PUBLISHED) + len(OURS)
     for text in EXAMPLES:
         assert find_metric(text)[1].text == text
 
@@ -57,6 +69,7 @@ def test_the_published_names():
         ('eqr1k', 'eqr', MetricName('eqr1k', 1_000)),
         ('fid50k_train', 'fid', MetricName('fid50k_train', 50_000, full=True, images='training')),
         ('kid5k_held_out', 'kid', MetricName('kid5k_held_out', 5_000, full=True, images='held out')),
+        ('fd_dinov2_5k_full', 'fd', MetricName('fd_dinov2_5k_full', 5_000, full=True)),
         ('memorization500', 'memorization', MetricName('memorization500', 500)),
         ('memorization2k_vgg', 'memorization', MetricName('memorization2k_vgg', 2_000)),
     ],
@@ -119,6 +132,9 @@ def test_lists():
         ('ppl2_wend', 'ppl-digits2_wend'),
         ('prdc1k3', 'prdc-digits1k3'),
         ('fid5k_held_out', 'fd-digits5k_held_out'),
+        ('cleankid5k', 'cleankd-digits5k'),
+        ('fd_dinov2_5k_full', 'fd-digits_dinov2_5k_full'),
+        ('cmmd1k', 'cmmd-digits1k'),
         ('memorization1k_vgg', 'memorization-digits1k_vgg'),
     ],
 )
