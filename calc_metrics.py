@@ -22,7 +22,7 @@ from dnnlib.util import is_url
 from metrics import metric_table
 from metrics.cli_types import MetricNames
 from metrics.metric_spec import PathPairs
-from metrics.options import MetricOptions
+from metrics.options import DEFAULT_RESAMPLES, SMALL_DATASET, MetricOptions, resamples_for
 from network_files.snapshots import complete_snapshots
 from training import known_classes, schema
 from training.run.run_dir import RunDir
@@ -95,9 +95,10 @@ VERIFY_RESOLUTION = 64
 )
 @click.option(
     '--bootstrap',
-    type=click.IntRange(min=20),
+    type=click.IntRange(min=0),
     metavar='N',
-    help='Add a 95 % interval to FID and KID, from N resamples',
+    show_default=f'{DEFAULT_RESAMPLES} for datasets below {SMALL_DATASET:,} images, else 0',
+    help='Add a 95 % interval to FID, KID and other distances, from N resamples (20 or more; 0 adds none)',
 )
 @click.option(
     '--detectors',
@@ -168,19 +169,16 @@ def main(
     options = {
         'batch': batch,
         'verbose': verbose,
-        'bootstrap': bootstrap or 0,
         'num_samples': num_samples or MetricOptions.num_samples,
         'workers': WORKERS_ON_CUDA if torch_device.type == 'cuda' else 0,
     }
+    images = Images(data, validation, mirror)
     jobs = [
-        make_job(network_pkl, Images(data, validation, mirror), seed, detector_dir, trust_pickle, metric_names, options)
+        make_job(network_pkl, images, seed, bootstrap, detector_dir, trust_pickle, metric_names, options)
         for network in networks
         for network_pkl in list_network_pkls(network, every)
     ]
-    check_transforms(jobs, metric_names)
-    check_held_out(jobs, metric_names)
-    if launcher.is_first_process():
-        check_detectors(jobs, metric_names)
+    check_jobs(jobs, metric_names, with_detectors=launcher.is_first_process())
 
     from metrics import jobs as metric_jobs
 
@@ -211,9 +209,12 @@ def check_usage(
             f'{num_samples} applies to path lengths (ppl…) only. The names of other metrics contain their number of '
             'images, for example fid5k_full.',
         )
-    if bootstrap is not None and not any(entry.interval for entry in entries):
+    if bootstrap is not None and 0 < bootstrap < 20:
+        raise usage_error('--bootstrap', f'{bootstrap} resamples are too few for an interval. Use 20 or more, or 0.')
+    if bootstrap is not None and not any(entry.is_distance for entry in entries):
         raise usage_error(
-            '--bootstrap', f'intervals are available for FID and KID, not for {", ".join(metric_names)}. Omit it.'
+            '--bootstrap',
+            f'resamples are for distances such as FID and KID, not for {", ".join(metric_names)}. Omit it.',
         )
     if validation is not None and not metric_table.using_held_out(metric_names):
         raise usage_error(
@@ -224,6 +225,14 @@ def check_usage(
 
         with usage_errors('--every'):
             require_matplotlib()
+
+
+def check_jobs(jobs: list[MetricJob], metric_names: tuple[str, ...], with_detectors: bool) -> None:
+    """Check that each metric can be computed for one of the networks or more."""
+    check_transforms(jobs, metric_names)
+    check_held_out(jobs, metric_names)
+    if with_detectors:
+        check_detectors(jobs, metric_names)
 
 
 def check_detectors(jobs: list[MetricJob], metric_names: tuple[str, ...]) -> None:
@@ -327,6 +336,7 @@ def make_job(
     network: str,
     images: Images,
     seed: int | None,
+    bootstrap: int | None,
     detector_dir: str | None,
     trust_pickle: bool,
     metric_names: tuple[str, ...],
@@ -344,7 +354,7 @@ def make_job(
     if trained_on is None:
         trained_on = run_options.get('training_set_kwargs')
     dataset_kwargs = choose_dataset(network, images, trained_on, run_dir)
-    check_dataset('--data', dataset_kwargs, content['G_ema'])
+    num_images = check_dataset('--data', dataset_kwargs, content['G_ema'])
     held_out_kwargs = None
     if metric_table.using_held_out(metric_names):
         held_out_kwargs = choose_held_out(images.validation, run_options.get('validation_set_kwargs'), dataset_kwargs)
@@ -359,6 +369,7 @@ def make_job(
         held_out_kwargs=held_out_kwargs,
         seed=MetricOptions.seed if seed is None else seed,
         detectors=detector_dir,
+        bootstrap=resamples_for(num_images, held_out_kwargs) if bootstrap is None else bootstrap,
         **options,
     )
     G = content['G_ema']
@@ -459,12 +470,14 @@ def choose_held_out(
     return {**of_training, 'path': dataset_kwargs['path']} if is_part_of_dataset else of_training
 
 
-def check_dataset(option: str, kwargs: dict[str, Any], G: torch.nn.Module) -> None:
-    """Open a dataset once, to check that it matches the network."""
+def check_dataset(option: str, kwargs: dict[str, Any], G: torch.nn.Module) -> int:
+    """Open a dataset once, to check that it matches the network; return its number of images."""
     from metrics.features.image_sources import open_dataset
 
     with usage_errors(option):
-        open_dataset(kwargs, xflip=False, G=G, selected_only=True).close()
+        dataset = open_dataset(kwargs, xflip=False, G=G, selected_only=True)
+        dataset.close()
+        return len(dataset)
 
 
 if __name__ == '__main__':

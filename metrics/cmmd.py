@@ -2,7 +2,7 @@
 arXiv 2401.09603): the squared maximum mean discrepancy of CLIP embeddings with a Gaussian kernel.
 
 Embeddings are divided by their lengths, the kernel is k(x, y) = exp(-|x - y|² / (2 σ²)) with σ = 10, and the unbiased
-estimate (eq. 5 there) is multiplied by 1000. Other implementations that average over all pairs, including those of an
+estimate is multiplied by 1000. Other implementations that average over all pairs, including those of an
 image with itself, give larger numbers for small sets.
 
 N real and M fake vectors of D dimensions.

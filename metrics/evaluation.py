@@ -34,7 +34,7 @@ from metrics.gallery import save_gallery
 from metrics.metric_inputs import MetricInputs
 from metrics.metric_spec import INTERVAL_COVERAGE, Measured, MetricName, Pair
 from metrics.metric_table import TableEntry, find_metric, with_held_out
-from metrics.options import MetricOptions
+from metrics.options import MetricOptions, resamples_for
 from network_files.snapshots import kimg_of
 from torch_utils.distributed import World, failing_together
 from training.config import TrainingConfig
@@ -175,15 +175,18 @@ def _compute_values(
     label = None if detector is None else detector.label
     reported_name = inputs.name.with_label(label, entry.stand_in_prefix or inputs.name.prefix)
     results = {f'{reported_name}{ending}': float(value) for ending, value in measured.values.items()}
-    result = {'results': results, 'metric': reported_name}
+    result: dict[str, Any] = {'results': results, 'metric': reported_name}
     intervals = {
         f'{reported_name}{ending}': {'low': float(low), 'high': float(high), 'coverage': INTERVAL_COVERAGE}
         for ending, (low, high) in measured.intervals.items()
     }
-    if intervals:
-        result['intervals'] = intervals
     if inputs.options.bootstrap and entry.interval is not None:
         result['bootstrap'] = entry.interval(inputs)
+        intervals[reported_name] = {key: result['bootstrap'][key] for key in ('low', 'high', 'coverage')}
+    if intervals:
+        result['intervals'] = intervals
+    elif inputs.options.bootstrap:
+        result['no_interval'] = 'There are too few images for an interval.'
     return {**result, **measured.details}, measured.pairs
 
 
@@ -291,6 +294,7 @@ class SnapshotMetrics:
         options = MetricOptions(
             config.training_set_kwargs,
             config.validation_set_kwargs,
+            bootstrap=resamples_for(config.training_set_kwargs.get('max_size'), config.validation_set_kwargs),
             seed=config.random_seed,
             detectors=config.detectors,
             workers=config.data_loader_kwargs.get('num_workers', 0),

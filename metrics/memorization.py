@@ -105,7 +105,7 @@ def memorization(
     # Two training images that are near to each other have small ratios both, so turns count as half as many images.
     divisor = 2 if held_out is None else 1
     new_counts = -(-num_new_below // divisor), -(-len(new_ratios) // divisor)
-    low, high = share_interval(num_below, len(ratios), *new_counts, confidence)
+    low, high = share_of_copies_interval(num_below, len(ratios), *new_counts, confidence)
     return Memorization(float(np.clip(share, low, high)), low, high, threshold, nearest, ratios, new_ratios)
 
 
@@ -120,7 +120,7 @@ def _share(below: np.ndarray | float, new_below: np.ndarray | float) -> np.ndarr
     return np.clip((below - new_below) / np.maximum(1 - new_below, 1e-12), 0, 1)
 
 
-def share_interval(
+def share_of_copies_interval(
     num_below: int, num_generated: int, num_new_below: int, num_new: int, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Return the confidence interval of the share of copies.

@@ -91,6 +91,10 @@ def _entry(
     return add
 
 
+def _with_interval(values: dict[str, float], ending: str, interval: tuple[float, float] | None) -> Measured:
+    return Measured(values, {} if interval is None else {ending: interval})
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Fréchet inception distance, arXiv 1706.08500
 
@@ -104,7 +108,7 @@ def _fid_interval(inputs: MetricInputs) -> dict[str, Any]:
 # With the features of DINOv2 as in arXiv 2306.04675, and with the resizing of arXiv 2104.11222.
 @_entry(
     'cleanfid<count>[_full]',
-    RealAndGenerated(CLEAN_INCEPTION_FEATURES, as_moments=True),
+    RealAndGenerated(CLEAN_INCEPTION_FEATURES, at_least=2, as_moments=True),
     examples=('cleanfid50k_full',),
     stand_in_prefix='cleanfd',
     interval=_fid_interval,
@@ -112,14 +116,14 @@ def _fid_interval(inputs: MetricInputs) -> dict[str, Any]:
 )
 @_entry(
     'fd_dinov2_<count>[_full]',
-    RealAndGenerated(DINOV2_FEATURES, as_moments=True),
+    RealAndGenerated(DINOV2_FEATURES, at_least=2, as_moments=True),
     examples=('fd_dinov2_50k_full',),
     interval=_fid_interval,
     is_distance=True,
 )
 @_entry(
     'fid<count>[_full]',
-    RealAndGenerated(INCEPTION_FEATURES, as_moments=True),
+    RealAndGenerated(INCEPTION_FEATURES, at_least=2, as_moments=True),
     examples=('fid50k_full', 'fid50k'),
     stand_in_prefix='fd',
     interval=_fid_interval,
@@ -211,13 +215,23 @@ def _cmmd(inputs: MetricInputs) -> Measured:
 # Precision and recall, arXiv 1904.06991; density and coverage, arXiv 2002.09797
 
 
-def _manifold_metrics(inputs: MetricInputs) -> dict[str, float]:
-    from metrics.precision_recall import manifold_metrics
+def _manifold_metrics(inputs: MetricInputs, names: tuple[str, ...]) -> Measured:
+    from metrics.intervals import mean_interval, share_interval
+    from metrics.precision_recall import manifold_values
 
     real, fake = inputs.features('real'), inputs.features('fake')
     with inputs.progress('Nearest neighbors', unit='block') as progress:
-        values = manifold_metrics(real, fake, nhood_size=inputs.name.nearest, progress=progress.show)
-    return {f'_{ending}': values[ending] for ending in ('precision', 'recall', 'density', 'coverage')}
+        found = manifold_values(real, fake, nhood_size=inputs.name.nearest, progress=progress.show)
+    found['density'] = found['density'] / inputs.name.nearest
+    # Intervals are over other images, measured by the same manifolds.
+    intervals = {
+        name: share_interval(int(values.sum()), len(values)) if values.dtype == bool else mean_interval(values)
+        for name, values in found.items()
+    }
+    return Measured(
+        {f'_{name}': float(found[name].mean()) for name in names},
+        {f'_{name}': interval for name in names if (interval := intervals[name]) is not None},
+    )
 
 
 @_entry(
@@ -225,8 +239,8 @@ def _manifold_metrics(inputs: MetricInputs) -> dict[str, float]:
     RealAndGenerated(VGG_FEATURES, max_real=200_000),
     examples=('prdc50k3_full',),
 )
-def _precision_recall_density_coverage(inputs: MetricInputs) -> dict[str, float]:
-    return _manifold_metrics(inputs)
+def _precision_recall_density_coverage(inputs: MetricInputs) -> Measured:
+    return _manifold_metrics(inputs, ('precision', 'recall', 'density', 'coverage'))
 
 
 @_entry(
@@ -234,9 +248,8 @@ def _precision_recall_density_coverage(inputs: MetricInputs) -> dict[str, float]
     RealAndGenerated(VGG_FEATURES, max_real=200_000),
     examples=('pr50k3_full', 'pr50k3'),
 )
-def _precision_recall(inputs: MetricInputs) -> dict[str, float]:
-    values = _manifold_metrics(inputs)
-    return {ending: values[ending] for ending in ('_precision', '_recall')}
+def _precision_recall(inputs: MetricInputs) -> Measured:
+    return _manifold_metrics(inputs, ('precision', 'recall'))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -250,6 +263,7 @@ def _precision_recall(inputs: MetricInputs) -> dict[str, float]:
 def _memorization(inputs: MetricInputs) -> Measured:
     import numpy as np
 
+    from metrics.intervals import median_interval
     from metrics.memorization import memorization
 
     held_out = inputs.features('held_out') if 'held_out' in inputs.data else None
@@ -270,7 +284,14 @@ def _memorization(inputs: MetricInputs) -> Measured:
             '_ratio': float(np.median(found.ratios)),
             '_ratio_of_new': float(np.median(found.new_ratios)),
         },
-        intervals={'_share': (found.low, found.high)},
+        intervals={
+            '_share': (found.low, found.high),
+            **{
+                ending: interval
+                for ending, ratios in (('_ratio', found.ratios), ('_ratio_of_new', found.new_ratios))
+                if (interval := median_interval(ratios)) is not None
+            },
+        },
         details={
             'compared_with': 'held-out images' if held_out is not None else 'training images, each left out in turn',
             'threshold': found.threshold,
@@ -284,11 +305,14 @@ def _memorization(inputs: MetricInputs) -> Measured:
 
 
 @_entry('is<count>', GeneratedOnly(INCEPTION_PROBABILITIES, at_least=NUM_SPLITS), examples=('is50k',))
-def _inception_score(inputs: MetricInputs) -> dict[str, float]:
-    from metrics.inception_score import inception_score
+def _inception_score(inputs: MetricInputs) -> Measured:
+    from statistics import fmean, pstdev
 
-    mean, std = inception_score(inputs.array('fake'), num_splits=NUM_SPLITS)
-    return {'_mean': mean, '_std': std}
+    from metrics.inception_score import split_scores
+    from metrics.intervals import mean_interval
+
+    scores = split_scores(inputs.array('fake'), num_splits=NUM_SPLITS)
+    return _with_interval({'_mean': fmean(scores), '_std': pstdev(scores)}, '_mean', mean_interval(scores))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -300,10 +324,13 @@ def _inception_score(inputs: MetricInputs) -> dict[str, float]:
 @_entry('ppl_zend', PathPairs('z', 'end'))
 @_entry('ppl_wend', PathPairs('w', 'end'))
 @_entry('ppl2_wend', PathPairs('w', 'end', crop=False))
-def _perceptual_path_length(inputs: MetricInputs) -> dict[str, float]:
-    from metrics.perceptual_path_length import trimmed_mean
+def _perceptual_path_length(inputs: MetricInputs) -> Measured:
+    from metrics.intervals import interval_around
+    from metrics.perceptual_path_length import trimmed_mean, trimmed_mean_influences
 
-    return {'': trimmed_mean(inputs.array('pairs'))}
+    distances = inputs.array('pairs')
+    value = trimmed_mean(distances)
+    return _with_interval({'': value}, '', interval_around(value, trimmed_mean_influences(distances)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -313,11 +340,13 @@ def _perceptual_path_length(inputs: MetricInputs) -> dict[str, float]:
 @_entry('eqt<count>_int', TransformedImages('integer translation'), examples=('eqt50k_int',))
 @_entry('eqt<count>_frac', TransformedImages('fractional translation'), examples=('eqt50k_frac',))
 @_entry('eqr<count>', TransformedImages('rotation'), examples=('eqr50k',))
-def _equivariance(inputs: MetricInputs) -> dict[str, float]:
-    from metrics.equivariance import psnr
+def _equivariance(inputs: MetricInputs) -> Measured:
+    from metrics.equivariance import psnr, psnr_influences
+    from metrics.intervals import interval_around
 
     errors, weights = inputs.array('fake').T
-    return {'': psnr(errors, weights)}
+    value = psnr(errors, weights)
+    return _with_interval({'': value}, '', interval_around(value, psnr_influences(errors, weights)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

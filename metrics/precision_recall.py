@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from metrics.batching import row_blocks
@@ -43,14 +44,25 @@ def precision_recall(
 
 
 def manifold_metrics(
+    real_features: FeatureArray, fake_features: FeatureArray, nhood_size: int = 3, *args: Any, **kwargs: Any
+) -> dict[str, float]:
+    """Return precision, recall, density and coverage by name. Further arguments are those of `manifold_values`."""
+    found = manifold_values(real_features, fake_features, nhood_size, *args, **kwargs)
+    return {
+        name: int(values.sum()) / (len(values) * (nhood_size if name == 'density' else 1))
+        for name, values in found.items()
+    }
+
+
+def manifold_values(
     real_features: FeatureArray,
     fake_features: FeatureArray,
     nhood_size: int = 3,
     row_batch_size: int = _BATCH_SIZE,
     col_batch_size: int = _BATCH_SIZE,
     progress: ProgressCallback | None = None,
-) -> dict[str, float]:
-    """Return precision, recall, density and coverage by name.
+) -> dict[str, np.ndarray]:
+    """Return what each of the four metrics is the mean of, by name.
 
     precision: fraction of the fake vectors that are in the manifold of the real ones.
     recall: fraction of the real vectors that are in the manifold of the fake ones.
@@ -72,6 +84,10 @@ def manifold_metrics(
         col_batch_size: Fake vectors in a block.
         progress: Called with the finished blocks and their number.
 
+    Returns:
+        For the precision bool [M], recall and coverage bool [N], and for the density int64 [M]: the number of balls,
+        which is still to be divided by k.
+
     Raises:
         ValueError: The features are not usable, too few for k, or too large for float16.
     """
@@ -87,10 +103,10 @@ def manifold_metrics(
         fake_limits = _ball_limits(fake, nhood_size, row_batch_size, step)
         inside = _count_inside(real, fake, real_limits, fake_limits, row_batch_size, col_batch_size, step)
     return {
-        'precision': int(inside.fake_in_real.sum()) / len(fake.rows),
-        'recall': int(inside.real_in_fake.sum()) / len(real.rows),
-        'density': inside.num_pairs / (nhood_size * len(fake.rows)),
-        'coverage': int(inside.real_with_fake.sum()) / len(real.rows),
+        'precision': inside.fake_in_real.cpu().numpy(),
+        'recall': inside.real_in_fake.cpu().numpy(),
+        'density': inside.balls_of_fake.cpu().numpy(),
+        'coverage': inside.real_with_fake.cpu().numpy(),
     }
 
 
@@ -216,7 +232,7 @@ class _Inside:
     fake_in_real: torch.Tensor  # bool [M]
     real_in_fake: torch.Tensor  # bool [N]
     real_with_fake: torch.Tensor  # bool [N]: whether the ball contains a fake vector
-    num_pairs: int  # pairs of a fake vector and a real ball that contains it
+    balls_of_fake: torch.Tensor  # int64 [M]: number of real balls that contain it
 
 
 def _count_inside(
@@ -230,7 +246,7 @@ def _count_inside(
 ) -> _Inside:
     no_real = torch.zeros([len(real.rows)], dtype=torch.bool, device=real.rows.device)
     no_fake = torch.zeros([len(fake.rows)], dtype=torch.bool, device=fake.rows.device)
-    inside = _Inside(no_fake, no_real, no_real.clone(), 0)
+    inside = _Inside(no_fake, no_real, no_real.clone(), no_fake.long())
     for rows in row_blocks(len(real.rows), row_batch_size):
         block = real.block(rows)
         for columns in row_blocks(len(fake.rows), col_batch_size):
@@ -238,7 +254,7 @@ def _count_inside(
             in_real_ball = distances <= real_limits[rows, None]
             inside.fake_in_real[columns] |= in_real_ball.any(dim=0)
             inside.real_with_fake[rows] |= in_real_ball.any(dim=1)
-            inside.num_pairs += int(in_real_ball.count_nonzero())
+            inside.balls_of_fake[columns] += in_real_ball.sum(dim=0)
             inside.real_in_fake[rows] |= (distances <= fake_limits[columns]).any(dim=1)
             step()
     return inside

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -196,9 +197,13 @@ def test_several_networks_and_a_table(call, place):
         ('net1.pkl', 'ppl_wend'),
     ]
     assert [line['num_images'] for line in results[:2]] == [{'real': 80, 'fake': 100}, {'pairs': 20}]
-    header, *rows = [line.split() for line in result.stderr.splitlines() if line.startswith('net')]
+    header, *rows = [re.split('  +', line) for line in result.stderr.splitlines() if line.startswith('net')]
     assert header == ['network', 'fid100_full', 'ppl_wend']
-    assert rows[1] == ['net1.pkl', *(f'{line["results"][line["metric"]]:.5g}' for line in results[2:])]
+    cells = []
+    for line in results[2:]:
+        interval = line['intervals'][line['metric']]
+        cells.append(f'{line["results"][line["metric"]]:.5g} [{interval["low"]:.3g}, {interval["high"]:.3g}]')
+    assert rows[1] == ['net1.pkl', *cells]
     assert not list(place.glob('metric-*'))  # They lie in no run directory.
 
 
@@ -244,6 +249,17 @@ def test_intervals_on_request(call):
         call('--network=net0.pkl', '--metrics=kid80_full', '--bootstrap=30', '--detectors=detectors')
     )
     assert result['bootstrap']['low'] < result['results']['kid80_full'] < result['bootstrap']['high']
+    assert result['bootstrap']['num_resamples'] == 30
+    both = ['--network=net0.pkl', '--metrics=fid80_full,kid80_full', '--detectors=detectors']
+    # By default for few images, and with KID first in the table.
+    result = call(*both)
+    assert [line['bootstrap']['num_resamples'] for line in results_of(result)] == [1000, 1000]
+    table = [line.split()[0] for line in result.stderr.splitlines() if re.match('(kid|fid)80', line)]
+    assert table == ['kid80_full', 'fid80_full']
+    result = call(*both, '--bootstrap=0')
+    assert not any('bootstrap' in line or 'intervals' in line for line in results_of(result))
+    table = [line.split()[0] for line in result.stderr.splitlines() if re.match('(kid|fid)80', line)]
+    assert table == ['fid80_full', 'kid80_full']
 
 
 def test_stand_ins_with_a_label(call, place, tmp_path):
@@ -337,7 +353,7 @@ WRONG_CALLS = {
         ['--network=net0.pkl', '--metrics=fid80_full,fid80_held_out'],
         ['--metrics', 'fid80_held_out cannot', 'no images were held out', '--validation'],
     ),
-    'bootstrap_few': (['--network=net0.pkl', '--bootstrap=2'], ['--bootstrap', 'x>=20']),
+    'bootstrap_few': (['--network=net0.pkl', '--bootstrap=2'], ['--bootstrap', '2 resamples are too few']),
     'seed': (['--network=net0.pkl', '--seed=-1'], ['--seed', '-1']),
     'mirror': (['--network=net0.pkl', '--mirror=maybe'], ['--mirror', 'maybe', '1, 0']),
     'device': (['--network=net0.pkl', '--device=cuda:3'], ['--device', 'cuda:3', 'cpu']),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from metrics.evaluation import Evaluation, SnapshotMetrics
-from metrics.memorization import memorization, share_interval
+from metrics.memorization import memorization, share_of_copies_interval
 from metrics.options import MetricOptions
 from scripts import planted_copies, train_digits_detector
 from tests import metric_stand_ins as stand_ins
@@ -80,12 +80,12 @@ def test_the_interval_contains_the_true_share():
         hits = 0
         for _ in range(80):
             below = rng.binomial(num_generated, share + (1 - share) * new_below)
-            low, high = share_interval(below, num_generated, rng.binomial(num_new, new_below), num_new)
+            low, high = share_of_copies_interval(below, num_generated, rng.binomial(num_new, new_below), num_new)
             hits += low <= share <= high
         assert hits >= 76
-    assert share_interval(0, 10, 1, 10)[0] == 0
-    assert share_interval(10, 10, 0, 1000)[1] == 1
-    low, high = share_interval(500, 10_000, 100, 10_000)
+    assert share_of_copies_interval(0, 10, 1, 10)[0] == 0
+    assert share_of_copies_interval(10, 10, 0, 1000)[1] == 1
+    low, high = share_of_copies_interval(500, 10_000, 100, 10_000)
     assert low > 0.034 and high < 0.048
 
 
