@@ -134,9 +134,9 @@ def test_planted_copies_are_counted_and_nobody_else_is_accused(digits, call, wit
         planted_copies.features(pictures, call, folder) for pictures in (images, planted_copies.disturbed(images))
     )
     for copied, share in ((real, 0.0), (real, 0.05), (noisy, 0.05)):
-        found = [planted_copies.trial(real, copied, share, 500, with_held_out, seed) for seed in range(12)]
-        assert sum(x.low <= share <= x.high for x in found) >= 10
-        assert sum(x.low > 0 for x in found) >= 11 if share else sum(x.low > 0 for x in found) <= 1
+        found = [planted_copies.trial(real, copied, share, 500, with_held_out, seed) for seed in range(8)]
+        assert sum(x.low <= share <= x.high for x in found) >= 7
+        assert sum(x.low > 0 for x in found) >= 8 if share else sum(x.low > 0 for x in found) <= 1
         assert np.mean([x.share for x in found]) == pytest.approx(share, abs=0.01)
 
 
