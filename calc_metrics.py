@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,7 +32,7 @@ from dnnlib.util import is_url
 from metrics import metric_table
 from metrics.cli_types import MetricNames
 from metrics.metric_spec import PathPairs
-from metrics.options import MetricOptions
+from metrics.options import DEFAULT_RESAMPLES, SMALL_DATASET, MetricOptions, resamples_for
 from network_files.snapshots import complete_snapshots
 from training import known_classes, schema
 from training.run.run_dir import RunDir
@@ -77,6 +78,13 @@ VERIFY_RESOLUTION = 64
     help='Dataset to compare with',
 )
 @click.option(
+    '--validation',
+    type=PATH,
+    metavar='ZIP|DIR',
+    show_default='those held out of the training, if any',
+    help='Images that were not trained on, to compare with (memorization…, …_held_out)',
+)
+@click.option(
     '--mirror',
     type=BOOL,
     show_default='as in the training',
@@ -97,9 +105,10 @@ VERIFY_RESOLUTION = 64
 )
 @click.option(
     '--bootstrap',
-    type=click.IntRange(min=20),
+    type=click.IntRange(min=0),
     metavar='N',
-    help='Add a 95 % interval to FID and KID, from N resamples',
+    show_default=f'{DEFAULT_RESAMPLES} for datasets below {SMALL_DATASET:,} images, else 0',
+    help='Add a 95 % interval to FID, KID and other distances, from N resamples (20 or more; 0 adds none)',
 )
 @click.option(
     '--detectors',
@@ -136,6 +145,7 @@ def main(
     every: int | None,
     metric_names: tuple[str, ...],
     data: str | None,
+    validation: str | None,
     mirror: bool | None,
     seed: int | None,
     num_samples: int | None,
@@ -162,7 +172,7 @@ def main(
     if fetch_detectors:
         verify_published_detectors(verbose)
         return
-    check_usage(networks, metric_names, num_samples, bootstrap, every)
+    check_usage(networks, metric_names, num_samples, bootstrap, validation, every)
     from torch_utils import launcher
 
     torch_device = resolve_device(device)
@@ -173,19 +183,17 @@ def main(
     options = {
         'batch': batch,
         'verbose': verbose,
-        'bootstrap': bootstrap or 0,
         'num_samples': num_samples or MetricOptions.num_samples,
         'workers': WORKERS_ON_CUDA if torch_device.type == 'cuda' else 0,
         'cuda_graphs': cuda_graphs,
     }
+    images = Images(data, validation, mirror)
     jobs = [
-        make_job(network_pkl, data, mirror, seed, detector_dir, trust_pickle, options)
+        make_job(network_pkl, images, seed, bootstrap, detector_dir, trust_pickle, metric_names, options)
         for network in networks
         for network_pkl in list_network_pkls(network, every)
     ]
-    check_transforms(jobs, metric_names)
-    if launcher.is_first_process():
-        check_detectors(jobs, metric_names)
+    check_jobs(jobs, metric_names, with_detectors=launcher.is_first_process())
 
     from metrics import jobs as metric_jobs
 
@@ -201,6 +209,7 @@ def check_usage(
     metric_names: tuple[str, ...],
     num_samples: int | None,
     bootstrap: int | None,
+    validation: str | None,
     every: int | None,
 ) -> None:
     """Check the options that do not depend on files."""
@@ -215,15 +224,30 @@ def check_usage(
             f'{num_samples} applies to path lengths (ppl…) only. The names of other metrics contain their number of '
             'images, for example fid5k_full.',
         )
-    if bootstrap is not None and not any(entry.interval for entry in entries):
+    if bootstrap is not None and 0 < bootstrap < 20:
+        raise usage_error('--bootstrap', f'{bootstrap} resamples are too few for an interval. Use 20 or more, or 0.')
+    if bootstrap is not None and not any(entry.is_distance for entry in entries):
         raise usage_error(
-            '--bootstrap', f'intervals are available for FID and KID, not for {", ".join(metric_names)}. Omit it.'
+            '--bootstrap',
+            f'resamples are for distances such as FID and KID, not for {", ".join(metric_names)}. Omit it.',
+        )
+    if validation is not None and not metric_table.using_held_out(metric_names):
+        raise usage_error(
+            '--validation', f'held-out images are not compared with by {", ".join(metric_names)}. Omit it.'
         )
     if every is not None:
         from metrics.curves import require_matplotlib
 
         with usage_errors('--every'):
             require_matplotlib()
+
+
+def check_jobs(jobs: list[MetricJob], metric_names: tuple[str, ...], with_detectors: bool) -> None:
+    """Check that each metric can be computed for one of the networks or more."""
+    check_transforms(jobs, metric_names)
+    check_held_out(jobs, metric_names)
+    if with_detectors:
+        check_detectors(jobs, metric_names)
 
 
 def check_detectors(jobs: list[MetricJob], metric_names: tuple[str, ...]) -> None:
@@ -266,6 +290,17 @@ def check_transforms(jobs: list[MetricJob], metric_names: tuple[str, ...]) -> No
         )
 
 
+def check_held_out(jobs: list[MetricJob], metric_names: tuple[str, ...]) -> None:
+    """Check that images were held out for one of the networks, if metrics require that."""
+    names = metric_table.requiring_held_out(metric_names)
+    if names and all(job.options.held_out_kwargs is None for job in jobs):
+        raise usage_error(
+            '--metrics',
+            f'{", ".join(names)} cannot be computed for {excerpt(jobs[0].network)}: no images were held out of its '
+            'training. Use --validation=ZIP|DIR with images that were not trained on, or other metrics.',
+        )
+
+
 def verify_published_detectors(verbose: bool) -> None:
     """Download the published detectors into the cache unless they are there, and try each call of them."""
     from metrics.features import detectors
@@ -303,16 +338,26 @@ def list_network_pkls(network: str, every: int | None) -> list[str]:
     return list(dict.fromkeys([*snapshots[::every], snapshots[-1]]))
 
 
+@dataclass(frozen=True)
+class Images:
+    """The options that say which real images to compare with."""
+
+    data: str | None
+    validation: str | None
+    mirror: bool | None
+
+
 def make_job(
     network: str,
-    data: str | None,
-    mirror: bool | None,
+    images: Images,
     seed: int | None,
+    bootstrap: int | None,
     detector_dir: str | None,
     trust_pickle: bool,
+    metric_names: tuple[str, ...],
     options: dict[str, Any],
 ) -> MetricJob:
-    """Complete the options for one network, and check that its dataset exists and matches the network."""
+    """Complete the options for one network, and check that its datasets exist and match the network."""
     from generation.image_transforms import is_supported
     from metrics.jobs import MetricJob
     from network_files.reading import open_network
@@ -323,16 +368,23 @@ def make_job(
     trained_on = content['training_set_kwargs']
     if trained_on is None:
         trained_on = run_options.get('training_set_kwargs')
-    dataset_kwargs = choose_dataset(network, data, mirror, trained_on)
-    check_dataset(dataset_kwargs, content['G_ema'])
+    dataset_kwargs = choose_dataset(network, images, trained_on, run_dir)
+    num_images = check_dataset('--data', dataset_kwargs, content['G_ema'])
+    held_out_kwargs = None
+    if metric_table.using_held_out(metric_names):
+        held_out_kwargs = choose_held_out(images.validation, run_options.get('validation_set_kwargs'), dataset_kwargs)
+    if held_out_kwargs is not None:
+        check_dataset('--validation', held_out_kwargs, content['G_ema'])
     if seed is None:
         seed = run_options.get('random_seed')
     if detector_dir is None and run_options.get('detectors') is not None:
         print_detectors_ignored(run_dir, run_options['detectors'])
     metric_options = MetricOptions(
         dataset_kwargs=dataset_kwargs,
+        held_out_kwargs=held_out_kwargs,
         seed=MetricOptions.seed if seed is None else seed,
         detectors=detector_dir,
+        bootstrap=resamples_for(num_images, held_out_kwargs) if bootstrap is None else bootstrap,
         **options,
     )
     G = content['G_ema']
@@ -361,22 +413,25 @@ def print_detectors_ignored(run_dir: str | None, detectors: str) -> None:
     )
 
 
-def choose_dataset(network: str, data: str | None, mirror: bool | None, trained_on: Any) -> dict[str, Any]:
+def choose_dataset(network: str, images: Images, trained_on: Any, run_dir: str | None) -> dict[str, Any]:
     """Return the keywords of the dataset: that of `--data`, or else the one that the network was trained on.
+
+    Those that select the training images are included if the dataset is the one of the training.
 
     Args:
         network: Path of the network, for messages.
-        data: Value of `--data`.
-        mirror: Value of `--mirror`.
+        images: Options.
         trained_on: `training_set_kwargs` of the network, which may be anything. Its class is never constructed unless
             it is this project's own.
+        run_dir: Directory of the training run, if there is one.
     """
-    kwargs: dict[str, Any] = {'class_name': known_classes.DATASET, 'path': data, 'xflip': bool(mirror)}
-    if data is not None:
-        return kwargs
-    if trained_on is not None:
+    kwargs: dict[str, Any] = {'class_name': known_classes.DATASET, 'path': images.data, 'xflip': bool(images.mirror)}
+    if trained_on is not None and (images.data is None or run_dir is not None):
         with usage_errors('--network'):
             schema.DATASET_FOR_METRICS.check(trained_on, f'{network}: training_set_kwargs')
+    if images.data is not None:
+        is_same = run_dir is not None and trained_on is not None and is_training_data(images.data, trained_on, run_dir)
+        return kwargs | selection(trained_on) if is_same else kwargs
     if trained_on is None or trained_on.get('path') is None:
         raise click.UsageError(f"Missing option '--data': {network} does not record its training dataset.")
     class_name = trained_on.get('class_name', known_classes.DATASET)
@@ -386,17 +441,58 @@ def choose_dataset(network: str, data: str | None, mirror: bool | None, trained_
             'not supported here.'
         )
     kwargs['path'] = os.path.expanduser(trained_on['path'])
-    if mirror is None:
+    if images.mirror is None:
         kwargs['xflip'] = bool(trained_on.get('xflip'))
-    return kwargs
+    return kwargs | selection(trained_on)
 
 
-def check_dataset(dataset_kwargs: dict[str, Any], G: torch.nn.Module) -> None:
-    """Open the dataset once, to check that it matches the network."""
+def selection(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the keywords that select images of a dataset."""
+    names = ('max_size', 'random_seed', 'skip')
+    return {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+
+
+def is_training_data(data: str, trained_on: dict[str, Any], run_dir: str) -> bool:
+    """Return whether a dataset is the one that a run was trained on, at the same path or at another one."""
+    from training.data.digest import content_sha256
+    from training.run import provenance
+
+    if trained_on.get('path') is not None and os.path.realpath(data) == os.path.realpath(trained_on['path']):
+        return True
+    known = provenance.dataset_sha256(run_dir)
+    if known is None:
+        return False
+    with usage_errors('--data'):
+        dataset = known_classes.construct({'class_name': known_classes.DATASET, 'path': data}, known_classes.DATASETS)
+        return content_sha256(dataset) == known
+
+
+def choose_held_out(
+    validation: str | None, of_training: dict[str, Any] | None, dataset_kwargs: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Return the keywords of the held-out images: those of `--validation`, or else of the training; None without any.
+
+    Args:
+        validation: Value of `--validation`.
+        of_training: `validation_set_kwargs` of the training.
+        dataset_kwargs: The dataset, which may be that of the training at another path.
+    """
+    if validation is not None:
+        return {'class_name': known_classes.DATASET, 'path': validation}
+    if of_training is None:
+        return None
+    is_part_of_dataset = 'skip' in of_training and 'max_size' in dataset_kwargs
+    return {**of_training, 'path': dataset_kwargs['path']} if is_part_of_dataset else of_training
+
+
+def check_dataset(option: str, kwargs: dict[str, Any], G: torch.nn.Module) -> int:
+    """Open a dataset once, to check that it matches the network; return its number of images."""
     from metrics.features.image_sources import open_dataset
 
-    with usage_errors('--data'):
-        open_dataset(dataset_kwargs, xflip=False, G=G).close()
+    with usage_errors(option):
+        dataset = open_dataset(kwargs, xflip=False, G=G, selected_only=True)
+        dataset.close()
+        return len(dataset)
 
 
 if __name__ == '__main__':

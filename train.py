@@ -365,7 +365,7 @@ def run_checks(
     from training import setup
     from training.run import preflight, resuming
 
-    check_transforms(config)
+    check_metrics(config)
     if run is not None:
         resuming.check_networks(run, config, dataset)
     if run is not None and run.has_moved_data:
@@ -395,8 +395,11 @@ def check_moved_dataset(run: ResumedRun, dataset: ImageFolderDataset) -> None:
         )
 
 
-def check_transforms(config: TrainingConfig) -> None:
-    """Check that the metrics of equivariance, if there are any, can be computed for the generator."""
+def check_metrics(config: TrainingConfig) -> None:
+    """Check that there is a generator for metrics of equivariance, and held-out images for those that require them."""
+    names = metric_table.requiring_held_out(config.metrics)
+    if names and config.validation_set_kwargs is None:
+        raise usage_error('--metrics', f'{", ".join(names)} needs images held out of the training: add --validation.')
     names = metric_table.needing_transform(config.metrics)
     if names and config.G_kwargs['class_name'] == known_classes.GENERATOR:
         raise usage_error(
@@ -487,13 +490,8 @@ def snapshot_metrics(config: TrainingConfig) -> SnapshotMetrics | None:
     if not config.metrics:
         return None
     from metrics.evaluation import SnapshotMetrics
-    from metrics.options import MetricOptions
 
-    workers = config.data_loader_kwargs.get('num_workers', 0)
-    options = MetricOptions(
-        config.training_set_kwargs, seed=config.random_seed, detectors=config.detectors, workers=workers
-    )
-    return SnapshotMetrics(config.metrics, options)
+    return SnapshotMetrics.of_training(config)
 
 
 if __name__ == '__main__':

@@ -48,6 +48,14 @@ def psnr(errors: FeatureArray, weights: FeatureArray) -> float:
     return 10 * math.log10(_RANGE**2 * count / total) if total > 0 else math.inf
 
 
+def psnr_influences(errors: FeatureArray, weights: FeatureArray) -> np.ndarray:
+    """Return the first-order change of `psnr` with the weight of each image, in dB, up to a constant: float64 [N]."""
+    errors, weights = (np.asarray(values, dtype=np.float64) for values in (errors, weights))
+    if not errors.any():
+        return np.zeros(len(errors))  # the ratio is infinite
+    return -10 / math.log(10) * (errors / errors.mean() - weights / weights.mean())
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Operators
 

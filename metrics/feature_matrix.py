@@ -83,6 +83,23 @@ def to_float64(x: torch.Tensor) -> torch.Tensor:
     return (x.cpu() if x.device.type == 'mps' else x).double()
 
 
+class StepCounter:
+    """Counts the steps of a computation for its progress; call it after each.
+
+    Args:
+        total: Number of all steps.
+        progress: Called with the finished steps and their total; None shows nothing.
+    """
+
+    def __init__(self, total: int, progress: ProgressCallback | None):
+        self._done, self._total, self._progress = 0, total, progress
+
+    def __call__(self) -> None:
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
 @contextlib.contextmanager
 def accurate_matmul() -> Iterator[None]:
     """Within this context, float32 products have float32 accuracy (no TensorFloat-32 or bfloat16), without gradients.

@@ -160,16 +160,32 @@ def bootstrap(
     Raises:
         ValueError: As for `frechet_distance` and `bootstrap_interval`.
     """
+    distance, of_images = influences(features_real, features_fake)
+    low, high = bootstrap_interval(distance, of_images, num_resamples, rng, confidence, progress)
+    return max(low, 0.0), max(high, 0.0)
+
+
+def influences(features_real: FeatureArray, features_fake: FeatureArray) -> tuple[float, list[np.ndarray]]:
+    """Return the distance, and its first-order change with the weight of each vector, up to a constant.
+
+    Args:
+        features_real: [N, D], floating point, finite.
+        features_fake: [M, D], likewise.
+
+    Returns:
+        The distance, and float64 [N] and [M].
+
+    Raises:
+        ValueError: As for `frechet_distance`.
+    """
     real, fake = feature_pair(features_real, features_fake)
     with accurate_matmul():
         statistics_real, statistics_fake = moments(real), moments(fake)
-        influences = [
+        of_images = [
             _influences(real, *statistics_real, *statistics_fake),
             _influences(fake, *statistics_fake, *statistics_real),
         ]
-        distance = frechet_distance(*statistics_real, *statistics_fake)
-    low, high = bootstrap_interval(distance, influences, num_resamples, rng, confidence, progress)
-    return max(low, 0.0), max(high, 0.0)
+        return frechet_distance(*statistics_real, *statistics_fake), of_images
 
 
 def _influences(
@@ -187,9 +203,9 @@ def _influences(
     overlap_squares, basis = torch.linalg.eigh(root.T @ other_sigma @ root)
     # c T cᵀ = |c Wᵀ|² with the root W of T.
     transport_root = vectors / values.sqrt() @ (basis * overlap_squares.clamp_min(0) ** 0.25)  # [D, R]
-    influences = []
+    parts = []
     for rows in row_blocks(len(features), _ROWS_AT_ONCE):
         centered = to_float64(features[rows]) - mu
         transported = (centered @ transport_root).square().sum(dim=1)
-        influences.append(centered.square().sum(dim=1) - transported + 2 * (centered @ (mu - other_mu)))
-    return torch.cat(influences).cpu().numpy()
+        parts.append(centered.square().sum(dim=1) - transported + 2 * (centered @ (mu - other_mu)))
+    return torch.cat(parts).cpu().numpy()

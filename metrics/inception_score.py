@@ -30,12 +30,17 @@ def inception_score(probs: FeatureArray, num_splits: int = 10) -> tuple[float, f
     Raises:
         ValueError: The values are not probabilities, or there are fewer images than parts.
     """
+    scores = split_scores(probs, num_splits)
+    return float(np.mean(scores)), float(np.std(scores))
+
+
+def split_scores(probs: FeatureArray, num_splits: int = 10) -> list[float]:
+    """Return the scores of the parts: see `inception_score`."""
     probs = as_matrix(probs, 'class probabilities')
     if not 1 <= num_splits <= len(probs):
         raise ValueError(f'{len(probs)} images cannot be split into {num_splits} parts. Use 1 to {len(probs)} parts.')
     bounds = [len(probs) * part // num_splits for part in range(num_splits + 1)]
-    scores = [_score(probs, start, stop) for start, stop in zip(bounds, bounds[1:])]
-    return float(np.mean(scores)), float(np.std(scores))
+    return [_score(probs, start, stop) for start, stop in zip(bounds, bounds[1:])]
 
 
 def _score(probs: torch.Tensor, start: int, stop: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -85,6 +86,9 @@ def _run_job(
                 if result is not None:
                     report(result, job.run_dir, job.network)
                     results.append(result)
+                    gallery_png = evaluation.save_gallery(result, job.run_dir, job.network)
+                    if gallery_png is not None:
+                        print(f'Wrote {gallery_png}', file=sys.stderr, flush=True)
     evaluation.close()
     return results
 
@@ -148,13 +152,14 @@ def _out_of_memory_explained(job: MetricJob) -> Iterator[None]:
 
 def table(jobs: Sequence[MetricJob], results: Sequence[tuple[MetricJob, dict[str, Any]]]) -> str:
     """Return all values as text: a line for each network, or for each value if there is only one network."""
-    values: dict[str, dict[str, float]] = {job.network: {} for job in jobs}
-    for job, result in results:
-        values[job.network] |= result['results']
+    values: dict[str, dict[str, str]] = {job.network: {} for job in jobs}
+    for job, result in _kernel_distances_first(results):
+        intervals = result.get('intervals', {})
+        values[job.network] |= {name: _cell(value, intervals.get(name)) for name, value in result['results'].items()}
     columns = list(dict.fromkeys(name for row in values.values() for name in row))
     rows = [['network', *columns]]
     for network, row in values.items():
-        rows.append([network, *(f'{row[name]:.5g}' if name in row else '' for name in columns)])
+        rows.append([network, *(row.get(name, '') for name in columns)])
     if len(values) == 1:
         rows = [list(row) for row in zip(*rows)]
     widths = [max(map(len, column)) for column in zip(*rows)]
@@ -162,6 +167,21 @@ def table(jobs: Sequence[MetricJob], results: Sequence[tuple[MetricJob, dict[str
         [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))] for row in rows
     ]
     return '\n'.join('  '.join(line) for line in lines)
+
+
+def _cell(value: float, interval: dict[str, float] | None) -> str:
+    return f'{value:.5g}' if interval is None else f'{value:.5g} [{interval["low"]:.3g}, {interval["high"]:.3g}]'
+
+
+def _kernel_distances_first(
+    results: Sequence[tuple[MetricJob, dict[str, Any]]],
+) -> list[tuple[MetricJob, dict[str, Any]]]:
+    """Move KID before all others if intervals were asked for, as for small datasets, where FID is biased most."""
+
+    def is_other(item: tuple[MetricJob, dict[str, Any]]) -> bool:
+        return not (item[0].options.bootstrap and re.match('(clean)?k(id|d-)', item[1]['metric']))
+
+    return sorted(results, key=is_other)
 
 
 def _plot_curves(results: Sequence[tuple[MetricJob, dict[str, Any]]]) -> None:

@@ -13,10 +13,8 @@ from dnnlib.progress import Progress
 from metrics import frechet_inception_distance
 from metrics.features import randomness
 from metrics.features.collectors import Moments
-from metrics.metric_spec import MetricName
+from metrics.metric_spec import INTERVAL_COVERAGE, MetricName
 from metrics.options import MetricOptions
-
-INTERVAL_COVERAGE = 0.95
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,13 @@ Like the table, this module does not import PyTorch.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from metrics.features.feature_requests import (
+    ALL,
+    HELD_OUT,
+    TRAINING,
     VGG_LPIPS,
     DetectorCall,
     EquivarianceRequest,
@@ -20,6 +23,7 @@ from metrics.features.feature_requests import (
 from metrics.options import MetricOptions
 
 MAX_IMAGES = 10_000_000
+INTERVAL_COVERAGE = 0.95
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Names
@@ -28,8 +32,10 @@ _PLACEHOLDERS = {
     '<count>': r'(?P<count>[1-9]\d*k?)',
     '<count-k>': r'(?P<count>[1-9]\d*k)',  # the k separates the count from the number that follows
     '<nearest>': r'(?P<nearest>[1-9]\d?)',
-    '[_full]': r'(?P<full>_full)?',
+    '[_full]': r'(?P<images>_full|_train|_held_out)?',
 }
+
+_IMAGES_OF_ENDING = {'_train': TRAINING, '_held_out': HELD_OUT}
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,9 @@ class MetricName:
 
     text: str
     count: int = 0  # generated images, or 0 if the name has no number
-    full: bool = False  # whether the metric uses all real images, without mirroring
+    full: bool = False  # whether the metric uses all of its real images, without mirroring
     nearest: int = 0  # the neighbor whose distance is the radius, or 0 if the name has no such number
+    images: str = ALL  # which real images: ALL, TRAINING or HELD_OUT
 
     @property
     def prefix(self) -> str:
@@ -62,7 +69,8 @@ def match_name(pattern: str, text: str) -> MetricName | None:
     """Return the parts of a name, or None if it does not match.
 
     Args:
-        pattern: Text with placeholders: '<count>', '<count-k>' (in thousands), '<nearest>', '[_full]'.
+        pattern: Text with placeholders: '<count>', '<count-k>' (in thousands), '<nearest>', '[_full]' (which also
+            stands for '_train' and '_held_out').
         text: The name.
 
     Raises:
@@ -78,12 +86,35 @@ def match_name(pattern: str, text: str) -> MetricName | None:
     count = _parse_count(parts.get('count') or '0')
     if count > MAX_IMAGES:
         raise ValueError(f'{text!r} needs more than {MAX_IMAGES:,} images. Use a smaller number.')
-    return MetricName(text, count, bool(parts.get('full')), int(parts.get('nearest') or 0))
+    ending = parts.get('images') or ''
+    return MetricName(text, count, bool(ending), int(parts.get('nearest') or 0), _IMAGES_OF_ENDING.get(ending, ALL))
 
 
 def _parse_count(text: str) -> int:
     """Return 50000 for '50k'; absurdly long numbers are cut, but stay above `MAX_IMAGES`."""
     return int(text.removesuffix('k')[:12]) * (1000 if text.endswith('k') else 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Results
+
+
+class Pair(NamedTuple):
+    """A generated image and a training image that is near to it."""
+
+    generated: int  # index
+    training: int  # index
+    ratio: float  # how near it is: `metrics.memorization`
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a metric has found."""
+
+    values: dict[str, float]  # by the ending of their names, '' for a single value
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # likewise, of `INTERVAL_COVERAGE`
+    details: dict[str, Any] = field(default_factory=dict)  # other entries of the result, as for JSON
+    pairs: list[Pair] = field(default_factory=list)  # images to look at, the most suspicious ones first
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -110,8 +141,8 @@ class RealAndGenerated:
 
     Args:
         call: Detector call.
-        max_real: Limit for the number of real images of `_full` metrics; None uses all of them. Other metrics use as
-            many real images as generated ones.
+        max_real: Limit for the number of real images of `_full`, `_train` and `_held_out` metrics; None uses all of
+            them. Other metrics use as many real images as generated ones.
         at_least: Images of each kind that the metric requires, in addition to the `nearest` neighbors.
         as_moments: Whether mean and covariance suffice, except for intervals.
     """
@@ -126,12 +157,40 @@ class RealAndGenerated:
         real_count = self.max_real if name.full else name.count
         xflip = bool(options.dataset_kwargs.get('xflip')) and not name.full
         return {
-            'real': FeatureRequest(self.call, real_count, real=True, as_moments=as_moments, xflip=xflip),
+            'real': FeatureRequest(self.call, real_count, True, as_moments, xflip, name.images),
             'fake': FeatureRequest(self.call, name.count, real=False, as_moments=as_moments),
         }
 
     def min_images(self, name: MetricName) -> int:
         return self.at_least + name.nearest
+
+
+@dataclass(frozen=True)
+class TrainingAndHeldOut:
+    """Features of the training images ('real'), of generated ones ('fake') and of held-out ones ('held_out').
+
+    If no images are held out, there is no such part. Mirror images count if the network was trained on them.
+
+    Args:
+        call: Detector call.
+    """
+
+    call: DetectorCall
+
+    def requests(self, name: MetricName, options: MetricOptions) -> dict[str, Request]:
+        xflip = bool(options.dataset_kwargs.get('xflip'))
+        held_out = {} if options.held_out_kwargs is None else {'held_out': self._real(HELD_OUT, xflip=False)}
+        return {
+            'real': self._real(TRAINING, xflip),
+            'fake': FeatureRequest(self.call, name.count, real=False),
+            **held_out,
+        }
+
+    def _real(self, images: str, xflip: bool) -> Request:
+        return FeatureRequest(self.call, None, real=True, xflip=xflip, images=images)
+
+    def min_images(self, name: MetricName) -> int:
+        return 1
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,21 @@ def trimmed_mean(distances: FeatureArray, low: float = 1, high: float = 99) -> f
     Raises:
         ValueError: There are no values, a value is not finite, or the percentiles are out of order.
     """
+    values, bottom, top = _values_and_limits(distances, low, high)
+    return float(values[(values >= bottom) & (values <= top)].mean(dtype=np.float64))
+
+
+def trimmed_mean_influences(distances: FeatureArray, low: float = 1, high: float = 99) -> np.ndarray:
+    """Return the first-order change of `trimmed_mean` with the weight of each value, up to a constant: float64 [N].
+
+    Values beyond the percentiles count as these (Huber, "Robust statistics", 1981, section 3.3).
+    """
+    values, bottom, top = _values_and_limits(distances, low, high)
+    kept = (values >= bottom) & (values <= top)
+    return np.clip(values.astype(np.float64), bottom, top) / kept.mean()
+
+
+def _values_and_limits(distances: FeatureArray, low: float, high: float) -> tuple[np.ndarray, float, float]:
     values = distances.detach().cpu().numpy() if isinstance(distances, torch.Tensor) else np.asarray(distances)
     if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
         raise ValueError(f'Distances must be one or more finite numbers [N], got shape {list(values.shape)}.')
@@ -64,6 +79,4 @@ def trimmed_mean(distances: FeatureArray, low: float = 1, high: float = 99) -> f
         raise ValueError(
             f'Percentiles {low} and {high} are not a range. Use numbers from 0 to 100, the lower one first.'
         )
-    bottom = np.percentile(values, low, method='lower')
-    top = np.percentile(values, high, method='higher')
-    return float(values[(values >= bottom) & (values <= top)].mean(dtype=np.float64))
+    return values, np.percentile(values, low, method='lower'), np.percentile(values, high, method='higher')

@@ -15,10 +15,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from metrics.batching import row_blocks
-from metrics.feature_matrix import FeatureArray, ProgressCallback, accurate_matmul, compute_dtype, feature_pair
+from metrics.feature_matrix import (
+    FeatureArray,
+    ProgressCallback,
+    StepCounter,
+    accurate_matmul,
+    compute_dtype,
+    feature_pair,
+)
 
 _BATCH_SIZE = 2048
 _MAX_ROUNDINGS = 16  # rounding errors of a squared distance, relative to the squared length of a vector
@@ -36,14 +44,25 @@ def precision_recall(
 
 
 def manifold_metrics(
+    real_features: FeatureArray, fake_features: FeatureArray, nhood_size: int = 3, *args: Any, **kwargs: Any
+) -> dict[str, float]:
+    """Return precision, recall, density and coverage by name. Further arguments are those of `manifold_values`."""
+    found = manifold_values(real_features, fake_features, nhood_size, *args, **kwargs)
+    return {
+        name: int(values.sum()) / (len(values) * (nhood_size if name == 'density' else 1))
+        for name, values in found.items()
+    }
+
+
+def manifold_values(
     real_features: FeatureArray,
     fake_features: FeatureArray,
     nhood_size: int = 3,
     row_batch_size: int = _BATCH_SIZE,
     col_batch_size: int = _BATCH_SIZE,
     progress: ProgressCallback | None = None,
-) -> dict[str, float]:
-    """Return precision, recall, density and coverage by name.
+) -> dict[str, np.ndarray]:
+    """Return what each of the four metrics is the mean of, by name.
 
     precision: fraction of the fake vectors that are in the manifold of the real ones.
     recall: fraction of the real vectors that are in the manifold of the fake ones.
@@ -65,6 +84,10 @@ def manifold_metrics(
         col_batch_size: Fake vectors in a block.
         progress: Called with the finished blocks and their number.
 
+    Returns:
+        For the precision bool [M], recall and coverage bool [N], and for the density int64 [M]: the number of balls,
+        which is still to be divided by k.
+
     Raises:
         ValueError: The features are not usable, too few for k, or too large for float16.
     """
@@ -74,32 +97,23 @@ def manifold_metrics(
             f'{len(real.rows)} real and {len(fake.rows)} fake feature vectors are too few for nearest neighbor number '
             f'{nhood_size}, which must be 1 or more and less than the number of vectors of each kind.'
         )
-    step = _StepCounter(len(real.rows), len(fake.rows), row_batch_size, col_batch_size, progress)
+    step = StepCounter(_num_steps(len(real.rows), len(fake.rows), row_batch_size, col_batch_size), progress)
     with accurate_matmul():
         real_limits = _ball_limits(real, nhood_size, row_batch_size, step)
         fake_limits = _ball_limits(fake, nhood_size, row_batch_size, step)
         inside = _count_inside(real, fake, real_limits, fake_limits, row_batch_size, col_batch_size, step)
     return {
-        'precision': int(inside.fake_in_real.sum()) / len(fake.rows),
-        'recall': int(inside.real_in_fake.sum()) / len(real.rows),
-        'density': inside.num_pairs / (nhood_size * len(fake.rows)),
-        'coverage': int(inside.real_with_fake.sum()) / len(real.rows),
+        'precision': inside.fake_in_real.cpu().numpy(),
+        'recall': inside.real_in_fake.cpu().numpy(),
+        'density': inside.balls_of_fake.cpu().numpy(),
+        'coverage': inside.real_with_fake.cpu().numpy(),
     }
 
 
-class _StepCounter:
-    """Counts blocks for the progress."""
-
-    def __init__(self, num_real: int, num_fake: int, row_batch: int, col_batch: int, progress: ProgressCallback | None):
-        real, fake = math.ceil(num_real / row_batch), math.ceil(num_fake / row_batch)
-        self._total = real * (real + 1) // 2 + fake * (fake + 1) // 2 + real * math.ceil(num_fake / col_batch)
-        self._done = 0
-        self._progress = progress
-
-    def __call__(self) -> None:
-        self._done += 1
-        if self._progress is not None:
-            self._progress(self._done, self._total)
+def _num_steps(num_real: int, num_fake: int, row_batch: int, col_batch: int) -> int:
+    """Return the number of blocks of distances."""
+    real, fake = math.ceil(num_real / row_batch), math.ceil(num_fake / row_batch)
+    return real * (real + 1) // 2 + fake * (fake + 1) // 2 + real * math.ceil(num_fake / col_batch)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -218,7 +232,7 @@ class _Inside:
     fake_in_real: torch.Tensor  # bool [M]
     real_in_fake: torch.Tensor  # bool [N]
     real_with_fake: torch.Tensor  # bool [N]: whether the ball contains a fake vector
-    num_pairs: int  # pairs of a fake vector and a real ball that contains it
+    balls_of_fake: torch.Tensor  # int64 [M]: number of real balls that contain it
 
 
 def _count_inside(
@@ -232,7 +246,7 @@ def _count_inside(
 ) -> _Inside:
     no_real = torch.zeros([len(real.rows)], dtype=torch.bool, device=real.rows.device)
     no_fake = torch.zeros([len(fake.rows)], dtype=torch.bool, device=fake.rows.device)
-    inside = _Inside(no_fake, no_real, no_real.clone(), 0)
+    inside = _Inside(no_fake, no_real, no_real.clone(), no_fake.long())
     for rows in row_blocks(len(real.rows), row_batch_size):
         block = real.block(rows)
         for columns in row_blocks(len(fake.rows), col_batch_size):
@@ -240,7 +254,7 @@ def _count_inside(
             in_real_ball = distances <= real_limits[rows, None]
             inside.fake_in_real[columns] |= in_real_ball.any(dim=0)
             inside.real_with_fake[rows] |= in_real_ball.any(dim=1)
-            inside.num_pairs += int(in_real_ball.count_nonzero())
+            inside.balls_of_fake[columns] += in_real_ball.sum(dim=0)
             inside.real_in_fake[rows] |= (distances <= fake_limits[columns]).any(dim=1)
             step()
     return inside

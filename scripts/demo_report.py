@@ -27,6 +27,7 @@ import torch
 from dnnlib.cli import PATH, Command
 from dnnlib.files import atomic_file
 from dnnlib.outputs import OutputFolder
+from metrics.memorization import memorization
 from network_files.reading import open_network
 from torch_utils import images
 from training.dataset import ImageFolderDataset
@@ -100,6 +101,7 @@ def measure(
     first_half, second_half = real[order[: len(real) // 2]], real[order[len(real) // 2 :]]
     fake_to_real = distances(fake, real).min(axis=1)
     real_to_real = neighbor_distances(real)[:, 0]
+    copies = memorization(real, fake)
     return dict(
         num_generated=len(fake),
         class_accuracy=float((predicted_classes == requested_classes).mean()),
@@ -109,8 +111,9 @@ def measure(
         reals_recall=fraction_inside(first_half, second_half),
         nearest_real_distance=float(np.median(fake_to_real)),
         reals_nearest_distance=float(np.median(real_to_real)),
-        # A copy is closer to a real image than 99 of 100 real images are to their nearest neighbor.
-        share_of_copies=float((fake_to_real < np.percentile(real_to_real, 1)).mean()),
+        share_of_copies=copies.share,
+        share_of_copies_low=copies.low,
+        share_of_copies_high=copies.high,
     )
 
 
@@ -120,7 +123,7 @@ Quality of {num_generated} generated images             generated     real
   recall (k = 3, pixels)                  {recall:7.1%}  {reals_recall:7.1%}  of one half by the other
   precision (k = 3, pixels)               {precision:7.1%}
   distance to the nearest real image      {nearest_real_distance:7.2f}  {reals_nearest_distance:7.2f}  to another one
-  copies: closer than 99% of real images  {share_of_copies:7.1%}
+  copies of real images                   {share_of_copies:7.1%}  95% interval {share_of_copies_interval}
 """
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -190,7 +193,8 @@ def main(run_path: str, data: str, outdir: str, seed: int) -> None:
     with atomic_file(quality_json) as file:
         file.write((json.dumps(quality, indent=2) + '\n').encode())
 
-    print(QUALITY_TEXT.format(**quality))
+    interval = f'{quality["share_of_copies_low"]:.1%} to {quality["share_of_copies_high"]:.1%}'
+    print(QUALITY_TEXT.format(**quality, share_of_copies_interval=interval))
     print(f'network         {network_pkls[-1]}')
     print(f'image grid      {grid_png}')
     print(f'progress        {progress_gif}')

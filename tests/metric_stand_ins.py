@@ -38,7 +38,7 @@ class Inception(torch.nn.Module):
         self.register_buffer('classes', torch.tensor(CLASSES))
 
     def forward(self, x: torch.Tensor, return_features: bool = False, no_output_bias: bool = False):
-        assert x.dtype == torch.uint8
+        assert x.dtype == torch.uint8 or x.shape[2] == 299  # resized before, with the interface of the published one
         means = torch.nn.functional.adaptive_avg_pool2d(x.to(torch.float32) / 255, [4, 4]).flatten(1)
         features = torch.relu(means @ self.features)
         if return_features:
@@ -59,6 +59,18 @@ class VGG(torch.nn.Module):
         return means / 255 @ self.lpips if return_lpips else means @ self.features
 
 
+class Embedding(torch.nn.Module):
+    """A detector for fd_dinov2 and CMMD."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('features', torch.tensor(LPIPS))
+
+    def forward(self, x: torch.Tensor, return_features: bool = True):
+        means = torch.nn.functional.adaptive_avg_pool2d(x.to(torch.float32) / 255, [4, 4]).flatten(1)
+        return means @ self.features
+
+
 def save_script(module, path):
     with ignore_torchscript_deprecation():
         torch.jit.script(module.eval()).save(str(path))
@@ -70,6 +82,8 @@ def write_detectors(folder):
     folder.mkdir(parents=True)
     save_script(Inception(), folder / 'inception-2015-12-05.pt')
     save_script(VGG(), folder / 'vgg16.pt')
+    for name in ('dinov2', 'clip'):
+        save_script(Embedding(), folder / f'{name}.pt')
     return folder
 
 

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import click.testing
+import numpy as np
 import PIL.Image
 import pytest
 import torch
@@ -61,6 +63,7 @@ def run(place, environment):
         '--device=cpu',
         '--seed=3',
         '--metrics=fid1k_full,kid1k_full',
+        '--validation=30',
         '--detectors=detectors',
     ]
     trained = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=200)
@@ -110,6 +113,28 @@ def test_a_training_writes_its_metrics_everywhere(run):
         assert f'Metrics/{name}'.encode() in events.read_bytes()
         assert f'"{name}": ' in (run / 'log.txt').read_text()
     assert 'Training is complete.' in (run / 'log.txt').read_text()
+
+
+def test_a_training_measures_distances_to_held_out_images_too(run, call, tmp_path):
+    run = shutil.copytree(run, tmp_path / 'copy')
+    of_training = {}
+    for name, num_real in (('fid1k_full', 80), ('fid1k_train', 50), ('fid1k_held_out', 30), ('kid1k_held_out', 30)):
+        lines = lines_of(run / f'metric-{name}.jsonl')
+        assert all(line['num_images'] == {'real': num_real, 'fake': 1000} for line in lines)
+        assert f'Metrics/{name}' in lines_of(run / 'stats.jsonl')[-1]
+        of_training[name] = lines[-1]['results'][name]
+    assert len(set(of_training.values())) == 4
+    (result,) = results_of(call(f'--network={run}', '--metrics=fid1k_held_out', DETECTORS))
+    assert result['results']['fid1k_held_out'] == of_training['fid1k_held_out']
+    assert result['held_out_sha256'] == result['dataset_sha256']
+    # The same images in an archive of their own have the same distance.
+    kwargs = json.loads((run / 'training_options.json').read_text())['validation_set_kwargs']
+    order = np.arange(80)
+    np.random.RandomState(kwargs['random_seed']).shuffle(order)
+    held_out = stand_ins.random_images(80)[np.sort(order[50:])]
+    held_out_zip = stand_ins.write_zip(tmp_path / 'held_out.zip', held_out)
+    (result,) = results_of(call(f'--network={run}', '--metrics=fid1k_full', f'--data={held_out_zip}', DETECTORS))
+    assert result['results']['fid1k_full'] == pytest.approx(of_training['fid1k_held_out'], rel=1e-6)
 
 
 def test_the_same_numbers_for_the_run_directory(run, call):
@@ -172,9 +197,13 @@ def test_several_networks_and_a_table(call, place):
         ('net1.pkl', 'ppl_wend'),
     ]
     assert [line['num_images'] for line in results[:2]] == [{'real': 80, 'fake': 100}, {'pairs': 20}]
-    header, *rows = [line.split() for line in result.stderr.splitlines() if line.startswith('net')]
+    header, *rows = [re.split('  +', line) for line in result.stderr.splitlines() if line.startswith('net')]
     assert header == ['network', 'fid100_full', 'ppl_wend']
-    assert rows[1] == ['net1.pkl', *(f'{line["results"][line["metric"]]:.5g}' for line in results[2:])]
+    cells = []
+    for line in results[2:]:
+        interval = line['intervals'][line['metric']]
+        cells.append(f'{line["results"][line["metric"]]:.5g} [{interval["low"]:.3g}, {interval["high"]:.3g}]')
+    assert rows[1] == ['net1.pkl', *cells]
     assert not list(place.glob('metric-*'))  # They lie in no run directory.
 
 
@@ -190,11 +219,47 @@ def test_data_and_mirror_of_the_pickle_can_be_replaced(call):
     assert real_images('--network=gone.pkl', '--data=other.zip', '--mirror=1') == (60, 120)
 
 
+def test_copies_are_looked_for_among_the_training_images(call, place):
+    folder = place / 'runs2' / '00000-subset'
+    folder.mkdir(parents=True)
+    data = str(place / 'data.zip')
+    stand_ins.save_network(folder / 'network-snapshot-000003.pkl', data, max_size=50, random_seed=2)
+    kwargs = {'class_name': 'training.dataset.ImageFolderDataset', 'path': data, 'max_size': 20, 'skip': 50}
+    (folder / 'training_options.json').write_text(json.dumps({'validation_set_kwargs': {**kwargs, 'random_seed': 2}}))
+    args = (f'--network={folder}', '--metrics=memorization30', DETECTORS)
+    (result,) = results_of(call(*args))
+    assert result['num_images'] == {'real': 50, 'fake': 30, 'held_out': 20}
+    assert (folder / 'metric-memorization30-000003-pairs.png').exists()
+    (result,) = results_of(call(*args, '--validation=other.zip'))
+    assert result['num_images'] == {'real': 50, 'fake': 30, 'held_out': 60}
+    # The same data at another path, and other data.
+    shutil.copy(place / 'data.zip', place / 'moved.zip')
+    (folder / 'provenance.json').write_text(json.dumps([{'dataset_sha256': result['dataset_sha256']}]))
+    (result,) = results_of(call(*args, '--data=moved.zip'))
+    assert result['num_images'] == {'real': 50, 'fake': 30, 'held_out': 20}
+    (result,) = results_of(call(*args, '--data=other.zip'))
+    assert result['num_images'] == {'real': 60, 'fake': 30, 'held_out': 20}
+    # Without held-out images.
+    (result,) = results_of(call('--network=net0.pkl', '--metrics=memorization30_vgg', DETECTORS))
+    assert result['num_images'] == {'real': 80, 'fake': 30}
+
+
 def test_intervals_on_request(call):
     (result,) = results_of(
         call('--network=net0.pkl', '--metrics=kid80_full', '--bootstrap=30', '--detectors=detectors')
     )
     assert result['bootstrap']['low'] < result['results']['kid80_full'] < result['bootstrap']['high']
+    assert result['bootstrap']['num_resamples'] == 30
+    both = ['--network=net0.pkl', '--metrics=fid80_full,kid80_full', '--detectors=detectors']
+    # By default for few images, and with KID first in the table.
+    result = call(*both)
+    assert [line['bootstrap']['num_resamples'] for line in results_of(result)] == [1000, 1000]
+    table = [line.split()[0] for line in result.stderr.splitlines() if re.match('(kid|fid)80', line)]
+    assert table == ['kid80_full', 'fid80_full']
+    result = call(*both, '--bootstrap=0')
+    assert not any('bootstrap' in line or 'intervals' in line for line in results_of(result))
+    table = [line.split()[0] for line in result.stderr.splitlines() if re.match('(kid|fid)80', line)]
+    assert table == ['fid80_full', 'kid80_full']
 
 
 def test_stand_ins_with_a_label(call, place, tmp_path):
@@ -275,7 +340,20 @@ WRONG_CALLS = {
     'every_zero': (['--network=net0.pkl', '--every=0'], ['--every', 'x>=1']),
     'num_samples': (['--network=net0.pkl', '--num-samples=9'], ['--num-samples', '9', 'fid5k_full']),
     'bootstrap': (['--network=net0.pkl', '--metrics=is1k', '--bootstrap=50'], ['--bootstrap', 'is1k']),
-    'bootstrap_few': (['--network=net0.pkl', '--bootstrap=2'], ['--bootstrap', 'x>=20']),
+    'validation_unused': (['--network=net0.pkl', '--validation=other.zip'], ['--validation', 'fid50k_full', 'Omit']),
+    'validation_gone': (
+        ['--network=net0.pkl', '--metrics=memorization9', '--validation=no.zip'],
+        ['--validation', 'no.zip', 'does not exist'],
+    ),
+    'validation_of_another_size': (
+        ['--network=net0.pkl', '--metrics=memorization9', '--validation=small.zip'],
+        ['--validation', '8x8', '16x16'],
+    ),
+    'held_out': (
+        ['--network=net0.pkl', '--metrics=fid80_full,fid80_held_out'],
+        ['--metrics', 'fid80_held_out cannot', 'no images were held out', '--validation'],
+    ),
+    'bootstrap_few': (['--network=net0.pkl', '--bootstrap=2'], ['--bootstrap', '2 resamples are too few']),
     'seed': (['--network=net0.pkl', '--seed=-1'], ['--seed', '-1']),
     'mirror': (['--network=net0.pkl', '--mirror=maybe'], ['--mirror', 'maybe', '1, 0']),
     'device': (['--network=net0.pkl', '--device=cuda:3'], ['--device', 'cuda:3', 'cpu']),

@@ -367,6 +367,7 @@ WRONG_CALLS = {
     'bcr': (['--bcr=1,2,3'], 'good.zip', ['--bcr', '1,2,3', '--bcr=10,5']),
     'bcr_nan': (['--bcr=nan'], 'good.zip', ['--bcr', 'nan', 'numbers from 0']),
     'bcr_negative': (['--bcr=5,-1'], 'good.zip', ['--bcr', '5,-1']),
+    'held_out_metric': (['--metrics=fid9_held_out'], 'good.zip', ['--metrics', 'fid9_held_out needs', '--validation']),
     'validation_zero': (['--validation=0'], 'good.zip', ['--validation', 'x>=1']),
     'validation_negative': (['--validation=-5'], 'good.zip', ['--validation', '-5']),
     'validation_too_large': (['--validation=12'], 'good.zip', ['--validation', '12', '1 to 11']),

@@ -328,12 +328,24 @@ TRAINING_OPTIONS = Record(
 
 # What `calc_metrics.py` uses of the options beside a network, which may be those of the published code.
 OPTIONS_FOR_METRICS = Record(
-    {'random_seed': Optional(SEED), 'detectors': Optional(PATH)},
+    {
+        'random_seed': Optional(SEED),
+        'detectors': Optional(PATH),
+        'validation_set_kwargs': Optional(_constructions(known_classes.DATASETS, DATASET_KEYWORDS)),
+    },
     ignores_others=True,
 )
 # What it uses of a dataset's keywords, in the options or in a pickle; the class is compared with the only one it knows.
 DATASET_FOR_METRICS = Record(
-    {'class_name': Text(1000), 'path': Optional(PATH), 'xflip': Either(Flag(), Integer(0, 1))}, ignores_others=True
+    {
+        'class_name': Text(1000),
+        'path': Optional(PATH),
+        'xflip': Either(Flag(), Integer(0, 1)),
+        'max_size': Optional(_COUNT),
+        'random_seed': Optional(Integer(0, 2**32 - 1)),
+        'skip': Optional(Integer(0, _MAX_COUNT)),
+    },
+    ignores_others=True,
 )
 
 PROVENANCE = ListOf(Record({'dataset_sha256': Optional(DIGEST)}, ignores_others=True), max_length=100_000)

@@ -1,12 +1,19 @@
 """The networks that look at images for the metrics: where their files are, and how to call them.
 
-There are two. Their published TorchScript files take these calls (images are NCHW, RGB):
+Two of them are published as TorchScript files, which take these calls (images are NCHW, RGB):
 
     inception(uint8 images, return_features=True)    float [N, D]: features for FID and KID
     inception(uint8 images, no_output_bias=True)     float [N, K]: class probabilities for the Inception score
     vgg16(uint8 images, return_features=True)        float [N, D]: features for precision and recall
     vgg16(float images from 0 to 255, resize_images=False, return_lpips=True)
                                                      float [N, D]: their squared distances are LPIPS
+
+Two others are files of the user's own, because they are not published in this format. They resize and normalize the
+images themselves:
+
+    dinov2(uint8 images, return_features=True)       float [N, D]: features for fd_dinov2, made by
+                                                     scripts/make_dinov2_detector.py
+    clip(uint8 images, return_features=True)         float [N, D]: embeddings for CMMD
 
 The published files are downloaded into the cache. Any TorchScript file (.pt) in a folder can replace them, either under
 the name of the published file or as specified by a `detectors.json` in that folder. Programs of `torch.export` (.pt2)
@@ -33,14 +40,22 @@ from pathlib import Path
 import torch
 
 from dataset_format.sizes import Resolution, sides
+from dnnlib.cache import make_cache_dir_path
 from dnnlib.downloads import cached_file, open_url
 from dnnlib.json_input import read_json
 from dnnlib.schema import MapOf, Text
 from dnnlib.text import excerpt
+from metrics.features.clean_resize import clean_resize
 from metrics.features.feature_requests import VGG_LPIPS, DetectorCall
 
 _URL = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/'
 URLS = {'inception': _URL + 'inception-2015-12-05.pt', 'vgg16': _URL + 'vgg16.pt'}
+# How to get the files that are not published
+SOURCES = {
+    'dinov2': 'make it with scripts/make_dinov2_detector.py from the official weights',
+    'clip': 'save a CLIP image encoder as TorchScript with the interface in docs/metrics.md',
+}
+NAMES = (*URLS, *SOURCES)
 
 MANIFEST = 'detectors.json'
 _MAX_MANIFEST_BYTES = 100_000
@@ -73,15 +88,15 @@ def locate(name: str, folder: str | os.PathLike | None = None) -> Path | None:
     """Return the file of a detector, or None if it does not exist. Nothing is downloaded.
 
     Args:
-        name: 'inception' or 'vgg16'.
-        folder: Folder with the file that its `detectors.json` specifies, or with one that has the published name and
-            the extension .pt. None: the cache.
+        name: One of `NAMES`.
+        folder: Folder with the file that its `detectors.json` specifies, or with one that has the published name (or
+            the name of the detector) and the extension .pt. None: the cache.
 
     Raises:
         DetectorError: The folder does not exist, or its `detectors.json` is not usable.
     """
     if folder is None:
-        return cached_file(URLS[name])
+        return cached_file(URLS[name]) if name in URLS else _existing(own_file(name))
     folder = Path(folder)
     if not folder.is_dir():
         raise DetectorError(f'{str(folder)!r} is not a folder. Use the folder that contains the detectors.')
@@ -92,8 +107,19 @@ def locate(name: str, folder: str | os.PathLike | None = None) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+def own_file(name: str) -> Path:
+    """Return the place in the cache of a detector that is not published."""
+    return Path(make_cache_dir_path('detectors', f'{name}.pt'))
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.is_file() else None
+
+
 def _published_name(name: str) -> str:
-    """Return the name of the published file, without its extension."""
+    """Return the name of the published file, or of the detector if it is not published, without its extension."""
+    if name not in URLS:
+        return name
     return URLS[name].rpartition('/')[2].removesuffix('.pt')
 
 
@@ -119,13 +145,13 @@ def _read_manifest(folder: Path) -> dict[str, str]:
         _MANIFEST_RULE.check(manifest, str(path))
     except ValueError as error:
         raise DetectorError(
-            f'{path} must be an object of strings: "label" and the files of {" and ".join(URLS)} ({error})'
+            f'{path} must be an object of strings: "label" and the files of {", ".join(NAMES)} ({error})'
         ) from error
     try:
         check_label(manifest.get('label', ''))
     except ValueError as error:
         raise DetectorError(f'"label" in {path}: {error}') from error
-    for name in URLS:
+    for name in NAMES:
         if name in manifest and not _is_in_folder(folder, manifest[name]):
             raise DetectorError(f'{path} refers to {excerpt(manifest[name])!r}, which is not in the folder.')
     return manifest
@@ -162,7 +188,7 @@ def load(
     """Load a detector. The published file is downloaded if no folder is given and it is not in the cache.
 
     Args:
-        name: 'inception' or 'vgg16'.
+        name: One of `NAMES`.
         device: Where the detector will run.
         folder: Folder with the file (see `locate`). None: the cache.
         verbose: Show the progress of a download.
@@ -174,12 +200,17 @@ def load(
     if path is None:
         if folder is not None:
             raise DetectorError(_missing_message(folder, name))
+        if name not in URLS:
+            raise DetectorError(
+                f'The detector {name!r} is missing: {SOURCES[name]}, and store it as {own_file(name)}, or in a folder '
+                'for --detectors.'
+            )
         path = _download(name, verbose)
     return Detector(
         name=path.stem if folder is not None else _published_name(name),
-        source=str(path) if folder is not None else URLS[name],
+        source=str(path) if folder is not None else URLS.get(name, str(path)),
         sha256=_sha256(path),
-        module=_open_module(path, torch.device(device), in_cache=folder is None),
+        module=_open_module(path, torch.device(device), is_downloaded=folder is None and name in URLS),
         label=label_of(folder),
     )
 
@@ -209,7 +240,7 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _open_module(path: Path, device: torch.device, in_cache: bool) -> Callable[..., torch.Tensor]:
+def _open_module(path: Path, device: torch.device, is_downloaded: bool) -> Callable[..., torch.Tensor]:
     if path.suffix == _EXPORTED:
         raise DetectorError(
             f'{path} is not opened, because a program of torch.export can run any code while PyTorch reads it: save '
@@ -222,7 +253,7 @@ def _open_module(path: Path, device: torch.device, in_cache: bool) -> Callable[.
         with open(path, 'rb') as file, ignore_torchscript_deprecation():
             module = torch.jit.load(file, map_location='cpu').eval()
     except Exception as error:  # The reader of a damaged file can raise anything.
-        remedy = 'Delete it, so that it is downloaded again' if in_cache else 'Copy it again'
+        remedy = 'Delete it, so that it is downloaded again' if is_downloaded else 'Copy it again'
         raise DetectorError(
             f'{path} cannot be opened as a detector ({_summary(error)}), because it is damaged or of another kind. '
             f'{remedy}.'
@@ -259,6 +290,7 @@ def apply(detector: Detector, images: torch.Tensor, call: DetectorCall) -> torch
     """
     signature = f'(images, {", ".join(f"{key}={value}" for key, value in call.keywords)})'
     try:
+        images = clean_resize(images) if call.clean_resize else images
         features = detector.module(images, **dict(call.keywords))
     except torch.cuda.OutOfMemoryError:
         raise

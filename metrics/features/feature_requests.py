@@ -12,16 +12,25 @@ from dataclasses import dataclass
 class DetectorCall:
     """A way to call a detector; `metrics.features.detectors` describes what each call returns."""
 
-    detector: str  # 'inception' or 'vgg16'
+    detector: str  # 'inception', 'vgg16', 'dinov2' or 'clip'
     keywords: tuple[tuple[str, bool], ...]
     dtype: str = 'float32'  # PyTorch type in which the features are stored
+    clean_resize: bool = False  # whether images are resized first: `metrics.features.clean_resize`
 
 
 INCEPTION_FEATURES = DetectorCall('inception', (('return_features', True),))
 INCEPTION_PROBABILITIES = DetectorCall('inception', (('no_output_bias', True),))
 VGG_FEATURES = DetectorCall('vgg16', (('return_features', True),), dtype='float16')
 VGG_LPIPS = DetectorCall('vgg16', (('resize_images', False), ('return_lpips', True)))
-ALL_CALLS = (INCEPTION_FEATURES, INCEPTION_PROBABILITIES, VGG_FEATURES, VGG_LPIPS)
+CLEAN_INCEPTION_FEATURES = DetectorCall('inception', (('return_features', True),), clean_resize=True)
+DINOV2_FEATURES = DetectorCall('dinov2', (('return_features', True),))
+CLIP_FEATURES = DetectorCall('clip', (('return_features', True),))
+ALL_CALLS = (INCEPTION_FEATURES, INCEPTION_PROBABILITIES, VGG_FEATURES, VGG_LPIPS)  # of published detectors
+
+# Which real images
+ALL = 'all'  # of the dataset, whichever of them the network was trained on
+TRAINING = 'training'  # those that the network was trained on
+HELD_OUT = 'held out'  # those that were held out of the training
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,7 @@ class FeatureRequest:
     real: bool
     as_moments: bool = False
     xflip: bool = False  # whether mirrored images count as real ones, too
+    images: str = ALL  # which real images: ALL, TRAINING or HELD_OUT
 
 
 @dataclass(frozen=True)

@@ -127,18 +127,23 @@ def require_finite(tensor: torch.Tensor, what: str) -> torch.Tensor:
     return tensor
 
 
-def open_dataset(dataset_kwargs: dict[str, Any], xflip: bool, G: Any) -> Dataset:
-    """Open a dataset with all of its images, even if the network was trained on a subset.
+SELECTION_KEYWORDS = ('max_size', 'random_seed', 'skip')
+
+
+def open_dataset(dataset_kwargs: dict[str, Any], xflip: bool, G: Any, selected_only: bool = False) -> Dataset:
+    """Open a dataset with all of its images, even if the network was trained on a subset, or with the selected ones.
 
     Args:
         dataset_kwargs: As in network pickles: `class_name` and keywords.
         xflip: Whether the mirrored images count, too.
         G: Generator that the images must match.
+        selected_only: Whether keywords that select images count.
 
     Raises:
         ValueError: The dataset cannot be opened, or has images or labels of another kind than the network.
     """
-    kwargs = {key: value for key, value in dataset_kwargs.items() if key not in ('max_size', 'random_seed')}
+    ignored = () if selected_only else SELECTION_KEYWORDS
+    kwargs = {key: value for key, value in dataset_kwargs.items() if key not in ignored}
     kwargs.update(xflip=xflip, resolution=G.img_resolution, use_labels=G.c_dim > 0, cache_mib=0)
     dataset: Dataset = known_classes.construct(kwargs, known_classes.DATASETS)
     for what, dataset_value, network_value in (

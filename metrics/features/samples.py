@@ -14,12 +14,16 @@ import numpy as np
 import torch
 
 from dnnlib.progress import Progress
+from dnnlib.text import excerpt
 from metrics.features import detectors
 from metrics.features.cache import ArrayKind, StatisticsCache
 from metrics.features.collectors import Moments
 from metrics.features.detectors import Detector
 from metrics.features.extraction import extract
 from metrics.features.feature_requests import (
+    ALL,
+    HELD_OUT,
+    TRAINING,
     VGG_LPIPS,
     DetectorCall,
     EquivarianceRequest,
@@ -28,10 +32,13 @@ from metrics.features.feature_requests import (
     Request,
 )
 from metrics.features.image_sources import (
+    SELECTION_KEYWORDS,
     GeneratedImages,
     ImageSource,
+    MetricError,
     RealImages,
     alpha_entry,
+    as_rgb,
     images_at_once,
     open_dataset,
 )
@@ -63,8 +70,8 @@ class Samples:
         self._gathered: dict[FeatureRequest, Moments | np.ndarray | None] = {}
         self._detectors: dict[str, Detector] = {}
         self._dims: dict[DetectorCall, int] = {}
-        self._datasets: dict[bool, Dataset] = {}
-        self._dataset_sha256: str | None = None
+        self._datasets: dict[tuple[str, bool], Dataset] = {}
+        self._digests: dict[str, str | None] = {}
 
     def get(self, request: Request) -> Moments | np.ndarray | None:
         """Return what was requested. Collective.
@@ -84,9 +91,7 @@ class Samples:
             self.prepare_detector(request.call)
             # Serve all requests for the same images, but those without a detector or with a cache entry.
             pending = {request: None} | {
-                other: None
-                for other in self._requests
-                if (other.real, other.xflip) == (request.real, request.xflip) and other not in self._gathered
+                other: None for other in self._requests if _same_images(other, request) and other not in self._gathered
             }
             missing = [other for other in pending if self._has_detector(other.call)]
             missing = [other for other in missing if not (other.real and self._load_cached(other))]
@@ -98,24 +103,50 @@ class Samples:
         """Return the number of images or pairs that a request is answered with. Collective."""
         return self._num_images(request) if isinstance(request, FeatureRequest) else request.count
 
-    def dataset(self, xflip: bool = False) -> Dataset:
-        """Open the dataset with all of its images, with or without mirrored ones. Collective."""
-        if xflip not in self._datasets:
-            with failing_together(self._world):
-                self._datasets[xflip] = open_dataset(self._options.dataset_kwargs, xflip, self._G)
-        return self._datasets[xflip]
+    def dataset(self, xflip: bool = False, images: str = ALL) -> Dataset:
+        """Open the dataset with all of its images or some of them, with or without mirrored ones. Collective.
 
-    def dataset_sha256(self) -> str | None:
-        """Return the digest of the dataset's content, or None if the dataset class does not have one. Collective."""
-        dataset = self.dataset()
-        if self._dataset_sha256 is None and hasattr(dataset, 'content_sha256'):
+        Args:
+            xflip: Whether mirrored images count, too.
+            images: ALL, TRAINING or HELD_OUT.
+
+        Raises:
+            ValueError: The dataset cannot be used, or no images are held out.
+        """
+        if (images, xflip) not in self._datasets:
             with failing_together(self._world):
-                if self._world.is_main:
-                    self._dataset_sha256 = content_sha256(
-                        cast(ImageFolderDataset, dataset), verbose=self._options.verbose
-                    )
-            self._dataset_sha256 = broadcast_object(self._world, self._dataset_sha256)
-        return self._dataset_sha256
+                self._datasets[images, xflip] = open_dataset(
+                    self._dataset_kwargs(images), xflip, self._G, selected_only=images != ALL
+                )
+        return self._datasets[images, xflip]
+
+    def _dataset_kwargs(self, images: str) -> dict[str, Any]:
+        kwargs = self._options.held_out_kwargs if images == HELD_OUT else self._options.dataset_kwargs
+        if kwargs is None:
+            raise MetricError(
+                'There are no held-out images to compare with: train with --validation, or name a folder or archive '
+                'of images that were not trained on with --validation of calc_metrics.py.'
+            )
+        return kwargs
+
+    def dataset_sha256(self, images: str = ALL) -> str | None:
+        """Return the digest of the content of all images from which those are selected. Collective.
+
+        Args:
+            images: ALL, TRAINING or HELD_OUT.
+
+        Returns:
+            None if the dataset class does not have a digest.
+        """
+        images = ALL if images == TRAINING else images  # the same files
+        dataset = self.dataset(images=images)
+        if images not in self._digests:
+            digest = None
+            with failing_together(self._world):
+                if self._world.is_main and hasattr(dataset, 'content_sha256'):
+                    digest = content_sha256(cast(ImageFolderDataset, dataset), verbose=self._options.verbose)
+            self._digests[images] = broadcast_object(self._world, digest)
+        return self._digests[images]
 
     def prepare_detector(self, call: DetectorCall) -> Detector:
         """Load the detector of a call, and check that it supports the call. Collective.
@@ -148,7 +179,7 @@ class Samples:
         if not request.real:
             assert request.count is not None
             return request.count
-        available = len(self.dataset(request.xflip))
+        available = len(self.dataset(request.xflip, request.images))
         return available if request.count is None else min(request.count, available)
 
     def _has_detector(self, call: DetectorCall) -> bool:
@@ -182,15 +213,46 @@ class Samples:
                 self._world, source, counts, self._detectors, self._dims, self._options.batch, progress
             )
         for request in counts:
+            if not request.real:
+                continue
             key = self._cache_key(request)
             data = self._gathered[request]
-            if request.real and data is not None and self._dataset_sha256 is not None:
+            if request.real and data is not None and self.dataset_sha256(request.images) is not None:
                 self._cache.save(key, _to_arrays(data))
 
     def _source(self, request: FeatureRequest) -> ImageSource:
         if request.real:
-            return RealImages(self.dataset(request.xflip), self._options.workers, self._world.device)
+            dataset = self.dataset(request.xflip, request.images)
+            return RealImages(dataset, self._options.workers, self._world.device)
         return GeneratedImages(self._G, self.dataset(), self._options.seed, self._generator_batch(), self._world.device)
+
+    def picture_pair(self, generated: int, training: int, count: int, xflip: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a generated image and a training image once more, uint8 [3, H, W] on the CPU.
+
+        For the main rank, after the features of both have been gathered.
+
+        Args:
+            generated: Index of the generated image.
+            training: Index of the training image.
+            count: Number of generated images, whose last batch may be short.
+            xflip: Whether mirrored training images count, too.
+        """
+        # The noise in an image belongs to the images that the generator renders at once.
+        batch, at_once = self._options.batch, self._generator_batch()
+        batch_start = generated // batch * batch
+        start = batch_start + (generated - batch_start) // at_once * at_once
+        indices = range(start, min(start + at_once, batch_start + batch, count))
+        source = GeneratedImages(self._G, self.dataset(), self._options.seed, at_once, self._world.device)
+        with _float32_inference():
+            rendered = next(source.batches([indices]))[generated - start]
+        image, _label = self.dataset(xflip, TRAINING)[training]
+        return rendered.cpu(), as_rgb(torch.from_numpy(image[np.newaxis]))[0]
+
+    def image_name(self, training: int, xflip: bool) -> str:
+        """Return the file name of a training image, or its number if the dataset class has no names."""
+        details = self.dataset(xflip, TRAINING).get_details(training)
+        name = excerpt(str(details.get('file_name', details.raw_idx)))
+        return f'{name} (mirrored)' if details.xflip else name
 
     def _path_distances(self, request: PathRequest) -> np.ndarray | None:
         """Collective."""
@@ -220,7 +282,7 @@ class Samples:
 
     def _load_cached(self, request: FeatureRequest) -> bool:
         """Load features from the cache, and return whether they were there. Collective."""
-        if self.dataset_sha256() is None:
+        if self.dataset_sha256(request.images) is None:
             return False
         key, expected = self._cache_key(request), self._expected_arrays(request)
         with failing_together(self._world):
@@ -244,14 +306,28 @@ class Samples:
     def _cache_key(self, request: FeatureRequest) -> dict[str, Any]:
         """Collective."""
         return {
-            'dataset': self._dataset_sha256,
+            'dataset': self.dataset_sha256(request.images),
+            **self._selection(request.images),
             'images': self._num_images(request),
             'xflip': request.xflip,
             'detector': self._detectors[request.call.detector].sha256,
             'call': dict(request.call.keywords),
+            **({'resize': 'clean'} if request.call.clean_resize else {}),
             'kept': 'moments' if request.as_moments else f'torch.{request.call.dtype}',
             **alpha_entry(self._G.img_channels),
         }
+
+    def _selection(self, images: str) -> dict[str, Any]:
+        """Return the entry of a cache key that says which images of the dataset are meant; {} for all. Collective."""
+        if images == ALL or (images == TRAINING and len(self.dataset(images=images)) == len(self.dataset())):
+            return {}
+        kwargs = self._dataset_kwargs(images)
+        selection = {name: kwargs[name] for name in SELECTION_KEYWORDS if kwargs.get(name) is not None}
+        return {'selected': selection} if selection else {}
+
+
+def _same_images(a: FeatureRequest, b: FeatureRequest) -> bool:
+    return (a.real, a.xflip, a.images) == (b.real, b.xflip, b.images)
 
 
 def _to_arrays(data: Moments | np.ndarray) -> dict[str, np.ndarray]:

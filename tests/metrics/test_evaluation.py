@@ -541,7 +541,7 @@ def test_every_entry_of_the_table_is_complete(options):
             found, name = find_metric(example)
             assert found is entry and found.needs.requests(name, options)
             prefixes.add(name.prefix)
-    assert prefixes == {'fid', 'kid', 'pr', 'prdc', 'is', 'ppl', 'eqt', 'eqr'}
+    assert prefixes == set('fid kid pr prdc is ppl eqt eqr memorization cleanfid cleankid fd fidinf cmmd'.split())
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,16 @@
 import pytest
 
 from metrics.metric_spec import MetricName
-from metrics.metric_table import EXAMPLES, find_metric, needing_detector, needing_transform, parse_names
+from metrics.metric_table import (
+    EXAMPLES,
+    find_metric,
+    needing_detector,
+    needing_transform,
+    parse_names,
+    requiring_held_out,
+    using_held_out,
+    with_held_out,
+)
 
 PUBLISHED = {
     'fid50k_full',
@@ -22,11 +31,23 @@ PUBLISHED = {
     'eqt50k_frac',
     'eqr50k',
 }
+OURS = {
+    'prdc50k3_full',
+    'cleanfid50k_full',
+    'cleankid50k_full',
+    'fd_dinov2_50k_full',
+    'fidinf50k_full',
+    'cmmd50k_full',
+    'memorization5k',
+    'memorization5k_vgg',
+    'memorization5k_dinov2',
+    'memorization5k_clip',
+}
 
 
 def test_the_published_names():
-    assert set(EXAMPLES) == {*PUBLISHED, 'prdc50k3_full'}
-    assert len(EXAMPLES) == 16
+    assert set(EXAMPLES) == {*PUBLISHED, *OURS}
+    assert len(EXAMPLES) == len(PUBLISHED) + len(OURS)
     for text in EXAMPLES:
         assert find_metric(text)[1].text == text
 
@@ -46,6 +67,11 @@ def test_the_published_names():
         ('eqt5k_int', 'eqt', MetricName('eqt5k_int', 5_000)),
         ('eqt500_frac', 'eqt', MetricName('eqt500_frac', 500)),
         ('eqr1k', 'eqr', MetricName('eqr1k', 1_000)),
+        ('fid50k_train', 'fid', MetricName('fid50k_train', 50_000, full=True, images='training')),
+        ('kid5k_held_out', 'kid', MetricName('kid5k_held_out', 5_000, full=True, images='held out')),
+        ('fd_dinov2_5k_full', 'fd', MetricName('fd_dinov2_5k_full', 5_000, full=True)),
+        ('memorization500', 'memorization', MetricName('memorization500', 500)),
+        ('memorization2k_vgg', 'memorization', MetricName('memorization2k_vgg', 2_000)),
     ],
 )
 def test_parts_of_names(text, prefix, expected):
@@ -105,6 +131,11 @@ def test_lists():
         ('is1k', 'is-digits1k'),
         ('ppl2_wend', 'ppl-digits2_wend'),
         ('prdc1k3', 'prdc-digits1k3'),
+        ('fid5k_held_out', 'fd-digits5k_held_out'),
+        ('cleankid5k', 'cleankd-digits5k'),
+        ('fd_dinov2_5k_full', 'fd-digits_dinov2_5k_full'),
+        ('cmmd1k', 'cmmd-digits1k'),
+        ('memorization1k_vgg', 'memorization-digits1k_vgg'),
     ],
 )
 def test_stand_ins_have_names_of_their_own(text, reported):
@@ -117,4 +148,9 @@ def test_what_metrics_need():
     names = ('fid50k', 'eqt1k_int', 'ppl_wend', 'eqr1k', 'is50k', 'eqt50k_frac')
     assert needing_detector(names) == ['fid50k', 'ppl_wend', 'is50k']
     assert needing_transform(names) == ['eqt1k_int', 'eqr1k', 'eqt50k_frac']
+    names = ('fid50k_full', 'kid5k', 'pr5k3_full', 'is5k', 'memorization5k', 'kid1k_held_out')
+    assert using_held_out(names) == ['memorization5k', 'kid1k_held_out']
+    assert requiring_held_out(names) == ['kid1k_held_out']
+    assert with_held_out(names) == ('fid50k_full', 'fid50k_train', 'fid50k_held_out', *names[1:])
+    assert with_held_out(('kid9_held_out', 'kid9_full')) == ('kid9_held_out', 'kid9_full', 'kid9_train')
     assert needing_detector(()) == needing_transform(()) == []

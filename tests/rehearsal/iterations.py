@@ -32,7 +32,7 @@ class Allowance(NamedTuple):
     times: Callable[[int], int]
 
 
-GREG_INTERVAL, DREG_INTERVAL, ADA_INTERVAL = 4, 4, 4
+DREG_INTERVAL = 4
 REGULARIZED = f'--d-reg-interval={DREG_INTERVAL}'
 
 # The only place that says so. Today nothing waits within an iteration, and every copy is pinned.

@@ -84,6 +84,10 @@ class RunDir:
         """The curve of a metric over the training."""
         return self._file(f'metric-{name}.png')
 
+    def metric_gallery_png(self, name: str, kimg: int | None) -> str:
+        """The images of one snapshot that a metric draws attention to."""
+        return self._file(f'metric-{name}' + ('' if kimg is None else f'-{kimg:06d}') + '-pairs.png')
+
     # Existing files
 
     def network_pkls(self) -> list[Path]:
