@@ -41,6 +41,11 @@ Create a dataset for training: images of the same size, as uncompressed PNGs in 
   cifar-10-python.tar.gz       CIFAR-10, training set, with labels
   train-images-idx3-ubyte.gz   MNIST, padded to 32x32, with the labels in
                                train-labels-idx1-ubyte.gz beside it
+  emoji-datasource-google-VERSION.tgz
+                               Noto Emoji, 64x64 with alpha, their categories
+                               as labels (npm pack emoji-datasource-google);
+                               without skin tone variants and the category
+                               Component (patches of skin tones)
   digits                       the 8x8 digits of scikit-learn, with labels,
                                scaled to 32x32 unless a size is given
 
