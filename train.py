@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     import torch
 
     from metrics.evaluation import SnapshotMetrics
+    from reporting.writing import SnapshotReport
     from training.config import TrainingConfig
     from training.dataset import ImageFolderDataset
     from training.run.preflight import Finding
@@ -161,6 +162,7 @@ def option(
 )
 @option('--detectors', PATH, 'Folder with replacements for the detectors of the metrics', 'the published ones', 'DIR')
 @option('--keep-states', COUNT, 'Number of training states to keep, newest first')
+@option('--report', BOOL, 'Write report.html at each snapshot: curves, images, what to try next')
 @option('--desc', RunSuffix(), "Text to append to the name of the run's folder")
 @click.option(
     '-n', '--dry-run', is_flag=True, help='Print the complete configuration and stop without writing anything'
@@ -338,7 +340,9 @@ def run_training(options: Options, given: set[str]) -> bool:
     if options.dry_run:
         return True
     tolerate_lost_output()  # the log of the run has the text
-    return training_loop.launch(config, snapshot_metrics(config), resume=run is not None)
+    return training_loop.launch(
+        config, snapshot_metrics(config), resume=run is not None, snapshot_report=snapshot_report(config)
+    )
 
 
 def check_required(options: Options) -> None:
@@ -494,6 +498,15 @@ def snapshot_metrics(config: TrainingConfig) -> SnapshotMetrics | None:
         config.training_set_kwargs, seed=config.random_seed, detectors=config.detectors, workers=workers
     )
     return SnapshotMetrics(config.metrics, options)
+
+
+def snapshot_report(config: TrainingConfig) -> SnapshotReport | None:
+    """Return the function that writes the report of the run at each snapshot."""
+    if not (config.options or {}).get('report', Options.report):
+        return None
+    from reporting.writing import SnapshotReport
+
+    return SnapshotReport(config.training_set_kwargs)
 
 
 if __name__ == '__main__':

@@ -20,6 +20,7 @@ EXTENSIONS = {
     'list': ('.txt', '.tsv'),
     'data': ('.json',),
     'page': ('.md',),
+    'report': ('.html',),
 }
 """Extensions of the files that scripts write, in lower case, by the kind of their content."""
 
