@@ -79,9 +79,9 @@ def as_text(value: float) -> str:
     """Format a number for an axis or a table."""
     if value != 0 and not 1e-3 <= abs(value) < 1e6:
         return f'{value:.2g}'
-    return (
-        f'{value:.3g}' if abs(value) < 100 else f'{value:,.1f}' if abs(value) < 1000 and value % 1 else f'{value:,.0f}'
-    )
+    digits = 0 if float(value).is_integer() else max(2 - math.floor(math.log10(abs(value))), 0)
+    text = f'{value:,.{digits}f}'
+    return text.rstrip('0').rstrip('.') if '.' in text else text
 
 
 @dataclass(frozen=True)
