@@ -133,14 +133,14 @@ def _run_heading(record: RunRecord, is_one_of_many: bool) -> str:
 
 
 def _summary(records: Sequence[RunRecord]) -> str:
-    columns = [('run', [record.name for record in records])]
     facts = [_facts(record) for record in records]
-    names = list(dict.fromkeys(name for row in facts for name in row))
-    columns += [(name, [row.get(name, '') for row in facts]) for name in names]
-    head = [name for name, _cells in columns]
+    names = dict.fromkeys(name for row in facts for name in row)
+    rows = [(name, *(row.get(name, '') for row in facts)) for name in names]
     if len(records) == 1:
-        return table(['', 'value'], [(name, cells[0]) for name, cells in columns[1:]], 'The run in figures')
-    return table(head, zip(*(cells for _name, cells in columns)), 'The runs in figures')
+        return table(['', 'value'], rows, 'The run in figures')
+    rows.insert(0, ('directory', *(record.name for record in records)))
+    head = ['', *(short_name(records, index) for index in range(len(records)))]
+    return table(head, rows, 'The runs in figures')
 
 
 def _facts(record: RunRecord) -> dict[str, str]:
@@ -235,12 +235,12 @@ def _line(records: Sequence[RunRecord], index: int, curve: Curve, label: str, po
 
 
 def short_name(records: Sequence[RunRecord], index: int) -> str:
-    """Return the number of a run if that tells it apart from the others, or else its position and name."""
+    """Return the number of a run if that tells it apart from the others, or else its position."""
     number = records[index].name.split('-')[0]
     numbers = [record.name.split('-')[0] for record in records]
     if numbers.count(number) == 1 and number.isdigit():
         return f'run {number}'
-    return f'{index + 1}: {records[index].name[:60]}'
+    return f'run {index + 1}'
 
 
 def _has_values(record: RunRecord, name: str) -> bool:

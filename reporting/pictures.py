@@ -31,7 +31,7 @@ def run_pictures(record: RunRecord, samples: Samples | None) -> str:
     grids = [(run_dir.reals_png, 'Real images', 'real images'), (run_dir.fakes_init_png, 'Before the training', '')]
     grids += [
         (str(path), f'After {run_dir.fakes_kimg(path):,} kimg', '')
-        for path in thinned(run_dir.fakes_pngs(), MAX_SNAPSHOTS)
+        for path in thinned([path for path in run_dir.fakes_pngs() if run_dir.fakes_kimg(path)], MAX_SNAPSHOTS)
     ]
     figures = []
     for path, caption, alt in grids:
