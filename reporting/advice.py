@@ -16,7 +16,8 @@ _SIGNS_WITHOUT_ADA = 0.75
 _WINNING_D_LOSS, _IDLE_D_LOSS = 0.25, 1.35  # of 2 ln 2 = 1.386, the loss of a discriminator that cannot tell
 _WORSE, _BETTER = 1.1, 0.95  # of a metric, by which it counts as worse or better
 _LATE = 3  # snapshots after the best one
-_ERROR_PREFIXES = ('fid', 'kid', 'fd', 'kd', 'cmmd', 'mind', 'swd')  # metrics that are better when smaller
+_ERROR_PREFIXES = ('fid', 'kid', 'fd', 'kd', 'cmmd', 'mind')  # distances between real and generated images
+_SMALLER_IS_BETTER = (*_ERROR_PREFIXES, 'ppl', 'memorization')
 _MANY_SKIPPED, _MANY_NONFINITE = 0.001, 0.01
 _SLOW_MAINTENANCE = 0.5
 
@@ -187,6 +188,6 @@ def maintenance_share(record: RunRecord) -> float | None:
 
 def best_value(name: str, curve: Curve) -> tuple[float, float]:
     """Return the best value of a metric, and the kimg where it was reached."""
-    better = min if name.startswith(_ERROR_PREFIXES) else max
+    better = min if name.startswith(_SMALLER_IS_BETTER) else max
     index = better(range(len(curve.values)), key=curve.values.__getitem__)
     return curve.values[index], curve.kimg[index]

@@ -96,15 +96,20 @@ def build_page(records: Sequence[RunRecord], samples: Mapping[str, Samples], wri
         written_at: Date and time, as text.
     """
     title = records[0].name if len(records) == 1 else f'{len(records)} training runs'
+    is_one_of_many = len(records) > 1
+    headings = [
+        f'{short_name(records, index)}: {record.name}' if is_one_of_many else '' for index, record in enumerate(records)
+    ]
+    runs = list(zip(records, headings))
     sections = [
         _section('Summary', _summary(records)),
-        _section('What to try next', ''.join(_advice(record, len(records) > 1) for record in records)),
+        _section('What to try next', ''.join(_advice(record, heading) for record, heading in runs)),
         _section('Metrics', _metric_charts(records)),
         _section('Curves', _statistic_charts(records)),
-        _section('Images', ''.join(_images(record, samples, len(records) > 1) for record in records)),
-        _section('Data', ''.join(_data(record, len(records) > 1) for record in records)),
+        _section('Images', ''.join(_images(record, samples, heading) for record, heading in runs)),
+        _section('Data', ''.join(_data(record, heading) for record, heading in runs)),
         _section('Differences between the runs', _differences(records)),
-        _section('Configuration', ''.join(_configuration(record, len(records) > 1) for record in records)),
+        _section('Configuration', ''.join(_configuration(record, heading) for record, heading in runs)),
         _section('Problems with files', ''.join(_problems(record) for record in records)),
     ]
     return (
@@ -124,8 +129,8 @@ def _section(title: str, content: str) -> str:
     return f'<section><h2>{escaped(title)}</h2>{content}</section>' if content else ''
 
 
-def _run_heading(record: RunRecord, is_one_of_many: bool) -> str:
-    return f'<h3>{escaped(record.name)}</h3>' if is_one_of_many else ''
+def _run_heading(heading: str) -> str:
+    return f'<h3>{escaped(heading)}</h3>' if heading else ''
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -199,12 +204,12 @@ def images_per_second(record: RunRecord) -> Curve | None:
     return curve if curve.values else None
 
 
-def _advice(record: RunRecord, is_one_of_many: bool) -> str:
+def _advice(record: RunRecord, heading: str) -> str:
     items = ''.join(
         f'<li><strong>{escaped(item.action)}</strong> {escaped(item.reason)}</li>' for item in advise(record)
     )
     content = f'<ol class="advice">{items}</ol>' if items else '<p>No rule applies: nothing stands out.</p>'
-    return _run_heading(record, is_one_of_many) + content
+    return _run_heading(heading) + content
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -284,12 +289,12 @@ def _grid_of(figures: Sequence[str]) -> str:
 # Images and data
 
 
-def _images(record: RunRecord, samples: Mapping[str, Samples], is_one_of_many: bool) -> str:
+def _images(record: RunRecord, samples: Mapping[str, Samples], heading: str) -> str:
     content = run_pictures(record, samples.get(record.run_dir.path))
-    return _run_heading(record, is_one_of_many) + content if content else ''
+    return _run_heading(heading) + content if content else ''
 
 
-def _data(record: RunRecord, is_one_of_many: bool) -> str:
+def _data(record: RunRecord, heading: str) -> str:
     if record.config is None:
         return ''
     kwargs = record.config.training_set_kwargs
@@ -318,14 +323,14 @@ def _data(record: RunRecord, is_one_of_many: bool) -> str:
         ]
         parts.append(table(['finding', 'images', 'meaning', 'such as'], rows, 'What the check of the images has found'))
         parts.append(data_pictures(record))
-    return _run_heading(record, is_one_of_many) + ''.join(parts)
+    return _run_heading(heading) + ''.join(parts)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Configuration
 
 
-def _configuration(record: RunRecord, is_one_of_many: bool) -> str:
+def _configuration(record: RunRecord, heading: str) -> str:
     if record.config is None:
         return ''
     rows = changed_options(record)
@@ -335,7 +340,7 @@ def _configuration(record: RunRecord, is_one_of_many: bool) -> str:
     text = json.dumps(dataclasses.asdict(record.config), indent=2)[:_MAX_JSON]
     commands = ''.join(f'<li><code>{escaped(start.get("command", ""))}</code></li>' for start in record.starts[-20:])
     return (
-        _run_heading(record, is_one_of_many)
+        _run_heading(heading)
         + content
         + (f'<details><summary>Commands</summary><ol>{commands}</ol></details>' if commands else '')
         + f'<details><summary>All of it</summary><pre tabindex="0">{_escaped_long(text)}</pre></details>'
