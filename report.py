@@ -73,7 +73,7 @@ def samples_of(record: RunRecord, device: torch.device) -> Samples | None:
     """Return pictures by the newest network of a run, or None if there is none that can be read."""
     from network_files.reading import open_network
     from network_files.snapshots import complete_snapshots, kimg_of
-    from reporting.samples import NearestImages, make_samples
+    from reporting.samples import UNREADABLE, NearestImages, make_samples
 
     networks = complete_snapshots(record.run_dir.path)
     if not networks:
@@ -85,7 +85,7 @@ def samples_of(record: RunRecord, device: torch.device) -> Samples | None:
             if record.config is not None:
                 nearest = NearestImages(record.config.training_set_kwargs)
         except (ValueError, OSError) as error:
-            note = 'The training images cannot be read, so there are no nearest ones.'
+            note = UNREADABLE
             warn(note, error)
         return make_samples(G, kimg_of(networks[-1]), nearest, note)
     except (ValueError, OSError) as error:

@@ -19,6 +19,7 @@ from training import known_classes
 from training.dataset import ImageFolderDataset
 
 NUM_NEIGHBORS = 3
+UNREADABLE = 'The training images cannot be read, so the nearest ones are not shown.'
 MAX_COMPARED = 20_000  # training images that are searched for neighbors
 
 _STRIP_KEYS, _STRIP_STEPS = 3, 4
@@ -78,20 +79,34 @@ class NearestImages:
 
         Args:
             queries: uint8 [N, C, H, W].
-            number: How many for each.
+            number: How many for each; where there are fewer images, they are repeated.
 
         Returns:
             uint8 [N, number, C, H, W], the nearest first.
         """
         if self._small is None:
-            self._small = np.stack([_small(self._image(index)) for index in self._indices])
+            self._read_small_images()
+        assert self._small is not None
         found = []
         for query in queries:
             difference = self._small.astype(np.float32) - _small(query)
             nearest = np.argsort(np.square(difference).sum(axis=1), kind='stable')[:number]
-            found.append([self._image(self._indices[index]) for index in nearest])
+            found.append([self._image(self._indices[index]) for index in np.resize(nearest, number)])
         self._dataset.close()
         return np.array(found)
+
+    def _read_small_images(self) -> None:
+        """Read the images that are searched, and leave out those that cannot be read."""
+        readable, small_images = [], []
+        for index in self._indices:
+            try:
+                small_images.append(_small(self._image(index)))
+                readable.append(index)
+            except (ValueError, OSError):  # the training itself reports them
+                continue
+        if not readable:
+            raise ValueError('None of the training images can be read.')
+        self._indices, self._small = np.array(readable), np.stack(small_images)
 
     def _image(self, index: int) -> np.ndarray:
         return self._dataset[int(index)][0]

@@ -13,7 +13,7 @@ from dnnlib.files import atomic_file
 from dnnlib.text import message_line
 from reporting.page import MAX_RUNS, build_page
 from reporting.run_record import read_run
-from reporting.samples import NearestImages, Samples, make_samples
+from reporting.samples import UNREADABLE, NearestImages, Samples, make_samples
 from training.run.run_dir import RunDir
 
 
@@ -62,12 +62,18 @@ class SnapshotReport:
         """
         path = RunDir(run_dir).report_html
         try:
-            if self._nearest is None:
-                self._nearest = NearestImages(self._dataset_kwargs)
-            write_report(path, [run_dir], {run_dir: make_samples(G, cur_nimg / 1000, self._nearest)})
+            write_report(path, [run_dir], {run_dir: self._make_samples(G, cur_nimg / 1000)})
         except Exception as error:  # No failure of a report may end the training.
             reason = error_sentence(error) if isinstance(error, (ValueError, OSError)) else None
             reason = reason or f'{type(error).__name__}: {error}'
             print(
                 f'{path} could not be written; training continues. {message_line(reason)}', file=sys.stderr, flush=True
             )
+
+    def _make_samples(self, G: Any, kimg: float) -> Samples:
+        try:
+            if self._nearest is None:
+                self._nearest = NearestImages(self._dataset_kwargs)
+            return make_samples(G, kimg, self._nearest)
+        except (ValueError, OSError):
+            return make_samples(G, kimg, None, UNREADABLE)

@@ -192,6 +192,24 @@ def test_copies_are_found(config: dict):
     np.testing.assert_array_equal(dataset.find(query[None], 3)[0, 0], original)
 
 
+def test_training_images_that_cannot_be_read(tmp_path: Path, config: dict):
+    run = make_run(tmp_path / 'run', config)
+    torch.manual_seed(0)
+    G = Generator(8, 0, 8, 8, 3, synthesis_kwargs={'channel_max': 4}).eval()
+    data = tmp_path / 'data'
+    data.mkdir()
+    for path in sorted(Path(config['training_set_kwargs']['path']).iterdir())[:3]:
+        (data / path.name).write_bytes(path.read_bytes())
+    kwargs = {**config['training_set_kwargs'], 'path': str(data), 'max_size': None}
+    (data / '01.png').write_bytes((data / '01.png').read_bytes()[:60])
+    SnapshotReport(kwargs)(G, str(run), 8000)
+    assert 'nearest of 2 of 3 training images' in Page(run / 'report.html').text
+    snapshot_report = SnapshotReport({**kwargs, 'path': str(tmp_path / 'moved')})
+    snapshot_report(G, str(run), 8000)
+    text = Page(run / 'report.html').text
+    assert 'The training images cannot be read' in text and 'Interpolation in w' in text
+
+
 def test_the_gallery_of_the_metric_and_the_check_of_the_data(tmp_path: Path, config: dict):
     run = make_run(tmp_path / 'run', config)
     PIL.Image.new('RGB', (3000, 300)).save(run / 'memorization-000008.png')
