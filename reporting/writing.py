@@ -14,6 +14,8 @@ from dnnlib.text import message_line
 from reporting.page import MAX_RUNS, build_page
 from reporting.run_record import read_run
 from reporting.samples import UNREADABLE, NearestImages, Samples, make_samples
+from training.config import TrainingConfig
+from training.options import Options
 from training.run.run_dir import RunDir
 
 
@@ -39,6 +41,12 @@ def write_report(path: str | os.PathLike, run_dirs: Sequence[str], samples: Mapp
     with atomic_file(path) as file:
         file.write(content)
     return len(content)
+
+
+def snapshot_report(config: TrainingConfig) -> SnapshotReport | None:
+    """Return the function that writes the report of a run at each snapshot, unless its options exclude that."""
+    wanted = (config.options or {}).get('report', Options.report)
+    return SnapshotReport(config.training_set_kwargs) if wanted else None
 
 
 class SnapshotReport:
