@@ -1,22 +1,28 @@
-"""Create a dataset for training from a folder of images or a well-known collection."""
+"""Create a dataset for training from a folder of images or a well-known collection, or check images for problems."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from dataset_conversion import exclusion
 from dataset_conversion.array_datasets import DIGITS
+from dataset_conversion.checking.check import check_images
+from dataset_conversion.checking.files import CheckFolder, default_folder
+from dataset_conversion.checking.rules import KINDS, CheckResult
 from dataset_conversion.convert import Summary, UnusableImages, convert
 from dataset_conversion.loading import ALPHA_RULES, CHANNEL_RULES, CONVERSION_RULES
 from dataset_conversion.results import describe_shape
+from dataset_conversion.source_types import Source
 from dataset_conversion.sources import open_source
 from dataset_conversion.transforms import RESIZE_FILTERS, Transform
 from dataset_conversion.writer import check_destination, is_archive, unfinished_files
@@ -24,9 +30,10 @@ from dataset_format.images import MAX_PIXELS
 from dataset_format.labels import describe_classes
 from dataset_format.sizes import SIZE_RULE
 from dnnlib.cli import BOOL, PATH, Command, Size, check_outdir, max_pixels_option, usage_error, usage_errors
+from dnnlib.errors import option_name
 from dnnlib.files import atomic_file
 from dnnlib.machine import available_cores
-from dnnlib.outputs import OutputFile
+from dnnlib.outputs import OutputFile, OutputFolder
 from dnnlib.text import excerpt, message_line
 
 HELP = f"""\
@@ -41,6 +48,11 @@ Create a dataset for training: images of the same size, as uncompressed PNGs in 
   cifar-10-python.tar.gz       CIFAR-10, training set, with labels
   train-images-idx3-ubyte.gz   MNIST, padded to 32x32, with the labels in
                                train-labels-idx1-ubyte.gz beside it
+  emoji-datasource-google-VERSION.tgz
+                               Noto Emoji, 64x64 with alpha, their categories
+                               as labels (npm pack emoji-datasource-google);
+                               without skin tone variants and the category
+                               Component (patches of skin tones)
   digits                       the 8x8 digits of scikit-learn, with labels,
                                scaled to 32x32 unless a size is given
 
@@ -64,6 +76,11 @@ It does not matter whether names are written with / or \\, or how accents are en
 
 An image that cannot be used makes the conversion fail; --skip-bad leaves it out. Such images are listed in both cases,
 on the terminal and in the file of --bad-list.
+
+--check looks for problems in images instead of converting them: duplicates and near-duplicates, nearly empty,
+transparent, gray, tinted and blurred images, unusual sizes, borders, files that cannot be used, and the balance of the
+classes. It changes nothing, but writes a contact sheet (contact-sheet.png), all findings (findings.json) and a list
+(exclude.txt) to the folder of --findings. Edit the list, then convert with --exclude=LIST to leave these images out.
 """
 
 # As a flag or with a value: --skip-bad, --skip-bad=1, --skip-bad=0.
@@ -71,11 +88,17 @@ SWITCH: dict[str, Any] = dict(type=BOOL, default=False, is_flag=False, flag_valu
 
 
 @click.command(cls=Command, help=HELP)
-@click.option('--source', type=PATH, required=True, help='Images to convert')
+@click.option('--source', type=PATH, help='Images to convert')
+@click.option('--dest', type=OutputFile('dataset', or_folder=True), help='Archive (NAME.zip) or folder to write')
+@click.option('--check', type=PATH, metavar='SOURCE', help='Look for problems in these images; convert nothing')
 @click.option(
-    '--dest', type=OutputFile('dataset', or_folder=True), required=True, help='Archive (NAME.zip) or folder to write'
+    '--findings',
+    type=OutputFolder(),
+    metavar='DIR',
+    help='Where --check writes what it finds  [default: NAME-check beside the images]',
 )
-@click.option('--max-images', type=click.IntRange(min=1), metavar='N', help='Convert only the first N images')
+@click.option('--max-images', type=click.IntRange(min=1), metavar='N', help='Convert or check only the first N images')
+@click.option('--exclude', type=PATH, metavar='FILE', help='Leave out the images in this list, such as that of --check')
 @click.option(
     '--resize-filter',
     type=click.Choice(list(RESIZE_FILTERS)),
@@ -111,39 +134,110 @@ SWITCH: dict[str, Any] = dict(type=BOOL, default=False, is_flag=False, flag_valu
 )
 @max_pixels_option(MAX_PIXELS, 'images')
 @click.option('--workers', type=click.IntRange(min=1), metavar='N', help='Number of processes  [default: one per core]')
-def main(
-    source: str,
-    dest: str,
-    max_images: int | None,
-    resize_filter: str,
-    crop: str | None,
-    width: int | None,
-    height: int | None,
-    resolution: tuple[int, int] | None,
-    alpha: str,
-    channels: str,
-    subfolders_as_labels: bool,
-    skip_bad: bool,
-    bad_list: str | None,
-    max_pixels: int,
-    workers: int | None,
-) -> None:
+def main(**values: Any) -> None:
+    arguments = Arguments(**values)
+    if arguments.check is None:
+        run_conversion(arguments)
+    else:
+        run_check(arguments)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The options of the command line."""
+
+    source: str | None
+    dest: str | None
+    check: str | None
+    findings: str | None
+    exclude: str | None
+    max_images: int | None
+    resize_filter: str
+    crop: str | None
+    width: int | None
+    height: int | None
+    resolution: tuple[int, int] | None
+    alpha: str
+    channels: str
+    subfolders_as_labels: bool
+    skip_bad: bool
+    bad_list: str | None
+    max_pixels: int
+    workers: int | None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Check
+
+
+def run_check(arguments: Arguments) -> None:
+    """Check the images of `--check`, and print a summary."""
+    assert arguments.check is not None
+    for name in ('source', 'dest', 'bad_list'):
+        if getattr(arguments, name) is not None:
+            raise usage_error('--check', f'converts nothing: remove {option_name(name)}, or convert without --check.')
+    findings = arguments.findings or default_folder(arguments.check)
+    with usage_errors('--findings'):
+        check_not_in_source(arguments.check, findings)
+    check_outdir(os.fspath(findings), '--findings')
+    with usage_errors('--check', subfolders_as_labels='--subfolders-as-labels'):
+        images = open_source(arguments.check, arguments.subfolders_as_labels, arguments.max_pixels)
+    images = without_excluded(images, arguments)
+    start_time = time.monotonic()
+    with signals_as_exceptions():
+        result = check_images(
+            images,
+            arguments.check,
+            Path(findings),
+            arguments.max_images,
+            arguments.max_pixels,
+            arguments.workers or available_cores(),
+        )
+    click.echo(check_summary(result))
+    elapsed_sec = time.monotonic() - start_time
+    click.echo(f'{result.num_images:,} images checked in {elapsed_sec:.1f} s; nothing was changed.')
+    files = CheckFolder(Path(findings))
+    for path in (files.contact_sheet_png, files.findings_json, files.exclude_txt):
+        click.echo(f'  {path}')
+
+
+def check_summary(result: CheckResult) -> str:
+    """List the findings of a check: a line for each kind, then the sentences about the whole."""
+    lines = [f'{len(items):>7,}  {KINDS[kind].title}: {KINDS[kind].hint}' for kind, items in result.findings.items()]
+    return '\n'.join([*(lines or ['No problems found in single images.']), *map(message_line, result.notes)])
+
+
+def without_excluded(images: Source, arguments: Arguments) -> Source:
+    """Return a source without the images in the list of `--exclude`."""
+    if arguments.exclude is None:
+        return images
+    with usage_errors('--exclude'):
+        return exclusion.without(images, exclusion.read_exclusions(arguments.exclude), arguments.exclude)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Conversion
+
+
+def run_conversion(arguments: Arguments) -> None:
+    """Convert the images of `--source` to the dataset `--dest`."""
+    source, dest = arguments.source, arguments.dest
+    if source is None or dest is None:
+        raise click.UsageError(f"Missing option '{'--source' if source is None else '--dest'}'.")
+    if arguments.findings is not None:
+        raise usage_error('--findings', 'is where --check writes: remove it, or add --check.')
+
     # Check the options.
-    if resolution is not None:
-        if width or height:
-            raise usage_error('--resolution', 'sets the width and the height: remove --width and --height.')
-        width, height = resolution
-    size_option = '--resolution' if resolution else '--width' if width else '--height'
-    with usage_errors(crop='--transform', size=size_option):
-        transform = Transform(crop, width, height, resize_filter, alpha, channels, max_pixels)
+    transform = transform_of(arguments)
     with usage_errors('--dest'):
         check_destination(Path(dest))
         check_not_in_source(source, dest)
-    if bad_list is not None:
-        check_bad_list(bad_list, dest)
+    if arguments.bad_list is not None:
+        check_bad_list(arguments.bad_list, dest)
     with usage_errors('--source'):
-        images = open_source(source, subfolders_as_labels, max_pixels)
-    if images.default_size and not (width or height):
+        images = open_source(source, arguments.subfolders_as_labels, arguments.max_pixels)
+    images = without_excluded(images, arguments)
+    if images.default_size and not (transform.width or transform.height):
         transform = replace(transform, width=images.default_size, height=images.default_size)
     for path in unfinished_files(Path(dest)):
         click.echo(f'{path} is left over from a killed conversion; delete it unless one is running.', err=True)
@@ -151,17 +245,44 @@ def main(
     # Convert the images.
     try:
         with signals_as_exceptions():
-            summary = convert(images, Path(dest), transform, max_images, skip_bad, workers or available_cores())
+            summary = convert(
+                images,
+                Path(dest),
+                transform,
+                arguments.max_images,
+                arguments.skip_bad,
+                arguments.workers or available_cores(),
+            )
     except UnusableImages as error:
-        list_images('cannot be used', error.bad, bad_list)
+        list_images('cannot be used', error.bad, arguments.bad_list)
         raise click.ClickException(str(error)) from error
-    list_images('left out', summary.bad, bad_list)
+    list_images('left out', summary.bad, arguments.bad_list)
     if summary.empty_classes:
         click.echo(f'Warning: {empty_classes_warning(summary.empty_classes, images.class_names)}', err=True)
     click.echo(summary_line(summary, dest))
 
 
-def check_not_in_source(source: str, dest: str) -> None:
+def transform_of(arguments: Arguments) -> Transform:
+    """Return the conversion of each image."""
+    width, height = arguments.width, arguments.height
+    if arguments.resolution is not None:
+        if width or height:
+            raise usage_error('--resolution', 'sets the width and the height: remove --width and --height.')
+        width, height = arguments.resolution
+    size_option = '--resolution' if arguments.resolution else '--width' if width else '--height'
+    with usage_errors(crop='--transform', size=size_option):
+        return Transform(
+            arguments.crop,
+            width,
+            height,
+            arguments.resize_filter,
+            arguments.alpha,
+            arguments.channels,
+            arguments.max_pixels,
+        )
+
+
+def check_not_in_source(source: str, dest: str | Path) -> None:
     """Raise ValueError if writing `dest` would change `source`."""
     if source == DIGITS:
         return
@@ -202,12 +323,7 @@ def list_images(problem: str, images: list[tuple[str, str]], bad_list: str | Non
     if bad_list is not None:
         with atomic_file(bad_list) as file:
             for name, reason in images:
-                file.write(f'{one_line(name)}\t{one_line(reason)}\n'.encode(errors='surrogateescape'))
-
-
-def one_line(text: str) -> str:
-    """Replace tabs, line ends and other control characters by escape sequences."""
-    return ''.join(char if char.isprintable() or '\udc80' <= char <= '\udcff' else ascii(char)[1:-1] for char in text)
+                file.write(exclusion.exclusion_line(name, reason))
 
 
 def empty_classes_warning(classes: list[int], class_names: list[str] | None) -> str:

@@ -50,8 +50,6 @@ from training.presets import AUGPIPE_NAMES, DEFAULT_AUGPIPE, PRESET_NAMES, RESUM
 from training.schema import MAX_P, PRECISIONS
 
 if TYPE_CHECKING:
-    import torch
-
     from metrics.evaluation import SnapshotMetrics
     from training.config import TrainingConfig
     from training.dataset import ImageFolderDataset
@@ -161,6 +159,7 @@ def option(
 )
 @option('--detectors', PATH, 'Folder with replacements for the detectors of the metrics', 'the published ones', 'DIR')
 @option('--keep-states', COUNT, 'Number of training states to keep, newest first')
+@option('--report', BOOL, 'Write report.html at each snapshot: curves, images, what to try next')
 @option('--desc', RunSuffix(), "Text to append to the name of the run's folder")
 @click.option(
     '-n', '--dry-run', is_flag=True, help='Print the complete configuration and stop without writing anything'
@@ -295,9 +294,11 @@ def run_training(options: Options, given: set[str]) -> bool:
     Raises:
         InvalidArgument: An option that cannot be used.
     """
+    from reporting.writing import snapshot_report
     from torch_utils import launcher
     from training import training_loop
     from training.options import build_config, open_training_set, resume_latest_as_run
+    from training.run import provenance
     from training.run.resuming import find_run, resumed_config
 
     # Find the run to resume, if any.
@@ -332,13 +333,13 @@ def run_training(options: Options, given: set[str]) -> bool:
         print_summary(config, dataset, checks, is_resumed=run is not None, dry_run=options.dry_run)
         print_note_on_resume(options)
         if not options.dry_run:
-            record_provenance(config, dataset, device)  # it closes the dataset
+            provenance.record(config, dataset, device)  # it closes the dataset
     if options.dry_run or not is_first:
         dataset.close()
     if options.dry_run:
         return True
     tolerate_lost_output()  # the log of the run has the text
-    return training_loop.launch(config, snapshot_metrics(config), resume=run is not None)
+    return training_loop.launch(config, snapshot_metrics(config), run is not None, snapshot_report(config))
 
 
 def check_required(options: Options) -> None:
@@ -467,22 +468,6 @@ def print_note_on_resume(options: Options) -> None:
             f'To continue that run instead, use --resume-run={options.resume}.',
             file=sys.stderr,
         )
-
-
-def record_provenance(config: TrainingConfig, dataset: ImageFolderDataset, device: torch.device) -> None:
-    """Write provenance.json; the digest of the dataset is added when a background computation finishes."""
-    from training.data.digest import content_sha256
-    from training.run import provenance
-
-    def digest() -> str:
-        try:
-            return content_sha256(dataset, verbose=False)
-        finally:
-            dataset.close()
-
-    assert config.run_dir is not None
-    provenance.record_start(config.run_dir, config.options, device)
-    provenance.record_dataset(config.run_dir, digest)
 
 
 def snapshot_metrics(config: TrainingConfig) -> SnapshotMetrics | None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import gzip
 import math
 import pickle
-import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dataset_conversion.source_types import Source
+from dataset_conversion.tar_files import read_members
 from dnnlib.files import open_regular
 from dnnlib.text import excerpt
 from plain_pickle import reading
@@ -78,50 +78,7 @@ def open_cifar10(path: Path) -> Source:
 def _read_cifar_archive(path: Path) -> dict[str, bytes]:
     """Return the content of the required files of the archive by name."""
     required = [f'{_CIFAR10_FOLDER}/{name}' for name in (*_CIFAR10_BATCHES, _CIFAR10_META)]
-    files = {}
-    try:
-        with open_regular(path) as file, gzip.GzipFile(fileobj=file) as stream:
-            for name, content in _members_of(_LimitedStream(stream, path)):
-                if name in required:
-                    files[name] = content
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise ValueError(f'{path} is not a complete tar archive ({excerpt(error)}); download it again.') from error
-    return files
-
-
-class _LimitedStream:
-    """The expanded content of a gzip file, up to a limit: a small file can expand to any size."""
-
-    def __init__(self, stream: gzip.GzipFile, path: Path):
-        self._stream = stream
-        self._path = path
-        self._num_left = _MAX_CIFAR10_BYTES
-
-    def read(self, size: int) -> bytes:
-        content = self._stream.read(min(size, self._num_left + 1))
-        self._num_left -= len(content)
-        if self._num_left < 0:
-            raise ValueError(
-                f'{self._path} expands to more than {_MAX_CIFAR10_BYTES:,} bytes; this is not the CIFAR-10 archive.'
-            )
-        return content
-
-
-def _members_of(stream: _LimitedStream) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of each file in a tar archive.
-
-    `tarfile` would also read long names and attributes of files, which can take any amount of memory.
-    """
-    while header := stream.read(tarfile.BLOCKSIZE):
-        if not any(header):  # padding
-            continue
-        member = tarfile.TarInfo.frombuf(header, 'utf-8', 'surrogateescape')
-        size_in_blocks = -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        content = stream.read(size_in_blocks) if size_in_blocks > 0 else b''
-        if len(content) < size_in_blocks or member.size < 0:
-            raise tarfile.ReadError(f'{member.name} is not complete')
-        if member.isreg():
-            yield member.name, content[: member.size]
+    return dict(read_members(path, required.__contains__, 'the CIFAR-10 archive', _MAX_CIFAR10_BYTES))
 
 
 def _load_cifar_file(files: dict[str, bytes], path: Path, name: str, *keys: str) -> list[Any]:

@@ -1,26 +1,20 @@
 """Convert all images of a source with one transform into a destination, in several processes.
 
-Images are processed in chunks, and their results return in order, so that the destination does not depend on the number
-of processes. The number of chunks in flight is limited, so that memory stays bounded for sources of any size.
+Results return in order, so that the destination does not depend on the number of processes.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
-import multiprocessing
-import os
-import signal
-import threading
 import time
-from collections import Counter, deque
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from collections import Counter
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dataset_conversion.loading import load_image
+from dataset_conversion.processes import map_in_processes
 from dataset_conversion.progress import SourceProgress
 from dataset_conversion.results import Picture, Rejection, Shape, Tally
 from dataset_conversion.source_types import Reader, Source
@@ -208,42 +202,26 @@ class _Conversion:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Processes
+# Single images
+
+
+@dataclass(frozen=True)
+class _ConvertOne:
+    """`convert_one` as a function of the ticket."""
+
+    reader: Reader
+    transform: Transform
+
+    def __call__(self, ticket: Any) -> Picture | Rejection:
+        return convert_one(self.reader, ticket, self.transform)
 
 
 def convert_all(
     reader: Reader, tickets: Sequence[Any], transform: Transform, workers: int
 ) -> Generator[Picture | Rejection, None, None]:
     """Yield the results for all tickets, in order."""
-    chunks = list(_chunks(tickets, _images_per_chunk(reader, tickets, transform)))
-    if workers == 1 or len(chunks) == 1:
-        for ticket in tickets:
-            yield convert_one(reader, ticket, transform)
-        return
-
-    workers = min(workers, len(chunks))
-    # Spawned processes, not forks: a fork of a process that has threads (those of numpy or tqdm) can hang.
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context('spawn'),
-        initializer=_start_worker,
-        initargs=(reader, transform),
-    )
-    try:
-        in_flight: deque[concurrent.futures.Future] = deque()
-        for chunk in chunks:
-            with _interrupts_blocked():
-                in_flight.append(pool.submit(_convert_chunk, chunk))
-            if len(in_flight) > 2 * workers:
-                yield from in_flight.popleft().result()
-        while in_flight:
-            yield from in_flight.popleft().result()
-    except BrokenProcessPool as error:
-        raise ValueError(
-            'A worker process was killed, perhaps for lack of memory; use fewer processes (--workers).'
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    chunk_size = _images_per_chunk(reader, tickets, transform)
+    return map_in_processes(_ConvertOne(reader, transform), tickets, chunk_size, workers)
 
 
 def convert_one(reader: Reader, ticket: Any, transform: Transform) -> Picture | Rejection:
@@ -264,47 +242,3 @@ def _images_per_chunk(reader: Reader, tickets: Sequence[Any], transform: Transfo
     first = convert_one(reader, tickets[0], transform)
     num_bytes = len(first.png) if isinstance(first, Picture) else CHUNK_BYTES // 8
     return min(max(CHUNK_BYTES // num_bytes, 1), MAX_CHUNK_IMAGES)
-
-
-def _chunks(tickets: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(tickets), size):
-        yield tickets[start : start + size]
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Delay Ctrl-C until the block ends, and block it permanently in processes started in the block.
-
-    A terminal sends it to all processes, but only the main one should react and stop the others.
-    """
-    if not hasattr(signal, 'pthread_sigmask'):
-        yield
-        return
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-
-
-_worker_tools: tuple[Reader, Transform]
-
-
-def _start_worker(reader: Reader, transform: Transform) -> None:
-    global _worker_tools
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for systems where signals cannot be blocked (Windows)
-    _worker_tools = (reader, transform)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    """Exit when the main process does: if it is killed, it cannot stop its workers."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _convert_chunk(chunk: Sequence[Any]) -> list[Picture | Rejection]:
-    reader, transform = _worker_tools
-    return [convert_one(reader, ticket, transform) for ticket in chunk]

@@ -1,4 +1,4 @@
-"""Progress of a conversion, estimated by bytes: images of different sizes take different times."""
+"""Progress of a conversion or check, estimated by bytes: images of different sizes take different times."""
 
 from __future__ import annotations
 
@@ -24,10 +24,18 @@ class SourceProgress:
         tickets: All images to convert.
         is_repeated: They are converted for the second time.
         enabled: Whether to show anything.
+        verb: What happens to them.
     """
 
-    def __init__(self, reader: Reader, tickets: Sequence[Any], is_repeated: bool = False, enabled: bool = True):
-        title = 'Converting again, for the shape that most images have' if is_repeated else 'Converting'
+    def __init__(
+        self,
+        reader: Reader,
+        tickets: Sequence[Any],
+        is_repeated: bool = False,
+        enabled: bool = True,
+        verb: str = 'Converting',
+    ):
+        title = f'{verb} again, for the shape that most images have' if is_repeated else verb
         sizes = reader.sizes(tickets) if enabled else None
         self._num_images = len(tickets)
         self._bytes_until = None if sizes is None else [0, *itertools.accumulate(sizes)]

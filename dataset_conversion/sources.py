@@ -13,6 +13,7 @@ from dataset_conversion.array_datasets import (
     open_digits,
     open_mnist,
 )
+from dataset_conversion.emoji_package import EMOJI_PACKAGE, is_emoji_package, open_emoji
 from dataset_conversion.image_files import open_folder, open_lmdb, open_zip
 from dataset_conversion.source_types import Source
 from dataset_format.images import MAX_PIXELS
@@ -54,9 +55,11 @@ def _find_opener(source: str) -> Callable[..., Source]:
         return open_lmdb if is_lmdb else open_folder
     if path.name in (CIFAR10_ARCHIVE, MNIST_IMAGES):
         return open_cifar10 if path.name == CIFAR10_ARCHIVE else open_mnist
+    if is_emoji_package(path):
+        return open_emoji
     if path.suffix.lower() == '.zip':
         return open_zip
     raise ValueError(
         f'{source} is not a supported source; use a folder, a .zip archive, an LSUN folder NAME_lmdb, '
-        f'{CIFAR10_ARCHIVE}, {MNIST_IMAGES}, or the word {DIGITS}.'
+        f'{CIFAR10_ARCHIVE}, {MNIST_IMAGES}, {EMOJI_PACKAGE}-VERSION.tgz, or the word {DIGITS}.'
     )

@@ -31,13 +31,14 @@ def read_json(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> Any:
     return parse_json(read_file(path, max_bytes), os.fspath(path), max_bytes)
 
 
-def parse_json(content: bytes | str, name: str, max_bytes: int = MAX_BYTES) -> Any:
+def parse_json(content: bytes | str, name: str, max_bytes: int = MAX_BYTES, allow_nonfinite: bool = False) -> Any:
     """Parse JSON. Numbers are finite, and containers are nested at most `MAX_DEPTH` deep.
 
     Args:
         content: The text, in UTF-8, with or without a byte order mark.
         name: How error messages refer to the file.
         max_bytes: Largest size that is parsed.
+        allow_nonfinite: Accept NaN and infinite numbers, which statistics may contain.
 
     Raises:
         ValueError: The text is too large, or not valid JSON; one sentence that begins with `name`.
@@ -46,7 +47,9 @@ def parse_json(content: bytes | str, name: str, max_bytes: int = MAX_BYTES) -> A
         raise ValueError(f'{name} has {len(content)} bytes, but at most {max_bytes} are read.')
     try:
         text = content.decode('utf-8-sig') if isinstance(content, bytes) else content
-        value = json.loads(text, parse_constant=_reject_constant, parse_float=_finite_float)
+        parse_number = float if allow_nonfinite else _finite_float
+        parse_constant = float if allow_nonfinite else _reject_constant
+        value = json.loads(text, parse_constant=parse_constant, parse_float=parse_number)
         _check_depth(value)
     except UnicodeDecodeError as error:
         raise ValueError(f'{name} is not valid JSON: it is not UTF-8 text.') from error

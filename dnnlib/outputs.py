@@ -21,6 +21,7 @@ EXTENSIONS = {
     'data': ('.json',),
     'page': ('.md',),
     'detector': ('.pt',),
+    'report': ('.html',),
 }
 """Extensions of the files that scripts write, in lower case, by the kind of their content."""
 

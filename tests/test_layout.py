@@ -18,6 +18,7 @@ PACKAGES = (
     'metrics',
     'network_files',
     'plain_pickle',
+    'reporting',
     'scripts',
     'torch_utils',
     'training',

@@ -93,6 +93,7 @@ class Options(MethodOptions):
     snap: int = 50
     tick: float = 4
     keep_states: int = 2
+    report: bool = True
     seed: int = 0
     # Execution
     gpus: int | None = None

@@ -253,6 +253,7 @@ COMMAND_LINE = Record(
         'snap': _COUNT,
         'tick': _KIMG,
         'keep_states': _COUNT,
+        'report': Flag(),
         'seed': SEED,
         'gpus': Optional(Integer(1, _MAX_PROCESSES)),
         'device': Text(20),

@@ -40,19 +40,27 @@ from training.validation import Validation
 
 # (world, G, run directory, network pickle) → values of the metrics by name, on the main rank
 SnapshotMetrics = Callable[[World, torch.nn.Module, str, str], dict[str, float]]
+# (G, run directory, images shown); called on the main rank
+SnapshotReport = Callable[[torch.nn.Module, str, int], None]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Processes
 
 
-def launch(config: TrainingConfig, snapshot_metrics: SnapshotMetrics | None = None, resume: bool = False) -> bool:
+def launch(
+    config: TrainingConfig,
+    snapshot_metrics: SnapshotMetrics | None = None,
+    resume: bool = False,
+    snapshot_report: SnapshotReport | None = None,
+) -> bool:
     """Train a run in all its processes, and return when training has ended.
 
     Args:
         config: Configuration of the run. Its `run_dir` exists on the machine of the main rank.
         snapshot_metrics: Picklable function that all ranks call after each network snapshot. It reports its own errors.
         resume: Continue from the newest training state in `run_dir`; from the beginning if there is none.
+        snapshot_report: Picklable function that the main rank calls after each snapshot. It reports its own errors.
 
     Returns:
         True if training is complete; False if a signal has stopped it (`dnnlib.signals`), with everything saved.
@@ -61,13 +69,20 @@ def launch(config: TrainingConfig, snapshot_metrics: SnapshotMetrics | None = No
         RuntimeError: Training itself has failed.
     """
     return launcher.launch(
-        _train_process, config.num_gpus, config.device, config, snapshot_metrics, resume, handles_signals=True
+        _train_process,
+        config.num_gpus,
+        config.device,
+        config,
+        snapshot_metrics,
+        resume,
+        snapshot_report,
+        handles_signals=True,
     )
 
 
 def join(num_gpus: int, device: str) -> bool:
     """Join a run that is resumed under `torchrun`, in every process but the first, which provides the arguments."""
-    return launcher.launch(_train_process, num_gpus, device, None, None, None, handles_signals=True)
+    return launcher.launch(_train_process, num_gpus, device, None, None, None, None, handles_signals=True)
 
 
 def _train_process(
@@ -75,6 +90,7 @@ def _train_process(
     config: TrainingConfig | None,
     snapshot_metrics: SnapshotMetrics | None,
     resume: bool | None,
+    snapshot_report: SnapshotReport | None,
 ) -> bool:
     from_main: Any = distributed.broadcast_object(world, (config, snapshot_metrics, resume))
     run_dir = from_main[0].run_dir
@@ -96,7 +112,7 @@ def _train_process(
                 stack.enter_context(_last_error_logged(log))
         with expected_errors_explained(config):
             state = _load_checkpoint(world, config) if resume else None
-            return training_loop(world, config, watch, snapshot_metrics, state)
+            return training_loop(world, config, watch, snapshot_metrics, state, snapshot_report)
 
 
 @contextlib.contextmanager
@@ -139,6 +155,7 @@ def training_loop(
     watch: SignalWatch,
     snapshot_metrics: SnapshotMetrics | None = None,
     state: Checkpoint | None = None,
+    snapshot_report: SnapshotReport | None = None,
 ) -> bool:
     """Train until `total_kimg`, or until a signal requests to stop.
 
@@ -148,6 +165,7 @@ def training_loop(
         watch: Collects the signals that this process gets.
         snapshot_metrics: See `launch`.
         state: Training state to continue from. None: start from the beginning.
+        snapshot_report: See `launch`.
 
     Returns:
         See `launch`.
@@ -182,7 +200,7 @@ def training_loop(
     if state is not None:
         state.restore(run)
 
-    _train(run, batches, saver, watch, snapshot_metrics)
+    _train(run, batches, saver, watch, snapshot_metrics, snapshot_report)
     run.statistics.close()
     complete = counters.is_complete(config)
     if world.is_main:
@@ -257,6 +275,7 @@ def _train(
     saver: Saver,
     watch: SignalWatch,
     snapshot_metrics: SnapshotMetrics | None,
+    snapshot_report: SnapshotReport | None,
 ) -> None:
     """Train until all images are shown and the last tick has ended, or until a signal requests to stop."""
     config, counters = run.config, run.counters
@@ -297,7 +316,7 @@ def _train(
         is_first = counters.tick == 0  # a single batch, so that problems show up at once
         if done or is_first or counters.cur_nimg >= counters.tick_start_nimg + config.kimg_per_tick * 1000:
             batches.print_skipped(run.world)
-            _end_tick(run, saver, watch, snapshot_metrics, is_last=done)
+            _end_tick(run, saver, watch, snapshot_metrics, snapshot_report, is_last=done)
             if done:
                 return
             run.statistics.start_tick()
@@ -311,9 +330,14 @@ def _train(
 
 
 def _end_tick(
-    run: TrainingRun, saver: Saver, watch: SignalWatch, snapshot_metrics: SnapshotMetrics | None, is_last: bool
+    run: TrainingRun,
+    saver: Saver,
+    watch: SignalWatch,
+    snapshot_metrics: SnapshotMetrics | None,
+    snapshot_report: SnapshotReport | None,
+    is_last: bool,
 ) -> None:
-    """Write the status line, snapshots, metrics and statistics of a tick, in this order, and then the training state.
+    """Write the status line, snapshots, metrics and statistics of a tick, in this order, then the state and the report.
 
     Metrics can take longer than the tick. So a state is also written before them; a run resumed from it
     computes them again. If a signal requests to stop before or during the metrics, the tick stays open.
@@ -358,3 +382,7 @@ def _end_tick(
         saver.save_state()
     if has_network or has_images:
         saver.finish(is_last)
+
+    # Write the report.
+    if has_network and snapshot_report is not None and run.world.is_main:
+        snapshot_report(run.networks['G_ema'], run.run_dir.path, counters.cur_nimg)

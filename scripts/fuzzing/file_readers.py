@@ -7,6 +7,7 @@ from pathlib import Path
 from scripts.fuzzing.array_readers import array_readers, note_readers
 from scripts.fuzzing.file_reader import FileReader, use_cache_of
 from scripts.fuzzing.image_readers import collection_readers, dataset_readers, image_readers, write_dataset
+from scripts.fuzzing.report_readers import check_readers, report_readers
 from scripts.fuzzing.run_readers import run_readers
 
 
@@ -23,6 +24,8 @@ def all_readers(folder: Path) -> list[FileReader]:
         *dataset_readers(folder / 'datasets', data),
         *collection_readers(folder / 'collections'),
         *run_readers(folder / 'runs', data),
+        *report_readers(folder / 'reports', data),
+        *check_readers(folder / 'checks'),
         *array_readers(folder / 'arrays'),
         *note_readers(folder / 'notes'),
     ]

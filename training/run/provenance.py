@@ -25,11 +25,28 @@ from dnnlib.json_input import read_json
 from dnnlib.machine import processor_name
 from dnnlib.text import message_line
 from training import schema
+from training.config import TrainingConfig
+from training.data.digest import content_sha256
+from training.dataset import ImageFolderDataset
 from training.run.run_dir import RunDir
 
 _ROOT = Path(__file__).resolve().parents[2]
 _GIT_TIMEOUT_SEC = 10
 _DIGEST_WAIT_SEC = 1
+
+
+def record(config: TrainingConfig, dataset: ImageFolderDataset, device: torch.device) -> None:
+    """Add an entry for a start, and close the dataset; its digest is added when a background computation finishes."""
+
+    def digest() -> str:
+        try:
+            return content_sha256(dataset, verbose=False)
+        finally:
+            dataset.close()
+
+    assert config.run_dir is not None
+    record_start(config.run_dir, config.options, device)
+    record_dataset(config.run_dir, digest)
 
 
 def record_start(run_dir: str, options: dict[str, Any] | None, device: torch.device) -> None:

@@ -37,6 +37,7 @@ _CHANGEABLE: dict[str, Callable[[Options], dict[str, Any]]] = {
     'strict_data': lambda options: {'strict_data': options.strict_data},
     'nobench': lambda options: {'cudnn_benchmark': not options.nobench},
     'deterministic': lambda options: {'deterministic': options.deterministic},
+    'report': lambda options: {},  # only in the stored options
     # These depend on more than one option: see `resumed_config`.
     'cuda_graphs': lambda options: {},
     'data': lambda options: {},

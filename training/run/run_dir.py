@@ -17,6 +17,7 @@ _RUN_NAME = re.compile(r'(\d{5})(?:-|$)')
 _FAKES_NAME = re.compile(r'fakes(\d+)\.png')
 _STATE_NAME = re.compile(r'training-state-(\d{6,})(?:\.(\d{3}))?\.pt')
 _METRIC_FILES = 'metric-*.jsonl'
+_MEMORIZATION_FILES = 'memorization-*.png'
 _APPENDED_FILES = ('log.txt', 'stats.jsonl', _METRIC_FILES, 'events.out.tfevents.*')
 
 
@@ -58,6 +59,11 @@ class RunDir:
         """The grid of generated images before the training."""
         return self._file('fakes_init.png')
 
+    @property
+    def report_html(self) -> str:
+        """The report of the run: `reporting`."""
+        return self._file('report.html')
+
     # Files of one snapshot or metric
 
     def fakes_png(self, cur_nimg: int) -> str:
@@ -94,6 +100,12 @@ class RunDir:
         """All network pickles, oldest first."""
         return snapshots.list_snapshots(self.path)
 
+    def fakes_kimg(self, path: Path) -> int:
+        """How many thousand images were shown before one of `fakes_pngs`."""
+        match = _FAKES_NAME.fullmatch(path.name)
+        assert match is not None
+        return int(match[1])
+
     def fakes_pngs(self) -> list[Path]:
         """All grids of generated images except the initial one, oldest first."""
         return self._matching(_FAKES_NAME)
@@ -105,6 +117,10 @@ class RunDir:
     def metric_jsonls(self) -> list[Path]:
         """The values of all metrics, sorted by name."""
         return sorted(Path(self.path).glob(_METRIC_FILES))
+
+    def memorization_pngs(self) -> list[Path]:
+        """The galleries of generated images beside their nearest training images, sorted by name."""
+        return sorted(Path(self.path).glob(_MEMORIZATION_FILES))
 
     def appended_files(self) -> list[Path]:
         """The files that grow during a run, sorted by name."""
