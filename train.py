@@ -40,10 +40,14 @@ from training.config import DEFAULT_D_REG_INTERVAL, DEFAULT_HEURISTIC, DEFAULT_M
 from training.method_options import (
     DEFAULT_AUG,
     DEFAULT_BCR,
+    DEFAULT_INSGEN,
+    DEFAULT_POSTHOC_EMA,
     DEFAULT_TARGETS,
     LOSSES,
     canonical_bcr,
     canonical_diffaugment,
+    canonical_insgen,
+    canonical_posthoc_ema,
 )
 from training.options import LATEST, NO_RESUME, VERIFY_DATA, Options
 from training.presets import AUGPIPE_NAMES, DEFAULT_AUGPIPE, PRESET_NAMES, RESUME_SOURCES
@@ -207,6 +211,16 @@ def option(
     show_default='none',
     help=f'Weight of the consistency of D for transformed images, real and generated; --bcr alone: {DEFAULT_BCR}',
 )
+@click.option(
+    '--insgen',
+    type=StoredText('W|W,W', canonical_insgen),
+    is_flag=False,
+    flag_value=DEFAULT_INSGEN,
+    default=Options.insgen,
+    show_default='none',
+    help='Weights for D and G of instance discrimination, with which D recognizes each image in another view; '
+    f'--insgen alone: {DEFAULT_INSGEN}',
+)
 # Augmentation
 @option(
     '--aug', click.Choice(['noaug', 'ada', 'fixed']), 'No augmentation, adaptive, or with strength --p', DEFAULT_AUG
@@ -243,6 +257,17 @@ def option(
     click.Choice(list(DEFAULT_TARGETS)),
     "Measure of overfitting: rt is the mean sign of D's output for real images, rv compares with --validation",
     DEFAULT_HEURISTIC,
+)
+# Averages of the generator
+@click.option(
+    '--posthoc-ema',
+    type=StoredText('L,L', canonical_posthoc_ema),
+    is_flag=False,
+    flag_value=DEFAULT_POSTHOC_EMA,
+    default=Options.posthoc_ema,
+    show_default='none',
+    help='Lengths of two more averages of the generator, from which scripts/posthoc_ema.py makes one of any length '
+    f'after the training; --posthoc-ema alone: {DEFAULT_POSTHOC_EMA}',
 )
 # Transfer learning
 @option('--resume', PATH, RESUME_HELP, NO_RESUME, 'NAME|PATH|URL|DIR')

@@ -1,6 +1,7 @@
 """Estimate the peak memory of a training process from the shapes of the networks.
 
-    process + STATE_FACTOR · (weights of G and D) + weights of G_ema + ACTIVATION_FACTOR · activations · images at once
+    process + STATE_FACTOR · (weights of G and D) + weights of all averages of G
+            + ACTIVATION_FACTOR · activations · images at once
 
 The two factors are fitted to measured peaks of training steps with all phases, on a CPU at 64 to 256 pixels; from 16 to
 256 pixels the estimate is within 10 % of the measurement (`bench/memory.py` repeats it), and for StyleGAN3-T and -R at
@@ -62,7 +63,9 @@ def estimate(config: TrainingConfig, dataset: ImageFolderDataset) -> MemoryEstim
     sizes = network_sizes(config, dataset)
     device_type = torch.device(config.device).type
     cache = 0 if device_type == 'cuda' else dataset_cache_bytes(config, dataset)
-    fixed = PROCESS_BYTES[device_type] + cache + STATE_FACTOR * (sizes.G_bytes + sizes.D_bytes) + sizes.G_bytes
+    averages = 1 + len(config.posthoc_ema or [])  # of G
+    fixed = PROCESS_BYTES[device_type] + cache + STATE_FACTOR * (sizes.G_bytes + sizes.D_bytes)
+    fixed += averages * sizes.G_bytes
     return MemoryEstimate(int(fixed), int(ACTIVATION_FACTOR * sizes.activation_bytes))
 
 

@@ -13,6 +13,7 @@ from training.augment import AugmentPipe
 from training.config import TrainingConfig
 from training.loss import StyleGAN2Loss
 from training.phases import Phase
+from training.power_averages import PowerAverages
 from training.run.run_dir import RunDir
 from training.run.stats_writer import RunStatistics
 from training.validation import Validation
@@ -52,6 +53,7 @@ class TrainingRun:
     statistics: RunStatistics
     apa: AdaController | None = None  # of the pseudo augmentation that the loss applies
     validation: Validation | None = None
+    averages: PowerAverages | None = None  # on the main rank only, since the parameters are equal on all
 
     @property
     def run_dir(self) -> RunDir:
