@@ -54,6 +54,7 @@ PUBLISHED = {
     'ada_heuristic': 'rt',
     'validation_set_kwargs': None,
     'apa_target': None,
+    'posthoc_ema': None,
     'ada_kimg': 500,
     'ada_interval': 4,
     'G_reg_interval': 4,
