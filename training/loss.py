@@ -282,7 +282,9 @@ class StyleGAN2Loss:
             logits = self.run_D(images, c)
             return logits, torch.zeros_like(logits)
         shown = self.show(images)
-        watched = contextlib.nullcontext([]) if self.instances is None else features_captured(self.D)
+        watched: contextlib.AbstractContextManager[list[torch.Tensor]] = contextlib.nullcontext([])
+        if self.instances is not None:
+            watched = features_captured(self.D)
         with watched as features:
             logits = self.D(shown, c)
         penalty = torch.zeros_like(logits)
