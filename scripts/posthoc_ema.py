@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,8 @@ from dnnlib.outputs import OutputFolder
 from network_files.reading import open_network
 from network_files.snapshots import complete_snapshots, kimg_of
 from network_files.writing import save_network_pkl
-from training.power_averages import Profile, combine, combined, exponent
+from training.power_averages import Combination, Profile, combine, exponent
 from training.run import averages_files
-from training.run.averages_files import StoredAverages
 from training.run.run_dir import RunDir
 from training.schema import MAX_LENGTH, MIN_LENGTH
 
@@ -59,33 +59,55 @@ class Lengths(click.ParamType):
         return lengths
 
 
-def read_averages(run_dir: RunDir, network: Path) -> list[StoredAverages]:
-    """Return the averages of all snapshots of a run up to one, oldest first.
+def averages_up_to(run_dir: RunDir, network: Path) -> list[Path]:
+    """Return the files with the averages of a run up to a snapshot, oldest first.
 
     Raises:
-        ValueError: There are none for this snapshot, or a file cannot be used.
-        OSError: A file cannot be read.
+        ValueError: There is none for this snapshot.
     """
-    last = kimg_of(network) or 0
-    files = [path for path in run_dir.averages_files() if path.name <= Path(run_dir.averages(last * 1000)).name]
-    if not files or files[-1].name != Path(run_dir.averages(last * 1000)).name:
+    last = Path(run_dir.averages((kimg_of(network) or 0) * 1000)).name
+    files = [path for path in run_dir.averages_files() if path.name <= last]
+    if not files or files[-1].name != last:
         raise ValueError(
             f'{run_dir.path!r} has no averages for {network.name}: only runs of train.py --posthoc-ema have them.'
         )
-    return [averages_files.read(path) for path in files]
+    return files
 
 
-def average_of_length(stored: list[StoredAverages], length: float) -> tuple[dict[str, torch.Tensor], float]:
-    """Return the parameters of an average at the time of the last snapshot, and the error of its weights."""
-    # What is earlier than all of a short average contributes nothing but rounding errors.
-    profiles = [Profile(exponent(one), item.nimg) for item in stored for one in item.lengths]
-    tensors = [tensors for item in stored for tensors in item.tensors]
-    coefficients, error = combine(profiles, Profile(exponent(length), stored[-1].nimg))
-    return combined(tensors, coefficients), error
+def average_of_lengths(files: Sequence[Path], lengths: Sequence[float]) -> tuple[list[Combination], list[float], int]:
+    """Combine the averages in files into those of other lengths. One file at a time is in memory.
+
+    Returns:
+        The averages, the errors of their weights, and the number of images shown at the end.
+
+    Raises:
+        ValueError: A file cannot be used; one sentence.
+        OSError: A file cannot be read.
+    """
+    profiles: list[list[Profile]] = []  # of each file
+    for path in files:
+        stored = averages_files.read(path)
+        profiles.append([Profile(exponent(length), stored.nimg) for length in stored.lengths])
+    times = [of_file[0].time for of_file in profiles]
+    if sorted(set(times)) != times:
+        raise ValueError(f'{files[-1].parent} has averages whose names are not in the order of their times.')
+    flat = [profile for of_file in profiles for profile in of_file]
+    found = [combine(flat, Profile(exponent(length), times[-1])) for length in lengths]
+    totals = [Combination() for _length in lengths]
+    start = 0
+    for path in files:
+        for position, tensors in enumerate(averages_files.read(path).tensors):
+            for total, (coefficients, _error) in zip(totals, found):
+                try:
+                    total.add(tensors, float(coefficients[start + position]))
+                except ValueError as error:
+                    raise ValueError(f'{path} cannot be used: {error}.') from error
+        start += position + 1
+    return totals, [error for _coefficients, error in found], int(times[-1])
 
 
-def replace_parameters(G: torch.nn.Module, tensors: dict[str, torch.Tensor], where: str) -> None:
-    """Give a generator other parameters; its buffers stay.
+def check_parameters(G: torch.nn.Module, tensors: dict[str, torch.Tensor], where: str) -> None:
+    """Check that a generator can have these parameters.
 
     Raises:
         ValueError: They are those of another network.
@@ -93,9 +115,13 @@ def replace_parameters(G: torch.nn.Module, tensors: dict[str, torch.Tensor], whe
     own = dict(G.named_parameters())
     if own.keys() != tensors.keys() or any(own[name].shape != tensors[name].shape for name in own):
         raise ValueError(f'the averages in {where!r} are of another generator than its network pickle.')
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(tensors[name])
+
+
+@torch.no_grad()
+def replace_parameters(G: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Give a generator other parameters; its buffers stay."""
+    for name, parameter in G.named_parameters():
+        parameter.copy_(tensors[name])
 
 
 @click.command(cls=Command)
@@ -112,17 +138,18 @@ def main(run_dir: str, lengths: list[float], outdir: str, kimg: int | None) -> N
     if last not in networks:
         raise usage_error('--kimg', f'{run_dir!r} has no network-snapshot-{last:06d}.pkl.')
     with usage_errors('--run-dir'):
-        stored = read_averages(RunDir(run_dir), networks[last])
+        files = averages_up_to(RunDir(run_dir), networks[last])
         content = open_network(str(networks[last]))
+        averages, errors, nimg = average_of_lengths(files, lengths)
+        for average in averages:
+            check_parameters(content['G_ema'], average.tensors(), run_dir)
     os.makedirs(outdir, exist_ok=True)
     rows = []
-    for length in lengths:
-        tensors, error = average_of_length(stored, length)
-        with usage_errors('--run-dir'):
-            replace_parameters(content['G_ema'], tensors, run_dir)
+    for length, average, error in zip(lengths, averages, errors):
+        replace_parameters(content['G_ema'], average.tensors())
         path = os.path.join(outdir, f'ema{length:.3f}-{last:06d}.pkl')
         save_network_pkl(content, path)
-        rows.append([f'{length:g}', f'{length * stored[-1].nimg / 1000:,.1f}', f'{error:.1%}', path])
+        rows.append([f'{length:g}', f'{length * nimg / 1000:,.1f}', f'{error:.1%}', path])
         if error > LARGEST_ERROR:
             print(f'Warning: the snapshots do not contain an average of length {length:g}.', file=sys.stderr)
     print(text_table(['length', 'kimg', 'error', 'network'], rows))

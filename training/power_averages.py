@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -118,13 +117,29 @@ def combine(stored: Sequence[Profile], target: Profile) -> tuple[np.ndarray, flo
     return coefficients / coefficients.sum(), math.sqrt(max(distance, 0) / square)
 
 
-def combined(averages: Sequence[Mapping[str, Any]], coefficients: np.ndarray) -> dict[str, torch.Tensor]:
-    """Return the sum of averages, each times its coefficient: by name, with the types of the first one."""
-    total = {
-        name: sum(
-            (average[name].to(torch.float64) * float(factor) for average, factor in zip(averages, coefficients)),
-            torch.zeros([], dtype=torch.float64),
-        )
-        for name in averages[0]
-    }
-    return {name: tensor.to(averages[0][name].dtype) for name, tensor in total.items()}
+class Combination:
+    """A sum of averages, each times its coefficient, which are added one after the other.
+
+    The sum is in float64, because coefficients of both signs can be large.
+    """
+
+    def __init__(self) -> None:
+        self._total: dict[str, torch.Tensor] = {}
+
+    def add(self, average: Mapping[str, torch.Tensor], coefficient: float) -> None:
+        """Add the tensors of one average.
+
+        Raises:
+            ValueError: It has other tensors than the first one.
+        """
+        if not self._total:
+            self._total = {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in average.items()}
+        shapes = [{name: tensor.shape for name, tensor in tensors.items()} for tensors in (self._total, average)]
+        if shapes[0] != shapes[1]:
+            raise ValueError('the averages are of different networks')
+        for name, tensor in average.items():
+            self._total[name] += tensor.to(torch.float64) * coefficient
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the sum by name, in float64."""
+        return self._total

@@ -5,7 +5,7 @@ import pytest
 import scipy.integrate
 import torch
 
-from training.power_averages import PowerAverages, Profile, combine, combined, exponent, inner_product, length_of
+from training.power_averages import Combination, PowerAverages, Profile, combine, exponent, inner_product, length_of
 
 BATCH = 4
 
@@ -89,7 +89,10 @@ def test_other_lengths_from_snapshots(length, tolerance):
     profiles = [Profile(exponent(each), time * BATCH) for time in times for each in lengths]
     tensors = [{'weight': states[time - 1][f'{index}/weight']} for time in times for index in range(2)]
     coefficients, error = combine(profiles, Profile(exponent(length), 400 * BATCH))
-    found = combined(tensors, coefficients)['weight'].numpy()
+    total = Combination()
+    for average, coefficient in zip(tensors, coefficients, strict=True):
+        total.add(average, coefficient)
+    found = total.tensors()['weight'].numpy()
     expected = weights_of(exponent(length), 400) @ history
     spread = history.std()
     assert np.abs(found - expected).max() < tolerance * spread
