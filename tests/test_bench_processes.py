@@ -47,8 +47,9 @@ def test_scaling_measures_predicts_and_looks_ahead(run_script, tmp_path):
 
 
 @pytest.mark.slow
-def test_memory_estimate_is_as_accurate_as_stated(run_script):
-    result = run_script('bench/memory.py', '--sizes=16:8,32:4', '--device=cpu')
+@pytest.mark.parametrize('method', ['ada', 'relativistic+bcr+insgen+ada'])
+def test_memory_estimate_is_as_accurate_as_stated(run_script, method):
+    result = run_script('bench/memory.py', '--sizes=16:8,32:4', '--device=cpu', f'--method={method}')
     assert result.returncode == 0, result.stderr
     ratios = [float(ratio) for ratio in re.findall(r'(\d\.\d\d)  MiB$', result.stdout, re.M)]
     assert len(ratios) == 2 and all(1 - ACCURACY < ratio < 1 + ACCURACY for ratio in ratios), result.stdout

@@ -5,7 +5,8 @@
 
 The two factors are fitted to measured peaks of training steps with all phases, on a CPU at 64 to 256 pixels; from 16 to
 256 pixels the estimate is within 10 % of the measurement (`bench/memory.py` repeats it), and for StyleGAN3-T and -R at
-64 pixels within 14 %. For the smallest networks, which need about half a GB, it is a third too low. On CUDA, with half
+64 pixels within 14 %. With the relativistic loss, bCR and instance discrimination, alone and together, it is within 8 %
+at 64 and 128 pixels. For the smallest networks, which need about half a GB, it is a third too low. On CUDA, with half
 precision and another allocator, it has not been measured; for --cfg=auto at 128 to 1024 pixels it gives 5 to 10 GB,
 while 5 to 8 GB were published for a V100.
 """
