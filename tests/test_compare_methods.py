@@ -55,7 +55,9 @@ def test_intervals_pool_the_spread_of_all_methods():
     deviation = math.sqrt(squares / 3)  # 6 runs of 3 methods
     for method, numbers in values.items():
         interval = scipy.stats.t.interval(0.95, 3, np.mean(numbers), deviation / math.sqrt(len(numbers)))
-        assert (found[method].low, found[method].high) == pytest.approx(interval)
+        assert (found[method].low, found[method].high) == pytest.approx((max(interval[0], 0), interval[1]))
+    assert found['a'].low == 0 < found['c'].low
+    assert estimates({'a': [-1.0, 3.0]}, is_logarithmic=False)['a'].low < 0
     logarithmic = estimates({'a': [1.0, 4.0], 'b': [9.0]}, is_logarithmic=True)
     assert logarithmic['a'].mean == pytest.approx(2)
     assert logarithmic['a'].low * logarithmic['a'].high == pytest.approx(4)

@@ -200,7 +200,7 @@ def estimates(values: Mapping[str, Sequence[float]], is_logarithmic: bool) -> di
 
     Few seeds say little about the spread of one method, so the spread is assumed to be that of all methods together:
     the standard deviation is pooled, with as many degrees of freedom as there are runs minus methods, and the intervals
-    follow Student's t distribution.
+    follow Student's t distribution. They end at 0 if no value is negative.
 
     Args:
         values: For each method its values, one for each seed.
@@ -215,11 +215,13 @@ def estimates(values: Mapping[str, Sequence[float]], is_logarithmic: bool) -> di
     if freedom == 0:
         return {method: Estimate(backward(x.mean()), None, None) for method, x in logs.items()}
     deviation = math.sqrt(sum(float(((x - x.mean()) ** 2).sum()) for x in logs.values()) / freedom)
+    lowest = 0.0 if all((x >= 0).all() for x in map(np.asarray, values.values())) else -math.inf
     quantile = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
     found = {}
     for method, x in logs.items():
         half = quantile * deviation / math.sqrt(len(x))
-        found[method] = Estimate(*(backward(x.mean() + shift) for shift in (0, -half, half)))
+        mean, low, high = (backward(x.mean() + shift) for shift in (0, -half, half))
+        found[method] = Estimate(mean, max(low, lowest), high)
     return found
 
 
