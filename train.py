@@ -8,7 +8,6 @@ runs this file; the first one creates the run directory and prints.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -27,23 +26,26 @@ from dnnlib.cli import (
     usage_error,
     usage_errors,
 )
-from dnnlib.errors import InvalidArgument
 from dnnlib.outputs import OutputFolder
 from dnnlib.signals import STOPPED_STATUS
 from dnnlib.streams import tolerate_lost_output
-from dnnlib.text import message_line
 from dnnlib.util import is_url
 from metrics import metric_table
 from metrics.cli_types import MetricNames
 from training import known_classes
+from training.cli_types import CountOrPath, RunSuffix, StoredText, ThousandsOfImages
 from training.config import DEFAULT_D_REG_INTERVAL, DEFAULT_HEURISTIC, DEFAULT_MAX_P
 from training.method_options import (
     DEFAULT_AUG,
     DEFAULT_BCR,
+    DEFAULT_INSGEN,
+    DEFAULT_POSTHOC_EMA,
     DEFAULT_TARGETS,
     LOSSES,
     canonical_bcr,
     canonical_diffaugment,
+    canonical_insgen,
+    canonical_posthoc_ema,
 )
 from training.options import LATEST, NO_RESUME, VERIFY_DATA, Options
 from training.presets import AUGPIPE_NAMES, DEFAULT_AUGPIPE, PRESET_NAMES, RESUME_SOURCES
@@ -58,54 +60,6 @@ if TYPE_CHECKING:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Option types
-
-
-class ThousandsOfImages(FiniteFloat):
-    """A positive number. Whole numbers become ints, because they appear in the names of folders."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = super().convert(value, param, ctx)
-        return int(number) if number.is_integer() else number
-
-
-class StoredText(click.ParamType):
-    """Text with rules of its own, in the form in which it is stored with a run."""
-
-    def __init__(self, name: str, canonical: Callable[[str], str]):
-        self.name = name
-        self._canonical = canonical
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            return self._canonical(value)
-        except InvalidArgument as error:
-            self.fail(message_line(error), param, ctx)
-
-
-class CountOrPath(click.ParamType):
-    """A number of images, or a path; a folder whose name is a number is written ./7."""
-
-    name = 'N|DIR|ZIP'
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        if isinstance(value, int) or value.lstrip('+-').isdecimal():
-            return COUNT.convert(value, param, ctx)
-        return PATH.convert(value, param, ctx)
-
-
-class RunSuffix(click.ParamType):
-    """Text that can end the name of a folder on every system."""
-
-    name = 'text'
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if re.fullmatch(r'[A-Za-z0-9._+=-]{1,100}', value) is None:
-            self.fail(
-                f"{value!r} becomes part of a folder's name: use up to 100 letters, digits and any of . _ + = -",
-                param,
-                ctx,
-            )
-        return value
 
 
 SEED = click.IntRange(min=0, max=2**31 - 1)
@@ -206,6 +160,16 @@ def option(
     show_default='none',
     help=f'Weight of the consistency of D for transformed images, real and generated; --bcr alone: {DEFAULT_BCR}',
 )
+@click.option(
+    '--insgen',
+    type=StoredText('W|W,W', canonical_insgen),
+    is_flag=False,
+    flag_value=DEFAULT_INSGEN,
+    default=Options.insgen,
+    show_default='none',
+    help='Weights for D and G of instance discrimination, with which D recognizes each image in another view; '
+    f'--insgen alone: {DEFAULT_INSGEN}',
+)
 # Augmentation
 @option(
     '--aug', click.Choice(['noaug', 'ada', 'fixed']), 'No augmentation, adaptive, or with strength --p', DEFAULT_AUG
@@ -242,6 +206,17 @@ def option(
     click.Choice(list(DEFAULT_TARGETS)),
     "Measure of overfitting: rt is the mean sign of D's output for real images, rv compares with --validation",
     DEFAULT_HEURISTIC,
+)
+# Averages of the generator
+@click.option(
+    '--posthoc-ema',
+    type=StoredText('L,L', canonical_posthoc_ema),
+    is_flag=False,
+    flag_value=DEFAULT_POSTHOC_EMA,
+    default=Options.posthoc_ema,
+    show_default='none',
+    help='Lengths of two more averages of the generator, from which scripts/posthoc_ema.py makes one of any length '
+    f'after the training; --posthoc-ema alone: {DEFAULT_POSTHOC_EMA}',
 )
 # Transfer learning
 @option('--resume', PATH, RESUME_HELP, NO_RESUME, 'NAME|PATH|URL|DIR')

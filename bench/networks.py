@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,18 @@ from training.phases import Phase, build_phases, run_phase
 from training.presets import augpipe_flags
 
 QUICK_CHANNEL_BASE = 512
+METHODS: dict[str, dict[str, Any]] = {
+    'noaug': {'aug': 'noaug'},
+    'ada': {'aug': 'ada'},
+    'diffaugment': {'aug': 'noaug', 'diffaugment': 'color,translation,cutout'},
+    'lecam': {'aug': 'noaug', 'lecam': 0.0003},
+    'bcr': {'aug': 'noaug', 'bcr': '10'},
+    'insgen': {'aug': 'noaug', 'insgen': '1,0.1'},
+    'relativistic': {'aug': 'noaug', 'loss': 'relativistic'},
+    'relativistic-each': {'aug': 'noaug', 'loss': 'relativistic', 'd_reg_interval': 1},
+    'relativistic+bcr+insgen+ada': {'aug': 'ada', 'loss': 'relativistic', 'bcr': '10', 'insgen': '1,0.1'},
+}
+"""Options of `train.py` by name, for what they cost."""
 
 
 def training_setup(
@@ -35,6 +48,7 @@ def training_setup(
     channel_base: int | None = None,
     augment_p: float | None = None,
     cfg: str = 'auto',
+    methods: Mapping[str, Any] = MappingProxyType({}),
     **options: Any,
 ) -> tuple[TrainingConfig, ImageFolderDataset]:
     """Return the configuration of `train.py` for RGB images of this resolution, and a dataset of that shape.
@@ -49,10 +63,12 @@ def training_setup(
         channel_base: Value of `--cbase`. None: that of the preset.
         augment_p: Fixed strength of the augmentation. None: ADA, which starts from 0.
         cfg: Preset.
+        methods: Other fields of `training.method_options.MethodOptions`.
         **options: Further options of `train.py`, such as `fp32=True`.
     """
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, 'image.png').write_bytes(encode_png(np.zeros([resolution, resolution, 3], np.uint8)))
+        augmentation = {'aug': 'ada' if augment_p is None else 'fixed', 'p': augment_p}
         all_options = Options(
             outdir=folder,
             data=folder,
@@ -60,9 +76,7 @@ def training_setup(
             batch=batch_gpu * num_processes,
             cbase=channel_base,
             device=str(device),
-            aug='ada' if augment_p is None else 'fixed',
-            p=augment_p,
-            **options,
+            **{**augmentation, **methods, **options},
         )
         dataset = open_training_set(all_options)
         return build_config(all_options, dataset, str(device), num_processes), dataset
@@ -138,6 +152,12 @@ class TrainingStep:
         for phase in self.phases:
             if phase.is_due(batch_idx):
                 self.runner(phase)()
+
+    def run_steps(self, count: int) -> None:
+        """Run the phases of the first `count` batches, with what comes after each."""
+        for batch_idx in range(count):
+            self.run(batch_idx)
+            self.loss.end_batch(self.world)
 
     def runner(self, phase: Phase) -> Callable[[], None]:
         """Return a function that runs one phase, including the step of its optimizer."""

@@ -19,7 +19,7 @@ echo "== 1/5  Dataset: 1,797 handwritten digits"
 "$VENV_PYTHON" dataset_tool.py --source=digits --dest="$data" --resolution=16x16
 
 echo "== 2/5  Detectors for the metrics"
-"$VENV_PYTHON" scripts/train_digits_detector.py --data="$data" --dest="$detectors"
+"$VENV_PYTHON" scripts/train_detectors.py --data="$data" --dest="$detectors"
 
 echo "== 3/5  Training: --cfg=tiny"
 "$VENV_PYTHON" train.py --outdir="$runs" --data="$data" --cfg=tiny --cond=1 --snap=1 ${2:+--kimg="$2"} \

@@ -223,6 +223,21 @@ class TestDryRun:
         assert config['loss_kwargs']['bcr_weights'] == weights
         assert config['run_dir'].endswith(f'tiny-bcr{name}')
 
+    @pytest.mark.parametrize(
+        'args, weights, name',
+        [(['--insgen'], [1, 0.1], '1-0.1'), (['--insgen=2'], [2, 0.2], '2-0.2'), (['--insgen=2,0'], [2, 0], '2-0')],
+    )
+    def test_insgen(self, call, args, weights, name):
+        config = options_of(call('-n', '--cfg=tiny', *args))
+        assert config['loss_kwargs']['insgen_weights'] == weights
+        assert config['loss_kwargs']['insgen_queue'] == config['batch_size']  # the dataset is small
+        assert config['run_dir'].endswith(f'tiny-insgen{name}')
+
+    def test_posthoc_ema(self, call):
+        config = options_of(call('-n', '--cfg=tiny', '--posthoc-ema'))
+        assert config['posthoc_ema'] == [0.05, 0.1] and config['run_dir'].endswith('tiny-posthoc0.05-0.1')
+        assert options_of(call('-n', '--cfg=tiny', '--posthoc-ema=0.2,0.1'))['posthoc_ema'] == [0.1, 0.2]
+
     def test_lengths_may_have_fractions(self, call):
         config = json.loads(call('-n', '--cfg=tiny', '--kimg=0.5', '--tick=0.1').stdout)
         assert (config['total_kimg'], config['kimg_per_tick']) == (0.5, 0.1)
@@ -241,7 +256,7 @@ class TestDryRun:
             '--cfg --gamma --kimg --batch --aug --p --target --augpipe --resume --freezed --fp32 --nhwc '
             '--nobench --allow-tf32 --workers --batch-gpu --cbase --cmax --glr --dlr --map-depth '
             '--mbstd-group --desc --tick --device --max-p --loss --gamma2 --d-reg-interval --lecam --bcr --apa '
-            '--diffaugment --validation --ada-heuristic --cuda-graphs --precision'
+            '--diffaugment --validation --ada-heuristic --insgen --posthoc-ema --cuda-graphs --precision'
         ).split():
             assert re.search(rf'^  (-n, )?{option}\b', text, re.M), option
 
@@ -264,6 +279,7 @@ class TestRun:
 
     def test_methods_of_a_resumed_run(self, call, launched, data, tmp_path):
         methods = ['--validation=3', '--ada-heuristic=rv', '--bcr=10.0', '--diffaugment=cutout, color', '--apa']
+        methods += ['--insgen=1.0', '--posthoc-ema=0.10,0.05']
         assert call('--cfg=tiny', '--kimg=1', *methods).exit_code == 0
         (run_dir,) = Path('runs').iterdir()
         assert options_of(call('-n', f'--resume-run={run_dir}', dataset=None, outdir=None, metrics=None)) == json.loads(
@@ -271,7 +287,8 @@ class TestRun:
         )
         same = call('-n', f'--resume-run={run_dir}', *methods, dataset=None, outdir=None)
         assert same.exit_code == 0, same.output
-        for other in ('--validation=4', f'--validation={data / "good"}', '--bcr=9', '--apa=0', '--ada-heuristic=rt'):
+        others = ['--insgen=2,0.2', '--posthoc-ema=0.05,0.2', '--bcr=9', '--apa=0', '--ada-heuristic=rt']
+        for other in ('--validation=4', f'--validation={data / "good"}', *others):
             result = call('-n', f'--resume-run={run_dir}', other, dataset=None, outdir=None)
             assert result.exit_code == 2 and f'{other} (it was ' in result.output, result.output
         moved = shutil.copy(data / 'good.zip', tmp_path / 'moved.zip')
@@ -366,6 +383,11 @@ WRONG_CALLS = {
     'diffaugment_empty': (['--diffaugment='], 'good.zip', ['--diffaugment', "''", 'translation']),
     'bcr': (['--bcr=1,2,3'], 'good.zip', ['--bcr', '1,2,3', '--bcr=10,5']),
     'bcr_nan': (['--bcr=nan'], 'good.zip', ['--bcr', 'nan', 'numbers from 0']),
+    'insgen': (['--insgen=1,2,3'], 'good.zip', ['--insgen', '1,2,3', '--insgen=1,0.1']),
+    'insgen_nan': (['--insgen=nan'], 'good.zip', ['--insgen', 'nan', 'numbers from 0']),
+    'posthoc_ema': (['--posthoc-ema=0.1'], 'good.zip', ['--posthoc-ema', '0.1', '--posthoc-ema=0.05,0.1']),
+    'posthoc_ema_equal': (['--posthoc-ema=0.1,0.1'], 'good.zip', ['two different numbers']),
+    'posthoc_ema_long': (['--posthoc-ema=0.1,0.5'], 'good.zip', ['from 0.0001 to 0.28']),
     'bcr_negative': (['--bcr=5,-1'], 'good.zip', ['--bcr', '5,-1']),
     'held_out_metric': (['--metrics=fid9_held_out'], 'good.zip', ['--metrics', 'fid9_held_out needs', '--validation']),
     'validation_zero': (['--validation=0'], 'good.zip', ['--validation', 'x>=1']),

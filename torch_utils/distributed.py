@@ -139,6 +139,15 @@ def gather_to_main(world: World, tensor: torch.Tensor) -> list[torch.Tensor]:
     return gathered or []
 
 
+def gather_to_all(world: World, tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensors [N, ...] of all ranks, which have the same shape, one after the other in one tensor."""
+    if not world.is_distributed:
+        return tensor
+    gathered = [torch.empty_like(tensor) for _rank in range(world.size)]
+    torch.distributed.all_gather(gathered, tensor.contiguous())
+    return torch.cat(gathered)
+
+
 def gather_objects_to_main(world: World, value: T) -> list[T]:
     """Return the picklable values of all ranks on the main rank; [] elsewhere."""
     if not world.is_distributed:

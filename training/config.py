@@ -72,6 +72,7 @@ class TrainingConfig:
     cuda_graphs: bool = False  # the phases run as CUDA graphs
     deterministic: bool = False  # bit-identical results every time, on CUDA as on the CPU
     validation_set_kwargs: dict[str, Any] | None = None  # images held out of training
+    posthoc_ema: list[float] | None = None  # lengths of the averages of `training.power_averages`
     strict_data: bool = False  # an unreadable image ends the run; otherwise another image takes its place
 
     def to_json(self) -> str:

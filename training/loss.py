@@ -24,6 +24,7 @@ from torch_utils import training_stats
 from torch_utils.distributed import World
 from torch_utils.ops import upfirdn2d
 from training import diffaugment as differentiable
+from training.instance_discrimination import PERTURBATION, InstanceDiscrimination, features_captured
 from training.pseudo_augmentation import PseudoAugmentation
 from training.regularizers import FAKE, REAL, Consistency, LeCam, Regularizer
 
@@ -106,6 +107,8 @@ class StyleGAN2Loss:
         diffaugment: Names of augmentations of `training.diffaugment` that everything D sees goes through, in addition.
         lecam_weight: Weight of `LeCam`. 0: not used.
         bcr_weights: Weights of `Consistency` for real and for generated images. None: not used.
+        insgen_weights: Weights of `InstanceDiscrimination` for D and for G. None: not used.
+        insgen_queue: Images in its queues.
         pseudo: Replaces some of the images that D is shown as real. None: does not.
     """
 
@@ -125,6 +128,8 @@ class StyleGAN2Loss:
         diffaugment: Sequence[str] = (),
         lecam_weight: float = 0,
         bcr_weights: Sequence[float] | None = None,
+        insgen_weights: Sequence[float] | None = None,
+        insgen_queue: int = 1024,
         pseudo: PseudoAugmentation | None = None,
     ):
         self.G = G
@@ -142,6 +147,9 @@ class StyleGAN2Loss:
             self.regularizers.append(LeCam(lecam_weight, device))
         if bcr_weights is not None:
             self.regularizers.append(Consistency(D, bcr_weights))
+        self.instances: InstanceDiscrimination | None = None
+        if insgen_weights is not None:
+            self.instances = InstanceDiscrimination(D, insgen_weights, insgen_queue)
         self.diffaugment = diffaugment
         self.pseudo = pseudo
         self.is_compared = False  # with held-out images: then the outputs in D's adversarial phase are reported as such
@@ -155,7 +163,7 @@ class StyleGAN2Loss:
         self.pl_mean = torch.zeros([], device=device)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the tensors that the loss keeps from one step to the next."""
+        """Return the tensors that the loss keeps from one step to the next, and that each rank has for itself."""
         state = dict(pl_mean=self.pl_mean)
         for regularizer in self.regularizers:
             state |= regularizer.state_dict()
@@ -167,10 +175,21 @@ class StyleGAN2Loss:
         for regularizer in self.regularizers:
             regularizer.load_state_dict(state)
 
+    def shared_state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the tensors that the loss keeps from one step to the next, and that are equal on all ranks."""
+        return {} if self.instances is None else self.instances.state_dict()
+
+    def load_shared_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Restore what `shared_state_dict` returned."""
+        if self.instances is not None:
+            self.instances.load_state_dict(state)
+
     def end_batch(self, world: World) -> None:
         """Update what depends on all rounds of a batch. Collective; call it after the phases of each batch."""
         for regularizer in self.regularizers:
             regularizer.end_batch(world)
+        if self.instances is not None:
+            self.instances.end_batch(world)
 
     def accumulate_gradients(
         self,
@@ -294,17 +313,58 @@ class StyleGAN2Loss:
         self._set_blur(cur_nimg)
         return self.run_D(images, c)
 
-    def run_D_regularized(self, kind: str, images: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the logits [N, 1] of the images as D sees them, and the sum of all regularizers [N, 1]."""
-        if not self.regularizers:
+    def run_D_regularized(
+        self, kind: str, images: torch.Tensor, c: torch.Tensor, z: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits [N, 1] of the images as D sees them, and the sum of all regularizers [N, 1].
+
+        Args:
+            kind: REAL or FAKE.
+            images: [N, C, H, W].
+            c: [N, c_dim] labels.
+            z: [N, z_dim] latents of generated images.
+        """
+        if not self.regularizers and self.instances is None:
             logits = self.run_D(images, c)
             return logits, torch.zeros_like(logits)
         shown = self.show(images)
-        logits = self.D(shown, c)
+        watched: contextlib.AbstractContextManager[list[torch.Tensor]] = contextlib.nullcontext([])
+        if self.instances is not None:
+            watched = features_captured(self.D)
+        with watched as features:
+            logits = self.D(shown, c)
         penalty = torch.zeros_like(logits)
         for regularizer in self.regularizers:
             penalty = penalty + regularizer.penalty(kind, logits, shown, c)
+        if self.instances is not None:
+            contrast = self.instances.D_penalty(kind, features[0], self.other_view(images, c, z), c)  # [N]
+            training_stats.report(f'Loss/insgen/{kind}', contrast)
+            penalty = penalty + contrast.unsqueeze(1)
         return logits, penalty
+
+    @torch.no_grad()
+    def other_view(self, images: torch.Tensor, c: torch.Tensor, z: torch.Tensor | None) -> torch.Tensor:
+        """Return images [N, C, H, W] augmented anew; generated ones are also of slightly different latents `z`."""
+        if z is not None:
+            images, _ws = self.run_G(z + PERTURBATION * torch.randn_like(z), c)
+        return self.show(images)
+
+    def run_D_for_G(self, images: torch.Tensor, c: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits [N, 1] of generated images as D sees them, and what else to add to the loss of G, [N, 1].
+
+        Args:
+            images: [N, C, H, W].
+            c: [N, c_dim] their labels.
+            z: [N, z_dim] their latents.
+        """
+        if self.instances is None:
+            logits = self.run_D(images, c)
+            return logits, torch.zeros_like(logits)
+        with features_captured(self.D) as features:
+            logits = self.run_D(images, c)
+        contrast = self.instances.G_penalty(features[0], self.other_view(images, c, z), c)  # [N]
+        training_stats.report('Loss/insgen/G', contrast)
+        return logits, contrast.unsqueeze(1)
 
     def report_logits(
         self, kind: str, logits: torch.Tensor, boundary: float | torch.Tensor = 0, counted: torch.Tensor | None = None
@@ -338,16 +398,20 @@ class StyleGAN2Loss:
         return self.pseudo.replace(batch.real_img.detach(), generate)
 
     def trained_parameters(self) -> list[torch.nn.Parameter]:
-        """Return the parameters of D that are trained; naming them saves the backward pass to the images."""
-        return [parameter for parameter in self.D.parameters() if parameter.requires_grad]
+        """Return the parameters that are trained in a phase of D; naming them saves the backward pass to the images."""
+        parameters = list(self.D.parameters())
+        if self.instances is not None:
+            parameters += self.instances.trained_parameters()
+        return [parameter for parameter in parameters if parameter.requires_grad]
 
     def train_G(self, batch: Batch, gain: float) -> None:
         """Minimize -log sigmoid(D(G(z))), the non-saturating loss (arXiv 1406.2661, section 3)."""
         images, _ws = self.run_G(batch.gen_z, batch.gen_c)
-        logits = self.run_D(images, batch.gen_c)
+        logits, penalty = self.run_D_for_G(images, batch.gen_c, batch.gen_z)
         self.report_logits(FAKE, logits)
         loss = softplus(-logits)  # [N, 1]
         training_stats.report('Loss/G/loss', loss)
+        loss = loss + penalty
         report_nonfinite(loss)
         loss.mean().mul(gain).backward()
 
@@ -377,7 +441,7 @@ class StyleGAN2Loss:
         """Minimize -log(1 - sigmoid(D(G(z)))), the first half of the logistic loss (arXiv 1406.2661, eq. 1)."""
         with torch.no_grad():
             images, _ws = self.run_G(z, c, update_emas=True)
-        logits, penalty = self.run_D_regularized(FAKE, images, c)
+        logits, penalty = self.run_D_regularized(FAKE, images, c, z)
         self.report_logits(FAKE, logits)
         loss = softplus(logits)  # [N, 1]
         self._fake_loss = loss.detach()

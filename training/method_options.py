@@ -10,13 +10,16 @@ from dnnlib.text import excerpt
 from training import known_classes
 from training.config import DEFAULT_D_REG_INTERVAL, DEFAULT_HEURISTIC, DEFAULT_MAX_P
 from training.presets import DEFAULT_AUGPIPE, DIFFAUGMENT_NAMES, augpipe_flags
-from training.schema import MAX_FACTOR
+from training.schema import MAX_FACTOR, MAX_LENGTH, MIN_LENGTH
 
 T = TypeVar('T')
 
 DEFAULT_AUG = 'ada'
 DEFAULT_TARGETS = {'rt': 0.6, 'rv': 0.5}  # by heuristic
 DEFAULT_BCR = '10'
+_QUEUE_SHARE = 0.05  # of the training images
+DEFAULT_INSGEN = '1,0.1'
+DEFAULT_POSTHOC_EMA = '0.05,0.1'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,7 @@ class MethodOptions:
     d_reg_interval: int | None = None
     lecam: float | None = None
     bcr: str | None = None  # one or two numbers, separated by a comma
+    insgen: str | None = None  # likewise
     # Augmentation
     aug: str | None = None
     p: float | None = None
@@ -40,6 +44,8 @@ class MethodOptions:
     ada_heuristic: str | None = None
     validation: int | str | None = None  # number of images, or path of others
     diffaugment: str | None = None  # names, separated by commas
+    # Averages of the generator
+    posthoc_ema: str | None = None  # two numbers, separated by a comma
 
 
 def first_given(value: T | None, default: T) -> T:
@@ -77,6 +83,8 @@ def method_loss_kwargs(options: MethodOptions, r1_gamma: float) -> dict[str, Any
         kwargs['lecam_weight'] = options.lecam
     if options.bcr is not None:
         kwargs['bcr_weights'] = parse_bcr(options.bcr)
+    if options.insgen is not None:
+        kwargs['insgen_weights'] = parse_insgen(options.insgen)
     return kwargs
 
 
@@ -86,11 +94,8 @@ def parse_bcr(text: str) -> list[float]:
     Raises:
         InvalidArgument: It is not such a text.
     """
-    try:
-        weights = [float(number) for number in text.split(',')]
-    except ValueError:
-        weights = []
-    if len(weights) not in (1, 2) or not all(0 <= weight <= MAX_FACTOR for weight in weights):
+    weights = _parse_weights(text)
+    if weights is None:
         raise InvalidArgument(
             'bcr',
             f'{excerpt(repr(text), 50)} is not a weight, or one for real and one for generated images: use numbers '
@@ -99,10 +104,51 @@ def parse_bcr(text: str) -> list[float]:
     return [weights[0], weights[-1]]
 
 
+def parse_insgen(text: str) -> list[float]:
+    """Return the weights for D and for G in a text such as '1,0.1'; the second one is by default a tenth of the first.
+
+    Raises:
+        InvalidArgument: It is not such a text.
+    """
+    weights = _parse_weights(text)
+    if weights is None:
+        raise InvalidArgument(
+            'insgen',
+            f'{excerpt(repr(text), 50)} is not a weight, or one for the discriminator and one for the generator: use '
+            f'numbers from 0 to {MAX_FACTOR:g}, such as --insgen=1 or --insgen={DEFAULT_INSGEN}.',
+        )
+    return weights if len(weights) == 2 else [weights[0], weights[0] / 10]
+
+
+def insgen_queue(options: MethodOptions, num_images: int, batch_size: int) -> dict[str, Any]:
+    """Return the length of the queues of --insgen as a keyword of the loss; {} without --insgen.
+
+    A twentieth of the images (arXiv 2106.04566, section 4.1), so that few queues hold an image in two versions; at
+    least a batch.
+    """
+    if options.insgen is None:
+        return {}
+    return {'insgen_queue': max(round(num_images * _QUEUE_SHARE), batch_size)}
+
+
+def _parse_weights(text: str) -> list[float] | None:
+    """Return the one or two weights in a text, or None if it is something else."""
+    try:
+        weights = [float(number) for number in text.split(',')]
+    except ValueError:
+        return None
+    return weights if len(weights) <= 2 and all(0 <= weight <= MAX_FACTOR for weight in weights) else None
+
+
 def canonical_bcr(text: str) -> str:
     """Return the text as it is stored: '10' for '10.0,10'."""
     real, fake = parse_bcr(text)
     return f'{real:g}' if real == fake else f'{real:g},{fake:g}'
+
+
+def canonical_insgen(text: str) -> str:
+    """Return the text as it is stored: '1,0.1' for '1'."""
+    return ','.join(f'{weight:g}' for weight in parse_insgen(text))
 
 
 def d_reg_interval(options: MethodOptions) -> int | None:
@@ -200,6 +246,36 @@ def canonical_diffaugment(text: str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Averages of the generator
+
+
+def parse_posthoc_ema(text: str | None) -> list[float] | None:
+    """Return the lengths of two averages in a text such as '0.05,0.1', the shorter one first; None for None.
+
+    Raises:
+        InvalidArgument: It is not such a text.
+    """
+    if text is None:
+        return None
+    try:
+        lengths = sorted(float(number) for number in text.split(','))
+    except ValueError:
+        lengths = []
+    if len(lengths) != 2 or not MIN_LENGTH <= lengths[0] < lengths[1] <= MAX_LENGTH:
+        raise InvalidArgument(
+            'posthoc_ema',
+            f'{excerpt(repr(text), 50)} is not two lengths: use two different numbers from {MIN_LENGTH:g} to '
+            f'{MAX_LENGTH:g}, such as --posthoc-ema={DEFAULT_POSTHOC_EMA}.',
+        )
+    return lengths
+
+
+def canonical_posthoc_ema(text: str) -> str:
+    """Return the text as it is stored: '0.05,0.1' for '0.10, 0.05'."""
+    return ','.join(f'{length:g}' for length in parse_posthoc_ema(text) or [])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Description
 
 
@@ -209,6 +285,8 @@ def description_parts(options: MethodOptions) -> list[str]:
     parts += named_numbers(r2gamma=options.gamma2, dreg=options.d_reg_interval, lecam=options.lecam)
     if options.bcr is not None:
         parts.append(f'bcr{options.bcr.replace(",", "-")}')
+    if options.insgen is not None:
+        parts.append(f'insgen{options.insgen.replace(",", "-")}')
     if options.aug is not None:
         parts.append(options.aug)
     parts += named_numbers(p=options.p, initp=options.init_p, maxp=options.max_p, target=options.target)
@@ -222,6 +300,8 @@ def description_parts(options: MethodOptions) -> list[str]:
         parts.append(f'validation{options.validation if isinstance(options.validation, int) else ""}')
     if options.diffaugment is not None:
         parts += ['diffaugment', *parse_diffaugment(options.diffaugment)]
+    if options.posthoc_ema is not None:
+        parts.append(f'posthoc{options.posthoc_ema.replace(",", "-")}')
     return parts
 
 

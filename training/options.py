@@ -34,8 +34,10 @@ from training.method_options import (
     d_reg_interval,
     description_parts,
     first_given,
+    insgen_queue,
     method_loss_kwargs,
     named_numbers,
+    parse_posthoc_ema,
 )
 from training.presets import RESUME_SOURCES, STYLEGAN2, STYLEGAN3_R, Preset, get_preset
 
@@ -246,12 +248,14 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
             'style_mixing_prob': preset.style_mixing_prob,
             'pl_weight': preset.pl_weight,
             **(_blur(preset, batch_size) if resume_pkl is None else {}),
+            **insgen_queue(options, training_set_kwargs['max_size'], batch_size),
         },
         batch_size=batch_size,
         batch_gpu=batch_gpu,
         total_kimg=first_given(options.kimg, preset.total_kimg),
         ema_kimg=preset.ema_kimg,
         ema_rampup=preset.ema_rampup if resume_pkl is None else None,
+        posthoc_ema=parse_posthoc_ema(options.posthoc_ema),
         **augmentation_fields(options),
         ada_kimg=preset.ada_kimg if resume_pkl is None else preset.ada_kimg / _ADA_SPEED_UP_ON_RESUME,
         G_reg_interval=preset.G_reg_interval,
@@ -285,6 +289,10 @@ def checked_cuda_graphs(options: Options, device: str) -> bool:
     if options.cuda_graphs and options.apa:
         raise InvalidArgument(
             'cuda_graphs', '1 does not work with --apa, whose images are drawn on the CPU: remove one of the two.'
+        )
+    if options.cuda_graphs and options.insgen is not None:
+        raise InvalidArgument(
+            'cuda_graphs', '1 does not work with --insgen, whose queues grow at first: remove one of the two.'
         )
     return options.cuda_graphs
 

@@ -36,12 +36,13 @@ class RelativisticLoss(StyleGAN2Loss):
     def train_G(self, batch: Batch, gain: float) -> None:
         """Minimize log(1 + exp(D(x) - D(G(z)))): G is to make its image look more real than the real one."""
         images, _ws = self.run_G(batch.gen_z, batch.real_c)
-        fake_logits = self.run_D(images, batch.real_c)
+        fake_logits, penalty = self.run_D_for_G(images, batch.real_c, batch.gen_z)
         with torch.no_grad():
             real_logits = self.run_D(batch.real_img, batch.real_c)
         self.report_logits(FAKE, fake_logits, _boundary(real_logits, fake_logits))
         loss = softplus(real_logits - fake_logits)  # [N, 1]
         training_stats.report('Loss/G/loss', loss)
+        loss = loss + penalty
         report_nonfinite(loss)
         loss.mean().mul(gain).backward()
 
@@ -57,7 +58,7 @@ class RelativisticLoss(StyleGAN2Loss):
         fake.requires_grad_(r2_gamma != 0)
         if adversarial:
             real_logits, real_penalty = self.run_D_regularized(REAL, real, batch.real_c)
-            fake_logits, fake_penalty = self.run_D_regularized(FAKE, fake, batch.real_c)
+            fake_logits, fake_penalty = self.run_D_regularized(FAKE, fake, batch.real_c, batch.gen_z)
             boundary = _boundary(real_logits, fake_logits)
             self.report_logits(REAL, real_logits, boundary, is_real)
             self.report_logits(FAKE, fake_logits, boundary)

@@ -35,6 +35,7 @@ from training.presets import DIFFAUGMENT_NAMES
 MAX_KIMG = 1e9
 MAX_FACTOR = 1e9
 MAX_P = 1e6  # of the augmentation strength, which the published code does not limit
+MIN_LENGTH, MAX_LENGTH = 1e-4, 0.28  # of an average, σ_rel; 1/√12 is that of the mean over the whole training
 _MAX_COUNT = 2**31 - 1
 _MAX_PROCESSES = 65_536
 _MAX_WIDTH = 65_536  # channels, dimensions of z and w, pixels per side
@@ -189,6 +190,8 @@ LOSS_KEYWORDS = Record(
         'diffaugment': ListOf(Choice(DIFFAUGMENT_NAMES), max_length=len(DIFFAUGMENT_NAMES)),
         'lecam_weight': _FACTOR,
         'bcr_weights': Optional(ListOf(_FACTOR, min_length=2, max_length=2)),
+        'insgen_weights': Optional(ListOf(_FACTOR, min_length=2, max_length=2)),
+        'insgen_queue': Integer(1, 1_000_000),
     }
 )
 RELATIVISTIC_LOSS_KEYWORDS = Record({**LOSS_KEYWORDS.keys, 'r2_gamma': _FACTOR})
@@ -227,6 +230,7 @@ COMMAND_LINE = Record(
         'd_reg_interval': Optional(_COUNT),
         'lecam': Optional(_FACTOR),
         'bcr': Optional(Text(100)),
+        'insgen': Optional(Text(100)),
         'kimg': Optional(_KIMG),
         'batch': Optional(_COUNT),
         'batch_gpu': Optional(_COUNT),
@@ -246,6 +250,7 @@ COMMAND_LINE = Record(
         'apa': Flag(),
         'ada_heuristic': Optional(_HEURISTIC),
         'validation': Optional(Either(_COUNT, PATH)),
+        'posthoc_ema': Optional(Text(100)),
         'resume': Optional(PATH),
         'freezed': Optional(Integer(0, _MAX_COUNT)),
         'metrics': _METRICS,
@@ -295,6 +300,7 @@ TRAINING_OPTIONS = Record(
         'total_kimg': _KIMG,
         'ema_kimg': _FACTOR,
         'ema_rampup': Optional(_FACTOR),
+        'posthoc_ema': Optional(ListOf(Number(MIN_LENGTH, MAX_LENGTH), min_length=2, max_length=2)),
         'augment_kwargs': Optional(_constructions(known_classes.AUGMENTATIONS, AUGMENTATION_KEYWORDS)),
         'augment_p': _FRACTION,
         'ada_target': Optional(Number(-10, 10)),

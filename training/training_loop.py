@@ -30,6 +30,7 @@ from training.cuda_graphs import PhaseGraphs
 from training.dataset import ImageFolderDataset
 from training.ema import ema_decay, update_ema
 from training.phases import build_phases, run_phase
+from training.power_averages import PowerAverages
 from training.run import appended_files, checkpoint, snapshots
 from training.run.checkpoint import Checkpoint
 from training.run.errors import expected_errors_explained
@@ -260,8 +261,23 @@ def _build_run(
     validation = None if config.validation_set_kwargs is None else Validation(world, config)
     statistics = RunStatistics(run_dir_of(config), world, config.total_kimg, counters.cur_nimg)
     graphs = PhaseGraphs(loss, world.device) if config.cuda_graphs else None
+    averages = None
+    if config.posthoc_ema is not None and world.is_main:
+        averages = PowerAverages(G, config.posthoc_ema)
     return TrainingRun(
-        world, config, counters, networks, phases, loss, augment_pipe, ada, statistics, apa, validation, graphs
+        world,
+        config,
+        counters,
+        networks,
+        phases,
+        loss,
+        augment_pipe,
+        ada,
+        statistics,
+        apa,
+        validation,
+        graphs,
+        averages,
     )
 
 
@@ -297,8 +313,10 @@ def _train(
                     run_phase(phase, run.loss, pieces, run.world, counters.cur_nimg, run.graphs)
             run.loss.end_batch(run.world)
 
-            # Update the moving average of the generator.
+            # Update the moving averages of the generator.
             update_ema(G_ema, G, ema_decay(config.batch_size, counters.cur_nimg, config.ema_kimg, config.ema_rampup))
+            if run.averages is not None:
+                run.averages.update(counters.cur_nimg, counters.cur_nimg + config.batch_size)
             counters.cur_nimg += config.batch_size
             counters.batch_idx += 1
 

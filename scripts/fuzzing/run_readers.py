@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from scripts.comparison.figures import page
+from scripts.comparison.results import Comparison, Run, Settings, read_comparison
 from scripts.fuzzing import structured_mutations as structured
 from scripts.fuzzing.file_reader import FileReader
 from scripts.fuzzing.mutations import BYTE_MUTATIONS, Mutation, change_bytes, mutate_opcodes
@@ -18,7 +20,8 @@ from training.config import TrainingConfig
 from training.loss import StyleGAN2Loss
 from training.options import Options, build_config, open_training_set
 from training.phases import build_phases
-from training.run import checkpoint, provenance
+from training.power_averages import PowerAverages
+from training.run import averages_files, checkpoint, provenance
 from training.run.resuming import find_run, resumed_config
 from training.run.run_dir import RunDir, create_run_dir
 from training.run.state import Counters, TrainingRun
@@ -52,6 +55,14 @@ class _Run:
         state = checkpoint.save(self.run)
         assert state is not None
         self.state = state
+        G = self.run.networks['G']
+        averages_files.write(self.run_dir, PowerAverages(G, [0.05, 0.1]), self.run.counters.cur_nimg)
+        self.averages = Path(self.run_dir.averages(self.run.counters.cur_nimg))
+        self.comparison = outdir / 'comparison.json'
+        settings = Settings('data', 'a' * 64, 100, 8.0, ['--cfg=tiny'], ['fid1k_full'], 'fid1k_full', {'label': 'x'})
+        curves: dict[str, list[float | None]] = {'fid1k_full': [None, 3.0]}
+        run = Run('ada', ['--aug=ada'], 0, [4, 8], curves, {'p': [0.1, 0.2]}, 2.5, 'a machine')
+        Comparison(settings, [run]).save(self.comparison)
 
     def _new_run(self, config: TrainingConfig) -> TrainingRun:
         world = World(rank=0, size=1, device=_CPU)
@@ -84,6 +95,12 @@ class _Run:
         state.counters()
         state.restore(self.run)
 
+    def read_comparison(self, path: Path) -> None:
+        page(read_comparison(path))
+
+    def read_averages(self, path: Path) -> None:
+        averages_files.read(path)
+
     def read_provenance(self, _path: Path) -> None:
         with contextlib.redirect_stderr(io.StringIO()):
             provenance.read(self.run_dir.path)
@@ -103,6 +120,17 @@ def run_readers(folder: Path, data: Path) -> list[FileReader]:
             'starts of a run', starts, {starts.name: starts.read_bytes()}, of_json, run.read_provenance, expected
         ),
         FileReader('training state', run.state, {'state': run.state.read_bytes()}, of_state, run.restore, expected),
+        FileReader(
+            'averages', run.averages, {'averages': run.averages.read_bytes()}, of_state, run.read_averages, expected
+        ),
+        FileReader(
+            'comparison',
+            run.comparison,
+            {'comparison': run.comparison.read_bytes()},
+            of_json,
+            run.read_comparison,
+            expected,
+        ),
     ]
 
 

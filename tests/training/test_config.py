@@ -54,6 +54,7 @@ PUBLISHED = {
     'ada_heuristic': 'rt',
     'validation_set_kwargs': None,
     'apa_target': None,
+    'posthoc_ema': None,
     'ada_kimg': 500,
     'ada_interval': 4,
     'G_reg_interval': 4,
@@ -315,6 +316,8 @@ class TestOptions:
             build(cuda_graphs=True, device='cpu')
         with pytest.raises(InvalidArgument, match='does not work with --apa'):
             build(cuda_graphs=True, apa=True)
+        with pytest.raises(InvalidArgument, match='does not work with --insgen'):
+            build(cuda_graphs=True, insgen='1')
 
     @pytest.mark.parametrize('subset, num_training', [(None, 7), (4, 4), (7, 7)])
     def test_held_out_images_are_not_trained_on(self, build, subset, num_training):

@@ -318,6 +318,7 @@ METHODS = {
     'relativistic': (RelativisticLoss, dict(r2_gamma=0.5)),
     'lecam': (StyleGAN2Loss, dict(lecam_weight=0.3)),
     'bcr': (StyleGAN2Loss, dict(bcr_weights=(3, 5))),
+    'insgen': (StyleGAN2Loss, dict(insgen_weights=(3, 5), insgen_queue=7)),
 }
 
 LECAM_STATE = {
@@ -341,6 +342,11 @@ def gradients_of_phases(world, num_rounds, method='nonsaturating'):
     for regularizer in loss.regularizers:
         regularizer.load_state_dict(LECAM_STATE)
         regularizer.transform = lambda images: images.flip(3)  # the same for all ranks
+    if loss.instances is not None:
+        loss.other_view = lambda images, c, z: images.flip(3).detach()
+        for kind, queue in loss.instances.queues.items():
+            queue.normal_()
+            loss.instances.counts[kind].fill_(len(queue))
     gradients = {}
     for name, module in (('Gmain', G), ('Dmain', D), ('Dreg', D)):
         phase = Phase(name, module, torch.optim.SGD(module.parameters(), lr=0), interval=16 if name == 'Dreg' else 1)
@@ -362,7 +368,8 @@ def assert_same_gradients(actual, expected):
 
 
 @pytest.mark.parametrize(
-    'size, method', [(2, 'nonsaturating'), (4, 'nonsaturating'), (2, 'relativistic'), (2, 'lecam'), (2, 'bcr')]
+    'size, method',
+    [(2, 'nonsaturating'), (4, 'nonsaturating'), (2, 'relativistic'), (2, 'lecam'), (2, 'bcr'), (2, 'insgen')],
 )
 def test_gradients_of_ranks_are_those_of_the_whole_batch(tmp_path, size, method):
     alone = gradients_of_phases(distributed.World(0, 1, torch.device('cpu')), 1, method)

@@ -82,6 +82,8 @@ class Checkpoint:
                 'ada': None if run.ada is None else run.ada.state_dict(),
                 'apa': None if run.apa is None else {**run.apa.state_dict(), 'p': float(run.apa.augment_pipe.p)},
                 'validation': None if run.validation is None else run.validation.state_dict(),
+                'shared_loss': run.loss.shared_state_dict(),
+                'averages': None if run.averages is None else run.averages.state_dict(),
                 'statistics': run.statistics.state_dict(),
                 'totals': training_stats.totals(),
                 'ranks': per_rank,
@@ -107,6 +109,10 @@ class Checkpoint:
                 _load_optimizer(name, optimizer, optimizers[name]['state'])
             if run.augment_pipe is not None and self.content['augment_p'] is not None:
                 run.augment_pipe.p.fill_(self.content['augment_p'])
+            self._restore_averages(run)
+            shared = self.content.pop('shared_loss', {})
+            state_schema.check_tensors('shared_loss', shared, run.loss.shared_state_dict().items())
+            run.loss.load_shared_state_dict(shared)
             own = self._restore_rank(run)
 
             # The remaining ranks take on what those that no longer exist had counted.
@@ -126,6 +132,15 @@ class Checkpoint:
                 run.apa.on_change()
             if rank < len(per_rank):
                 set_random_states(own['random'], run.world.device)
+
+    def _restore_averages(self, run: TrainingRun) -> None:
+        stored = self.content.pop('averages', None)
+        if run.averages is None:
+            return
+        if stored is None:
+            raise ValueError('it has no averages of the generator')
+        state_schema.check_tensors('averages', stored, run.averages.state_dict().items())
+        run.averages.load_state_dict(stored)
 
     def _restore_rank(self, run: TrainingRun) -> dict[str, Any]:
         """Restore what belongs to this rank except for its random states, and return its part of the state."""

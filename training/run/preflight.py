@@ -237,10 +237,12 @@ def expected_output(config: TrainingConfig, dataset: ImageFolderDataset) -> Expe
     """Return an upper bound: parameters do not compress, and an image grid takes at most its pixels."""
     sizes = memory_estimate.network_sizes(config, dataset)
     columns, rows = snapshots.grid_size_for(dataset.resolution, torch.device(config.device))
+    averages = len(config.posthoc_ema or [])
     return ExpectedOutput(
         num_snapshots=_num_snapshots(config),
-        snapshot_bytes=2 * sizes.G_bytes + sizes.D_bytes + columns * rows * math.prod(dataset.image_shape),
-        state_bytes=4 * sizes.G_bytes + 3 * sizes.D_bytes,  # G, D, G_ema, and two moments of Adam for G and D
+        snapshot_bytes=(2 + averages) * sizes.G_bytes + sizes.D_bytes + columns * rows * math.prod(dataset.image_shape),
+        state_bytes=(4 + averages) * sizes.G_bytes
+        + 3 * sizes.D_bytes,  # G, D, G_ema, and two moments of Adam for G and D
         num_states=config.keep_states + 1,
     )
 

@@ -15,6 +15,7 @@ from network_files import snapshots
 
 _RUN_NAME = re.compile(r'(\d{5})(?:-|$)')
 _FAKES_NAME = re.compile(r'fakes(\d+)\.png')
+_AVERAGES_NAME = re.compile(r'averages-(\d{6,})\.pt')
 _STATE_NAME = re.compile(r'training-state-(\d{6,})(?:\.(\d{3}))?\.pt')
 _METRIC_FILES = 'metric-*.jsonl'
 _MEMORIZATION_FILES = 'memorization-*.png'
@@ -74,6 +75,10 @@ class RunDir:
         """The network pickle after `cur_nimg` images."""
         return self._file(snapshots.file_name(cur_nimg))
 
+    def averages(self, cur_nimg: int) -> str:
+        """The averages of the generator after `cur_nimg` images: `training.run.averages_files`."""
+        return self._file(f'averages-{cur_nimg // 1000:06d}.pt')
+
     def training_state(self, cur_nimg: int) -> str:
         """The training state after `cur_nimg` images.
 
@@ -109,6 +114,10 @@ class RunDir:
     def fakes_pngs(self) -> list[Path]:
         """All grids of generated images except the initial one, oldest first."""
         return self._matching(_FAKES_NAME)
+
+    def averages_files(self) -> list[Path]:
+        """The averages of the generator of all snapshots, oldest first."""
+        return self._matching(_AVERAGES_NAME)
 
     def training_states(self) -> list[Path]:
         """All training states, newest first."""

@@ -16,7 +16,7 @@ from typing import Any
 from dnnlib.errors import error_sentence
 from dnnlib.text import message_line
 from torch_utils import distributed, misc
-from training.run import checkpoint, divergence, snapshots
+from training.run import averages_files, checkpoint, divergence, snapshots
 from training.run.snapshots import FakesGrid
 from training.run.state import TrainingRun
 
@@ -88,6 +88,8 @@ class Saver:
             path = run.run_dir.network_pkl(run.counters.cur_nimg)
             with self._failures_recorded():
                 snapshots.save_network_pickle(path, modules, run.config.training_set_kwargs, **self._extra_content)
+                if run.averages is not None:
+                    averages_files.write(run.run_dir, run.averages, run.counters.cur_nimg)
 
     def save_images(self) -> None:
         """Write the image grid."""

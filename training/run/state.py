@@ -14,6 +14,7 @@ from training.config import TrainingConfig
 from training.cuda_graphs import PhaseGraphs
 from training.loss import StyleGAN2Loss
 from training.phases import Phase
+from training.power_averages import PowerAverages
 from training.run.run_dir import RunDir
 from training.run.stats_writer import RunStatistics
 from training.validation import Validation
@@ -54,6 +55,7 @@ class TrainingRun:
     apa: AdaController | None = None  # of the pseudo augmentation that the loss applies
     validation: Validation | None = None
     graphs: PhaseGraphs | None = None  # not saved: they are recorded again
+    averages: PowerAverages | None = None  # on the main rank only, since the parameters are equal on all
 
     @property
     def run_dir(self) -> RunDir:

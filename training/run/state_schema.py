@@ -144,6 +144,8 @@ STATE = Record(
         'ada': Optional(_CONTROLLER),
         'apa': Optional(_CONTROLLER_WITH_P),
         'validation': Optional(_COLLECTOR),
+        'averages': Optional(_TENSORS),
+        'shared_loss': _TENSORS,
         'statistics': Record(
             {'elapsed_sec': _SECONDS, 'tick_sec': _SECONDS, 'collector': _COLLECTOR},
             required=['elapsed_sec', 'tick_sec', 'collector'],

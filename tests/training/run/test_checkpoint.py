@@ -64,7 +64,7 @@ def assert_same_run(actual, expected):
     assert rows_of(actual) == rows_of(expected)
     assert ticks_in_log(actual) == ticks_in_log(expected)
     assert scalars_of(actual) == scalars_of(expected)
-    for path in [*expected.glob('*.pkl'), *expected.glob('*.png')]:
+    for path in [*expected.glob('*.pkl'), *expected.glob('*.png'), *expected.glob('averages-*.pt')]:
         assert (actual / path.name).read_bytes() == path.read_bytes(), path.name
     assert not list(actual.glob('.*'))
 

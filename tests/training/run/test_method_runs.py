@@ -18,7 +18,13 @@ from training.training_loop import launch
 
 RELATIVISTIC = dict(class_name='training.relativistic_loss.RelativisticLoss', r2_gamma=0.1)
 
-ALL = RELATIVISTIC | dict(lecam_weight=0.3, bcr_weights=[3, 1], diffaugment=['color', 'translation', 'cutout'])
+ALL = RELATIVISTIC | dict(
+    lecam_weight=0.3,
+    bcr_weights=[3, 1],
+    insgen_weights=[1, 0.1],
+    insgen_queue=20,
+    diffaugment=['color', 'translation', 'cutout'],
+)
 
 # Changes of `loss_kwargs`, other changes of the configuration, and the number of ranks
 RUNS = {
@@ -28,7 +34,11 @@ RUNS = {
     'apa': ({}, dict(apa_target=-2, ada_kimg=0.16), 1),
     'bcr and diffaugment': (dict(bcr_weights=[3, 1], diffaugment=['color', 'cutout']), {}, 1),
     'rv': ({}, dict(ada_heuristic='rv', ada_target=-2), 1),
-    'everything': (ALL, dict(ada_heuristic='rv', ada_target=-2, apa_target=-2, ada_kimg=0.16), 2),
+    'everything': (
+        ALL,
+        dict(ada_heuristic='rv', ada_target=-2, apa_target=-2, ada_kimg=0.16, posthoc_ema=[0.05, 0.1]),
+        2,
+    ),
 }
 
 
@@ -67,17 +77,19 @@ def test_states_hold_what_methods_keep(data, tmp_path):  # noqa: F811
     launch(dataclasses.replace(config, num_gpus=1, batch_gpu=4, total_kimg=0.04, ada_heuristic='rt'))
     state = torch.load(states_of(tmp_path)[0], weights_only=True)
     assert state['apa']['p'] == pytest.approx(0.2) and state['augment_p'] == pytest.approx(0.2)
+    assert 'insgen/queue/real' in state['shared_loss'] and int(state['shared_loss']['insgen/count/real']) == 20
     assert state['ranks'][0]['loss'].keys() == {'pl_mean', 'lecam_real', 'lecam_fake', 'lecam_batches'}
     assert state['validation'].keys() == {'seen', 'moments'}
+    assert {name.partition('/')[0] for name in state['averages']} == {'0', '1'}
     rows = rows_of(tmp_path)
     assert rows[-1]['Progress/apa']['mean'] == pytest.approx(0.2)
-    assert {'Loss/lecam', 'Loss/bcr', 'Loss/r2_penalty', 'Validation/held_out', 'Validation/r_v'} <= rows[-1].keys()
+    assert {'Loss/lecam', 'Loss/bcr', 'Loss/insgen/G', 'Loss/r2_penalty', 'Validation/r_v'} <= rows[-1].keys()
 
 
-@pytest.mark.parametrize('name', ['lecam', 'apa'])
+@pytest.mark.parametrize('name', ['lecam', 'apa', 'everything'])
 def test_a_state_without_the_method_is_one_sentence(data, tmp_path, name):  # noqa: F811
     """As after an edit of the options."""
     launch(small_config(data, tmp_path, total_kimg=0.008))
-    config = dataclasses.replace(config_of(name, data, tmp_path), batch_gpu=4)
+    config = dataclasses.replace(config_of(name, data, tmp_path), num_gpus=1, batch_gpu=4)
     with pytest.raises(ValueError, match=r'^The training state does not match its own options: .*--resume=PKL'):
         launch(config, resume=True)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import click.testing
@@ -27,16 +28,17 @@ def digits(tmp_path_factory):
 
 
 @pytest.fixture
-def script():
-    path = Path(__file__).resolve().parents[1] / 'scripts' / 'train_digits_detector.py'
-    spec = importlib.util.spec_from_file_location('train_digits_detector', path)
+def script(monkeypatch):
+    path = Path(__file__).resolve().parents[1] / 'scripts' / 'train_detectors.py'
+    spec = importlib.util.spec_from_file_location('train_detectors', path)
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
 
 def train(run_script, digits, dest, *args):
-    result = run_script('scripts/train_digits_detector.py', f'--data={digits}', f'--dest={dest}', *args)
+    result = run_script('scripts/train_detectors.py', f'--data={digits}', f'--dest={dest}', *args)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
