@@ -182,6 +182,9 @@ def modulated_conv2d(
     """
     misc.assert_shape(x, [None, w.shape[1], None, None])
     misc.assert_shape(s, [x.shape[0], w.shape[1]])
+    fused = _modulated_conv2d(x, w, s, demodulate, padding, input_gain)
+    if fused is not None:
+        return fused
     coefs = None
     if demodulate:
         w, s = _normalized(w, s)
@@ -189,9 +192,6 @@ def modulated_conv2d(
         coefs = torch.rsqrt(s.square() @ energy.t() + 1e-8)  # [N, O]
     if input_gain is not None:
         s = s * input_gain
-    fused = _modulated_conv2d(x, w.to(x.dtype), s.to(x.dtype), coefs, padding)
-    if fused is not None:
-        return fused
     x = _in_fast_format(x, w.shape[2])
     if _is_single(x):
         w = w * s[0, :, None, None]

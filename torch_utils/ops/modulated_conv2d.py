@@ -1,8 +1,10 @@
-"""A modulated 3×3 convolution between operators that work on planes: y = coefs * conv(x * styles), contiguous.
+"""The modulated 3×3 convolution of StyleGAN3 as one operator, from planes to planes (arXiv 2106.12423, appendix C.2).
 
 The kernels for convolutions want channels last, with few zeros around the image; `filtered_lrelu` wants planes. Here,
-conversion, padding and multiplication are one pass over memory, on either side of the convolution. Each of the maps
-below is the derivative of another, so all of them are differentiable any number of times.
+conversion, padding and multiplication by styles or demodulation coefficients are one pass over memory, on each side of
+the convolution. Each of these maps is the derivative of another, so all are differentiable any number of times.
+
+The weights themselves are never scaled: what normalizes each output channel is part of the coefficients.
 
 This operator is beyond those that the published code knows. Networks look it up in `conv2d_gradfix`, and compute the
 same with separate operators if it is missing, or if it returns None because it does not apply.
@@ -19,30 +21,46 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_utils.ops import conv3x3, native
+from torch_utils.ops.modulated_layer import EPSILON, energy
 
 
-def modulated_conv2d(x: Tensor, w: Tensor, styles: Tensor, coefs: Tensor | None, padding: int) -> Tensor | None:
+def modulated_conv2d(
+    x: Tensor, w: Tensor, s: Tensor, demodulate: bool, padding: int, input_gain: Tensor | None
+) -> Tensor | None:
     """Compute a modulated convolution, if there are kernels for it. Differentiable any number of times.
 
     Args:
         x: [N, I, H, W].
         w: Weights [O, I, 3, 3].
-        styles: Factors [N, I] of the input.
-        coefs: Factors [N, O] of the result, or None.
-        padding: Padding on all sides, 1 or more.
+        s: Styles [N, I].
+        demodulate: Give each output channel unit expected variance.
+        padding: Padding on all sides.
+        input_gain: Scale of the input, a scalar, or None.
 
     Returns:
         [N, O, H', W'], contiguous, or None if the separate operators are to be used.
     """
-    tensors = [tensor for tensor in (x, w, styles, coefs) if tensor is not None]
-    if not _are_eager(*tensors) or any(t.device.type != 'cpu' or t.dtype != torch.float32 for t in tensors):
+    if not _are_eager(x, w, s) or any(t.device.type != 'cpu' or t.dtype != torch.float32 for t in (x, w, s)):
         return None
     if padding < 1 or x.numel() == 0 or not conv3x3.is_supported(x, w):
         return None
-    if coefs is None:
-        coefs = styles.new_ones([x.shape[0], w.shape[0]])
-    y = conv3x3.convolve(to_pixels(x, styles, padding - 1), w, 'keep')  # pads by one pixel itself
+    if demodulate:
+        s, coefs = _demodulation(w, s)
+    else:
+        coefs = s.new_ones([x.shape[0], w.shape[0]])
+    if input_gain is not None:
+        s = s * input_gain
+    y = conv3x3.convolve(to_pixels(x, s, padding - 1), w, 'keep')  # pads by one pixel itself
     return to_planes(y, coefs, 0)
+
+
+def _demodulation(w: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """Return styles [N, I] with a mean square of one, and the factors [N, O] of the results for them."""
+    energy_of_pairs = energy(w)  # [O, I]
+    scale = (energy_of_pairs.mean(dim=1) / 9).rsqrt()  # [O], with which each output channel has a mean square of one
+    s = s * s.square().mean().rsqrt()
+    normalized = energy_of_pairs * scale.square()[:, None]
+    return s, torch.rsqrt(s.square() @ normalized.t() + EPSILON) * scale
 
 
 def _are_eager(*tensors: Tensor) -> bool:

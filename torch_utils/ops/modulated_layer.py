@@ -25,7 +25,7 @@ from torch_utils.ops.resampling import Resampling, filter_size
 from torch_utils.ops.upfirdn2d import upfirdn2d
 
 _SLOPES = {'linear': 1.0, 'lrelu': 0.2}  # for negative numbers
-_EPSILON = 1e-8  # added to the sum of squares
+EPSILON = 1e-8  # added to the sum of squares
 
 
 def modulated_layer(
@@ -106,7 +106,7 @@ def reference(
     else:
         x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
         x = upfirdn2d(x, resample_filter, padding=_filter_padding(resample_filter), gain=4)
-    coefs = torch.rsqrt(styles.square() @ weight.square().sum(dim=[2, 3]).t() + _EPSILON)
+    coefs = torch.rsqrt(styles.square() @ weight.square().sum(dim=[2, 3]).t() + EPSILON)
     x = x * coefs[:, :, None, None]
     return bias_act(x if noise is None else x + noise, b, **activation)
 
@@ -160,8 +160,12 @@ def _compute(
 
 def _demodulation(weight: Tensor, styles: Tensor) -> Tensor:
     """Return the factors [N, O] that give each output channel of each sample unit expected variance."""
-    energy = _Energy.apply(weight)  # [O, I]
-    return torch.rsqrt(styles.square() @ energy.t() + _EPSILON)
+    return torch.rsqrt(styles.square() @ energy(weight).t() + EPSILON)
+
+
+def energy(weight: Tensor) -> Tensor:
+    """Return the sums [O, I] of the squares of float32 weights [O, I, 3, 3] on the CPU."""
+    return _Energy.apply(weight)
 
 
 class _Energy(torch.autograd.Function):
