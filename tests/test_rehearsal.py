@@ -101,10 +101,11 @@ RUNS = {
     'name', ['all pipes', *(pytest.param(name, marks=pytest.mark.slow) for name in list(RUNS)[1:])]
 )
 def test_a_run_in_full_precision_is_that_of_the_cpu(data, tmp_path, name):
-    options = ['--fp32=1', *RUNS[name]]
-    on_cpu = subprocess.run(train(data, tmp_path / 'cpu', *SHORT, '--device=cpu', *options), capture_output=True)
+    # Two steps: each of Adam's first steps multiplies differences by 30 to 100.
+    options = [*SHORT, '--kimg=0.016', '--fp32=1', *RUNS[name]]
+    on_cpu = subprocess.run(train(data, tmp_path / 'cpu', *options, '--device=cpu'), capture_output=True)
     assert on_cpu.returncode == 0, on_cpu.stderr
-    successful(train(data, tmp_path / 'cuda', *SHORT, *options), shared_rng=1)
+    successful(train(data, tmp_path / 'cuda', *options), shared_rng=1)
     run_dirs = [only(tmp_path / name) for name in ('cpu', 'cuda')]
     expected, actual = map(losses_of, run_dirs)
     assert expected.keys() == actual.keys() and len(expected) > 10
@@ -113,7 +114,7 @@ def test_a_run_in_full_precision_is_that_of_the_cpu(data, tmp_path, name):
     only_pairs = name == 'relativistic'
     for key, value in expected.items():
         if not only_pairs or key[1].split('/')[1] not in ('scores', 'signs'):
-            assert actual[key] == pytest.approx(value, rel=1e-2, abs=1e-3), key
+            assert actual[key] == pytest.approx(value, rel=1e-3, abs=1e-4), key
     if only_pairs:
         return
     expected, actual = map(networks_of, run_dirs)

@@ -102,7 +102,7 @@ def launched(monkeypatch):
     """Configurations that reach the training loop, which itself does not run."""
     configs = []
 
-    def launch(config, _snapshot_metrics, resume):
+    def launch(config, _snapshot_metrics, resume, _after_snapshot):
         configs.append(config)
         return True
 

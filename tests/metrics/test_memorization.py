@@ -11,7 +11,7 @@ import torch
 from metrics.evaluation import Evaluation, SnapshotMetrics
 from metrics.memorization import memorization, share_of_copies_interval
 from metrics.options import MetricOptions
-from scripts import planted_copies, train_digits_detector
+from scripts import planted_copies, train_detectors
 from tests import metric_stand_ins as stand_ins
 from torch_utils import launcher
 from torch_utils.distributed import World
@@ -120,9 +120,11 @@ def digits(tmp_path_factory):
     folder = tmp_path_factory.mktemp('digits')
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    backbone = train_digits_detector.train(images[:, :1], torch.from_numpy(loaded.target), epochs=2, seed=0)
+    backbone = train_detectors.train(
+        images[:, :1], torch.from_numpy(loaded.target), train_detectors.SIZES['small'], epochs=2, seed=0
+    )
     torch.set_num_threads(threads)
-    train_digits_detector.save_detectors(backbone, str(folder), 'digits')
+    train_detectors.save_detectors(backbone, str(folder), 'digits')
     return images, str(folder)
 
 

@@ -10,7 +10,6 @@ import ctypes
 import functools
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,30 +18,13 @@ from torch import Tensor
 
 from torch_utils.ops import build
 from torch_utils.ops.arguments import ACTIVATION_CODES, CHANNEL_MULTIPLE, BiasActOptions, Finish
+from torch_utils.ops.cpu_library import check, library, library_path, pointer_to
 from torch_utils.ops.resampling import (
     FilteredActivation,
     MaskedResampling,
     Resampling,
     is_channels_last,
     memory_format_of,
-)
-
-FOLDER = Path(__file__).parent
-MAIN = 'cpu_kernels.cpp'
-SOURCES = (
-    MAIN,
-    'cpu_bias_act.h',
-    'cpu_filtered_lrelu.h',
-    'cpu_finish.h',
-    'cpu_layouts.h',
-    'cpu_matrix.h',
-    'cpu_memory.h',
-    'cpu_resample.h',
-    'cpu_schemes.h',
-    'cpu_threads.h',
-    'cpu_vectors.h',
-    'cpu_winograd.h',
-    'elementwise.h',
 )
 
 FUSED_BIAS_GRADIENT = True  # bias_act_grad can also compute the gradient of the bias.
@@ -58,61 +40,21 @@ _MIN_LANES = (
 )
 
 
-class _Finish(ctypes.Structure):
-    """`struct Finish` of cpu_finish.h."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ('scale', 'noise', 'bias')),
-        *((name, ctypes.c_int64) for name in ('channels', 'noise_step')),
-        *((name, ctypes.c_float) for name in ('slope', 'gain', 'clamp')),
-    )
-
-
 @functools.cache
 def reason_unavailable(device: torch.device) -> str | None:
     """Return the reason why the kernels cannot be used, as one sentence, or None if they can."""
     try:
-        _library()
+        library()
     except build.BuildError as error:
         return str(error)
     return None
 
 
-@functools.cache
-def _library_path() -> Path:
-    return build.shared_library('cpu', [FOLDER / name for name in SOURCES], FOLDER / MAIN)
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    path = _library_path()
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise build.BuildError(
-            f'{path} cannot be loaded ({error}); remove it, or set CXX to another compiler'
-        ) from error
-    pointer, number, size, factor = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double
-    library.ada_bias_act.argtypes = [number, *[pointer] * 6, *[size] * 3, number, number, *[factor] * 3, number]
-    library.ada_upfirdn2d.argtypes = [number, *[pointer] * 5, number, number, number, factor, pointer, number]
-    library.ada_filtered_lrelu.argtypes = [number, *[pointer] * 7, *[factor] * 4, number]
-    library.ada_conv3x3.argtypes = [number, *[pointer] * 7, number]
-    library.ada_conv3x3_weight_gradient.argtypes = [number, *[pointer] * 5, number]
-    library.ada_energy.argtypes = [pointer, pointer, size, number]
-    library.ada_layouts.argtypes = [number, *[pointer] * 5, number]
-    return library
-
-
 def describe(_device: torch.device) -> list[str]:
     """Return lines about the library, for `python -m torch_utils.ops`."""
-    path = _library_path()
+    path = library_path()
     seconds = build.build_time_sec(path)
     return [f'{path}' + ('' if seconds is None else f', compiled once in {seconds:.1f} s')]
-
-
-def _check(status: int) -> None:
-    if status != 0:
-        raise MemoryError('the CPU kernels could not allocate memory for their buffers')
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -211,8 +153,8 @@ def _run_bias_act(
     has_channels = b is not None or bias_gradient is not None
     # In a dense tensor, the elements of a channel form runs as long as the stride of that dimension.
     size, stride = (out.shape[dim], max(strides[dim], 1)) if has_channels else (1, out.numel())
-    _check(
-        _library().ada_bias_act(
+    check(
+        library().ada_bias_act(
             _TYPES[out.dtype],
             out.data_ptr(),
             *pointers,
@@ -260,8 +202,8 @@ def upfirdn2d(x: Tensor, f: Tensor, geometry: Resampling, finish: Finish | None 
     layout = torch.channels_last if kernel_last else torch.contiguous_format
     y = torch.empty([n, c, out_h, out_w], dtype=x.dtype, device=x.device, memory_format=layout)
     strides, out_strides = x.stride(), y.stride()
-    _check(
-        _library().ada_upfirdn2d(
+    check(
+        library().ada_upfirdn2d(
             _TYPES[x.dtype],
             x.data_ptr(),
             y.data_ptr(),
@@ -272,7 +214,7 @@ def upfirdn2d(x: Tensor, f: Tensor, geometry: Resampling, finish: Finish | None 
             f.ndim == 1,
             not flip_filter,
             gain,
-            _pointer_to(finish),
+            pointer_to(finish),
             torch.get_num_threads(),
         )
     )
@@ -346,8 +288,8 @@ def _run_filtered_lrelu(
     of_axes = zip(geometry.pad, geometry.offset, geometry.in_size, geometry.out_size, geometry.mask_size, strict=True)
     for numbers_of_axis in of_axes:
         numbers += [geometry.up, geometry.down, *numbers_of_axis]
-    _check(
-        _library().ada_filtered_lrelu(
+    check(
+        library().ada_filtered_lrelu(
             _TYPES[dtype],
             source.data_ptr(),
             None if b is None else b.data_ptr(),
@@ -396,9 +338,9 @@ def supports_conv3x3(x: Tensor, w: Tensor, padded: bool = False) -> bool:
         x.dtype == w.dtype == torch.float32
         and min(*x.shape, *w.shape) > 0
         and (padded or all(channels % CHANNEL_MULTIPLE == 0 for channels in w.shape[:2]))
-        and _library().ada_lanes() >= _MIN_LANES
+        and library().ada_lanes() >= _MIN_LANES
         # Without OpenMP, PyTorch's convolutions are faster on several threads.
-        and (_library().ada_has_threads() or torch.get_num_threads() == 1)
+        and (library().ada_has_threads() or torch.get_num_threads() == 1)
     )
 
 
@@ -426,7 +368,7 @@ def conv3x3(
     y = torch.empty([x.shape[0], w.shape[0], *size], dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     arguments = x.data_ptr(), w.data_ptr(), y.data_ptr(), _conv3x3_shape(x, y, kind), _weight_layout(w, rotated)
     factors = None if styles is None else styles.data_ptr()
-    _check(_library().ada_conv3x3(_SCHEMES[kind], *arguments, factors, _pointer_to(finish), torch.get_num_threads()))
+    check(library().ada_conv3x3(_SCHEMES[kind], *arguments, factors, pointer_to(finish), torch.get_num_threads()))
     return y
 
 
@@ -445,27 +387,8 @@ def conv3x3_weight_gradient(x: Tensor, dy: Tensor, kind: str, rotated: bool) -> 
     x, dy = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, dy))
     dw = torch.empty([dy.shape[1], x.shape[1], 3, 3], dtype=x.dtype, device=x.device)
     arguments = x.data_ptr(), dy.data_ptr(), dw.data_ptr(), _conv3x3_shape(x, dy, kind), _weight_layout(dw, rotated)
-    _check(_library().ada_conv3x3_weight_gradient(_SCHEMES[kind], *arguments, torch.get_num_threads()))
+    check(library().ada_conv3x3_weight_gradient(_SCHEMES[kind], *arguments, torch.get_num_threads()))
     return dw
-
-
-def _pointer_to(finish: Finish | None) -> Any:
-    """Return a pointer to what `cpu_finish.h` expects, or None. The tensors must outlive it."""
-    if finish is None:
-        return None
-    scale, noise, bias, (_dim, act, alpha, gain, clamp) = finish
-    return ctypes.byref(
-        _Finish(
-            scale=scale.data_ptr(),
-            noise=None if noise is None else noise.data_ptr(),
-            bias=bias.data_ptr(),
-            channels=scale.shape[1],
-            noise_step=0 if noise is None or noise.shape[0] == 1 else noise[0].numel(),
-            slope={'linear': 1.0, 'lrelu': alpha}[act],
-            gain=gain,
-            clamp=math.inf if clamp is None else clamp,
-        )
-    )
 
 
 def energy(w: Tensor) -> Tensor:
@@ -473,7 +396,7 @@ def energy(w: Tensor) -> Tensor:
     if w.dtype != torch.float32 or not w.is_contiguous():
         return w.square().sum(dim=[2, 3])
     sums = torch.empty(w.shape[:2], dtype=w.dtype, device=w.device)
-    _check(_library().ada_energy(w.data_ptr(), sums.data_ptr(), sums.numel(), torch.get_num_threads()))
+    check(library().ada_energy(w.data_ptr(), sums.data_ptr(), sums.numel(), torch.get_num_threads()))
     return sums
 
 
@@ -524,4 +447,4 @@ def _run_layouts(
     scale = None if scale is None else scale.contiguous()
     pointers = [None if tensor is None else tensor.data_ptr() for tensor in (planes, pixels, scale, sums)]
     shape = (ctypes.c_int64 * 5)(*planes.shape, margin)
-    _check(_library().ada_layouts(code, *pointers, shape, torch.get_num_threads()))
+    check(library().ada_layouts(code, *pointers, shape, torch.get_num_threads()))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torch_utils.ops import build, conv2d_gradfix, modulated_conv2d, native
+from torch_utils.ops import build, conv2d_gradfix, cpu_library, modulated_conv2d, native
 from torch_utils.ops.modulated_conv2d import products, to_pixels, to_planes
 from training import networks_stylegan3
 
@@ -157,7 +157,7 @@ def test_vectors_of_all_lengths(name, tmp_path):
         '}\n'
     )
     compiler, _version = build.find_compiler()
-    options = ['-std=c++17', '-O1', '-shared', '-fPIC', '-Wno-psabi', '-I', str(KERNELS.FOLDER)]
+    options = ['-std=c++17', '-O1', '-shared', '-fPIC', '-Wno-psabi', '-I', str(cpu_library.FOLDER)]
     library = tmp_path / 'layouts.so'
     subprocess.run([*compiler, *options, *VECTORS[name], str(source), '-o', str(library)], check=True)
     run = ctypes.CDLL(str(library)).run
