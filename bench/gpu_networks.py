@@ -31,7 +31,7 @@ from bench.published import ONE_GPU_SEC_PER_KIMG
 from bench.reference import with_reference
 from bench.tables import markdown_table
 from dnnlib.cli import Command
-from torch_utils import inference_graphs
+from torch_utils import inference_graphs, misc
 from torch_utils.distributed import World
 from training.presets import auto_preset
 
@@ -91,20 +91,6 @@ def _rate(image_sec: float | None) -> str:
 
 def _sec_per_kimg(image_sec: float | None) -> str:
     return OUT_OF_MEMORY if image_sec is None else format_number(image_sec * 1000)
-
-
-@contextlib.contextmanager
-def tensor_float32(allowed: bool) -> Iterator[None]:
-    """Within this context, convolutions and matrix products of float32 may use TensorFloat-32, or not."""
-    backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [backend.allow_tf32 for backend in backends]
-    try:
-        for backend in backends:
-            backend.allow_tf32 = allowed
-        yield
-    finally:
-        for backend, value in zip(backends, before):
-            backend.allow_tf32 = value
 
 
 def seconds(
@@ -219,7 +205,7 @@ def main(only: tuple[str, ...], resolutions: list[int] | None, quick: bool, json
         for mode in MODES
     ]
     for case in cases:
-        with tensor_float32(MODES[case.args[1]].get('allow_tf32', False)):
+        with misc.tensor_float32(MODES[case.args[1]].get('allow_tf32', False)):
             for row in case():
                 rows.append(row)
                 print('  '.join(cell for cell in (row.section, *row.cells()) if cell), flush=True)

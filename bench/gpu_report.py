@@ -15,7 +15,7 @@ LAST_LINES = 15  # of the output of a part that fails
 
 
 def to_markdown(results: Mapping[str, Any]) -> str:
-    """Return the Markdown text of what `scripts/gpu_check.py` writes as JSON."""
+    """Return the results of `scripts/gpu_check.py` as Markdown."""
     parts: Mapping[str, Mapping[str, Any]] = results['parts']
     sections = [describe(results['machine']), _overview(parts)]
     if results['quick']:

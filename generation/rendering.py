@@ -136,7 +136,7 @@ def render_projected(
                 if has_own_noise:
                     stack.enter_context(use_projected_noise(G, projected, start))
                 if is_exact:
-                    stack.enter_context(misc.without_tf32())
+                    stack.enter_context(misc.tensor_float32(False))
                 rendered = render(G, ws, noise_mode, noise_seeds, force_fp32=is_exact)
             yield from rendered
 

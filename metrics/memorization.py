@@ -57,7 +57,7 @@ class Memorization:
     threshold: float  # a copy has this ratio or a smaller one
     nearest: np.ndarray  # int64 [M]: index of the nearest training image
     ratios: np.ndarray  # float64 [M]: of generated images
-    new_ratios: np.ndarray  # float64 [V], or [N] without held-out images: of images that are no copies
+    new_ratios: np.ndarray  # float64 [V], or [N] without held-out images: the ratios of images that cannot be copies
 
 
 def memorization(
@@ -201,7 +201,7 @@ class _TrainingNeighbors:
         """Return the two nearest images of each row that are not equal to it.
 
         Returns:
-            Numbers of the images int64 [N, 2], and distances float64 [N, 2]: infinity where there is none.
+            Numbers of the images int64 [N, 2], and distances float64 [N, 2], infinite where there are fewer neighbors.
         """
         candidates = _nearest(self._training, self._training, _NUM_CANDIDATES, self._step, self._images, unequal=True)
         rows = np.arange(len(self._images))
@@ -275,9 +275,9 @@ def _nearest(
         training: [N, D].
         num_nearest: k.
         step: Called after each block of distances.
-        images: Numbers int64 [N] of the images that training vectors belong to, if queries are the first M of them: a
-            vector of the same image is no neighbor.
-        unequal: Whether vectors that are equal to rounding are no neighbors.
+        images: If the queries are the first M training vectors: int64 [N], which image each training vector belongs
+            to. Vectors of the query's own image are skipped.
+        unequal: Skip vectors that equal the query up to rounding.
     """
     numbers = None if images is None else torch.from_numpy(images).to(training.rows.device)
     found = []

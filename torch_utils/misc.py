@@ -223,14 +223,17 @@ def print_module_summary(
 
 
 @contextlib.contextmanager
-def without_tf32() -> Iterator[None]:
-    """Compute float32 in full precision on CUDA; by default PyTorch uses TensorFloat-32 for convolutions."""
+def tensor_float32(allowed: bool) -> Iterator[None]:
+    """Let convolutions and matrix products of float32 use TensorFloat-32 on CUDA, or not.
+
+    By default, PyTorch uses it for convolutions.
+    """
     backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
     previous = [backend.allow_tf32 for backend in backends]
     try:
         for backend in backends:
-            backend.allow_tf32 = False
+            backend.allow_tf32 = allowed
         yield
     finally:
-        for backend, allowed in zip(backends, previous):
-            backend.allow_tf32 = allowed
+        for backend, value in zip(backends, previous):
+            backend.allow_tf32 = value

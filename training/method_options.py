@@ -94,13 +94,7 @@ def parse_bcr(text: str) -> list[float]:
     Raises:
         InvalidArgument: It is not such a text.
     """
-    weights = _parse_weights(text)
-    if weights is None:
-        raise InvalidArgument(
-            'bcr',
-            f'{excerpt(repr(text), 50)} is not a weight, or one for real and one for generated images: use numbers '
-            f'from 0 to {MAX_FACTOR:g}, such as --bcr={DEFAULT_BCR} or --bcr=10,5.',
-        )
+    weights = _parse_weights('bcr', text, 'one for real and one for generated images', f'{DEFAULT_BCR} or --bcr=10,5')
     return [weights[0], weights[-1]]
 
 
@@ -110,13 +104,8 @@ def parse_insgen(text: str) -> list[float]:
     Raises:
         InvalidArgument: It is not such a text.
     """
-    weights = _parse_weights(text)
-    if weights is None:
-        raise InvalidArgument(
-            'insgen',
-            f'{excerpt(repr(text), 50)} is not a weight, or one for the discriminator and one for the generator: use '
-            f'numbers from 0 to {MAX_FACTOR:g}, such as --insgen=1 or --insgen={DEFAULT_INSGEN}.',
-        )
+    roles = 'one for the discriminator and one for the generator'
+    weights = _parse_weights('insgen', text, roles, f'1 or --insgen={DEFAULT_INSGEN}')
     return weights if len(weights) == 2 else [weights[0], weights[0] / 10]
 
 
@@ -131,13 +120,19 @@ def insgen_queue(options: MethodOptions, num_images: int, batch_size: int) -> di
     return {'insgen_queue': max(round(num_images * _QUEUE_SHARE), batch_size)}
 
 
-def _parse_weights(text: str) -> list[float] | None:
-    """Return the one or two weights in a text, or None if it is something else."""
+def _parse_weights(option: str, text: str, roles: str, example: str) -> list[float]:
+    """Return the one or two weights in the text of an option; `roles` and `example` are for the error."""
     try:
         weights = [float(number) for number in text.split(',')]
     except ValueError:
-        return None
-    return weights if len(weights) <= 2 and all(0 <= weight <= MAX_FACTOR for weight in weights) else None
+        weights = []
+    if not 1 <= len(weights) <= 2 or not all(0 <= weight <= MAX_FACTOR for weight in weights):
+        raise InvalidArgument(
+            option,
+            f'{excerpt(repr(text), 50)} is not a weight, or {roles}: use numbers from 0 to {MAX_FACTOR:g}, such as '
+            f'--{option}={example}.',
+        )
+    return weights
 
 
 def canonical_bcr(text: str) -> str:

@@ -336,7 +336,7 @@ def _network_kwargs(
             f'channels): use {level} or more.',
         )
     if options.fp32 and options.precision is not None:
-        raise InvalidArgument('precision', f'{options.precision} and --fp32 are two answers: use only one of them.')
+        raise InvalidArgument('precision', f'{options.precision} and --fp32 contradict each other: use one of them.')
     full_precision = options.fp32 or options.precision in ('fp32', 'tf32')
     shared = {
         'channel_base': channel_base,

@@ -1,4 +1,4 @@
-"""A picture of what a check has found: a row of small images for each kind of problem, repetitions beside originals."""
+"""The contact sheet of a check: thumbnails of each kind of problem in a row, with duplicates beside their originals."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import numpy as np
 
 MAX_HASH_DISTANCE = 7
 MIN_CORRELATION = 0.95  # of all colors of two thumbnails
-MIN_DETAIL_CORRELATION = 0.85  # of what is finer than 3 pixels: different birds in the same sky differ here
+MIN_DETAIL_CORRELATION = 0.85  # of details finer than 3 pixels, which tell two birds in the same sky apart
 MAX_CANDIDATES = 2_000_000
 
 _NUM_BYTES = 8

@@ -108,7 +108,7 @@ class ProjectionResult:
 # Optimization
 
 
-@misc.without_tf32()
+@misc.tensor_float32(False)
 def project(
     G: Any,
     target: np.ndarray,
@@ -219,7 +219,7 @@ def _frozen(module: torch.nn.Module) -> torch.nn.Module:
     return copy.deepcopy(module).eval().requires_grad_(False)
 
 
-@misc.without_tf32()
+@misc.tensor_float32(False)
 @torch.no_grad()
 def render(G: Any, candidate: Candidate) -> np.ndarray:
     """Return the image of a candidate, uint8 [C, H, W]: the same as `generate.py --projected-w` renders."""

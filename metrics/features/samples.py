@@ -124,7 +124,7 @@ class Samples:
         kwargs = self._options.held_out_kwargs if images == HELD_OUT else self._options.dataset_kwargs
         if kwargs is None:
             raise MetricError(
-                'There are no held-out images to compare with: train with --validation, or name a folder or archive '
+                'No images were held out of training. Train with --validation, or name a folder or archive '
                 'of images that were not trained on with --validation of calc_metrics.py.'
             )
         return kwargs
@@ -358,7 +358,7 @@ def _float32_inference() -> Iterator[None]:
     benchmark = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:
-        with misc.without_tf32():
+        with misc.tensor_float32(False):
             yield
     finally:
         torch.backends.cudnn.benchmark = benchmark

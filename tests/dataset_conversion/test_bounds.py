@@ -6,7 +6,6 @@ import json
 import os
 import struct
 import tarfile
-import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -14,15 +13,14 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from click.testing import CliRunner
 
-import dataset_tool
 from dataset_conversion import array_datasets
 from dataset_format import images, labels
 from dataset_format.images import BadImage, TooLarge, decode, encode_png, open_image, paste_on_white
 from dataset_format.labels import parse_label_file
 from dnnlib.errors import InvalidArgument
 from generation.projection.targets import find_targets
+from tests.bounded_conversions import convert
 from training.data.decoding import decode_image
 from training.dataset import ImageFolderDataset
 
@@ -31,18 +29,7 @@ SMALL = encode_png(np.zeros([16, 16, 3], np.uint8))
 
 
 def call(source: Path, out: Path, *args: object, status: int = 0) -> str:
-    """Run the script in this process, and return its output; it must not take much memory."""
-    tracemalloc.start()
-    try:
-        arguments = ['--source', source, '--dest', out / 'out.zip', '--workers', 1, *args]
-        result = CliRunner().invoke(dataset_tool.main, [str(arg) for arg in arguments])
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert result.exit_code == status, result.output
-    assert isinstance(result.exception, (SystemExit, type(None)))
-    assert peak < 64 * MIB
-    return ' '.join(result.output.split())
+    return convert(source, out / 'out.zip', *args, status=status)
 
 
 def png_header(width: int, height: int) -> bytes:

@@ -5,17 +5,15 @@ import io
 import json
 import re
 import tarfile
-import tracemalloc
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
-from click.testing import CliRunner
 
-import dataset_tool
 from dataset_conversion import emoji_package
+from tests.bounded_conversions import convert
 
 NAME = 'emoji-datasource-google-16.0.0.tgz'
 FOLDER = 'package/img/google/64/'
@@ -68,20 +66,6 @@ def write_package(folder: Path, files: dict[str, bytes], more: list[tarfile.TarI
         for info in more or []:
             archive.addfile(info)
     return path
-
-
-def convert(source: Path, dest: Path, *args: object, status: int = 0) -> str:
-    arguments = ['--source', source, '--dest', dest, '--workers', 1, *args]
-    tracemalloc.start()
-    try:
-        result = CliRunner().invoke(dataset_tool.main, [str(arg) for arg in arguments])
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert result.exit_code == status, result.output
-    assert isinstance(result.exception, (SystemExit, type(None)))
-    assert peak < 64 * MIB
-    return ' '.join(result.output.split())
 
 
 def test_emoji_by_category(tmp_path: Path):

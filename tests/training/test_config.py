@@ -307,7 +307,7 @@ class TestOptions:
             assert (kwargs['num_fp16_res'], kwargs['conv_clamp']) == (layers, clamp)
 
     def test_two_precisions(self, build):
-        with pytest.raises(InvalidArgument, match='bf16 and --fp32 are two answers'):
+        with pytest.raises(InvalidArgument, match='bf16 and --fp32 contradict each other'):
             build(precision='bf16', fp32=True)
 
     def test_cuda_graphs(self, build):
