@@ -188,9 +188,11 @@ template <class Work> static void in_parallel_with_scratch(int64_t items, int64_
 // Convolution: V[point][tile][in] times U[point][panel][in][PANEL] is M[point][tile][out]
 //
 // x is read and y is written once. The smaller one of U and V is computed first, as a whole. The other one is computed in
-// blocks that fit in the L2 cache together with their part of M; each block is used before the next one is computed.
+// blocks; each block is used before the next one is computed. Blocks of V fit in the L2 cache together with their part of M,
+// unless U exceeds the caches: then larger blocks are faster, because each block reads all of U.
 
-const int64_t TILES_AT_ONCE = 36 / ROWS * ROWS;
+const int64_t TILES_AT_ONCE = 36 / ROWS * ROWS, TILES_AT_ONCE_PAST_CACHES = 3 * TILES_AT_ONCE;
+const int64_t CACHED_BYTES_OF_U = 16 << 20;
 const int64_t INS_PER_BLOCK = 64;
 const int64_t PRODUCT_DEPTH = 256;  // channels summed by one product, whose part of U fits in the L1 cache
 const int64_t MOST_TILES_BY_PANELS = 128;
@@ -312,7 +314,9 @@ template <class S> struct Convolution {
             const int64_t panel = item % panels, first = item / panels * CHANNEL_MULTIPLE;
             transform_weights<S>(weights, panel, first, CHANNEL_MULTIPLE, U.data + (panel * ins + first) * PANEL, U_step);
         });
-        const int64_t share = (tiles.count + threads - 1) / threads, at_once = std::min(TILES_AT_ONCE, share);
+        const bool cached = POINTS * U_step * (int64_t)sizeof(float) <= CACHED_BYTES_OF_U;
+        const int64_t share = (tiles.count + threads - 1) / threads;
+        const int64_t at_once = std::min(cached ? TILES_AT_ONCE : TILES_AT_ONCE_PAST_CACHES, share);
         const int64_t blocks = (tiles.count + at_once - 1) / at_once;
         const int64_t V_step = at_once * ins + SPREAD, M_step = at_once * outs + SPREAD;
         in_parallel_with_scratch(blocks, POINTS * (V_step + M_step), threads, [&](int64_t block, float* V) {
