@@ -2,16 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from typing import Any
-
-import click
-import torch
-from click.core import ParameterSource
-
-from dataset_format.images import MAX_PIXELS
-from dataset_format.sizes import Resolution
 from dnnlib.cli import (
     BOOL,
     PATH,
@@ -22,6 +12,19 @@ from dnnlib.cli import (
     usage_error,
     usage_errors,
 )
+
+# The rest may import PyTorch, whose threads then wait as `dnnlib.cli` has set.
+# isort: split
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from click.core import ParameterSource
+
+from dataset_format.images import MAX_PIXELS
+from dataset_format.sizes import Resolution
 from dnnlib.errors import InvalidArgument
 from generation import latents, options
 from generation.projection.optimization import FeatureFunction, ProjectionSettings, feature_input_size, measure_w

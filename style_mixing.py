@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dnnlib.cli import BOOL, Command, SeedRange, check_outdir, usage_errors
+
+# The rest may import PyTorch, whose threads then wait as `dnnlib.cli` has set.
+# isort: split
 from pathlib import Path
 
 import click
 import torch
 
-from dnnlib.cli import BOOL, Command, SeedRange, check_outdir, usage_errors
 from dnnlib.errors import InvalidArgument
 from generation import latents, mixing, options
 

@@ -8,6 +8,8 @@
   length, because both may quote files.
 * `usage_error(option, message)` and, for errors of libraries, `usage_errors(option)`: exit status 2, naming the option.
 * `@device_option()` and `resolve_device(name)`: `--device auto|cuda|cuda:N|mps|cpu`.
+
+Importing this module calls `dnnlib.machine.limit_spinning`, so scripts import it before PyTorch.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnnlib.errors import InvalidArgument, error_sentence, option_name
-from dnnlib.machine import keep_freed_memory
+from dnnlib.machine import keep_freed_memory, limit_spinning
 from dnnlib.streams import lost_output, protect_standard_streams
 from dnnlib.terminal import clean_output
 from dnnlib.text import excerpt, message_line, message_lines
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     import torch
 
 _MAX_LIST_LENGTH = 10_000_000
+
+limit_spinning()
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Command

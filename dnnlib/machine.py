@@ -1,4 +1,4 @@
-"""Properties of this machine (processor, cores, free memory), and the setup of its memory allocator."""
+"""Properties of this machine (processor, cores, free memory), and the setup of its threads and its memory allocator."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _NEVER = -1
 
+_SPINNING_VARIABLES = ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')
+_SPINS = 1000  # tens of microseconds
 _ALLOCATOR_VARIABLES = ('MALLOC_MMAP_MAX_', 'MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_', 'MALLOC_TOP_PAD_')
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -34,6 +36,22 @@ def processor_name() -> str:
         lines = []
     names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def limit_spinning() -> bool:
+    """Let threads of OpenMP that wait for each other spin for microseconds only; return whether this was set.
+
+    By default a thread of GNU's OpenMP, which PyTorch uses on Linux, occupies its core while it waits. If other
+    programs need that core, the thread that is waited for may not run, and training beside them takes many times as
+    long (`bench/shared_cores.py`). Threads that sleep at once are slower on quiet machines.
+
+    OpenMP reads the setting when it is loaded, so this has no effect after PyTorch was imported. Does nothing if the
+    environment says how threads wait (`OMP_WAIT_POLICY`, `GOMP_SPINCOUNT`).
+    """
+    if any(name in os.environ for name in _SPINNING_VARIABLES):
+        return False
+    os.environ['GOMP_SPINCOUNT'] = str(_SPINS)
+    return True
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -59,3 +59,38 @@ def test_freed_memory_is_kept_on_request():
 )
 def test_the_environment_takes_precedence(settings):
     assert run('keep', **settings)[0] == 'False'
+
+
+WHEN_PYTORCH_IS_IMPORTED = """
+import importlib.abc, os, runpy, sys
+
+class Watch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == 'torch':
+            print(os.environ.get('GOMP_SPINCOUNT'), file=sys.stderr)
+
+sys.meta_path.insert(0, Watch())
+sys.argv[1:] = ['--help']
+runpy.run_path(SCRIPT, run_name='__main__')
+"""
+ROOT = Path(__file__).resolve().parent.parent.parent
+SCRIPTS = sorted(path.name for path in ROOT.glob('*.py'))
+
+
+@pytest.mark.parametrize(
+    'script, settings, expected',
+    [
+        *((script, {}, '1000') for script in SCRIPTS),
+        ('style_mixing.py', {'GOMP_SPINCOUNT': '7'}, '7'),
+        ('style_mixing.py', {'OMP_WAIT_POLICY': 'active'}, 'None'),
+    ],
+)
+def test_scripts_limit_how_long_threads_spin_before_they_import_pytorch(script, settings, expected):
+    others = {name: value for name, value in os.environ.items() if not name.startswith(('GOMP_', 'OMP_'))}
+    program = WHEN_PYTORCH_IS_IMPORTED.replace('SCRIPT', repr(str(ROOT / script)))
+    result = subprocess.run(
+        [sys.executable, '-c', program], env=others | settings, cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.split()[:1] in ([], [expected])  # Some scripts do not import PyTorch for their help.
+    assert result.stderr or script in ('calc_metrics.py', 'dataset_tool.py', 'report.py', 'train.py')
