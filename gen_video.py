@@ -58,6 +58,13 @@ _MAX_SIDE = 16384  # pixels; the limit of H.264 in common players
     help='A smooth curve through the keyframes, or straight lines between them',
 )
 @click.option(
+    '--easing',
+    type=click.Choice(['none', 'smooth']),
+    default='none',
+    show_default=True,
+    help='Move steadily from keyframe to keyframe, or slow down at the keyframes',
+)
+@click.option(
     '--shuffle-seed', type=click.IntRange(0, latents.MAX_SEED), metavar='INT', help='Shuffle the order of the keyframes'
 )
 @click.option(
@@ -104,6 +111,7 @@ def main(
     fps: float,
     loop: bool,
     kind: str,
+    easing: str,
     shuffle_seed: int | None,
     pan: image_transforms.Shift | None,
     spin: float | None,
@@ -134,7 +142,6 @@ def main(
         check_inputs(seeds, projected_w, num_cells, num_keyframes)
     check_output(output)
     data, G, torch_device = options.open_generator(network, trust_pickle, device, cuda_graphs)
-
     options.warn_if_without_noise(G, f'--noise-mode={noise_mode}', noise_mode != 'const')
     with usage_errors():
         image_transforms.check_supported(G, {'pan': pan, 'spin': spin})
@@ -150,7 +157,7 @@ def main(
             labels = labels_of_keys(data, class_text, label, len(order), num_cells, torch_device)
             ws = latents.ws_of_seeds(G, [seeds[index] for index in order], labels, truncation_psi, truncation_cutoff)
             keys = ProjectedLatents(ws.cpu().numpy())
-    path = Interpolation(keys, num_cells, frames_per_key, kind, loop)
+    path = Interpolation(keys, num_cells, frames_per_key, kind, loop, easing)
     frames = render_frames(G, path, grid_size, torch_device, noise_mode, batch_size, enlarge, motion)
     write(output, fps, frames, path.num_frames)
 

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from click.core import ParameterSource
 
 from dataset_format.images import MAX_PIXELS
-from dataset_format.sizes import Resolution
 from dnnlib.cli import (
     BOOL,
     PATH,
@@ -24,12 +22,12 @@ from dnnlib.cli import (
 )
 from dnnlib.errors import InvalidArgument
 from generation import latents, options
-from generation.projection.optimization import FeatureFunction, ProjectionSettings, feature_input_size, measure_w
+from generation.projection.optimization import ProjectionSettings, measure_w
 from generation.projection.project_to_files import ALL_FILES, Projector, write_overview
 from generation.projection.targets import TARGET_RULES, Target, check_channels, find_targets
 from generation.video import NoEncoder, require_encoder
 from metrics.features import detectors
-from metrics.features.feature_requests import VGG_LPIPS
+from metrics.features.projection_features import describe, features_of, open_detector
 
 _DEFAULTS = ProjectionSettings()
 
@@ -170,7 +168,7 @@ def main(
             'network': network,
             'class': int(c.argmax()) if G.c_dim > 0 and label is None else None,
             'label': label if G.c_dim > 0 else None,
-            'detector': {'name': detector.name, 'label': detector.label, 'sha256': detector.sha256},
+            'detector': describe(detector),
         },
     )
     with usage_errors():
@@ -229,29 +227,6 @@ def check_network(G: Any, targets: list[Target], network: str) -> None:
         )
     for target in targets:
         check_channels(target, G.img_channels)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Features
-
-
-def open_detector(folder: str | None, resolution: Resolution, device: torch.device) -> detectors.Detector:
-    """Load the feature network, and try it on images of the size that it will see.
-
-    Raises:
-        metrics.features.detectors.DetectorError: It is missing or cannot be used.
-    """
-    size = feature_input_size(resolution)
-    detector = detectors.load('vgg16', device, folder=folder, verbose=True)
-    detectors.check(detector, VGG_LPIPS, list(size), device)
-    if not features_of(detector)(torch.zeros([1, 3, *size], device=device, requires_grad=True)).requires_grad:
-        raise detectors.DetectorError(f'{detector.source} provides no gradients, which projection needs.')
-    return detector
-
-
-def features_of(detector: detectors.Detector) -> FeatureFunction:
-    """Return the function that computes the detector's LPIPS features."""
-    return lambda images: detector.module(images, **dict(VGG_LPIPS.keywords))
 
 
 if __name__ == '__main__':
