@@ -169,6 +169,7 @@ def listen(host: str, port: int) -> Address:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(where)
+        listener.listen()  # browsers that come before the server is ready wait
     except OSError as error:
         listener.close()
         raise usage_error(
