@@ -11,6 +11,7 @@ import scipy.interpolate
 import torch
 
 from generation import rendering
+from generation.circular_walk import CircularWalk
 from generation.image_transforms import Motion
 from generation.projected_latents import ProjectedLatents
 from torch_utils import images
@@ -103,7 +104,7 @@ def _root_mean_square(noise: np.ndarray) -> np.ndarray:
 
 def render_frames(
     G: torch.nn.Module,
-    interpolation: Interpolation,
+    interpolation: Interpolation | CircularWalk,
     grid_size: tuple[int, int],
     device: torch.device,
     noise_mode: str = 'const',

@@ -1,10 +1,15 @@
-"""Options and checks that the scripts for generating images share; the only module of this package that uses click."""
+"""Options and checks that the scripts for generating images share.
+
+Only this module and the commands in `generation/editing` use click.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -26,6 +31,7 @@ from dnnlib.errors import InvalidArgument
 from dnnlib.outputs import OutputFolder
 from dnnlib.text import excerpt
 from generation.image_transforms import MAX_SHIFT, Shift
+from generation.latents import Truncation, mean_of_w
 from generation.projected_latents import noise_buffers
 from network_files.cli_types import NetworkFile
 from network_files.reading import open_network
@@ -121,16 +127,33 @@ def grid_option(help_text: str, default: str | None = None) -> Callable:
     )
 
 
-def trunc_option() -> Callable:
-    """Return the decorator for `--trunc`, argument `truncation_psi`."""
+class FiniteFloats(click.ParamType):
+    """One finite number or several, such as `0.5,0.7,1`."""
+
+    name = 'PSI'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        single = FiniteFloat()
+        return tuple(single.convert(text.strip(), param, ctx) for text in str(value).split(','))
+
+
+def trunc_option(several: str | None = None) -> Callable:
+    """Return the decorator for `--trunc`, argument `truncation_psi`.
+
+    Args:
+        several: What a list of several values gives, for the help. None: only one value is possible.
+    """
+    series = f'; a list such as 0,0.5,1 gives {several}' if several else ''
     return click.option(
         '--trunc',
         'truncation_psi',
-        type=FiniteFloat(),
-        default=1,
+        type=FiniteFloats() if several else FiniteFloat(),
+        default='1',
         show_default=True,
-        metavar='PSI',
-        help='Truncation: 1 keeps the full variety, values towards 0 give more typical images',
+        metavar='PSI[,PSI…]' if several else 'PSI',
+        help=f'Truncation: 1 keeps the full variety, values towards 0 give more typical images{series}',
     )
 
 
@@ -144,6 +167,34 @@ def trunc_cutoff_option() -> Callable:
         show_default='all',
         help='Apply --trunc to the first N layers only, the coarse ones',
     )
+
+
+def truncation_options(several: str | None = None) -> Callable[[Callable], Callable]:
+    """Return the decorator for `--trunc`, `--trunc-cutoff` and `--trunc-to`, together the argument `truncation`.
+
+    Args:
+        several: See `trunc_option`.
+    """
+    towards = click.option(
+        '--trunc-to',
+        'truncation_towards',
+        type=click.Choice(['mean', 'class']),
+        default='mean',
+        show_default=True,
+        help='Truncate towards the mean of all classes, or towards that of the own class, for conditional networks',
+    )
+
+    def decorate(command: Callable) -> Callable:
+        @functools.wraps(command)
+        def call(
+            *args: Any, truncation_psi: Any, truncation_cutoff: int | None, truncation_towards: str, **kwargs: Any
+        ) -> Any:
+            psi = truncation_psi if isinstance(truncation_psi, tuple) else (truncation_psi,)
+            return command(*args, truncation=Truncation(psi, truncation_cutoff, truncation_towards), **kwargs)
+
+        return trunc_option(several)(trunc_cutoff_option()(towards(call)))
+
+    return decorate
 
 
 def translate_option() -> Callable:
@@ -296,8 +347,39 @@ def warn_about_ignored(
         '--trunc': truncation_psi != 1,
         '--trunc-cutoff': truncation_cutoff is not None,
     }
+    _warn_about(given, f'is ignored, since {option} is given')
+
+
+def _warn_about(given: dict[str, bool], reason: str) -> None:
     for name in [name for name, is_given in given.items() if is_given]:
-        print(f'Warning: {name} is ignored, since {option} is given.', file=sys.stderr)
+        print(f'Warning: {name} {reason}.', file=sys.stderr)
+
+
+def check_truncation(G: Any, truncation: Truncation) -> None:
+    """Raise InvalidArgument if the network has fewer layers or no mean; print which options have no effect."""
+    check_trunc_cutoff(G, 0 if truncation.is_active else 1, truncation.cutoff)
+    is_towards_class = truncation.towards == 'class'
+    if truncation.is_active:
+        _warn_about(
+            {'--trunc-to=class': is_towards_class and G.c_dim == 0}, 'is ignored, since the network has no classes'
+        )
+        if G.c_dim == 0 or not is_towards_class:
+            mean_of_w(G)
+    else:
+        _warn_about({'--trunc-to': is_towards_class}, 'has no effect, since --trunc is 1')
+
+
+def warn_about_ignored_truncation(
+    option: str, truncation: Truncation, others: Mapping[str, bool] = MappingProxyType({})
+) -> None:
+    """Print which options of truncation, and of `others`, have no effect because `option` provides the latents w."""
+    given = {
+        **others,
+        '--trunc': truncation.is_active,
+        '--trunc-cutoff': truncation.cutoff is not None,
+        '--trunc-to': truncation.towards != 'mean',
+    }
+    _warn_about(given, f'is ignored, since {option} is given')
 
 
 def warn_if_unconditional(c_dim: int, values: dict[str, object]) -> None:

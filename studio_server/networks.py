@@ -16,12 +16,10 @@ from dnnlib.errors import InvalidArgument
 from dnnlib.util import is_url
 from generation import image_transforms, latents
 from generation.projected_latents import noise_buffers
-from generation.projection.optimization import measure_w
 from network_files.reading import open_network
 from network_files.snapshots import complete_snapshots, kimg_of, list_snapshots
 
 _KEYS = ('G_ema', 'class_names', 'classes_without_images')
-_CENTER_SAMPLES = 10_000
 _MAX_CENTERS = 1000
 
 
@@ -52,12 +50,13 @@ class Network:
         return sum(tensor.nbytes for tensor in (*self.G.parameters(), *self.G.buffers()))
 
     def center_of(self, label: torch.Tensor) -> torch.Tensor:
-        """Return the mean w [w_dim] of the images of a label [1, c_dim]."""
+        """Return the mean w [1, w_dim] of the images of a label [1, c_dim]."""
         key = label.cpu().numpy().tobytes()
         if key not in self.centers:
             if len(self.centers) >= _MAX_CENTERS:
                 self.centers.clear()
-            self.centers[key] = measure_w(self.G, label, _CENTER_SAMPLES).mean
+            center = latents.truncation_center(self.G, label, 'class')
+            self.centers[key] = latents.mean_of_w(self.G)[None] if center is None else center
         return self.centers[key]
 
     def describe(self) -> dict[str, Any]:

@@ -168,11 +168,7 @@ def _ws_at(network: Network, spec: dict[str, Any]) -> torch.Tensor:
     else:
         z = torch.from_numpy(_z_at(spec, G.z_dim)).to(network.device, torch.float32)
         ws = G.mapping(z, label, truncation_psi=truncation[0], truncation_cutoff=truncation[1])
-    if is_from_class:
-        kept = G.num_ws if cutoff is None else cutoff
-        ws = ws.clone()
-        ws[:, :kept] = network.center_of(label).lerp(ws[:, :kept], psi)
-    return ws
+    return latents.truncate(ws, network.center_of(label), [psi], cutoff) if is_from_class else ws
 
 
 def _z_at(spec: dict[str, Any], z_dim: int) -> np.ndarray:

@@ -1,0 +1,23 @@
+"""Edit images and networks: the commands of `generation/editing`."""
+
+from __future__ import annotations
+
+import click
+
+from dnnlib.cli import Group
+from generation.editing import apply_command, average_command, blend_command, directions_command
+
+
+@click.group(cls=Group)
+def main() -> None:
+    """Edit images and networks. `python edit.py COMMAND --help` describes a command."""
+
+
+main.add_command(directions_command.directions)
+main.add_command(apply_command.apply)
+main.add_command(blend_command.blend)
+main.add_command(average_command.average)
+
+
+if __name__ == '__main__':
+    main()
