@@ -48,21 +48,19 @@ class StepType(click.ParamType):
         if isinstance(value, Step):
             return value
         parts = str(value).split(':')
-        # A file name may contain colons. The third part from the end is a strength only if four or more are given.
+        # A file name may contain colons. The last but one part is a strength if layers follow it.
         has_layers = len(parts) > 3 and _number(parts[-2]) is not None
-        path, name, strength, *layers = [
-            ':'.join(parts[: -3 if has_layers else -2]),
-            *parts[-3 if has_layers else -2 :],
-        ]
+        layers = parts.pop() if has_layers else None
+        path, name, strength = [':'.join(parts[:-2]), *parts[-2:]] if len(parts) > 2 else ('', '', '')
         number = _number(strength)
-        if len(parts) < 3 or not path or not name or number is None:
+        if not path or not name or number is None:
             self.fail(
                 f'expected {_FORM}, such as edits.safetensors:pca0:2, got {excerpt(repr(value), 150)}.', param, ctx
             )
         if not abs(number) <= _MAX_STRENGTH:
             self.fail(f'{strength} is out of range: use a strength of at most {_MAX_STRENGTH:,.0f}.', param, ctx)
         try:
-            return Step(path, name, number, parse_int_list(layers[0]) if layers else None)
+            return Step(path, name, number, None if layers is None else parse_int_list(layers))
         except ValueError as error:
             self.fail(f'layers: {error}', param, ctx)
 
