@@ -74,6 +74,14 @@ _DEFAULT_PORT = 8790
     metavar='MIB',
     help='Memory for networks that are not in use, on each device',
 )
+@click.option(
+    '--directions',
+    'direction_files',
+    type=PATH,
+    multiple=True,
+    metavar='FILE',
+    help='Directions that edit.py has found; may be given several times',
+)
 @max_pixels_option(MAX_PIXELS, 'photographs')
 @click.option(
     '--detectors',
@@ -98,6 +106,7 @@ def main(
     host: str,
     open_browser: bool,
     network_memory: int,
+    direction_files: tuple[str, ...],
     max_pixels: int,
     detector_dir: str | None,
     trust_pickle: bool,
@@ -118,6 +127,9 @@ def main(
         raise click.ClickException(f'studio.py needs {missing}: pip install starlette uvicorn websockets')
     for network in networks:
         check_network(network)
+    for file in direction_files:
+        if not Path(file).is_file():
+            raise usage_error('--directions', f'{file} does not exist: use a file of edit.py directions.')
     check_outdir(outdir)
     if detector_dir is not None:
         with usage_errors('--detectors'):
@@ -129,6 +141,7 @@ def main(
         max_network_bytes=network_memory * 2**20,
         trust=trust_pickle,
         detector_dir=detector_dir,
+        direction_files=direction_files,
         max_pixels=max_pixels,
     )
     address = listen(host, port)

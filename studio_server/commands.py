@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from studio_server import picture_specs
 from studio_server.networks import Network
 
 
-def picture_command(network: Network, spec: dict[str, Any]) -> str:
+def picture_command(network: Network, spec: dict[str, Any], path_of: Callable[[str], str]) -> str:
     """Return the command for a picture.
 
     A picture that has no options of its own is kept as a latent: `{npz}` stands for its file.
@@ -18,6 +18,7 @@ def picture_command(network: Network, spec: dict[str, Any]) -> str:
     Args:
         network: Its network.
         spec: From `picture_specs.parse`.
+        path_of: Returns the path of a file of directions.
     """
     common = ['--network=' + network.path]
     transform = _transform_options(spec)
@@ -25,14 +26,13 @@ def picture_command(network: Network, spec: dict[str, Any]) -> str:
     has_plain_noise = spec['noise_strength'] == 1 or spec['noise_mode'] == 'none'
     has_own_seed = spec['noise_mode'] != 'random' or spec['noise_seed'] in (None, seed)
     is_plain = seed is not None and has_plain_noise and has_own_seed
-    if not is_plain or (spec['center'] == 'class' and spec['psi'] != 1) or len(spec['mix']) > 1:
+    if not is_plain or len(spec['mix']) > 1 or (spec['mix'] and (transform or spec['edits'])):
         mode = [] if spec['noise_strength'] != 1 and spec['noise_mode'] == 'random' else _noise_options(spec)
         return _line('generate.py', [*common, '--projected-w={npz}', *mode, *transform, '--outdir=out'])
     options = [*_label_options(network, spec), *_truncation_options(spec), *_noise_options(spec)]
+    options += _direction_options(spec, path_of)
     if not spec['mix']:
         return _line('generate.py', [*common, f'--seeds={seed}', *options, *transform, '--outdir=out'])
-    if transform:
-        return _line('generate.py', [*common, '--projected-w={npz}', *_noise_options(spec), *transform, '--outdir=out'])
     (mix,) = spec['mix']
     layers = ','.join(str(layer) for layer in sorted(mix['layers']) if layer < network.G.num_ws)
     mixed = [f'--rows={seed}', f'--cols={mix["seed"]}', f'--styles={layers}'] if layers else [f'--seeds={seed}']
@@ -68,6 +68,11 @@ def video_command(network: Network, paths: Sequence[str], options: dict[str, Any
     )
 
 
+def blend_command(first: Network, second: Network, settings: Sequence[str], dest: str) -> str:
+    """Return the command that blends two networks with the same settings."""
+    return _line('edit.py', ['blend', f'--network={first.path}', f'--with={second.path}', *settings, f'--dest={dest}'])
+
+
 def _line(script: str, options: Sequence[str]) -> str:
     return ' '.join(['python', script, *map(_quoted, options)])
 
@@ -80,7 +85,8 @@ def _truncation_options(spec: dict[str, Any]) -> list[str]:
     if spec['psi'] == 1:
         return []
     cutoff = [] if spec['cutoff'] is None else [f'--trunc-cutoff={spec["cutoff"]}']
-    return [f'--trunc={spec["psi"]!r}', *cutoff]
+    towards = ['--trunc-to=class'] if spec['center'] == 'class' else []
+    return [f'--trunc={spec["psi"]!r}', *cutoff, *towards]
 
 
 def _label_options(network: Network, spec: dict[str, Any]) -> list[str]:
@@ -93,6 +99,14 @@ def _label_options(network: Network, spec: dict[str, Any]) -> list[str]:
 
 def _noise_options(spec: dict[str, Any]) -> list[str]:
     return [] if spec['noise_mode'] == 'const' else [f'--noise-mode={spec["noise_mode"]}']
+
+
+def _direction_options(spec: dict[str, Any], path_of: Callable[[str], str]) -> list[str]:
+    options = []
+    for edit in spec['edits']:
+        layers = '' if edit['layers'] is None else ':' + ','.join(map(str, edit['layers']))
+        options.append(f'--direction={path_of(edit["file"])}:{edit["name"]}:{edit["strength"]!r}{layers}')
+    return options
 
 
 def _transform_options(spec: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from generation.projected_latents import noise_buffers
 from network_files.reading import open_network
 from network_files.snapshots import complete_snapshots, kimg_of, list_snapshots
 
-_KEYS = ('G_ema', 'class_names', 'classes_without_images')
+_KEYS = ('G_ema', 'class_names', 'classes_without_images', 'training_set_kwargs')
 _MAX_CENTERS = 1000
 
 
@@ -78,19 +79,20 @@ class Network:
 
 
 class NetworkStore:
-    """Networks by the number of the `--network` that names them. Not thread-safe: each device has one of its own.
+    """Networks by the number of the `--network` that names them; each device has a store of its own.
 
     Args:
-        paths: Files, URLs and directories of runs. Nothing else is ever opened.
+        paths: Files, URLs and directories of runs; networks made here are appended. Nothing else is ever opened.
         device: Device of the networks.
         max_bytes: Memory of the networks that are kept; the one in use is kept in any case.
         trust: Run the code in pickles.
     """
 
     def __init__(self, paths: Sequence[str], device: torch.device, max_bytes: int, trust: bool = False):
-        self._paths, self._device = list(paths), device
+        self._paths, self._device = paths, device  # the list may grow
         self._max_bytes, self._trust = max_bytes, trust
         self._loaded: OrderedDict[str, Network] = OrderedDict()
+        self._lock = threading.Lock()
 
     def get(self, index: int, kimg: int | None = None) -> Network:
         """Return a network.
@@ -104,15 +106,16 @@ class NetworkStore:
             OSError: It cannot be read.
         """
         path = self._file_of(index, kimg)
-        if path in self._loaded:
-            self._loaded.move_to_end(path)
-            return self._loaded[path]
-        data = open_network(path, trust=self._trust, keys=_KEYS)
-        data['G_ema'] = data['G_ema'].to(self._device)
-        self._loaded[path] = Network(path, data, self._device)
-        while len(self._loaded) > 1 and self.num_bytes > self._max_bytes:
-            self._loaded.popitem(last=False)
-        return self._loaded[path]
+        with self._lock:
+            if path in self._loaded:
+                self._loaded.move_to_end(path)
+                return self._loaded[path]
+            data = open_network(path, trust=self._trust, keys=_KEYS)
+            data['G_ema'] = data['G_ema'].to(self._device)
+            self._loaded[path] = network = Network(path, data, self._device)
+            while len(self._loaded) > 1 and self.num_bytes > self._max_bytes:
+                self._loaded.popitem(last=False)
+            return network
 
     @property
     def num_bytes(self) -> int:

@@ -23,6 +23,12 @@ _MAX_LAYERS = 1000
 _LAYERS = ListOf(Integer(0, _MAX_LAYERS), _MAX_LAYERS)
 _SEED = Integer(0, latents.MAX_SEED)
 _SHIFT = Number(-image_transforms.MAX_SHIFT, image_transforms.MAX_SHIFT)
+_EDIT: dict[str, Rule] = {
+    'file': Text(40),
+    'name': Text(200),
+    'strength': Number(-1e6, 1e6),
+    'layers': Optional(_LAYERS),
+}
 
 KEPT_ID = Text(20, r'\d{4,12}', 'the number of something kept, such as 0007')
 SPEC: Rule = Record(
@@ -42,12 +48,14 @@ SPEC: Rule = Record(
         'noise_mode': Choice(('const', 'random', 'none')),
         'noise_seed': Optional(_SEED),
         'noise_strength': Number(0, 100),
+        'edits': ListOf(Record(_EDIT, required=list(_EDIT)), 32),
         'shift': ListIn((_SHIFT, _SHIFT)),
         'rotation': Number(-1e6, 1e6),
     },
     required=['network'],
 )
-"""A picture. `x` and `y` are the position on the plane of seeds; `kept` is a latent of the shelf in place of a seed."""
+"""A picture. `x` and `y` are the position on the plane of seeds; `kept` is a latent of the shelf in place of a seed;
+`edits` are steps along directions."""
 
 _DEFAULTS: dict[str, Any] = {
     'snapshot': None,
@@ -64,6 +72,7 @@ _DEFAULTS: dict[str, Any] = {
     'noise_mode': 'const',
     'noise_seed': None,
     'noise_strength': 1,
+    'edits': [],
     'shift': [0, 0],
     'rotation': 0,
 }
@@ -110,13 +119,19 @@ def _seed_at(seed: int, x: int, y: int) -> int:
 
 
 @torch.no_grad()
-def latent_of(network: Network, spec: dict[str, Any], read_kept: Callable[[str, Any], ProjectedLatents]) -> Latent:
+def latent_of(
+    network: Network,
+    spec: dict[str, Any],
+    read_kept: Callable[[str, Any], ProjectedLatents],
+    offset_of: Callable[[Any, Any], torch.Tensor | None],
+) -> Latent:
     """Return the inputs of a picture.
 
     Args:
         network: The network.
         spec: From `parse`.
         read_kept: Reads a latent of the shelf for a generator.
+        offset_of: Returns what `edits` add to w for a generator, [num_ws, w_dim] or None.
 
     Raises:
         ValueError: The network cannot do this. One sentence.
@@ -133,6 +148,9 @@ def latent_of(network: Network, spec: dict[str, Any], read_kept: Callable[[str, 
         other = _ws_at(network, {**spec, 'seed': part['seed'], 'x': 0, 'y': 0})
         ws = ws.clone()
         ws[:, layers] = other[:, layers]
+    offset = offset_of(spec['edits'], G)
+    if offset is not None:
+        ws = ws + offset.to(ws)
     seed = seed_of(spec)
     noise_seed = spec['noise_seed'] if spec['noise_seed'] is not None else seed or 0
     if spec['noise_strength'] != 1 and spec['noise_mode'] != 'none':

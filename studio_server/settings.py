@@ -22,6 +22,7 @@ class Settings:
         max_network_bytes: See `networks.NetworkStore`.
         trust: Run the code in pickles.
         detector_dir: Folder with vgg16.pt, or None.
+        direction_files: Files that edit.py directions has written.
         max_pixels: Of a photograph.
     """
 
@@ -31,4 +32,5 @@ class Settings:
     max_network_bytes: int
     trust: bool = False
     detector_dir: str | None = None
+    direction_files: Sequence[str] = ()
     max_pixels: int = MAX_PIXELS

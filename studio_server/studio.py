@@ -18,7 +18,7 @@ from dnnlib.schema import Choice, Flag, Integer, Optional, Record, Rule, Text
 from dnnlib.scratch import scratch_folder
 from generation.projected_latents import ProjectedLatents
 from generation.projection.targets import Target
-from studio_server import commands, inside, picture_specs, pictures, projecting, run_pages, videos
+from studio_server import commands, editing, inside, picture_specs, pictures, projecting, run_pages, videos
 from studio_server.jobs import Job, Jobs
 from studio_server.networks import Network, NetworkStore, describe_sources, is_run
 from studio_server.settings import Settings
@@ -53,6 +53,8 @@ class Studio:
         self.clients: set[Client] = set()
         self.shelf = Shelf(settings.outdir)
         self.workers: list[RenderWorker] = []
+        self._networks = [*settings.networks, *editing.made_networks(settings.outdir / 'networks')]
+        self._directions = editing.DirectionFiles(settings.outdir / 'directions', settings.direction_files)
         self.max_upload_bytes = _MAX_UPLOAD_BYTES
         self._jobs = Jobs(self._on_news)
         self._uploads: dict[int, Target] = {}
@@ -64,6 +66,9 @@ class Studio:
             'rename': (Record(dict(kept=picture_specs.KEPT_ID, name=Text(200), note=Text(10_000))), self._rename),
             'remove': (Record({'kept': picture_specs.KEPT_ID}, ['kept']), self._remove),
             'restore': (Record({'kept': picture_specs.KEPT_ID}, ['kept']), self._restore),
+            'find-directions': (editing.FIND_RULES, self._find_directions),
+            'open-directions': (Record({'spec': picture_specs.SPEC, 'file': Text(40)}), self._open_directions),
+            'blend': (editing.BLEND_RULES, self._blend),
             'project': (projecting.RULES, self._project),
             'video': (videos.RULES, self._video),
             'job': (Record({'job': Integer(0, 10**9), 'act': Choice(('pause', 'resume', 'stop'))}), self._act),
@@ -75,7 +80,7 @@ class Studio:
         self._loop = loop
         settings = self._settings
         self.workers = [
-            RenderWorker(NetworkStore(settings.networks, device, settings.max_network_bytes, settings.trust))
+            RenderWorker(NetworkStore(self._networks, device, settings.max_network_bytes, settings.trust))
             for device in settings.devices
         ]
         self._scratch = scratch_folder('studio')
@@ -108,7 +113,7 @@ class Studio:
         """Render a picture, in the thread of its worker; return what the page needs to know of it, and the image."""
         spec = picture_specs.parse(request['spec'])
         network = self._network_of(spec)
-        latent = picture_specs.latent_of(network, spec, self.shelf.read)
+        latent = self._latent_of(network, spec)
         if request.get('look') is not None:
             header, picture = inside.look(network, latent, request['look'])
             return header, pictures.encode(picture, 'png')
@@ -127,6 +132,9 @@ class Studio:
     def _network_of(self, spec: dict[str, Any]) -> Network:
         return self.worker_of(spec['network']).store.get(spec['network'], spec.get('snapshot'))
 
+    def _latent_of(self, network: Network, spec: dict[str, Any]) -> picture_specs.Latent:
+        return picture_specs.latent_of(network, spec, self.shelf.read, self._directions.offset)
+
     async def _describe(self, content: dict[str, Any]) -> dict[str, Any]:
         spec = picture_specs.parse(content['spec'])
 
@@ -136,7 +144,7 @@ class Studio:
                 **network.describe(),
                 'layers': inside.layer_names(network.G),
                 'has_preview': pictures.has_preview(network.G),
-                'command': commands.picture_command(network, spec),
+                'command': commands.picture_command(network, spec, self._directions.path_of),
             }
 
         return await self.worker_of(spec['network']).call(describe)
@@ -149,8 +157,8 @@ class Studio:
 
         def keep() -> str:
             network = self._network_of(spec)
-            latent = picture_specs.latent_of(network, spec, self.shelf.read)
-            command = commands.picture_command(network, spec)
+            latent = self._latent_of(network, spec)
+            command = commands.picture_command(network, spec, self._directions.path_of)
             image = pictures.render(network, latent)
             return self.shelf.keep(
                 latent.projected, image, content['name'], network=network.path, spec=spec, command=command
@@ -243,6 +251,32 @@ class Studio:
 
         return self._jobs.start('video', f'Video of {len(content["kept"])} keyframes', worker, work).describe()
 
+    async def _find_directions(self, content: dict[str, Any]) -> dict[str, Any]:
+        spec = picture_specs.parse(content['spec'])
+        found = await self.worker_of(spec['network']).call(
+            lambda: self._directions.find(self._network_of(spec), content)
+        )
+        self._broadcast('shelf', {'changed': 'shelf'})
+        return {'file': found}
+
+    async def _open_directions(self, content: dict[str, Any]) -> dict[str, Any]:
+        spec = picture_specs.parse(content['spec'])
+        known = await self.worker_of(spec['network']).call(
+            lambda: self._directions.read(content['file'], self._network_of(spec).G)
+        )
+        return {'directions': [{'name': name, 'layers': direction.layers} for name, direction in known.items()]}
+
+    async def _blend(self, content: dict[str, Any]) -> dict[str, Any]:
+        specs = [picture_specs.parse(content[key]) for key in ('spec', 'other')]
+
+        def work(job: Job) -> None:
+            first, second = map(self._network_of, specs)
+            job.result = editing.blend(job, first, second, content, self._settings.outdir / 'networks')
+            self._networks.append(job.result)
+            self._loop.call_soon_threadsafe(self._broadcast, 'shelf', {'changed': 'shelf'})
+
+        return self._jobs.start('blend', 'Blended network', self.worker_of(specs[0]['network']), work).describe()
+
     async def _act(self, content: dict[str, Any]) -> dict[str, Any]:
         job = self._jobs.get(content['job'])
         {'pause': job.pause, 'resume': job.resume, 'stop': job.stop}[content['act']]()
@@ -264,9 +298,10 @@ class Studio:
     async def state(self) -> dict[str, Any]:
         """Return what a page needs to know when it opens."""
         return {
-            'networks': await asyncio.to_thread(describe_sources, self._settings.networks),
+            'networks': await asyncio.to_thread(describe_sources, self._networks),
             'shelf': await asyncio.to_thread(self.shelf.entries),
             'jobs': [job.describe() for job in self._jobs.all()],
+            'directions': await asyncio.to_thread(self._directions.names),
             'outdir': str(self._settings.outdir),
             'devices': [str(device) for device in self._settings.devices],
             'machine': available_devices(),
@@ -298,7 +333,7 @@ class Studio:
         return await asyncio.to_thread(run_pages.run_picture, self._run_path(index), name)
 
     def _run_path(self, index: int) -> str:
-        paths = self._settings.networks
+        paths = self._networks
         if index >= len(paths) or not is_run(paths[index]):
             raise InvalidArgument('network', f'Network {index} is not a training run.')
         return paths[index]

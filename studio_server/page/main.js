@@ -3,6 +3,7 @@
 import { buildCompare, networkOptions } from './compare.js';
 import * as connection from './connection.js';
 import { choice, make } from './dom.js';
+import { buildEdit } from './edit.js';
 import { buildInside } from './inside.js';
 import { buildJobs } from './jobs.js';
 import { buildLatents } from './latents.js';
@@ -14,7 +15,7 @@ import { buildTrain } from './train.js';
 
 const PANELS = [
   ['latents', 'Latents', buildLatents], ['shelf', 'Shelf', buildShelf], ['compare', 'Compare', buildCompare],
-  ['inside', 'Inside', buildInside], ['project', 'Project', buildProject], ['train', 'Train', buildTrain],
+  ['edit', 'Edit', buildEdit], ['inside', 'Inside', buildInside], ['project', 'Project', buildProject], ['train', 'Train', buildTrain],
 ];
 const byId = (id) => document.getElementById(id);
 
@@ -48,7 +49,7 @@ function buildTabs() {
 }
 
 function buildHeader() {
-  const network = choice('Network', [], '0', (value) => change({ network: Number(value), snapshot: null, kept: null }), 'network');
+  const network = choice('Network', [], '0', (value) => change({ network: Number(value), snapshot: null, kept: null, edits: [] }), 'network');
   byId('network-bar').append(network);
   watch('network', () => { network.options(networkOptions()); network.set(String(model.spec.network)); });
   watch('spec', () => network.set(String(model.spec.network)));

@@ -4,13 +4,13 @@ import { act, read } from './connection.js';
 
 export const START = {
   network: 0, snapshot: null, seed: 0, x: 0, y: 0, kept: null, class: null, label: null, psi: 1, cutoff: null,
-  center: 'global', mix: [], noise_mode: 'const', noise_seed: null, noise_strength: 1, shift: [0, 0], rotation: 0,
+  center: 'global', mix: [], edits: [], noise_mode: 'const', noise_seed: null, noise_strength: 1, shift: [0, 0], rotation: 0,
 };
 const STORE = 'studio-picture';
 
 export const model = {
   spec: { ...START },
-  state: { networks: [], shelf: [], jobs: [] },
+  state: { networks: [], shelf: [], jobs: [], directions: [] },
   info: null, // of the network
   past: [], future: [], // {undo, redo}
 };
@@ -77,6 +77,8 @@ export async function load() {
   const stored = sessionStorage.getItem(STORE);
   if (stored) model.spec = { ...START, ...JSON.parse(stored) };
   if (model.spec.network >= model.state.networks.length) model.spec = { ...START };
+  const files = new Set(model.state.directions.map((entry) => entry.file));
+  model.spec.edits = model.spec.edits.filter((edit) => files.has(edit.file));
   if (model.spec.kept && !model.state.shelf.some((entry) => entry.id === model.spec.kept)) model.spec.kept = null;
   committed = JSON.stringify(model.spec);
   tell('network');
@@ -88,6 +90,7 @@ export async function load() {
 /** Read the shelf again. */
 export async function loadShelf() {
   model.state = await read('state');
+  tell('network');
   tell('shelf');
 }
 

@@ -415,3 +415,43 @@ def test_a_killed_server_and_its_successor(browser, arguments):
         assert (pixels_of(page) == shown).all()
         assert page.evaluate('studioModel.state.shelf.some(entry => entry.name === "survivor")')
         page.close()
+
+
+def test_directions_found_on_the_spot(page, files, tmp_path):
+    page.click('#tab-edit')
+    page.fill('#direction-count', '3')
+    page.press('#direction-count', 'Tab')
+    page.click('#find-directions')
+    expect(page.locator('#directions .field')).to_have_count(3)
+    before = pixels_of(page)
+    set_number(page, 'direction-pca1', 2.5)
+    shown = pixels_of(page)
+    assert (shown != before).any()
+    file = next((files.out / 'directions').glob('*.safetensors'))
+    options = [f'--network={files.named}', '--class=#0', '--seeds=0', f'--direction={file}:pca1:2.5']
+    run(generate.main, *options, f'--outdir={tmp_path}')
+    np.testing.assert_array_equal(shown, pixels_in(tmp_path / 'seed0000.png'))
+    command = page.evaluate(
+        'fetch("do/describe", {method: "POST", body: JSON.stringify({spec: studioModel.spec})})'
+        '.then(response => response.json()).then(answer => answer.command)'
+    )
+    results = run_command_line(command, tmp_path / 'command')
+    np.testing.assert_array_equal(shown, pixels_in(results / 'seed0000.png'))
+
+
+def test_a_blend_is_a_network(page, files, tmp_path):
+    page.select_option('#network', '2')
+    at_rest(page)
+    page.click('#tab-edit')
+    page.select_option('#blend-with', '2')
+    page.fill('#blend-from', '8')
+    page.press('#blend-from', 'Tab')
+    page.click('#blend')
+    expect(page.locator('#jobs article').first).to_have_attribute('data-state', 'done')
+    page.wait_for_function('() => studioModel.state.networks.length === 4')
+    page.select_option('#network', '3')
+    at_rest(page)
+    run(generate.main, f'--network={files.out / "networks" / "0001.pkl"}', '--seeds=0', f'--outdir={tmp_path}')
+    page.wait_for_function('() => studioModel.info.path.endsWith("0001.pkl")')
+    at_rest(page)
+    np.testing.assert_array_equal(pixels_of(page), pixels_in(tmp_path / 'seed0000.png'))
