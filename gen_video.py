@@ -133,10 +133,10 @@ def main(
     \b
     Examples:
       python gen_video.py --network=network.pkl --seeds=0-7 --output=video.mp4
+      python gen_video.py --network=network.pkl --seeds=0 --circle=1 --frames=240 --output=video.mp4
       python gen_video.py --network=network.pkl --seeds=0-31 --grid=4x2 --trunc=0.7 --frames=60 --output=video.mp4
       python gen_video.py --network=conditional.pkl --seeds=0-2 --class=cat,dog,fox --output=video.mp4
       python gen_video.py --network=network.pkl --projected-w=a.npz --projected-w=b.npz --output=video.mp4
-      python gen_video.py --network=network.pkl --seeds=0-3 --circle=1 --grid=4x1 --frames=240 --output=video.mp4
       python gen_video.py --network=stylegan3.pkl --seeds=0-3 --spin=1 --pan=0.2,0 --output=video.mp4
     """
     num_cells = grid_size[0] * grid_size[1]
@@ -145,29 +145,22 @@ def main(
         check_inputs(seeds, projected_w, num_cells, num_keyframes, circle, truncation)
     check_output(output)
     data, G, torch_device = options.open_generator(network, trust_pickle, device, cuda_graphs)
-
     options.warn_if_without_noise(G, f'--noise-mode={noise_mode}', noise_mode != 'const')
-    path: Interpolation | CircularWalk
+    curve: dict[str, Any] = dict(num_cells=num_cells, frames_per_key=frames_per_key, kind=kind, loop=loop)
     with usage_errors():
         image_transforms.check_supported(G, {'pan': pan, 'spin': spin})
         check_frame_size(grid_size, G.img_resolution, enlarge)
         if projected_w:
-            options.warn_about_ignored('--projected-w', seeds, class_text, label, 1)
-            options.warn_about_ignored_truncation('--projected-w', truncation)
-            keys = keys_of_files(G, projected_w, num_cells, num_keyframes, shuffle_seed)
-            path = Interpolation(edit.apply_to_projected(G, keys), num_cells, frames_per_key, kind, loop)
+            options.warn_about_ignored_latents('--projected-w', seeds, class_text, label, truncation)
+            keys = edit.apply_to_projected(G, keys_of_files(G, projected_w, num_cells, num_keyframes, shuffle_seed))
+            path: Interpolation | CircularWalk = Interpolation(keys, **curve)
         else:
             assert seeds is not None  # see check_inputs
             options.warn_if_unconditional(G.c_dim, {'--class': class_text, '--label': label or None})
             options.check_truncation(G, truncation)
-            offset = edit.offset(G)
             order = order_of_keys(len(seeds) * len(truncation.psi), num_cells, num_keyframes, shuffle_seed)
             labels = labels_of_keys(data, class_text, label, len(order), num_cells, torch_device)
-            if circle:
-                path = CircularWalk(G, seeds, labels, truncation, frames_per_key, offset)
-            else:
-                keys = keys_of_seeds(G, seeds, order, labels, truncation, offset)
-                path = Interpolation(keys, num_cells, frames_per_key, kind, loop)
+            path = path_of_seeds(G, seeds, order, labels, truncation, edit.offset(G), circle, curve)
     frames = render_frames(G, path, grid_size, torch_device, noise_mode, batch_size, enlarge, motion)
     write(output, fps, frames, path.num_frames)
 
@@ -210,6 +203,33 @@ def keys_of_seeds(
     center = latents.truncation_center(G, labels, truncation.towards) if truncation.is_active else None
     ws = latents.ws_of_seeds(G, chosen, labels, psis, truncation.cutoff, center)
     return ProjectedLatents((ws if offset is None else ws + offset.to(ws)).cpu().numpy())
+
+
+def path_of_seeds(
+    G: Any,
+    seeds: Sequence[int],
+    order: Sequence[int],
+    labels: torch.Tensor,
+    truncation: latents.Truncation,
+    offset: torch.Tensor | None,
+    circle: bool,
+    curve: dict[str, Any],
+) -> Interpolation | CircularWalk:
+    """Return the latents of all frames: on circles through the seeds, or on a curve through keyframes.
+
+    Args:
+        G: Generator.
+        seeds: The seeds.
+        order: Which of the keyframes follow each other, see `keys_of_seeds`; not for circles.
+        labels: float32 [keyframes, c_dim], or [cells, c_dim] for circles.
+        truncation: How latents are truncated.
+        offset: Added to each w, or None.
+        circle: Whether the images move on circles.
+        curve: Arguments of `Interpolation`.
+    """
+    if circle:
+        return CircularWalk(G, seeds, labels, truncation, curve['frames_per_key'], offset)
+    return Interpolation(keys_of_seeds(G, seeds, order, labels, truncation, offset), **curve)
 
 
 def keys_of_files(

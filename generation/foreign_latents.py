@@ -113,7 +113,9 @@ def _tensors_in(value: Any, depth: int) -> list[torch.Tensor]:
         return []
     if isinstance(value, Mapping):
         named = [name for name in NAMES if name in value]
-        parts: list[Any] = [value[named[0]]] if named else [part for part in value.values() if isinstance(part, (dict, list))]
+        parts: list[Any] = (
+            [value[named[0]]] if named else [part for part in value.values() if isinstance(part, (dict, list))]
+        )
     else:
         parts = list(value) if isinstance(value, (list, tuple)) else []
     return [tensor for part in parts[:10_000] for tensor in _tensors_in(part, depth - 1)]
