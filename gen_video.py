@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
@@ -21,6 +22,31 @@ from generation.interpolation import Interpolation, render_frames
 from generation.projected_latents import ProjectedLatents
 
 _MAX_SIDE = 16384  # pixels; the limit of H.264 in common players
+
+
+def curve_options(command: Callable) -> Callable:
+    """Add `--interpolation` and `--easing`, together the argument `curve`: arguments of `Interpolation`."""
+    kind = click.option(
+        '--interpolation',
+        'kind',
+        type=click.Choice(['cubic', 'linear']),
+        default='cubic',
+        show_default=True,
+        help='A smooth curve through the keyframes, or straight lines between them',
+    )
+    easing = click.option(
+        '--easing',
+        type=click.Choice(['none', 'smooth']),
+        default='none',
+        show_default=True,
+        help='Move steadily from keyframe to keyframe, or slow down at the keyframes',
+    )
+
+    @functools.wraps(command)
+    def call(*args: Any, kind: str, easing: str, **kwargs: Any) -> Any:
+        return command(*args, curve=dict(kind=kind, easing=easing), **kwargs)
+
+    return kind(easing(call))
 
 
 @click.command(cls=Command)
@@ -58,21 +84,7 @@ _MAX_SIDE = 16384  # pixels; the limit of H.264 in common players
     show_default=True,
     help='Move each image around a circle in z through its seed, with one seed for each image of --grid',
 )
-@click.option(
-    '--interpolation',
-    'kind',
-    type=click.Choice(['cubic', 'linear']),
-    default='cubic',
-    show_default=True,
-    help='A smooth curve through the keyframes, or straight lines between them',
-)
-@click.option(
-    '--easing',
-    type=click.Choice(['none', 'smooth']),
-    default='none',
-    show_default=True,
-    help='Move steadily from keyframe to keyframe, or slow down at the keyframes',
-)
+@curve_options
 @click.option(
     '--shuffle-seed', type=click.IntRange(0, latents.MAX_SEED), metavar='INT', help='Shuffle the order of the keyframes'
 )
@@ -120,8 +132,7 @@ def main(
     fps: float,
     loop: bool,
     circle: bool,
-    kind: str,
-    easing: str,
+    curve: dict[str, Any],
     shuffle_seed: int | None,
     pan: image_transforms.Shift | None,
     spin: float | None,
@@ -141,10 +152,10 @@ def main(
     \b
     Examples:
       python gen_video.py --network=network.pkl --seeds=0-7 --output=video.mp4
+      python gen_video.py --network=network.pkl --seeds=0 --circle=1 --frames=240 --output=video.mp4
       python gen_video.py --network=network.pkl --seeds=0-31 --grid=4x2 --trunc=0.7 --frames=60 --output=video.mp4
       python gen_video.py --network=conditional.pkl --seeds=0-2 --class=cat,dog,fox --output=video.mp4
       python gen_video.py --network=network.pkl --projected-w=a.npz --projected-w=b.npz --output=video.mp4
-      python gen_video.py --network=network.pkl --seeds=0-3 --circle=1 --grid=4x1 --frames=240 --output=video.mp4
       python gen_video.py --network=stylegan3.pkl --seeds=0-3 --spin=1 --pan=0.2,0 --output=video.mp4
     """
     num_cells = grid_size[0] * grid_size[1]
@@ -154,27 +165,21 @@ def main(
     check_output(output)
     data, G, torch_device = options.open_generator(network, trust_pickle, device, cuda_graphs)
     options.warn_if_without_noise(G, f'--noise-mode={noise_mode}', noise_mode != 'const')
-    path: Interpolation | CircularWalk
+    curve |= dict(num_cells=num_cells, frames_per_key=frames_per_key, loop=loop)
     with usage_errors():
         image_transforms.check_supported(G, {'pan': pan, 'spin': spin})
         check_frame_size(grid_size, G.img_resolution, enlarge)
         if projected_w:
-            options.warn_about_ignored('--projected-w', seeds, class_text, label, 1)
-            options.warn_about_ignored_truncation('--projected-w', truncation)
-            keys = keys_of_files(G, projected_w, num_cells, num_keyframes, shuffle_seed)
-            path = Interpolation(edit.apply_to_projected(G, keys), num_cells, frames_per_key, kind, loop, easing)
+            options.warn_about_ignored_latents('--projected-w', seeds, class_text, label, truncation)
+            keys = edit.apply_to_projected(G, keys_of_files(G, projected_w, num_cells, num_keyframes, shuffle_seed))
+            path: Interpolation | CircularWalk = Interpolation(keys, **curve)
         else:
             assert seeds is not None  # see check_inputs
             options.warn_if_unconditional(G.c_dim, {'--class': class_text, '--label': label or None})
             options.check_truncation(G, truncation)
-            offset = edit.offset(G)
             order = order_of_keys(len(seeds) * len(truncation.psi), num_cells, num_keyframes, shuffle_seed)
             labels = labels_of_keys(data, class_text, label, len(order), num_cells, torch_device)
-            if circle:
-                path = CircularWalk(G, seeds, labels, truncation, frames_per_key, offset)
-            else:
-                keys = keys_of_seeds(G, seeds, order, labels, truncation, offset)
-                path = Interpolation(keys, num_cells, frames_per_key, kind, loop, easing)
+            path = path_of_seeds(G, seeds, order, labels, truncation, edit.offset(G), circle, curve)
     frames = render_frames(G, path, grid_size, torch_device, noise_mode, batch_size, enlarge, motion)
     write(output, fps, frames, path.num_frames)
 
@@ -217,6 +222,33 @@ def keys_of_seeds(
     center = latents.truncation_center(G, labels, truncation.towards) if truncation.is_active else None
     ws = latents.ws_of_seeds(G, chosen, labels, psis, truncation.cutoff, center)
     return ProjectedLatents((ws if offset is None else ws + offset.to(ws)).cpu().numpy())
+
+
+def path_of_seeds(
+    G: Any,
+    seeds: Sequence[int],
+    order: Sequence[int],
+    labels: torch.Tensor,
+    truncation: latents.Truncation,
+    offset: torch.Tensor | None,
+    circle: bool,
+    curve: dict[str, Any],
+) -> Interpolation | CircularWalk:
+    """Return the latents of all frames: on circles through the seeds, or on a curve through keyframes.
+
+    Args:
+        G: Generator.
+        seeds: The seeds.
+        order: Which of the keyframes follow each other, see `keys_of_seeds`; not for circles.
+        labels: float32 [keyframes, c_dim], or [cells, c_dim] for circles.
+        truncation: How latents are truncated.
+        offset: Added to each w, or None.
+        circle: Whether the images move on circles.
+        curve: Arguments of `Interpolation`.
+    """
+    if circle:
+        return CircularWalk(G, seeds, labels, truncation, curve['frames_per_key'], offset)
+    return Interpolation(keys_of_seeds(G, seeds, order, labels, truncation, offset), **curve)
 
 
 def keys_of_files(

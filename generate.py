@@ -70,12 +70,11 @@ def main(
 
     \b
     Examples:
-      python generate.py --network=network.pkl --seeds=0-31 --trunc=0.7 --outdir=out
+      python generate.py --network=network.pkl --seeds=0-31 --trunc=0.5,0.7 --outdir=out
       python generate.py --network=network.pkl --seeds=0-31 --grid=8x4 --outdir=out
       python generate.py --network=conditional.pkl --class=3 --seeds=0,5 --outdir=out
       python generate.py --network=attributes.pkl --label=0.2,1,0 --seeds=0,5 --outdir=out
       python generate.py --network=network.pkl --projected-w=projected_w.npz --outdir=out
-      python generate.py --network=network.pkl --seeds=0-3 --trunc=0,0.5,1 --grid=3x4 --outdir=out
       python generate.py --network=network.pkl --seeds=7 --direction=edits.safetensors:pca0:2 --outdir=out
       python generate.py --network=stylegan3.pkl --seeds=7 --rotate=0,15,30 --grid=3x1 --outdir=out
     """
@@ -85,15 +84,13 @@ def main(
         check_inputs(seeds, projected_w, len(variants), grid_size)
     check_outdir(outdir)
     data, G, torch_device = options.open_generator(network, trust_pickle, device, cuda_graphs)
-
     options.warn_if_without_noise(G, f'--noise-mode={noise_mode}', noise_mode != 'const')
     with usage_errors():
         image_transforms.check_supported(G, {'translate': shifts, 'rotate': rotations})
-        if grid_size is not None:
-            options.check_picture_size(grid_size, G.img_resolution)
+        options.check_picture_size(grid_size, G.img_resolution)
         if projected_w is not None:
-            options.warn_about_ignored('--projected-w', seeds, class_text, label, 1)
-            options.warn_about_ignored_truncation('--projected-w', truncation, {'--circle': num_turns > 1})
+            others = {'--circle': num_turns > 1}
+            options.warn_about_ignored_latents('--projected-w', seeds, class_text, label, truncation, others)
             projected = edit.apply_to_projected(G, projected_latents.read(projected_w, G))
             check_grid_has_room(len(projected), 'latents', len(transforms), grid_size)
             names = [f'proj{index:02d}' for index in range(len(projected))]
@@ -110,7 +107,6 @@ def main(
             rendered = rendering.render_seeds(
                 G, seeds, c, truncation, noise_mode, batch_size, transforms, edit.offset(G), num_turns
             )
-
     file_names = [f'{name}{variant}.png' for name in names for variant in variants]
     print(f'Wrote {write(rendered, file_names, Path(outdir), grid_size)}')
 

@@ -306,9 +306,9 @@ def open_generator(
 # Checks
 
 
-def check_picture_size(grid_size: tuple[int, int], resolution: Resolution, argument: str = 'grid') -> None:
-    """Raise InvalidArgument if a grid of (columns, rows) images would not fit into memory."""
-    columns, rows = grid_size
+def check_picture_size(grid_size: tuple[int, int] | None, resolution: Resolution, argument: str = 'grid') -> None:
+    """Raise InvalidArgument if a grid of (columns, rows) images would not fit into memory; None: there is no grid."""
+    columns, rows = grid_size or (1, 1)
     height, width = sides(resolution)
     if columns * rows * height * width > _MAX_PICTURE_PIXELS:
         raise InvalidArgument(
@@ -369,17 +369,17 @@ def check_truncation(G: Any, truncation: Truncation) -> None:
         _warn_about({'--trunc-to': is_towards_class}, 'has no effect, since --trunc is 1')
 
 
-def warn_about_ignored_truncation(
-    option: str, truncation: Truncation, others: Mapping[str, bool] = MappingProxyType({})
+def warn_about_ignored_latents(
+    option: str,
+    seeds: Sequence[int] | None,
+    class_text: str | None,
+    label: object,
+    truncation: Truncation,
+    others: Mapping[str, bool] = MappingProxyType({}),
 ) -> None:
-    """Print which options of truncation, and of `others`, have no effect because `option` provides the latents w."""
-    given = {
-        **others,
-        '--trunc': truncation.is_active,
-        '--trunc-cutoff': truncation.cutoff is not None,
-        '--trunc-to': truncation.towards != 'mean',
-    }
-    _warn_about(given, f'is ignored, since {option} is given')
+    """Print which options, among them those of `others`, have no effect because `option` provides the latents w."""
+    warn_about_ignored(option, seeds, class_text, label, 0 if truncation.is_active else 1, truncation.cutoff)
+    _warn_about({'--trunc-to': truncation.towards != 'mean', **others}, f'is ignored, since {option} is given')
 
 
 def warn_if_unconditional(c_dim: int, values: dict[str, object]) -> None:

@@ -22,7 +22,6 @@ from tests.small_generators import (
     assert_usage_error,
     make_generator,
     make_stylegan3_generator,
-    read_images,
     write_networks,
 )
 from torch_utils import images
@@ -146,7 +145,7 @@ def test_direction_between_classes(networks, tmp_path):
     (['--method=linear', '--from-class=1', '--to-class=2'], 'this network has no classes'),
     (['--method=linear', '--from-projected=no.npz', '--to-projected=no.npz'], 'No such file'),
     (['--method=linear', '--from-seeds=1', '--to-seeds=2', '--name=1st'], "'--name': '1st' cannot be the name"),
-    (['--method=pca', '--of=b9'], "'--of': Unknown layer 'b9': choose w, a number from 0 to 5, or one of b4.conv1"),
+    (['--method=pca', '--of=b9', '--count=1'], "'--of': Unknown layer 'b9': choose w, a number from 0 to 5, or one of"),
     (['--method=sefa', '--of=b8.conv1'], "'--of': sefa decomposes no outputs"),
     (['--method=sefa', '--layers=4-6'], "'--layers': Unknown layer 6: this network has 6 layers"),
     (['--method=sefa', '--count=9'], "'--count': 9 is too large: there are 8 directions"),
@@ -279,7 +278,7 @@ def test_apply_keeps_projected_noise_and_writes_a_video(networks, made, tmp_path
     found = projected_latents.read(tmp_path / 'out' / 'edited_w.npz', G)
     for name, array in noise.items():
         np.testing.assert_allclose(found.noise[name], array, rtol=1e-6)
-    assert set(read_images(tmp_path / 'out').keys() if False else {p.name for p in (tmp_path / 'out').iterdir()}) == {
+    assert {path.name for path in (tmp_path / 'out').iterdir()} == {
         'proj00.png', 'proj01.png', 'strip.png', 'edited_w.npz',
     }  # fmt: skip
     assert read_video(tmp_path / 'v.mp4').shape[:3] == (6, 16, 32)

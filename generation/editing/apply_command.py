@@ -75,9 +75,9 @@ def apply(
       python edit.py apply --network=network.pkl --projected-w=projected_w.npz --steps=6 --outdir=out \\
           --direction=edits.safetensors:smile:2 --direction=edits.safetensors:sefa1:-1.5:0-3
     """
+    check_outdir(outdir)
     with usage_errors():
         check_inputs(seeds, projected_w, edit, num_steps)
-    check_outdir(outdir)
     if video is not None:
         check_outdir(str(Path(video).parent), '--video')
         require_encoder()
@@ -121,8 +121,7 @@ def find_latents(
         InvalidArgument: They cannot be used for this network.
     """
     if projected_w is not None:
-        options.warn_about_ignored('--projected-w', seeds, class_text, label, 1)
-        options.warn_about_ignored_truncation('--projected-w', truncation)
+        options.warn_about_ignored_latents('--projected-w', seeds, class_text, label, truncation)
         projected = projected_latents.read(projected_w, G)
         return projected, [f'proj{index:02d}' for index in range(len(projected))]
     assert seeds is not None  # see check_inputs
