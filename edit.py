@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from dnnlib.cli import Group
-from generation.editing import drag_command
+from generation.editing import drag_command, tune_command
+from metrics.features.projection_features import open_feature_function
 
 
 @click.group(cls=Group)
@@ -14,6 +15,7 @@ def main() -> None:
 
 
 main.add_command(drag_command.drag)
+main.add_command(tune_command.make_command(open_feature_function))
 
 
 if __name__ == '__main__':
