@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +9,12 @@ import click
 from click.core import ParameterSource
 
 from dataset_format.images import MAX_PIXELS
-from dnnlib.cli import (
-    BOOL,
-    PATH,
-    Command,
-    FiniteFloat,
-    check_outdir,
-    max_pixels_option,
-    usage_error,
-    usage_errors,
-)
+from dnnlib.cli import PATH, Command, FiniteFloat, check_outdir, max_pixels_option, usage_errors
 from dnnlib.errors import InvalidArgument
 from generation import latents, options
 from generation.projection.optimization import ProjectionSettings, measure_w
 from generation.projection.project_to_files import ALL_FILES, Projector, write_overview
 from generation.projection.targets import TARGET_RULES, Target, check_channels, find_targets
-from generation.video import NoEncoder, require_encoder
 from metrics.features import detectors
 from metrics.features.projection_features import describe, features_of, open_detector
 
@@ -108,15 +97,9 @@ black.
     show_default=True,
     help='Weight of the penalty that keeps the noise from encoding the target, for networks that have noise',
 )
-@click.option('--save-video', type=BOOL, default=True, show_default=True, help='Write proj.mp4')
+@options.save_video_option('proj.mp4')
 @max_pixels_option(MAX_PIXELS, 'targets')
-@click.option(
-    '--detectors',
-    'detector_dir',
-    type=PATH,
-    metavar='DIR',
-    help='Folder with vgg16.pt, to use instead of downloading it',
-)
+@options.detectors_option()
 @options.execution_options()
 @click.pass_context
 def main(
@@ -139,7 +122,9 @@ def main(
     device: str,
 ) -> None:
     if save_video:
-        save_video = has_encoder(is_required=ctx.get_parameter_source('save_video') is not ParameterSource.DEFAULT)
+        save_video = options.has_encoder(
+            is_required=ctx.get_parameter_source('save_video') is not ParameterSource.DEFAULT
+        )
     with usage_errors():
         targets = find_targets(paths, max_pixels)
         folders = folders_for(targets, outdir)
@@ -191,18 +176,6 @@ def project_all(projector: Projector, targets: list[Target], folders: list[Path]
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Checks
-
-
-def has_encoder(is_required: bool) -> bool:
-    """Return whether videos can be written; it is a usage error if the user requested one, otherwise a notice."""
-    try:
-        require_encoder()
-    except NoEncoder as error:
-        if is_required:
-            raise usage_error('--save-video', f'{error}; or use --save-video=0.') from error
-        print(f'No video will be written: {error}', file=sys.stderr)
-        return False
-    return True
 
 
 def folders_for(targets: list[Target], outdir: str) -> list[Path]:

@@ -17,6 +17,7 @@ import torch
 
 from dataset_format.sizes import Resolution, sides
 from dnnlib.cli import (
+    BOOL,
     PATH,
     FiniteFloat,
     SeedRange,
@@ -24,6 +25,7 @@ from dnnlib.cli import (
     cuda_graphs_option,
     device_option,
     resolve_device,
+    usage_error,
     usage_errors,
     warn_if_not_cuda,
 )
@@ -33,6 +35,7 @@ from dnnlib.text import excerpt
 from generation.image_transforms import MAX_SHIFT, Shift
 from generation.latents import Truncation, mean_of_w
 from generation.projected_latents import noise_buffers
+from generation.video import NoEncoder, require_encoder
 from network_files.cli_types import NetworkFile
 from network_files.reading import open_network
 from torch_utils import inference_graphs
@@ -264,12 +267,33 @@ def batch_option() -> Callable:
     )
 
 
-def execution_options() -> Callable[[Callable], Callable]:
-    """Return the decorator for `--trust-pickle`, `--cuda-graphs` and `--device`: see `open_generator`."""
+def save_video_option(file_name: str) -> Callable:
+    """Return the decorator for `--save-video`: see `has_encoder`."""
+    return click.option('--save-video', type=BOOL, default=True, show_default=True, help=f'Write {file_name}')
+
+
+def detectors_option() -> Callable:
+    """Return the decorator for `--detectors`, argument `detector_dir`, of commands that compare images by LPIPS."""
+    return click.option(
+        '--detectors',
+        'detector_dir',
+        type=PATH,
+        metavar='DIR',
+        help='Folder with vgg16.pt, to use instead of downloading it',
+    )
+
+
+def execution_options(cuda_graphs: bool = True) -> Callable[[Callable], Callable]:
+    """Return the decorator for `--trust-pickle`, `--cuda-graphs` and `--device`: see `open_generator`.
+
+    Args:
+        cuda_graphs: Whether the command uses `--cuda-graphs`.
+    """
     trust_pickle = click.option(
         '--trust-pickle', is_flag=True, help='Run the code inside the pickle (only if you trust its author)'
     )
-    return lambda command: trust_pickle(cuda_graphs_option()(device_option()(command)))
+    graphs = cuda_graphs_option() if cuda_graphs else lambda command: command
+    return lambda command: trust_pickle(graphs(device_option()(command)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -316,6 +340,18 @@ def check_picture_size(grid_size: tuple[int, int] | None, resolution: Resolution
             f'a grid of {columns}x{rows} images would have {columns * width}x{rows * height} pixels: '
             f'use fewer images, for {_MAX_PICTURE_PIXELS:,} pixels or less.',
         )
+
+
+def has_encoder(is_required: bool) -> bool:
+    """Return whether videos can be written; it is a usage error if the user requested one, otherwise a notice."""
+    try:
+        require_encoder()
+    except NoEncoder as error:
+        if is_required:
+            raise usage_error('--save-video', f'{error}; or use --save-video=0.') from error
+        print(f'No video will be written: {error}', file=sys.stderr)
+        return False
+    return True
 
 
 def check_trunc_cutoff(G: Any, truncation_psi: float, truncation_cutoff: int | None) -> None:

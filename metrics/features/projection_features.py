@@ -39,3 +39,11 @@ def features_of(detector: detectors.Detector) -> FeatureFunction:
 def describe(detector: detectors.Detector) -> dict[str, Any]:
     """Return what a report says about the detector."""
     return {'name': detector.name, 'label': detector.label, 'sha256': detector.sha256}
+
+
+def open_feature_function(
+    folder: str | None, resolution: Resolution, device: torch.device
+) -> tuple[FeatureFunction, dict[str, Any]]:
+    """Return the features of `open_detector`, and what a report says about them."""
+    detector = open_detector(folder, resolution, device)
+    return features_of(detector), describe(detector)
