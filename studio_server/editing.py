@@ -120,8 +120,14 @@ class DirectionFiles:
 
 
 def made_networks(folder: Path) -> list[str]:
-    """Return the networks that were blended before, oldest first."""
+    """Return the networks that were made here before, oldest first."""
     return [os.fspath(folder / f'{number}.pkl') for number in _numbers_in(folder, _NETWORK)]
+
+
+def next_network(folder: Path) -> str:
+    """Return the path of the next network that is made here."""
+    number = max(map(int, _numbers_in(folder, _NETWORK)), default=0) + 1
+    return os.fspath(folder / f'{number:04d}.pkl')
 
 
 def blend(job: Job, first: Network, second: Network, request: dict[str, Any], folder: Path) -> str:
@@ -139,12 +145,12 @@ def blend(job: Job, first: Network, second: Network, request: dict[str, Any], fo
     """
     seam, mapping = request.get('seam', 0), request.get('mapping', 'first')
     G = blending.blend(first.G, second.G, request['from'], seam, mapping).cpu()
-    path = folder / f'{max(map(int, _numbers_in(folder, _NETWORK)), default=0) + 1:04d}.pkl'
-    network_outputs.write(G, (first if mapping == 'first' else second).data, os.fspath(path))
+    path = next_network(folder)
+    network_outputs.write(G, (first if mapping == 'first' else second).data, path)
     settings = [f'--from={request["from"]}', f'--seam={seam}', f'--mapping={mapping}']
-    job.details['command'] = commands.blend_command(first, second, settings, os.fspath(path))
+    job.details['command'] = commands.blend_command(first, second, settings, path)
     job.step(1, f'wrote {path}')
-    return os.fspath(path)
+    return path
 
 
 def _numbers_in(folder: Path, pattern: re.Pattern[str]) -> list[str]:

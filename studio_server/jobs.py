@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from dnnlib.errors import InvalidArgument
+from generation.projection.targets import Target
 from studio_server.workers import RenderWorker
 
 _MAX_JOBS = 20
@@ -37,6 +38,7 @@ class Job:
     Attributes:
         result: What it has made: latents, or the name of a file.
         picture: The last picture, encoded.
+        photograph: What a projection looks for.
     """
 
     def __init__(self, number: int, kind: str, title: str, worker: RenderWorker, on_news: Callable[[Job], None]):
@@ -46,6 +48,7 @@ class Job:
         self.picture = b''
         self.details: dict[str, Any] = {}
         self.result: Any = None
+        self.photograph: Target | None = None
         self._on_news, self._last_news = on_news, 0.0
         self._may_run = threading.Event()
         self._may_run.set()

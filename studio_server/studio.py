@@ -18,7 +18,7 @@ from dnnlib.schema import Choice, Flag, Integer, Optional, Record, Rule, Text
 from dnnlib.scratch import scratch_folder
 from generation.projected_latents import ProjectedLatents
 from generation.projection.targets import Target
-from studio_server import commands, editing, inside, picture_specs, pictures, projecting, run_pages, videos
+from studio_server import commands, editing, inside, optimizing, picture_specs, pictures, projecting, run_pages, videos
 from studio_server.jobs import Job, Jobs
 from studio_server.networks import Network, NetworkStore, describe_sources, is_run
 from studio_server.settings import Settings
@@ -69,6 +69,8 @@ class Studio:
             'find-directions': (editing.FIND_RULES, self._find_directions),
             'open-directions': (Record({'spec': picture_specs.SPEC, 'file': Text(40)}), self._open_directions),
             'blend': (editing.BLEND_RULES, self._blend),
+            'drag': (optimizing.DRAG_RULES, self._drag),
+            'tune': (optimizing.TUNE_RULES, self._tune),
             'project': (projecting.RULES, self._project),
             'video': (videos.RULES, self._video),
             'job': (Record({'job': Integer(0, 10**9), 'act': Choice(('pause', 'resume', 'stop'))}), self._act),
@@ -231,12 +233,10 @@ class Studio:
 
     async def _project(self, content: dict[str, Any]) -> dict[str, Any]:
         spec = picture_specs.parse(content['spec'])
-        target = self._uploads.get(content['upload'])
-        if target is None:
-            raise InvalidArgument('upload', 'The photograph is not here any more: drop it again.')
+        target = self._upload(content['upload'])
 
         def work(job: Job) -> None:
-            job.details['spec'] = content['spec']
+            job.details['spec'], job.photograph = content['spec'], target
             network = self._network_of(spec)
             projecting.project_photograph(job, network, target, content, self._settings.detector_dir)
 
@@ -271,11 +271,46 @@ class Studio:
 
         def work(job: Job) -> None:
             first, second = map(self._network_of, specs)
-            job.result = editing.blend(job, first, second, content, self._settings.outdir / 'networks')
-            self._networks.append(job.result)
-            self._loop.call_soon_threadsafe(self._broadcast, 'shelf', {'changed': 'shelf'})
+            path = editing.blend(job, first, second, content, self._settings.outdir / 'networks')
+            self._add_network(job, path)
 
         return self._jobs.start('blend', 'Blended network', self.worker_of(specs[0]['network']), work).describe()
+
+    async def _drag(self, content: dict[str, Any]) -> dict[str, Any]:
+        spec = picture_specs.parse(content['spec'])
+        mask = None if content.get('mask') is None else self._upload(content['mask'])
+
+        def work(job: Job) -> None:
+            job.details['spec'] = content['spec']
+            network = self._network_of(spec)
+            optimizing.drag(job, network, self._latent_of(network, spec), content, mask)
+
+        return self._jobs.start('drag', 'Dragged picture', self.worker_of(spec['network']), work).describe()
+
+    async def _tune(self, content: dict[str, Any]) -> dict[str, Any]:
+        projection = self._jobs.get(content['job'])
+        if projection.kind != 'project':
+            raise InvalidArgument('job', f'Job {projection.number} is not a projection.')
+        spec = picture_specs.parse(projection.details['spec'])
+
+        def work(job: Job) -> None:
+            folder, detectors = self._settings.outdir / 'networks', self._settings.detector_dir
+            path = optimizing.tune_network(job, self._network_of(spec), projection, content, detectors, folder)
+            self._add_network(job, path)
+
+        return self._jobs.start('tune', 'Tuned network', projection.worker, work).describe()
+
+    def _upload(self, number: int) -> Target:
+        if number not in self._uploads:
+            raise InvalidArgument('upload', 'The picture is not here any more: drop it again.')
+        return self._uploads[number]
+
+    def _add_network(self, job: Job, path: str) -> None:
+        """Offer a network that a job has made, from the thread of the job."""
+        job.result = path
+        self._networks.append(path)
+        job.details['network'] = len(self._networks) - 1
+        self._loop.call_soon_threadsafe(self._broadcast, 'shelf', {'changed': 'shelf'})
 
     async def _act(self, content: dict[str, Any]) -> dict[str, Any]:
         job = self._jobs.get(content['job'])

@@ -1,9 +1,10 @@
 // Editing: directions, found on the spot or by edit.py, with a slider each; blends of two networks.
 
-import { act } from './connection.js';
 import { networkOptions } from './compare.js';
+import { act } from './connection.js';
 import { button, choice, layerButtons, make, number, slider } from './dom.js';
 import { change, model, watch } from './model.js';
+import { buildDrag } from './drag.js';
 import { attempt } from './shelf.js';
 
 const SHOWN = 100; // directions of a file
@@ -11,6 +12,7 @@ const SHOWN = 100; // directions of a file
 /** Fill the panel. */
 export function buildEdit(panel) {
   buildDirections(panel);
+  buildDrag(panel);
   buildBlend(panel);
 }
 

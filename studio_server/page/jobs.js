@@ -24,7 +24,7 @@ function show(list, job, blob) {
   card.text.textContent = job.text;
   card.text.className = job.state === 'failed' ? 'problem' : 'hint';
   card.bar.value = job.progress;
-  if (job.values.length > 1) card.curve.replaceChildren(plot(job.values, 'Distance'));
+  if (job.values.length > 1) card.curve.replaceChildren(plot(job.values, job.kind === 'tune' ? 'Loss' : 'Distance'));
   if (blob) { card.canvas.hidden = false; draw(card.canvas, blob); }
   const now = `${job.state} ${job.has_result}`;
   if (now === card.state) return;
@@ -39,7 +39,11 @@ function show(list, job, blob) {
     card.card.append(make('video', { src: `files/${job.details.file}`, controls: true, loop: true, muted: true }),
       make('p', {}, make('a', { href: `files/${job.details.file}`, download: job.details.file.split('/').pop() }, 'Video')),
       make('p', { className: 'command' }, job.details.command));
+  } else if (isOver && job.has_result && job.details.network !== undefined) {
+    buttons.push(button('Show this network', () => change({ network: job.details.network, snapshot: null }), { className: 'main' }));
+    if (job.details.command) card.card.append(make('p', { className: 'command' }, job.details.command));
   } else if (isOver && job.has_result) {
+    if (job.kind === 'project') buttons.push(button('Tune the network to it', attempt(() => act('tune', { job: job.number }))));
     buttons.push(button('Keep as a latent', attempt(async () => {
       const entry = await act('keep-job', { job: job.number, name: job.title });
       rememberKept(entry.id);

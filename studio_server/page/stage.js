@@ -12,7 +12,7 @@ const other = make('canvas', { id: 'other-picture', width: 16, height: 16, role:
 const facts = make('p', { id: 'facts', 'aria-live': 'off' });
 const problem = make('p', { className: 'problem', role: 'alert', hidden: true });
 const line = make('p', { className: 'command', id: 'command' });
-const frame = make('figure', { className: 'frame' }, canvas);
+const frame = make('figure', { className: 'frame', id: 'frame' }, canvas);
 const otherFrame = make('figure', { className: 'frame', hidden: true }, other);
 export const stage = { canvas, frame, mode: 'walk', compared: null, blob: null, handlers: {} };
 

@@ -333,11 +333,17 @@ def test_a_photograph_is_found_and_kept(page, files):
     kept = page.evaluate('studioModel.spec.kept')
     np.testing.assert_array_equal(pixels_of(page), pixels_in(files.out / 'kept' / f'{kept}.png'))
 
+    card.get_by_role('button', name='Tune the network to it').click()
+    tuned = page.locator('#jobs article').first
+    expect(tuned.locator('strong')).to_contain_text('Tuned network')
+    tuned.get_by_role('button', name='Stop').click()
+    expect(tuned).to_have_attribute('data-state', 'stopped')
+
     page.fill('#steps', '100000')
     page.press('#steps', 'Tab')
     page.click('#project')
     card = page.locator('#jobs article').first
-    expect(card).to_have_attribute('data-state', 'running')
+    expect(card.locator('strong')).to_have_text('Projection (running)')
     page.click('#tab-latents')
     page.click('#next-seed')  # pictures are rendered between the steps
     at_rest(page)
@@ -364,7 +370,7 @@ def test_a_video_through_the_shelf(page, files, tmp_path, read_video):
     page.select_option('#video-easing', 'smooth')
     page.click('#make-video')
     card = page.locator('#jobs article').first
-    expect(card).to_have_attribute('data-state', 'done')
+    expect(card.locator('strong')).to_have_text('Video of 2 keyframes (done)')
     job = page.evaluate('fetch("state").then(response => response.json()).then(state => state.jobs.at(-1))')
     video = files.out / job['details']['file']
     words = shlex.split(job['details']['command'])[2:-1]
@@ -447,7 +453,7 @@ def test_a_blend_is_a_network(page, files, tmp_path):
     page.fill('#blend-from', '8')
     page.press('#blend-from', 'Tab')
     page.click('#blend')
-    expect(page.locator('#jobs article').first).to_have_attribute('data-state', 'done')
+    expect(page.locator('#jobs article').first.locator('strong')).to_have_text('Blended network (done)')
     page.wait_for_function('() => studioModel.state.networks.length === 4')
     page.select_option('#network', '3')
     at_rest(page)
@@ -455,3 +461,57 @@ def test_a_blend_is_a_network(page, files, tmp_path):
     page.wait_for_function('() => studioModel.info.path.endsWith("0001.pkl")')
     at_rest(page)
     np.testing.assert_array_equal(pixels_of(page), pixels_in(tmp_path / 'seed0000.png'))
+
+
+def test_points_are_dragged(page, files):
+    page.select_option('#network', '2')
+    at_rest(page)
+    page.click('#tab-edit')
+    box = page.locator('#picture').bounding_box()
+
+    def click(x, y):
+        page.mouse.click(box['x'] + (x + 0.5) / 16 * box['width'], box['y'] + (y + 0.5) / 16 * box['height'])
+
+    page.click('#tool-points')
+    click(5, 6)
+    click(8, 7)
+    expect(page.locator('#drag-points')).to_have_text('5,6 → 8,7')
+    page.click('#tool-mask')
+    click(6, 6)
+    page.fill('#drag-steps', '60')
+    page.press('#drag-steps', 'Tab')
+    page.click('#drag')
+    card = page.locator('#jobs article').first
+    expect(card.locator('strong')).to_have_text('Dragged picture (done)')
+    job = page.evaluate('fetch("state").then(response => response.json()).then(state => state.jobs.at(-1))')
+    assert job['kind'] == 'drag' and min(job['values']) < job['values'][0]
+    assert len(job['details']['points']) == 1
+    card.get_by_role('button', name='Keep as a latent').click()
+    page.wait_for_function('() => studioModel.spec.kept !== null')
+    at_rest(page)
+    kept = page.evaluate('studioModel.spec.kept')
+    np.testing.assert_array_equal(pixels_of(page), pixels_in(files.out / 'kept' / f'{kept}.png'))
+
+
+@pytest.mark.slow
+def test_a_network_is_tuned_to_a_photograph(page, files):
+    count = page.evaluate('studioModel.state.networks.length')
+    page.click('#tab-project')
+    page.set_input_files('#photograph', files.photo)
+    for control, value in (('steps', 10),):
+        page.fill(f'#{control}', str(value))
+        page.press(f'#{control}', 'Tab')
+    page.click('#project')
+    projection = page.locator('#jobs article').first
+    expect(projection.locator('strong')).to_have_text('Projection (done)')
+    projection.get_by_role('button', name='Tune the network to it').click()
+    card = page.locator('#jobs article').first
+    expect(card.locator('strong')).to_have_text('Tuned network (done)', timeout=4 * TIMEOUT)
+    job = page.evaluate('fetch("state").then(response => response.json()).then(state => state.jobs.at(-1))')
+    assert len(job['values']) == 350 and min(job['values'][-20:]) < job['values'][0]
+    page.wait_for_function('count => studioModel.state.networks.length === count + 1', arg=count)
+    card.get_by_role('button', name='Show this network').click()
+    page.wait_for_function(
+        '() => studioModel.info && studioModel.info.path.endsWith(".pkl") && studioModel.info.path.includes("networks")'
+    )
+    at_rest(page)
