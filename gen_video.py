@@ -152,7 +152,6 @@ def main(
     \b
     Examples:
       python gen_video.py --network=network.pkl --seeds=0-7 --output=video.mp4
-      python gen_video.py --network=network.pkl --seeds=0 --circle=1 --frames=240 --output=video.mp4
       python gen_video.py --network=network.pkl --seeds=0-31 --grid=4x2 --trunc=0.7 --frames=60 --output=video.mp4
       python gen_video.py --network=conditional.pkl --seeds=0-2 --class=cat,dog,fox --output=video.mp4
       python gen_video.py --network=network.pkl --projected-w=a.npz --projected-w=b.npz --output=video.mp4
@@ -179,7 +178,7 @@ def main(
             options.check_truncation(G, truncation)
             order = order_of_keys(len(seeds) * len(truncation.psi), num_cells, num_keyframes, shuffle_seed)
             labels = labels_of_keys(data, class_text, label, len(order), num_cells, torch_device)
-            path = path_of_seeds(G, seeds, order, labels, truncation, edit.offset(G), circle, curve)
+            path = path_of_seeds(circle, curve, G, seeds, order, labels, truncation, edit.offset(G))
     frames = render_frames(G, path, grid_size, torch_device, noise_mode, batch_size, enlarge, motion)
     write(output, fps, frames, path.num_frames)
 
@@ -225,26 +224,26 @@ def keys_of_seeds(
 
 
 def path_of_seeds(
+    circle: bool,
+    curve: dict[str, Any],
     G: Any,
     seeds: Sequence[int],
     order: Sequence[int],
     labels: torch.Tensor,
     truncation: latents.Truncation,
-    offset: torch.Tensor | None,
-    circle: bool,
-    curve: dict[str, Any],
+    offset: torch.Tensor | None = None,
 ) -> Interpolation | CircularWalk:
     """Return the latents of all frames: on circles through the seeds, or on a curve through keyframes.
 
     Args:
+        circle: Whether the images move on circles.
+        curve: Arguments of `Interpolation`.
         G: Generator.
         seeds: The seeds.
         order: Which of the keyframes follow each other, see `keys_of_seeds`; not for circles.
         labels: float32 [keyframes, c_dim], or [cells, c_dim] for circles.
         truncation: How latents are truncated.
         offset: Added to each w, or None.
-        circle: Whether the images move on circles.
-        curve: Arguments of `Interpolation`.
     """
     if circle:
         return CircularWalk(G, seeds, labels, truncation, curve['frames_per_key'], offset)

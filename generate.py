@@ -74,8 +74,7 @@ def main(
       python generate.py --network=network.pkl --seeds=0-31 --grid=8x4 --outdir=out
       python generate.py --network=conditional.pkl --class=3 --seeds=0,5 --outdir=out
       python generate.py --network=attributes.pkl --label=0.2,1,0 --seeds=0,5 --outdir=out
-      python generate.py --network=network.pkl --projected-w=projected_w.npz --outdir=out
-      python generate.py --network=network.pkl --seeds=7 --direction=edits.safetensors:pca0:2 --outdir=out
+      python generate.py --network=network.pkl --projected-w=w.npz --direction=edits.safetensors:pca0:2 --outdir=out
       python generate.py --network=stylegan3.pkl --seeds=7 --rotate=0,15,30 --grid=3x1 --outdir=out
     """
     with usage_errors():
@@ -89,8 +88,7 @@ def main(
         image_transforms.check_supported(G, {'translate': shifts, 'rotate': rotations})
         options.check_picture_size(grid_size, G.img_resolution)
         if projected_w is not None:
-            others = {'--circle': num_turns > 1}
-            options.warn_about_ignored_latents('--projected-w', seeds, class_text, label, truncation, others)
+            options.warn_about_ignored_latents('--projected-w', seeds, class_text, label, truncation, num_turns > 1)
             projected = edit.apply_to_projected(G, projected_latents.read(projected_w, G))
             check_grid_has_room(len(projected), 'latents', len(transforms), grid_size)
             names = [f'proj{index:02d}' for index in range(len(projected))]

@@ -8,8 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -411,11 +410,13 @@ def warn_about_ignored_latents(
     class_text: str | None,
     label: object,
     truncation: Truncation,
-    others: Mapping[str, bool] = MappingProxyType({}),
+    has_circle: bool = False,
 ) -> None:
-    """Print which options, among them those of `others`, have no effect because `option` provides the latents w."""
+    """Print which options, among them `--circle`, have no effect because `option` provides the latents w."""
     warn_about_ignored(option, seeds, class_text, label, 0 if truncation.is_active else 1, truncation.cutoff)
-    _warn_about({'--trunc-to': truncation.towards != 'mean', **others}, f'is ignored, since {option} is given')
+    _warn_about(
+        {'--trunc-to': truncation.towards != 'mean', '--circle': has_circle}, f'is ignored, since {option} is given'
+    )
 
 
 def warn_if_unconditional(c_dim: int, values: dict[str, object]) -> None:
