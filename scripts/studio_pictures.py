@@ -27,7 +27,7 @@ SHOTS = [  # name, width, height, color scheme, panel
     ('latents-phone-dark', 360, 1000, 'dark', 'latents'),
     ('train-wide-light', 1280, 860, 'light', 'train'),
 ]
-_FRAMES = 24
+_FRAMES = 14
 
 
 @click.command()
@@ -112,7 +112,7 @@ def animate(chromium: Browser, url: str, path: Path) -> None:
         page.mouse.move(x - box['width'] * 0.6 * index / _FRAMES, y - 40 * index / _FRAMES)
         page.wait_for_timeout(250)
         picture = PIL.Image.open(io.BytesIO(page.screenshot()))
-        frames.append(picture.convert('RGB').resize((750, 480)).quantize(64))
+        frames.append(picture.convert('RGB').resize((600, 384)).quantize(32))
     page.mouse.up()
     frames += frames[-2:0:-1]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=120, loop=0, optimize=True)
