@@ -91,6 +91,8 @@ def take(chromium: Browser, url: str, path: Path, size: tuple[int, int], scheme:
         page.wait_for_selector('#directions .field')
         page.fill('.field:has(#direction-pca0) input[type=number]', '1.5')
         page.keyboard.press('Tab')
+    if panel == 'compare':
+        page.wait_for_selector('#sheet button[data-seed="30"][data-loaded]')
     page.wait_for_timeout(4000)
     if size[0] < 800:
         page.evaluate('document.querySelector("#tabs").scrollIntoView({block: "center"})')

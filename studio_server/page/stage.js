@@ -4,7 +4,7 @@ import * as connection from './connection.js';
 import { button, choice, draw, make, slider } from './dom.js';
 import { change, command, model, watch } from './model.js';
 
-const REST_MS = 140; // without a change, the picture is rendered in full
+const REST_MS = 140, MAX_REST_MS = 3000; // without a change, the picture is rendered in full
 const WALK = 2; // seeds across the picture
 
 const canvas = make('canvas', { id: 'picture', width: 16, height: 16, tabIndex: 0, role: 'img', 'aria-label': 'The picture. Arrow keys walk.' });
@@ -16,14 +16,15 @@ const frame = make('figure', { className: 'frame', id: 'frame' }, canvas);
 const otherFrame = make('figure', { className: 'frame', hidden: true }, other);
 export const stage = { canvas, frame, mode: 'walk', compared: null, blob: null, handlers: {} };
 
-let newest = 0, drawn = 0, restTimer = 0, sentAt = new Map(), finalId = 0;
+let newest = 0, drawn = 0, lastMs = 0, restTimer = 0, sentAt = new Map(), finalId = 0;
 export const latencies = []; // milliseconds from a change to the picture
 window.studioLatencies = latencies;
 
 /** Ask for the picture, as a preview while something moves. */
 export function request(isFinal) {
   clearTimeout(restTimer);
-  if (!isFinal) restTimer = setTimeout(() => request(true), REST_MS);
+  // A slow network is not kept busy with a full picture while previews are still being waited for.
+  if (!isFinal) restTimer = setTimeout(() => request(true), Math.min(Math.max(REST_MS, 1.5 * lastMs), MAX_REST_MS));
   const isLarge = model.info && Math.max(model.info.width, model.info.height) >= 128;
   const options = isFinal ? { format: 'png' } : { format: isLarge ? 'jpeg' : 'png', preview: Boolean(model.info && model.info.has_preview) };
   frame.classList.add('waiting');
@@ -43,6 +44,7 @@ connection.on('picture', async (header, blob) => {
   const size = model.info && !model.info.problem ? model.info : null;
   await draw(canvas, blob, header.id === finalId ? null : size);
   const time = performance.now() - (sentAt.get(header.id) || 0);
+  lastMs = time;
   latencies.push({ ms: time, render: header.render_ms, encode: header.encode_ms });
   if (latencies.length > 500) latencies.shift();
   for (const id of sentAt.keys()) if (id <= header.id) sentAt.delete(id);

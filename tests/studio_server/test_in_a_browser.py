@@ -30,7 +30,8 @@ from tests.small_runs import ROOT
 from tests.small_studio import free_port, running_studio
 
 NAMES_OF_BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome')
-TIMEOUT = 60_000
+TIMEOUT = 60_000  # milliseconds; machines may be busy
+expect.set_options(timeout=TIMEOUT)
 
 
 class FeatureNetwork(torch.nn.Module):
