@@ -23,11 +23,9 @@ def picture_command(network: Network, spec: dict[str, Any], path_of: Callable[[s
     common = ['--network=' + network.path]
     transform = _transform_options(spec)
     seed = picture_specs.seed_of(spec)
-    has_plain_noise = spec['noise_strength'] == 1 or spec['noise_mode'] == 'none'
-    has_own_seed = spec['noise_mode'] != 'random' or spec['noise_seed'] in (None, seed)
-    is_plain = seed is not None and has_plain_noise and has_own_seed
-    if not is_plain or len(spec['mix']) > 1 or (spec['mix'] and (transform or spec['edits'])):
-        mode = [] if spec['noise_strength'] != 1 and spec['noise_mode'] == 'random' else _noise_options(spec)
+    has_own_noise = picture_specs.has_own_noise(spec)
+    if has_own_noise or not picture_specs.is_plain(spec):
+        mode = [] if has_own_noise else _noise_options(spec)
         return _line('generate.py', [*common, '--projected-w={npz}', *mode, *transform, '--outdir=out'])
     options = [*_label_options(network, spec), *_truncation_options(spec), *_noise_options(spec)]
     options += _direction_options(spec, path_of)

@@ -14,7 +14,7 @@ from typing import Any
 
 from dnnlib.errors import InvalidArgument
 from generation.projection.targets import Target
-from studio_server.workers import RenderWorker
+from studio_server.workers import RenderWorker, sentence_of
 
 _MAX_JOBS = 20
 _MAX_POINTS = 400  # of the curve
@@ -79,8 +79,8 @@ class Job:
             self._set_state('stopped' if self._is_stopped else 'done')
         except Stopped:
             self._set_state('stopped')
-        except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
-            self.text = str(error) or type(error).__name__
+        except Exception as error:  # a network can raise anything, and the page must say that the job is over
+            self.text = sentence_of(error)
             self._set_state('failed')
         finally:
             self._give_device()

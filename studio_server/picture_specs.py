@@ -114,6 +114,30 @@ def seed_of(spec: dict[str, Any]) -> int | None:
     return _seed_at(spec['seed'], int(spec['x']), int(spec['y']))
 
 
+def is_plain(spec: dict[str, Any]) -> bool:
+    """Return whether scripts have options for the latent of a picture, apart from its noise; others need a file."""
+    is_moved = spec['shift'] != [0, 0] or spec['rotation'] != 0
+    if seed_of(spec) is None or len(spec['mix']) > 1:
+        return False
+    return not (spec['mix'] and (is_moved or spec['edits']))  # of style_mixing.py
+
+
+def noise_seed_of(spec: dict[str, Any]) -> int:
+    """Return the seed of random noise: that of the latent, unless another is given."""
+    return spec['noise_seed'] if spec['noise_seed'] is not None else seed_of(spec) or 0
+
+
+def has_own_noise(spec: dict[str, Any]) -> bool:
+    """Return whether a picture has noise that the scripts cannot draw, so that it belongs into the file of the latent.
+
+    Scripts draw random noise from the seed of the latent, and from 0 for a latent in a file.
+    """
+    if spec['noise_mode'] == 'none':
+        return False
+    scripts_seed = seed_of(spec) if is_plain(spec) else 0
+    return spec['noise_strength'] != 1 or (spec['noise_mode'] == 'random' and noise_seed_of(spec) != scripts_seed)
+
+
 def _seed_at(seed: int, x: int, y: int) -> int:
     return (seed + x + ROW * y) % (latents.MAX_SEED + 1)
 
@@ -151,14 +175,12 @@ def latent_of(
     offset = offset_of(spec['edits'], G)
     if offset is not None:
         ws = ws + offset.to(ws)
-    seed = seed_of(spec)
-    noise_seed = spec['noise_seed'] if spec['noise_seed'] is not None else seed or 0
-    if spec['noise_strength'] != 1 and spec['noise_mode'] != 'none':
+    noise_seed = noise_seed_of(spec)
+    if has_own_noise(spec):
         noise = _scaled_noise(network, spec['noise_mode'], noise_seed, spec['noise_strength'], noise)
-    is_own = bool(noise) and spec['noise_strength'] != 1
     return Latent(
         ProjectedLatents(ws.cpu().numpy(), noise),
-        'const' if is_own else spec['noise_mode'],
+        'const' if has_own_noise(spec) else spec['noise_mode'],
         noise_seed,
         _transform_of(G, spec),
         spec['kept'] is not None,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import traceback
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -20,13 +19,12 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from dnnlib.errors import error_sentence
 from dnnlib.json_input import parse_json
 from dnnlib.text import message_line
 from reporting.style import STYLE
 from studio_server.guard import Access, Guard
 from studio_server.studio import PAGE_DIR, Studio, packed
-from studio_server.workers import Client
+from studio_server.workers import Client, sentence_of
 
 MAX_CLIENTS = 64
 MAX_MESSAGE_BYTES = 2**20
@@ -54,15 +52,6 @@ def make_app(studio: Studio, access: Access) -> Guard:
         WebSocketRoute('/pictures', server.pictures),
     ]
     return Guard(Starlette(routes=routes, lifespan=server.lifespan), access)
-
-
-def sentence_of(error: BaseException) -> str:
-    """Return what a user sees of an error; unexpected ones are printed with their traceback."""
-    sentence = error_sentence(error) if isinstance(error, (ValueError, OSError)) else None
-    if sentence is None:
-        traceback.print_exception(error)
-        sentence = f'{type(error).__name__}: {error}' if str(error) else type(error).__name__
-    return message_line(sentence, 500)
 
 
 class _Server:
@@ -187,7 +176,7 @@ class _Server:
                 try:
                     more, content = self._studio.picture(request)
                     return packed({**header, **more}, content)
-                except _ERRORS as error:
+                except Exception as error:  # a network can raise anything, and must not end the worker
                     return packed({**header, 'error': sentence_of(error)})
 
             client.request(view, worker, work)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import threading
 import time
 from pathlib import Path
@@ -84,13 +85,15 @@ class Shelf:
             ValueError: The shelf is full.
             OSError: A file cannot be written.
         """
-        ids = self._ids_in(self.folder)
-        if len(ids) >= MAX_KEPT:
-            raise InvalidArgument('outdir', f'The shelf is full ({MAX_KEPT:,} latents): use another --outdir.')
-        kept = f'{max(map(int, [*ids, *self._ids_in(self._removed)]), default=0) + 1:04d}'
-        projected_latents.write(self.file(kept, '.npz'), latents)
+        with self._lock:  # of two devices, each must get a number of its own
+            ids = self._ids_in(self.folder)
+            if len(ids) >= MAX_KEPT:
+                raise InvalidArgument('outdir', f'The shelf is full ({MAX_KEPT:,} latents): use another --outdir.')
+            kept = f'{max(map(int, [*ids, *self._ids_in(self._removed)]), default=0) + 1:04d}'
+            projected_latents.write(self.file(kept, '.npz'), latents)
         images.save_png(image, self.file(kept, '.png'))
-        command = entry.pop('command').replace('{npz}', os.fspath(self.file(kept, '.npz')))
+        file_option = shlex.quote(f'--projected-w={self.file(kept, ".npz")}')
+        command = entry.pop('command').replace('--projected-w={npz}', file_option)
         content = {'name': name, 'note': '', 'created': time.time(), 'command': command, **entry}
         self._write_entry(kept, content)
         return kept

@@ -63,17 +63,26 @@ class Studio:
         self._actions: dict[str, tuple[Rule, Callable[[dict[str, Any]], Awaitable[Any]]]] = {
             'describe': (Record({'spec': picture_specs.SPEC}, ['spec']), self._describe),
             'keep': (Record({'spec': picture_specs.SPEC, 'name': Text(200)}, ['spec', 'name']), self._keep),
-            'rename': (Record(dict(kept=picture_specs.KEPT_ID, name=Text(200), note=Text(10_000))), self._rename),
+            'rename': (
+                Record(dict(kept=picture_specs.KEPT_ID, name=Text(200), note=Text(10_000)), ['kept']),
+                self._rename,
+            ),
             'remove': (Record({'kept': picture_specs.KEPT_ID}, ['kept']), self._remove),
             'restore': (Record({'kept': picture_specs.KEPT_ID}, ['kept']), self._restore),
             'find-directions': (editing.FIND_RULES, self._find_directions),
-            'open-directions': (Record({'spec': picture_specs.SPEC, 'file': Text(40)}), self._open_directions),
+            'open-directions': (
+                Record({'spec': picture_specs.SPEC, 'file': Text(40)}, ['spec', 'file']),
+                self._open_directions,
+            ),
             'blend': (editing.BLEND_RULES, self._blend),
             'drag': (optimizing.DRAG_RULES, self._drag),
             'tune': (optimizing.TUNE_RULES, self._tune),
             'project': (projecting.RULES, self._project),
             'video': (videos.RULES, self._video),
-            'job': (Record({'job': Integer(0, 10**9), 'act': Choice(('pause', 'resume', 'stop'))}), self._act),
+            'job': (
+                Record({'job': Integer(0, 10**9), 'act': Choice(('pause', 'resume', 'stop'))}, ['job', 'act']),
+                self._act,
+            ),
             'keep-job': (Record({'job': Integer(0, 10**9), 'name': Text(200)}, ['job', 'name']), self._keep_job),
         }
 

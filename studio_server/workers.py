@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from dnnlib.errors import error_sentence
+from dnnlib.text import message_line
 from studio_server.networks import NetworkStore
 
 Message = bytes
@@ -21,6 +24,15 @@ Work = Callable[[], Message]
 
 MAX_VIEWS = 64  # of a client
 _MAX_REPLIES = 200  # that wait for a client
+
+
+def sentence_of(error: BaseException) -> str:
+    """Return what a user sees of an error; unexpected ones are printed with their traceback."""
+    sentence = error_sentence(error) if isinstance(error, (ValueError, OSError)) else None
+    if sentence is None:
+        traceback.print_exception(error)
+        sentence = f'{type(error).__name__}: {error}' if str(error) else type(error).__name__
+    return message_line(sentence, 500)
 
 
 class Outbox:
