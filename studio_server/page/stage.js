@@ -151,7 +151,7 @@ function walkOn(isFirst = false) {
   if (!walk.isOn || (!isFirst && drawn < newest)) return;
   requestAnimationFrame((now) => {
     if (!walk.isOn) return;
-    const seconds = Math.min((now - walk.last) / 1000, 0.5);
+    const seconds = Math.min(Math.max((now - walk.last) / 1000, 0), 0.5); // a frame may begin before the click
     walk.last = now;
     walk.heading += (Math.random() - 0.5) * 2 * Math.sqrt(seconds);
     const distance = walk.speed * seconds;

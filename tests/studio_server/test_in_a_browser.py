@@ -48,6 +48,14 @@ class FeatureNetwork(torch.nn.Module):
         return x.flatten(1) / 10
 
 
+def make_moving_generator():
+    """A generator of StyleGAN3 whose images move with the first two numbers of w, so that points can be dragged."""
+    G = make_stylegan3_generator(equivariance='translation')
+    for index in range(2):
+        G.synthesis.input.affine.weight[2 + index, index] = 8**0.5
+    return G
+
+
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
     """Networks, a run with three snapshots, a folder with a feature network, a photograph."""
@@ -56,7 +64,7 @@ def files(tmp_path_factory):
         folder,
         {
             'named': (make_generator(c_dim=3, w_avg=1), {'class_names': NAMES}),
-            'turning': make_stylegan3_generator(),
+            'turning': make_moving_generator(),
         },
     )
     run = folder / '00000-cats-auto1'
@@ -465,33 +473,45 @@ def test_a_blend_is_a_network(page, files, tmp_path):
 
 
 def test_points_are_dragged(page, files):
-    page.select_option('#network', '2')
+    page.select_option('#network', '1')
+    page.wait_for_function('() => studioModel.info && studioModel.info.has_transform')
     at_rest(page)
     page.click('#tab-edit')
     box = page.locator('#picture').bounding_box()
 
     def click(x, y):
-        page.mouse.click(box['x'] + (x + 0.5) / 16 * box['width'], box['y'] + (y + 0.5) / 16 * box['height'])
+        page.mouse.click(box['x'] + (x + 0.5) / 32 * box['width'], box['y'] + (y + 0.5) / 32 * box['height'])
 
-    page.click('#tool-points')
-    click(5, 6)
-    click(8, 7)
-    expect(page.locator('#drag-points')).to_have_text('5,6 → 8,7')
-    page.click('#tool-mask')
-    click(6, 6)
-    page.fill('#drag-steps', '60')
-    page.press('#drag-steps', 'Tab')
-    page.click('#drag')
-    card = page.locator('#jobs article').first
-    expect(card.locator('strong')).to_have_text('Dragged picture (done)')
-    job = page.evaluate('fetch("state").then(response => response.json()).then(state => state.jobs.at(-1))')
-    assert job['kind'] == 'drag' and min(job['values']) < job['values'][0]
-    assert len(job['details']['points']) == 1
-    card.get_by_role('button', name='Keep as a latent').click()
+    def put_points_and_drag(steps):
+        page.click('#tool-points')
+        click(12, 14)
+        click(17, 16)
+        expect(page.locator('#drag-points')).to_have_text('12,14 → 17,16')
+        page.fill('#drag-steps', str(steps))
+        page.press('#drag-steps', 'Tab')
+        count = page.locator('#jobs article').count()
+        page.click('#drag')
+        expect(page.locator('#jobs article')).to_have_count(count + 1)
+        expect(page.locator('#jobs article').first.locator('strong')).to_have_text('Dragged picture (done)')
+        return page.evaluate('fetch("state").then(response => response.json()).then(state => state.jobs.at(-1))')
+
+    job = put_points_and_drag(60)
+    assert job['values'][-1] < 1 and len(job['values']) < 60  # it has arrived, from 5.4 pixels away
+    (point,) = job['details']['points']
+    assert np.hypot(point[0] - 17, point[1] - 16) < 1
+    page.locator('#jobs article').first.get_by_role('button', name='Keep as a latent').click()
     page.wait_for_function('() => studioModel.spec.kept !== null')
     at_rest(page)
     kept = page.evaluate('studioModel.spec.kept')
     np.testing.assert_array_equal(pixels_of(page), pixels_in(files.out / 'kept' / f'{kept}.png'))
+
+    page.get_by_role('button', name='Clear').click()
+    page.click('#undo')  # the start again
+    at_rest(page)
+    page.click('#tool-mask')
+    click(14, 15)
+    masked = put_points_and_drag(5)
+    assert masked['number'] > job['number'] and masked['values'] != job['values'][:5]
 
 
 @pytest.mark.slow
