@@ -365,6 +365,7 @@ def test_a_photograph_is_found_and_kept(page, files):
     expect(card.get_by_role('button', name='Keep as a latent')).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_video_through_the_shelf(page, files, tmp_path, read_video):
     page.click('#tab-shelf')
     for name in ('first', 'second'):
@@ -402,6 +403,7 @@ def test_narrow_and_wide_windows(page, width):
     assert [html for html in unnamed if '<canvas' not in html] == []
 
 
+@pytest.mark.slow
 def test_dark_and_light(browser, studio):
     for scheme, is_dark in (('light', False), ('dark', True)):
         page = open_page(browser, studio, color_scheme=scheme)
@@ -410,6 +412,7 @@ def test_dark_and_light(browser, studio):
         page.close()
 
 
+@pytest.mark.slow
 def test_a_killed_server_and_its_successor(browser, arguments):
     port = free_port()
     with running_studio(*arguments, port=port) as (_port, process):
@@ -432,6 +435,7 @@ def test_a_killed_server_and_its_successor(browser, arguments):
         page.close()
 
 
+@pytest.mark.slow
 def test_directions_found_on_the_spot(page, files, tmp_path):
     page.click('#tab-edit')
     page.fill('#direction-count', '3')
@@ -454,6 +458,7 @@ def test_directions_found_on_the_spot(page, files, tmp_path):
     np.testing.assert_array_equal(shown, pixels_in(results / 'seed0000.png'))
 
 
+@pytest.mark.slow
 def test_a_blend_is_a_network(page, files, tmp_path):
     page.select_option('#network', '2')
     at_rest(page)
