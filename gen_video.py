@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dnnlib.cli import BOOL, Command, FiniteFloat, check_outdir, usage_errors
-
-# The rest may import PyTorch, whose threads then wait as `dnnlib.cli` has set.
-# isort: split
+import functools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
@@ -15,13 +12,41 @@ import numpy as np
 import torch
 
 from dataset_format.sizes import Resolution, sides
+from dnnlib.cli import BOOL, Command, FiniteFloat, check_outdir, usage_errors
 from dnnlib.errors import InvalidArgument
 from dnnlib.outputs import OutputFile
 from generation import image_transforms, latents, options, projected_latents, video
+from generation.circular_walk import CircularWalk
+from generation.editing.direction_options import Edit, direction_options
 from generation.interpolation import Interpolation, render_frames
 from generation.projected_latents import ProjectedLatents
 
 _MAX_SIDE = 16384  # pixels; the limit of H.264 in common players
+
+
+def curve_options(command: Callable) -> Callable:
+    """Add `--interpolation` and `--easing`, together the argument `curve`: arguments of `Interpolation`."""
+    kind = click.option(
+        '--interpolation',
+        'kind',
+        type=click.Choice(['cubic', 'linear']),
+        default='cubic',
+        show_default=True,
+        help='A smooth curve through the keyframes, or straight lines between them',
+    )
+    easing = click.option(
+        '--easing',
+        type=click.Choice(['none', 'smooth']),
+        default='none',
+        show_default=True,
+        help='Move steadily from keyframe to keyframe, or slow down at the keyframes',
+    )
+
+    @functools.wraps(command)
+    def call(*args: Any, kind: str, easing: str, **kwargs: Any) -> Any:
+        return command(*args, curve=dict(kind=kind, easing=easing), **kwargs)
+
+    return kind(easing(call))
 
 
 @click.command(cls=Command)
@@ -48,18 +73,18 @@ _MAX_SIDE = 16384  # pixels; the limit of H.264 in common players
     type=click.IntRange(min=1),
     default=120,
     show_default=True,
-    help='Frames from one keyframe to the next',
+    help='Frames from one keyframe to the next, or of a whole circle',
 )
 @click.option('--fps', type=FiniteFloat(min=1, max=240), default=30, show_default=True, help='Frames per second')
 @click.option('--loop', type=BOOL, default=True, show_default=True, help='Return to the first keyframe at the end')
 @click.option(
-    '--interpolation',
-    'kind',
-    type=click.Choice(['cubic', 'linear']),
-    default='cubic',
+    '--circle',
+    type=BOOL,
+    default=False,
     show_default=True,
-    help='A smooth curve through the keyframes, or straight lines between them',
+    help='Move each image around a circle in z through its seed, with one seed for each image of --grid',
 )
+@curve_options
 @click.option(
     '--shuffle-seed', type=click.IntRange(0, latents.MAX_SEED), metavar='INT', help='Shuffle the order of the keyframes'
 )
@@ -76,8 +101,7 @@ _MAX_SIDE = 16384  # pixels; the limit of H.264 in common players
     help='Rotate the images counterclockwise by this number of turns during the video; negative: clockwise (only '
     'StyleGAN3)',
 )
-@options.trunc_option()
-@options.trunc_cutoff_option()
+@options.truncation_options(several='several keyframes of each seed')
 @options.class_option(
     help_text='Class to generate, for conditional networks; or one class per keyframe', metavar='NAME|INDEX|#INDEX[,…]'
 )
@@ -86,6 +110,7 @@ _MAX_SIDE = 16384  # pixels; the limit of H.264 in common players
     'label per keyframe',
     multiple=True,
 )
+@direction_options()
 @options.noise_mode_option()
 @options.batch_option()
 @click.option(
@@ -106,14 +131,15 @@ def main(
     frames_per_key: int,
     fps: float,
     loop: bool,
-    kind: str,
+    circle: bool,
+    curve: dict[str, Any],
     shuffle_seed: int | None,
     pan: image_transforms.Shift | None,
     spin: float | None,
-    truncation_psi: float,
-    truncation_cutoff: int | None,
+    truncation: latents.Truncation,
     class_text: str | None,
     label: tuple[list[float], ...],
+    edit: Edit,
     noise_mode: str,
     enlarge: int,
     batch_size: int,
@@ -134,26 +160,25 @@ def main(
     num_cells = grid_size[0] * grid_size[1]
     with usage_errors():
         motion = make_motion(pan, spin, loop)
-        check_inputs(seeds, projected_w, num_cells, num_keyframes)
+        check_inputs(seeds, projected_w, num_cells, num_keyframes, circle, truncation)
     check_output(output)
     data, G, torch_device = options.open_generator(network, trust_pickle, device, cuda_graphs)
-
     options.warn_if_without_noise(G, f'--noise-mode={noise_mode}', noise_mode != 'const')
+    curve |= dict(num_cells=num_cells, frames_per_key=frames_per_key, loop=loop)
     with usage_errors():
         image_transforms.check_supported(G, {'pan': pan, 'spin': spin})
         check_frame_size(grid_size, G.img_resolution, enlarge)
         if projected_w:
-            options.warn_about_ignored('--projected-w', seeds, class_text, label, truncation_psi, truncation_cutoff)
-            keys = keys_of_files(G, projected_w, num_cells, num_keyframes, shuffle_seed)
+            options.warn_about_ignored_latents('--projected-w', seeds, class_text, label, truncation)
+            keys = edit.apply_to_projected(G, keys_of_files(G, projected_w, num_cells, num_keyframes, shuffle_seed))
+            path: Interpolation | CircularWalk = Interpolation(keys, **curve)
         else:
             assert seeds is not None  # see check_inputs
             options.warn_if_unconditional(G.c_dim, {'--class': class_text, '--label': label or None})
-            options.check_trunc_cutoff(G, truncation_psi, truncation_cutoff)
-            order = order_of_keys(len(seeds), num_cells, num_keyframes, shuffle_seed)
+            options.check_truncation(G, truncation)
+            order = order_of_keys(len(seeds) * len(truncation.psi), num_cells, num_keyframes, shuffle_seed)
             labels = labels_of_keys(data, class_text, label, len(order), num_cells, torch_device)
-            ws = latents.ws_of_seeds(G, [seeds[index] for index in order], labels, truncation_psi, truncation_cutoff)
-            keys = ProjectedLatents(ws.cpu().numpy())
-    path = Interpolation(keys, num_cells, frames_per_key, kind, loop)
+            path = path_of_seeds(circle, curve, G, seeds, order, labels, truncation, edit.offset(G))
     frames = render_frames(G, path, grid_size, torch_device, noise_mode, batch_size, enlarge, motion)
     write(output, fps, frames, path.num_frames)
 
@@ -180,6 +205,49 @@ def order_of_keys(count: int, num_cells: int, num_keyframes: int | None, shuffle
     if shuffle_seed is not None:
         np.random.RandomState(shuffle_seed).shuffle(order)
     return order.tolist()
+
+
+def keys_of_seeds(
+    G: Any,
+    seeds: Sequence[int],
+    order: Sequence[int],
+    labels: torch.Tensor,
+    truncation: latents.Truncation,
+    offset: torch.Tensor | None,
+) -> ProjectedLatents:
+    """Return the keyframes of all images: each seed with each value of psi, in the given order."""
+    keys = [(seed, psi) for seed in seeds for psi in truncation.psi]
+    chosen, psis = zip(*(keys[index] for index in order))
+    center = latents.truncation_center(G, labels, truncation.towards) if truncation.is_active else None
+    ws = latents.ws_of_seeds(G, chosen, labels, psis, truncation.cutoff, center)
+    return ProjectedLatents((ws if offset is None else ws + offset.to(ws)).cpu().numpy())
+
+
+def path_of_seeds(
+    circle: bool,
+    curve: dict[str, Any],
+    G: Any,
+    seeds: Sequence[int],
+    order: Sequence[int],
+    labels: torch.Tensor,
+    truncation: latents.Truncation,
+    offset: torch.Tensor | None = None,
+) -> Interpolation | CircularWalk:
+    """Return the latents of all frames: on circles through the seeds, or on a curve through keyframes.
+
+    Args:
+        circle: Whether the images move on circles.
+        curve: Arguments of `Interpolation`.
+        G: Generator.
+        seeds: The seeds.
+        order: Which of the keyframes follow each other, see `keys_of_seeds`; not for circles.
+        labels: float32 [keyframes, c_dim], or [cells, c_dim] for circles.
+        truncation: How latents are truncated.
+        offset: Added to each w, or None.
+    """
+    if circle:
+        return CircularWalk(G, seeds, labels, truncation, curve['frames_per_key'], offset)
+    return Interpolation(keys_of_seeds(G, seeds, order, labels, truncation, offset), **curve)
 
 
 def keys_of_files(
@@ -240,17 +308,48 @@ def labels_of_keys(
 
 
 def check_inputs(
-    seeds: list[int] | None, projected_w: Sequence[str], num_cells: int, num_keyframes: int | None
+    seeds: list[int] | None,
+    projected_w: Sequence[str],
+    num_cells: int,
+    num_keyframes: int | None,
+    circle: bool,
+    truncation: latents.Truncation,
 ) -> None:
     """Check everything that can be checked before the network is opened."""
-    if projected_w:
+    if circle:
+        check_circle(seeds, projected_w, num_cells, num_keyframes, truncation)
+    elif projected_w:
         for path in projected_w:
             projected_latents.check_readable(path)
     elif seeds is None:
         raise click.UsageError('Nothing to show: use --seeds (e.g. --seeds=0-9) or --projected-w.')
     else:
         latents.check_seeds(seeds)
-        check_division(len(seeds), 'seeds', num_cells, num_keyframes)
+        count, what = len(seeds) * len(truncation.psi), 'seeds'
+        if len(truncation.psi) > 1:
+            what = f'keyframes of {len(seeds)} seeds with {len(truncation.psi)} values of --trunc'
+        check_division(count, what, num_cells, num_keyframes)
+
+
+def check_circle(
+    seeds: list[int] | None,
+    projected_w: Sequence[str],
+    num_cells: int,
+    num_keyframes: int | None,
+    truncation: latents.Truncation,
+) -> None:
+    """Raise InvalidArgument if --circle cannot be combined with other options."""
+    if projected_w or seeds is None:
+        raise InvalidArgument('circle', 'circles are in z, which only seeds have: use --seeds.')
+    latents.check_seeds(seeds)
+    if len(seeds) != num_cells:
+        raise InvalidArgument(
+            'circle', f'{len(seeds)} seeds for {num_cells} images of --grid: use one seed for each image.'
+        )
+    if num_keyframes is not None:
+        raise InvalidArgument('circle', 'a circle has no keyframes: leave --num-keyframes out.')
+    if len(truncation.psi) > 1:
+        raise InvalidArgument('circle', f'use a single value of --trunc, not {len(truncation.psi)}.')
 
 
 def check_division(count: int, what: str, num_cells: int, num_keyframes: int | None) -> None:

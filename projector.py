@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from dnnlib.cli import (
-    BOOL,
-    PATH,
-    Command,
-    FiniteFloat,
-    check_outdir,
-    max_pixels_option,
-    usage_error,
-    usage_errors,
-)
-
-# The rest may import PyTorch, whose threads then wait as `dnnlib.cli` has set.
-# isort: split
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from click.core import ParameterSource
 
 from dataset_format.images import MAX_PIXELS
-from dataset_format.sizes import Resolution
+from dnnlib.cli import PATH, Command, FiniteFloat, check_outdir, max_pixels_option, usage_errors
 from dnnlib.errors import InvalidArgument
 from generation import latents, options
-from generation.projection.optimization import FeatureFunction, ProjectionSettings, feature_input_size, measure_w
+from generation.projection.optimization import ProjectionSettings, measure_w
 from generation.projection.project_to_files import ALL_FILES, Projector, write_overview
 from generation.projection.targets import TARGET_RULES, Target, check_channels, find_targets
-from generation.video import NoEncoder, require_encoder
 from metrics.features import detectors
-from metrics.features.feature_requests import VGG_LPIPS
+from metrics.features.projection_features import describe, features_of, open_detector
 
 _DEFAULTS = ProjectionSettings()
 
@@ -113,15 +97,9 @@ black.
     show_default=True,
     help='Weight of the penalty that keeps the noise from encoding the target, for networks that have noise',
 )
-@click.option('--save-video', type=BOOL, default=True, show_default=True, help='Write proj.mp4')
+@options.save_video_option('proj.mp4')
 @max_pixels_option(MAX_PIXELS, 'targets')
-@click.option(
-    '--detectors',
-    'detector_dir',
-    type=PATH,
-    metavar='DIR',
-    help='Folder with vgg16.pt, to use instead of downloading it',
-)
+@options.detectors_option()
 @options.execution_options()
 @click.pass_context
 def main(
@@ -144,7 +122,9 @@ def main(
     device: str,
 ) -> None:
     if save_video:
-        save_video = has_encoder(is_required=ctx.get_parameter_source('save_video') is not ParameterSource.DEFAULT)
+        save_video = options.has_encoder(
+            is_required=ctx.get_parameter_source('save_video') is not ParameterSource.DEFAULT
+        )
     with usage_errors():
         targets = find_targets(paths, max_pixels)
         folders = folders_for(targets, outdir)
@@ -173,7 +153,7 @@ def main(
             'network': network,
             'class': int(c.argmax()) if G.c_dim > 0 and label is None else None,
             'label': label if G.c_dim > 0 else None,
-            'detector': {'name': detector.name, 'label': detector.label, 'sha256': detector.sha256},
+            'detector': describe(detector),
         },
     )
     with usage_errors():
@@ -198,18 +178,6 @@ def project_all(projector: Projector, targets: list[Target], folders: list[Path]
 # Checks
 
 
-def has_encoder(is_required: bool) -> bool:
-    """Return whether videos can be written; it is a usage error if the user requested one, otherwise a notice."""
-    try:
-        require_encoder()
-    except NoEncoder as error:
-        if is_required:
-            raise usage_error('--save-video', f'{error}; or use --save-video=0.') from error
-        print(f'No video will be written: {error}', file=sys.stderr)
-        return False
-    return True
-
-
 def folders_for(targets: list[Target], outdir: str) -> list[Path]:
     """Return the output folder of each target; raise InvalidArgument if a target would be overwritten."""
     root = Path(outdir)
@@ -232,29 +200,6 @@ def check_network(G: Any, targets: list[Target], network: str) -> None:
         )
     for target in targets:
         check_channels(target, G.img_channels)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Features
-
-
-def open_detector(folder: str | None, resolution: Resolution, device: torch.device) -> detectors.Detector:
-    """Load the feature network, and try it on images of the size that it will see.
-
-    Raises:
-        metrics.features.detectors.DetectorError: It is missing or cannot be used.
-    """
-    size = feature_input_size(resolution)
-    detector = detectors.load('vgg16', device, folder=folder, verbose=True)
-    detectors.check(detector, VGG_LPIPS, list(size), device)
-    if not features_of(detector)(torch.zeros([1, 3, *size], device=device, requires_grad=True)).requires_grad:
-        raise detectors.DetectorError(f'{detector.source} provides no gradients, which projection needs.')
-    return detector
-
-
-def features_of(detector: detectors.Detector) -> FeatureFunction:
-    """Return the function that computes the detector's LPIPS features."""
-    return lambda images: detector.module(images, **dict(VGG_LPIPS.keywords))
 
 
 if __name__ == '__main__':

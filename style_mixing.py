@@ -13,6 +13,7 @@ import torch
 
 from dnnlib.errors import InvalidArgument
 from generation import latents, mixing, options
+from generation.editing.direction_options import Edit, direction_options
 
 _DEFAULT_LAYERS = range(7)
 
@@ -32,13 +33,13 @@ _DEFAULT_LAYERS = range(7)
     show_default='0-6, as far as the network has them',
     help="Layers that take the column's style; 0 is the coarsest",
 )
-@options.trunc_option()
-@options.trunc_cutoff_option()
+@options.truncation_options()
 @options.class_option()
 @options.class_option('--col-class', 'Different class for the columns')
 @options.label_option()
 @options.label_option('--col-label', 'Different label for the columns')
 @options.noise_mode_option()
+@direction_options()
 @click.option(
     '--labels',
     type=BOOL,
@@ -54,13 +55,13 @@ def main(
     rows: list[int],
     cols: list[int],
     styles: list[int] | None,
-    truncation_psi: float,
-    truncation_cutoff: int | None,
+    truncation: latents.Truncation,
     class_text: str | None,
     col_class_text: str | None,
     label: list[float] | None,
     col_label: list[float] | None,
     noise_mode: str,
+    edit: Edit,
     labels: bool,
     outdir: str,
     batch_size: int,
@@ -91,7 +92,8 @@ def main(
     )
     options.warn_if_without_noise(G, f'--noise-mode={noise_mode}', noise_mode != 'const')
     with usage_errors():
-        options.check_trunc_cutoff(G, truncation_psi, truncation_cutoff)
+        options.check_truncation(G, truncation)
+        offset = edit.offset(G)
         options.check_picture_size((len(cols) + 1, len(rows) + 1), G.img_resolution, 'rows')
         layers = choose_layers(styles, G.num_ws)
         row_c = col_c = latents.make_label(data, class_text, label, torch_device)
@@ -100,7 +102,10 @@ def main(
             col_c = latents.make_label(data, col_class_text, col_label, torch_device)
     seeds = list(dict.fromkeys([*rows, *cols]))
     seed_labels = torch.cat([row_c if seed in rows else col_c for seed in seeds])
-    ws = latents.ws_of_seeds(G, seeds, seed_labels, truncation_psi, truncation_cutoff)
+    center = latents.truncation_center(G, seed_labels, truncation.towards) if truncation.is_active else None
+    ws = latents.ws_of_seeds(G, seeds, seed_labels, truncation.psi[0], truncation.cutoff, center)
+    if offset is not None:
+        ws = ws + offset.to(ws)
     mix = mixing.StyleMix(rows, cols, dict(zip(seeds, ws)), layers)
     written = mixing.write_mix(G, mix, Path(outdir), noise_mode, batch_size, labels)
     print(f'Wrote {written}')

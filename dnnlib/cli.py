@@ -41,23 +41,8 @@ limit_spinning()
 # Command
 
 
-class Command(click.Command):
-    """A click command with the behavior described at the top of this file.
-
-    Args:
-        *args: Positional arguments of `click.Command`.
-        keep_memory: Call `dnnlib.machine.keep_freed_memory` before the command runs.
-        **kwargs: Keyword arguments of `click.Command`.
-    """
-
-    def __init__(self, *args: Any, keep_memory: bool = True, **kwargs: Any):
-        kwargs['context_settings'] = {
-            'token_normalize_func': lambda name: name.replace('_', '-'),
-            'max_content_width': 120,
-            **(kwargs.get('context_settings') or {}),
-        }
-        super().__init__(*args, **kwargs)
-        self.keep_memory = keep_memory
+class _ExitingCleanly(click.Command):
+    """A program whose output is protected; see the top of this file."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command and exit; with status 1 if it was successful, but the text that it printed was lost.
@@ -74,6 +59,25 @@ class Command(click.Command):
                     raise
                 click.echo(f'Error: {error_sentence(lost)}', err=True)
                 raise SystemExit(1) from None
+
+
+class Command(_ExitingCleanly):
+    """A click command with the behavior described at the top of this file.
+
+    Args:
+        *args: Positional arguments of `click.Command`.
+        keep_memory: Call `dnnlib.machine.keep_freed_memory` before the command runs.
+        **kwargs: Keyword arguments of `click.Command`.
+    """
+
+    def __init__(self, *args: Any, keep_memory: bool = True, **kwargs: Any):
+        kwargs['context_settings'] = {
+            'token_normalize_func': lambda name: name.replace('_', '-'),
+            'max_content_width': 120,
+            **(kwargs.get('context_settings') or {}),
+        }
+        super().__init__(*args, **kwargs)
+        self.keep_memory = keep_memory
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Parse the command line; the message of an error is safe to show."""
@@ -92,6 +96,20 @@ class Command(click.Command):
                 if sentence is None:
                     raise
                 raise click.ClickException(message_line(sentence)) from error
+
+
+class Group(_ExitingCleanly, click.Group):
+    """A program whose first argument names one of its commands, each of which is a `Command`."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the command line; the message of an error is safe to show."""
+        with _messages_cleaned():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that the command line names; the message of an error is safe to show."""
+        with _messages_cleaned():
+            return super().invoke(ctx)
 
 
 @contextlib.contextmanager

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import json
 import os
 import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from dnnlib.scratch import partial_of, remove_abandoned
 from dnnlib.text import ESCAPED
@@ -99,6 +100,13 @@ def _sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_json(content: Any, path: str | os.PathLike) -> None:
+    """Write JSON for people to read, complete or not at all."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + '\n'
+    with atomic_file(path) as f:
+        f.write(text.encode(errors='backslashreplace'))  # also an escape in JSON
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Reading npz files from outside: the shape of an array is known before any of its numbers is expanded."""
+"""Reading npz and npy files from outside: the shape of an array is known before any of its numbers is expanded."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import IO
 import numpy as np
 
 from dnnlib.archives import Archive
+from dnnlib.files import open_regular
 
 _SUFFIX = '.npy'
 _KINDS = 'biufU'  # booleans, numbers and text, which need no pickles
@@ -60,22 +61,7 @@ class Npz:
             DamagedNpz: As in `header`, or the array is larger than `max_bytes`.
         """
         with _errors_named(), self._open(name) as file:
-            shape, is_fortran, dtype = _read_header(file)
-            num_bytes = math.prod(shape) * dtype.itemsize
-            if num_bytes > max_bytes:
-                raise ValueError(f'{name!r} has {num_bytes:,} bytes, but at most {max_bytes:,} are read')
-            content = np.empty(num_bytes, dtype=np.uint8)
-            filled = 0
-            while filled < num_bytes:
-                piece = file.read(min(_PIECE_BYTES, num_bytes - filled))
-                if not piece:
-                    raise EOFError(f'{name!r} is not complete')
-                content[filled : filled + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
-                filled += len(piece)
-            if file.read(1):  # at the end, zipfile compares the checksum
-                raise ValueError(f'{name!r} is longer than its header says')
-        array = content.view(dtype) if num_bytes else np.empty(0, dtype)
-        return array.reshape(shape, order='F' if is_fortran else 'C')
+            return _read_array(file, repr(name), max_bytes)
 
     def close(self) -> None:
         """Close the file."""
@@ -92,6 +78,42 @@ class Npz:
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f'{name!r} is compressed in an unknown way')
         return self._archive.open(info)
+
+
+def is_npy(content: bytes) -> bool:
+    """Return whether a file that begins with these bytes is an npy file."""
+    return content.startswith(b'\x93NUMPY')
+
+
+def read_npy(path: str | os.PathLike, max_bytes: int) -> np.ndarray:
+    """Return the array in an npy file.
+
+    Raises:
+        OSError: The file cannot be opened.
+        DamagedNpz: It is damaged, consists of Python objects or structures, or is larger than `max_bytes`.
+    """
+    with open_regular(path) as file, _errors_named():
+        return _read_array(file, 'the array', max_bytes)
+
+
+def _read_array(file: IO[bytes], name: str, max_bytes: int) -> np.ndarray:
+    """Read an array and the end of its file."""
+    shape, is_fortran, dtype = _read_header(file)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if num_bytes > max_bytes:
+        raise ValueError(f'{name} has {num_bytes:,} bytes, but at most {max_bytes:,} are read')
+    content = np.empty(num_bytes, dtype=np.uint8)
+    filled = 0
+    while filled < num_bytes:
+        piece = file.read(min(_PIECE_BYTES, num_bytes - filled))
+        if not piece:
+            raise EOFError(f'{name} is not complete')
+        content[filled : filled + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
+        filled += len(piece)
+    if file.read(1):  # at the end, zipfile compares the checksum
+        raise ValueError(f'{name} is longer than its header says')
+    array = content.view(dtype) if num_bytes else np.empty(0, dtype)
+    return array.reshape(shape, order='F' if is_fortran else 'C')
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -15,6 +15,7 @@ from dnnlib.cli import PATH
 
 EXTENSIONS = {
     'network': ('.pkl', '.safetensors'),
+    'exchange': ('.pkl', '.safetensors', '.pt'),  # networks, also for other programs
     'video': ('.mp4',),
     'dataset': ('.zip',),
     'list': ('.txt', '.tsv'),
@@ -91,4 +92,4 @@ def _local_path(value: Any, param: click.Parameter | None, ctx: click.Context | 
 
 
 def _either(extensions: tuple[str, ...]) -> str:
-    return ' or '.join(extensions)
+    return ' or '.join(filter(None, [', '.join(extensions[:-1]), extensions[-1]]))

@@ -11,6 +11,7 @@ import scipy.interpolate
 import torch
 
 from generation import rendering
+from generation.circular_walk import CircularWalk
 from generation.image_transforms import Motion
 from generation.projected_latents import ProjectedLatents
 from torch_utils import images
@@ -26,6 +27,7 @@ class Interpolation:
         frames_per_key: Number of frames from one keyframe to the next.
         kind: 'cubic' (a spline, smooth at the keyframes) or 'linear' (straight lines between them).
         loop: Continue from the last keyframe to the first, so that the video repeats without a jump.
+        easing: 'none' (steady from keyframe to keyframe) or 'smooth' (slow at the keyframes, fast between them).
     """
 
     keys: ProjectedLatents
@@ -33,6 +35,7 @@ class Interpolation:
     frames_per_key: int
     kind: str = 'cubic'
     loop: bool = True
+    easing: str = 'none'
 
     @property
     def num_keys(self) -> int:
@@ -53,10 +56,18 @@ class Interpolation:
         """
         w_at = self._curve()
         for start in range(0, self.num_frames, frames_at_once):
-            times = np.arange(start, min(start + frames_at_once, self.num_frames)) / self.frames_per_key
+            times = self._eased(np.arange(start, min(start + frames_at_once, self.num_frames)) / self.frames_per_key)
             ws = np.asarray(w_at(times), dtype=np.float32)  # [T, cells, num_ws, w_dim]
             noise = {name: self._noise_at(times, array) for name, array in self.keys.noise.items()}
             yield ProjectedLatents(ws.reshape(-1, *ws.shape[2:]), noise)
+
+    def _eased(self, times: np.ndarray) -> np.ndarray:
+        """Return where the video is at these times, both measured in keyframes."""
+        if self.easing == 'none':
+            return times
+        before = np.floor(times)
+        fraction = times - before
+        return before + fraction * fraction * (3 - 2 * fraction)
 
     def _curve(self) -> scipy.interpolate.PPoly:
         """Return a function of times [T], measured in keyframes, that gives w [T, cells, num_ws, w_dim]."""
@@ -93,7 +104,7 @@ def _root_mean_square(noise: np.ndarray) -> np.ndarray:
 
 def render_frames(
     G: torch.nn.Module,
-    interpolation: Interpolation,
+    interpolation: Interpolation | CircularWalk,
     grid_size: tuple[int, int],
     device: torch.device,
     noise_mode: str = 'const',

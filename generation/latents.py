@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,31 @@ from dnnlib.text import excerpt, join_excerpts
 
 MAX_SEED = 2**32 - 1  # of numpy.random.RandomState
 _MAX_NAMES_LISTED, _MAX_NAME = 30, 40  # names of classes in a message, and characters of each
+_SAMPLES_SEED, _SAMPLES_AT_ONCE = 123, 1000
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """How latents are moved towards a mean of w.
+
+    Args:
+        psi: Scale of the distance from the mean; 1 changes nothing, 0 gives the mean. Several values are a series.
+        cutoff: Truncate only the first so many of the num_ws vectors. None: all.
+        towards: 'mean' (the mean of w over all classes, which the network file contains) or 'class' (that of the
+            latent's own class).
+    """
+
+    psi: tuple[float, ...] = (1,)
+    cutoff: int | None = None
+    towards: str = 'mean'
+
+    @property
+    def is_active(self) -> bool:
+        """Whether anything is truncated."""
+        return any(psi != 1 for psi in self.psi)
+
+
+NO_TRUNCATION = Truncation()
 
 
 def z_of_seed(seed: int, z_dim: int) -> np.ndarray:
@@ -23,13 +50,28 @@ def z_of_seed(seed: int, z_dim: int) -> np.ndarray:
     return np.random.RandomState(seed).randn(1, z_dim)
 
 
+def z_on_circle(seed: int, z_dim: int, turns: float) -> np.ndarray:
+    """Return a latent on a great circle through that of a seed, float64 [1, z_dim].
+
+    Args:
+        seed: The seed; its next z_dim random numbers give the direction of the circle.
+        z_dim: Size of z.
+        turns: Where on the circle: 0 and 1 are the latent of the seed, 0.5 is its opposite.
+    """
+    start, across = np.random.RandomState(seed).randn(2, z_dim)
+    angle = 2 * math.pi * (turns % 1)
+    return (math.cos(angle) * start + math.sin(angle) * across)[None]
+
+
 @torch.no_grad()
 def ws_of_seeds(
     G: Any,
     seeds: Sequence[int],
     labels: torch.Tensor,
-    truncation_psi: float = 1,
+    truncation_psi: float | Sequence[float] = 1,
     truncation_cutoff: int | None = None,
+    center: torch.Tensor | None = None,
+    turns: Sequence[float] | None = None,
 ) -> torch.Tensor:
     """Map seeds to latents w.
 
@@ -37,16 +79,86 @@ def ws_of_seeds(
         G: Generator.
         seeds: N seeds.
         labels: float32 [N, c_dim], or [1, c_dim] for all of them, on the device of G.
-        truncation_psi: Scale of the distance from the mean of w; 1 changes nothing, 0 gives the mean.
+        truncation_psi: Scale of the distance from the mean of w; 1 changes nothing, 0 gives the mean. One, or N.
         truncation_cutoff: Truncate only the first so many of the num_ws vectors. None: all.
+        center: float32 [N, w_dim], or [1, w_dim] for all of them: truncate towards these instead of the mean of w. See
+            `truncation_center`.
+        turns: N places on the circles of `z_on_circle`. None: the latents of the seeds.
 
     Returns:
         [N, num_ws, w_dim] on the device of `labels`.
     """
-    z = torch.from_numpy(np.concatenate([z_of_seed(seed, G.z_dim) for seed in seeds]))
-    z = z.to(labels.device, torch.float32)  # [N, z_dim]
+    if turns is None:
+        zs = [z_of_seed(seed, G.z_dim) for seed in seeds]
+    else:
+        zs = [z_on_circle(seed, G.z_dim, turn) for seed, turn in zip(seeds, turns)]
+    z = torch.from_numpy(np.concatenate(zs)).to(labels.device, torch.float32)  # [N, z_dim]
     labels = labels.expand(len(seeds), -1)
-    return G.mapping(z, labels, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
+    psis = [truncation_psi] * len(seeds) if isinstance(truncation_psi, (int, float)) else list(truncation_psi)
+    if center is None and len(set(psis)) == 1:
+        return G.mapping(z, labels, truncation_psi=psis[0], truncation_cutoff=truncation_cutoff)
+    ws = G.mapping(z, labels)
+    return truncate(ws, mean_of_w(G)[None] if center is None else center, psis, truncation_cutoff)
+
+
+def truncate(ws: torch.Tensor, center: torch.Tensor, psi: Sequence[float], cutoff: int | None = None) -> torch.Tensor:
+    """Move latents towards a center.
+
+    Args:
+        ws: [N, num_ws, w_dim].
+        center: [N, w_dim] or [1, w_dim].
+        psi: N scales of the distance from the center.
+        cutoff: Number of vectors to truncate, from the first on. None: all.
+    """
+    kept = ws.shape[1] if cutoff is None else cutoff
+    weight = torch.tensor(psi, dtype=ws.dtype, device=ws.device)[:, None, None]
+    moved = center[:, None].to(ws).lerp(ws[:, :kept], weight)
+    return torch.cat([moved, ws[:, kept:]], dim=1)
+
+
+def mean_of_w(G: Any) -> torch.Tensor:
+    """Return the mean of w, [w_dim], that training has kept.
+
+    Raises:
+        InvalidArgument: Argument 'trunc': the network has none.
+    """
+    mean = getattr(G.mapping, 'w_avg', None)
+    if mean is None:
+        raise InvalidArgument('trunc', 'this network has no mean of w, so it must be 1.')
+    return mean
+
+
+def truncation_center(G: Any, labels: torch.Tensor, towards: str) -> torch.Tensor | None:
+    """Return what latents are truncated towards: None for 'mean', otherwise the mean of w of each label's class.
+
+    Args:
+        G: Generator.
+        labels: float32 [N, c_dim] on the device of G.
+        towards: 'mean' or 'class'. A network without classes has one mean of w.
+
+    Returns:
+        float32 [N, w_dim], or None.
+    """
+    if towards == 'mean' or G.c_dim == 0:
+        return None
+    different, indices = labels.unique(dim=0, return_inverse=True)
+    centers = [sample_w(G, label[None]).mean(dim=0) for label in different]
+    return torch.stack(centers)[indices].float()
+
+
+@torch.no_grad()
+def sample_w(G: Any, labels: torch.Tensor, num_samples: int = 10_000) -> torch.Tensor:
+    """Return w of a fixed set of random z, without truncation: float64 [num_samples, w_dim] on the device of `labels`.
+
+    Args:
+        G: Generator.
+        labels: float32 [1, c_dim], or [num_samples, c_dim], on the device of G.
+        num_samples: Number of samples.
+    """
+    z = np.random.RandomState(_SAMPLES_SEED).randn(num_samples, G.z_dim).astype(np.float32)
+    zs = torch.from_numpy(z).split(_SAMPLES_AT_ONCE)
+    cs = labels.expand(num_samples, -1).split(_SAMPLES_AT_ONCE)
+    return torch.cat([G.mapping(z.to(labels.device), c)[:, 0].double() for z, c in zip(zs, cs)])
 
 
 def check_seeds(seeds: Sequence[int], argument: str = 'seeds') -> None:

@@ -1,7 +1,11 @@
-"""Options and checks that the scripts for generating images share; the only module of this package that uses click."""
+"""Options and checks that the scripts for generating images share.
+
+Only this module and the commands in `generation/editing` use click.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +16,7 @@ import torch
 
 from dataset_format.sizes import Resolution, sides
 from dnnlib.cli import (
+    BOOL,
     PATH,
     FiniteFloat,
     SeedRange,
@@ -19,6 +24,7 @@ from dnnlib.cli import (
     cuda_graphs_option,
     device_option,
     resolve_device,
+    usage_error,
     usage_errors,
     warn_if_not_cuda,
 )
@@ -26,7 +32,9 @@ from dnnlib.errors import InvalidArgument
 from dnnlib.outputs import OutputFolder
 from dnnlib.text import excerpt
 from generation.image_transforms import MAX_SHIFT, Shift
+from generation.latents import Truncation, mean_of_w
 from generation.projected_latents import noise_buffers
+from generation.video import NoEncoder, require_encoder
 from network_files.cli_types import NetworkFile
 from network_files.reading import open_network
 from torch_utils import inference_graphs
@@ -121,16 +129,33 @@ def grid_option(help_text: str, default: str | None = None) -> Callable:
     )
 
 
-def trunc_option() -> Callable:
-    """Return the decorator for `--trunc`, argument `truncation_psi`."""
+class FiniteFloats(click.ParamType):
+    """One finite number or several, such as `0.5,0.7,1`."""
+
+    name = 'PSI'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        single = FiniteFloat()
+        return tuple(single.convert(text.strip(), param, ctx) for text in str(value).split(','))
+
+
+def trunc_option(several: str | None = None) -> Callable:
+    """Return the decorator for `--trunc`, argument `truncation_psi`.
+
+    Args:
+        several: What a list of several values gives, for the help. None: only one value is possible.
+    """
+    series = f'; a list such as 0,0.5,1 gives {several}' if several else ''
     return click.option(
         '--trunc',
         'truncation_psi',
-        type=FiniteFloat(),
-        default=1,
+        type=FiniteFloats() if several else FiniteFloat(),
+        default='1',
         show_default=True,
-        metavar='PSI',
-        help='Truncation: 1 keeps the full variety, values towards 0 give more typical images',
+        metavar='PSI[,PSI…]' if several else 'PSI',
+        help=f'Truncation: 1 keeps the full variety, values towards 0 give more typical images{series}',
     )
 
 
@@ -144,6 +169,34 @@ def trunc_cutoff_option() -> Callable:
         show_default='all',
         help='Apply --trunc to the first N layers only, the coarse ones',
     )
+
+
+def truncation_options(several: str | None = None) -> Callable[[Callable], Callable]:
+    """Return the decorator for `--trunc`, `--trunc-cutoff` and `--trunc-to`, together the argument `truncation`.
+
+    Args:
+        several: See `trunc_option`.
+    """
+    towards = click.option(
+        '--trunc-to',
+        'truncation_towards',
+        type=click.Choice(['mean', 'class']),
+        default='mean',
+        show_default=True,
+        help='Truncate towards the mean of all classes, or towards that of the own class, for conditional networks',
+    )
+
+    def decorate(command: Callable) -> Callable:
+        @functools.wraps(command)
+        def call(
+            *args: Any, truncation_psi: Any, truncation_cutoff: int | None, truncation_towards: str, **kwargs: Any
+        ) -> Any:
+            psi = truncation_psi if isinstance(truncation_psi, tuple) else (truncation_psi,)
+            return command(*args, truncation=Truncation(psi, truncation_cutoff, truncation_towards), **kwargs)
+
+        return trunc_option(several)(trunc_cutoff_option()(towards(call)))
+
+    return decorate
 
 
 def translate_option() -> Callable:
@@ -213,12 +266,33 @@ def batch_option() -> Callable:
     )
 
 
-def execution_options() -> Callable[[Callable], Callable]:
-    """Return the decorator for `--trust-pickle`, `--cuda-graphs` and `--device`: see `open_generator`."""
+def save_video_option(file_name: str) -> Callable:
+    """Return the decorator for `--save-video`: see `has_encoder`."""
+    return click.option('--save-video', type=BOOL, default=True, show_default=True, help=f'Write {file_name}')
+
+
+def detectors_option() -> Callable:
+    """Return the decorator for `--detectors`, argument `detector_dir`, of commands that compare images by LPIPS."""
+    return click.option(
+        '--detectors',
+        'detector_dir',
+        type=PATH,
+        metavar='DIR',
+        help='Folder with vgg16.pt, to use instead of downloading it',
+    )
+
+
+def execution_options(cuda_graphs: bool = True) -> Callable[[Callable], Callable]:
+    """Return the decorator for `--trust-pickle`, `--cuda-graphs` and `--device`: see `open_generator`.
+
+    Args:
+        cuda_graphs: Whether the command uses `--cuda-graphs`.
+    """
     trust_pickle = click.option(
         '--trust-pickle', is_flag=True, help='Run the code inside the pickle (only if you trust its author)'
     )
-    return lambda command: trust_pickle(cuda_graphs_option()(device_option()(command)))
+    graphs = cuda_graphs_option() if cuda_graphs else lambda command: command
+    return lambda command: trust_pickle(graphs(device_option()(command)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -255,9 +329,9 @@ def open_generator(
 # Checks
 
 
-def check_picture_size(grid_size: tuple[int, int], resolution: Resolution, argument: str = 'grid') -> None:
-    """Raise InvalidArgument if a grid of (columns, rows) images would not fit into memory."""
-    columns, rows = grid_size
+def check_picture_size(grid_size: tuple[int, int] | None, resolution: Resolution, argument: str = 'grid') -> None:
+    """Raise InvalidArgument if a grid of (columns, rows) images would not fit into memory; None: there is no grid."""
+    columns, rows = grid_size or (1, 1)
     height, width = sides(resolution)
     if columns * rows * height * width > _MAX_PICTURE_PIXELS:
         raise InvalidArgument(
@@ -265,6 +339,18 @@ def check_picture_size(grid_size: tuple[int, int], resolution: Resolution, argum
             f'a grid of {columns}x{rows} images would have {columns * width}x{rows * height} pixels: '
             f'use fewer images, for {_MAX_PICTURE_PIXELS:,} pixels or less.',
         )
+
+
+def has_encoder(is_required: bool) -> bool:
+    """Return whether videos can be written; it is a usage error if the user requested one, otherwise a notice."""
+    try:
+        require_encoder()
+    except NoEncoder as error:
+        if is_required:
+            raise usage_error('--save-video', f'{error}; or use --save-video=0.') from error
+        print(f'No video will be written: {error}', file=sys.stderr)
+        return False
+    return True
 
 
 def check_trunc_cutoff(G: Any, truncation_psi: float, truncation_cutoff: int | None) -> None:
@@ -296,8 +382,41 @@ def warn_about_ignored(
         '--trunc': truncation_psi != 1,
         '--trunc-cutoff': truncation_cutoff is not None,
     }
+    _warn_about(given, f'is ignored, since {option} is given')
+
+
+def _warn_about(given: dict[str, bool], reason: str) -> None:
     for name in [name for name, is_given in given.items() if is_given]:
-        print(f'Warning: {name} is ignored, since {option} is given.', file=sys.stderr)
+        print(f'Warning: {name} {reason}.', file=sys.stderr)
+
+
+def check_truncation(G: Any, truncation: Truncation) -> None:
+    """Raise InvalidArgument if the network has fewer layers or no mean; print which options have no effect."""
+    check_trunc_cutoff(G, 0 if truncation.is_active else 1, truncation.cutoff)
+    is_towards_class = truncation.towards == 'class'
+    if truncation.is_active:
+        _warn_about(
+            {'--trunc-to=class': is_towards_class and G.c_dim == 0}, 'is ignored, since the network has no classes'
+        )
+        if G.c_dim == 0 or not is_towards_class:
+            mean_of_w(G)
+    else:
+        _warn_about({'--trunc-to': is_towards_class}, 'has no effect, since --trunc is 1')
+
+
+def warn_about_ignored_latents(
+    option: str,
+    seeds: Sequence[int] | None,
+    class_text: str | None,
+    label: object,
+    truncation: Truncation,
+    has_circle: bool = False,
+) -> None:
+    """Print which options, among them `--circle`, have no effect because `option` provides the latents w."""
+    warn_about_ignored(option, seeds, class_text, label, 0 if truncation.is_active else 1, truncation.cutoff)
+    _warn_about(
+        {'--trunc-to': truncation.towards != 'mean', '--circle': has_circle}, f'is ignored, since {option} is given'
+    )
 
 
 def warn_if_unconditional(c_dim: int, values: dict[str, object]) -> None:

@@ -2,7 +2,8 @@
 
 `w` is float32 [n, num_ws, w_dim], as in the published format (with n = 1). In addition, this project's projector stores
 the noise that it has optimized: `noise/<buffer>` is float32 [n, H, W] for every noise buffer of the synthesis network,
-such as `noise/b4.conv1.noise_const`. Without these arrays the network's own noise is used.
+such as `noise/b4.conv1.noise_const`. Without these arrays the network's own noise is used. Files of other programs are
+read as well, see `generation.foreign_latents`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from dnnlib.errors import InvalidArgument
 from dnnlib.files import atomic_file
 from dnnlib.npz_input import DamagedNpz, Npz
+from generation import foreign_latents
 
 _NOISE_PREFIX = 'noise/'
 _NOISE_BUFFER = 'noise_const'
@@ -59,8 +61,13 @@ def read(path: str | os.PathLike, G: Any) -> ProjectedLatents:
     Raises:
         InvalidArgument: Argument 'projected_w': the file cannot be read or does not match the network.
     """
+    with _errors_named(path):
+        if foreign_latents.is_foreign(path):
+            return ProjectedLatents(_read_foreign(path, G))
     with _errors_named(path), Npz(path) as npz:
         shapes = _headers_of(npz)
+        if len(shapes) == 1 and len(shapes['w'][0]) < 3:  # without noise, as another program may have written it
+            return ProjectedLatents(_checked_foreign(npz.read('w', _MAX_BYTES), G))
         _check_latents(*shapes['w'], G)
         _check_noise(shapes, G)
         noise_names = [name for name in shapes if name != 'w']
@@ -72,6 +79,10 @@ def read(path: str | os.PathLike, G: Any) -> ProjectedLatents:
 
 def check_readable(path: str | os.PathLike) -> None:
     """Make the checks of `read` that need no network."""
+    with _errors_named(path):
+        if foreign_latents.is_foreign(path):
+            foreign_latents.read(path, _MAX_BYTES)
+            return
     with _errors_named(path), Npz(path) as npz:
         _headers_of(npz)
 
@@ -131,7 +142,7 @@ def _errors_named(path: str | os.PathLike) -> Iterator[None]:
         yield
     except DamagedNpz as error:
         raise InvalidArgument('projected_w', f'{os.fspath(path)} is not an npz file of plain arrays.') from error
-    except _FileError as error:
+    except (_FileError, foreign_latents.UnknownLatents) as error:
         raise InvalidArgument('projected_w', f'{os.fspath(path)} {error}') from error
     except OSError as error:
         raise InvalidArgument('projected_w', f'{os.fspath(path)}: {error.strerror or error}.') from error
@@ -178,9 +189,30 @@ def _check_noise(headers: dict[str, tuple[tuple[int, ...], np.dtype]], G: Any) -
             )
 
 
+def _read_foreign(path: str | os.PathLike, G: Any) -> np.ndarray:
+    """Return latents that another program has written, float32 [n, num_ws, w_dim]."""
+    return _checked_foreign(foreign_latents.read(path, _MAX_BYTES), G)
+
+
+def _checked_foreign(array: np.ndarray, G: Any) -> np.ndarray:
+    ws = foreign_latents.as_ws(array, G.num_ws, G.w_dim)
+    if ws is None:
+        raise _FileError(
+            f'has latents of shape {list(array.shape)} ({array.dtype}), but this network needs numbers of shape '
+            f'[n, {G.num_ws}, {G.w_dim}] or [n, {G.w_dim}]: project with the same network.'
+        )
+    if ws.nbytes > _MAX_BYTES:
+        raise _FileError(f'has {len(ws):,} latents, which are too many: divide it into several files.')
+    return _as_finite_float32(ws, 'w')
+
+
 def _finite_float32(npz: Npz, key: str) -> np.ndarray:
+    return _as_finite_float32(npz.read(key, _MAX_BYTES), key)
+
+
+def _as_finite_float32(numbers: np.ndarray, key: str) -> np.ndarray:
     with np.errstate(over='ignore'):  # numbers beyond float32 become infinite
-        numbers = npz.read(key, _MAX_BYTES).astype(np.float32)
+        numbers = numbers.astype(np.float32)
     if not np.isfinite(numbers).all():
         raise _FileError(f'has values in {key!r} that are not finite.')
     return numbers

@@ -65,31 +65,38 @@ def render_seeds(
     G: Any,
     seeds: Sequence[int],
     label: torch.Tensor,
-    truncation_psi: float = 1,
+    truncation: latents.Truncation = latents.NO_TRUNCATION,
     noise_mode: str = 'const',
     batch_size: int = 1,
-    truncation_cutoff: int | None = None,
     transforms: Sequence[np.ndarray | None] = (None,),
+    offset: torch.Tensor | None = None,
+    num_turns: int = 1,
 ) -> Iterator[np.ndarray]:
-    """Yield an image for each seed, or one for each seed and transform, seed by seed.
+    """Yield the images of each seed: one for each place on its circle, each value of psi and each transform.
 
     Args:
         G: Generator.
         seeds: Seeds of the latents, and of random noise.
         label: float32 [1, c_dim] on the device of G.
-        truncation_psi: See `latents.ws_of_seeds`.
+        truncation: How latents are truncated; it may be a series.
         noise_mode: 'const', 'random' or 'none'.
         batch_size: Number of images rendered at once; with several transforms it is 1.
-        truncation_cutoff: See `latents.ws_of_seeds`.
         transforms: Transforms of the images, see `image_transforms`. None: that of the generator itself.
+        offset: Added to each w: float32 [num_ws, w_dim], or None.
+        num_turns: Number of places on the circle through each seed, see `latents.z_on_circle`. 1: the seed itself.
 
     Yields:
         uint8 [C, H, W].
     """
     step = batch_size if len(transforms) == 1 else 1
-    for start in range(0, len(seeds), step):
-        batch = seeds[start : start + step]
-        ws = latents.ws_of_seeds(G, batch, label, truncation_psi, truncation_cutoff)
+    center = latents.truncation_center(G, label, truncation.towards) if truncation.is_active else None
+    jobs = [(seed, turn / num_turns, psi) for seed in seeds for turn in range(num_turns) for psi in truncation.psi]
+    for start in range(0, len(jobs), step):
+        batch, turns, psis = zip(*jobs[start : start + step])
+        on_circle = turns if num_turns > 1 else None
+        ws = latents.ws_of_seeds(G, batch, label, psis, truncation.cutoff, center, on_circle)
+        if offset is not None:
+            ws = ws + offset.to(ws)
         for transform in transforms:
             with use_transform(G, transform):
                 rendered = render(G, ws, noise_mode, batch)

@@ -15,7 +15,9 @@ import torch
 from dnnlib.text import excerpt
 from network_files.safe_pickle import ForeignObject, PersistentObject
 
-_TORCH_SAVE = 'a file of torch.save (a module, a state dict or a checkpoint)'
+TORCH_SAVE = 'a file of torch.save (a module, a state dict or a checkpoint)'
+"""What `recognize` returns for files of `torch.save`, some of which `network_files.reading` opens."""
+
 _MAX_NAMES = 10_000
 _MAX_NAME_BYTES = 1000
 _MAX_DIRECTORY_BYTES = 16_000_000  # at the end of a zip archive, where the names of its members are
@@ -31,9 +33,9 @@ def recognize(content: bytes) -> str | None:
         return _kind_of_zip(_names_in_zip(content))
     if content[257:262] == b'ustar':
         names = _names_in_tar(content)
-        return _TORCH_SAVE if len({'pickle', 'tensors', 'storages'} & set(names)) > 1 else _archive('tar', names)
+        return TORCH_SAVE if len({'pickle', 'tensors', 'storages'} & set(names)) > 1 else _archive('tar', names)
     if content[:1] == pickle.PROTO and _TORCH_STREAM in content[: len(_TORCH_STREAM) + _MAX_BYTES_BEFORE_STREAM]:
-        return _TORCH_SAVE
+        return TORCH_SAVE
     return None
 
 
@@ -57,7 +59,7 @@ def _kind_of_zip(names: list[str]) -> str:
     if 'archive_format' in files or 'serialized_exported_program.json' in files:
         return 'a program of torch.export'
     if 'data.pkl' in files:
-        return 'a TorchScript module of torch.jit.save' if 'constants.pkl' in files else _TORCH_SAVE
+        return 'a TorchScript module of torch.jit.save' if 'constants.pkl' in files else TORCH_SAVE
     if names and all(name.endswith('.npy') for name in names):
         return 'an npz archive of NumPy'
     return _archive('zip', names)

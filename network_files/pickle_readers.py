@@ -59,8 +59,8 @@ STORAGE_DTYPES = {
 
 
 STORAGE_READERS = {f'torch.{name}': plain_readers.not_callable for name in STORAGE_DTYPES}
-_STORAGE_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before its zip format, which storages inside pickles still use
-_STORAGE_PROTOCOL = 1001
+STREAM_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before its zip format, which storages inside pickles still use
+STREAM_PROTOCOL = 1001
 
 
 def _storage(data: Any, budget: Budget) -> torch.Tensor:
@@ -80,7 +80,7 @@ def _storage(data: Any, budget: Budget) -> torch.Tensor:
         return key
 
     magic, protocol, system = (Machine(file, {}, budget).run() for _ in range(3))
-    if magic != _STORAGE_MAGIC or protocol != _STORAGE_PROTOCOL or not system.get('little_endian', True):
+    if magic != STREAM_MAGIC or protocol != STREAM_PROTOCOL or not system.get('little_endian', True):
         raise ValueError('a storage in an unknown layout')
     result_key = Machine(file, STORAGE_READERS, budget, persistent_load=describe).run()
     keys = Machine(file, {}, budget).run()

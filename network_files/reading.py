@@ -2,10 +2,11 @@
 
 `load_network_pkl` reads what `train.py` and the published PyTorch code of StyleGAN2-ADA and StyleGAN3 write (a dict of
 `G`, `D`, `G_ema`, `augment_pipe` and `training_set_kwargs`), the TensorFlow pickles of StyleGAN2 and StyleGAN2-ADA, and
-the safetensors files of this project. The networks are rebuilt from the arguments of their constructors with the
-classes of this project, then filled with the stored values, each of which must match a parameter or buffer by name and
-shape. Objects of other classes under other keys are left out. Only `trust=True` runs the source that a pickle carries,
-as `pickle.load` does.
+the safetensors files of this project. It also reads files of `torch.save` that contain a whole generator, as those of
+PTI, or networks in the layout of `network_files.rosinality`. The networks are rebuilt from the arguments of their
+constructors with the classes of this project, then filled with the stored values, each of which must match a parameter
+or buffer by name and shape. Objects of other classes under other keys are left out. Only `trust=True` runs the source
+that a pickle carries, as `pickle.load` does.
 """
 
 from __future__ import annotations
@@ -18,7 +19,17 @@ import torch
 
 from dnnlib.text import excerpt
 from dnnlib.util import is_url, open_url
-from network_files import construction, generations, left_out, other_formats, persistent, safe_pickle, safetensors_files
+from network_files import (
+    construction,
+    generations,
+    left_out,
+    other_formats,
+    persistent,
+    rosinality,
+    safe_pickle,
+    safetensors_files,
+    tensor_archives,
+)
 from network_files.errors import TRUST_HINT, NetworkPickleError, UnsupportedNetworkError
 from network_files.safe_pickle import ForeignObject, Global, PersistentObject
 from network_files.tensorflow import conversion, sources
@@ -77,12 +88,16 @@ def load_network_pkl(
     name = str(getattr(f, 'name', None) or 'the pickle')
     content = f.read()
     kind = other_formats.recognize(content)
-    if kind is not None:
+    saved_by_torch = _saved_by_torch(content) if kind == other_formats.TORCH_SAVE else None
+    if kind is not None and saved_by_torch is None:
         raise NetworkPickleError(
             f'{name} is not a network pickle but {kind}: use the network pickle (*.pkl) of the same training'
         )
-    trust = trust and not safetensors_files.is_safetensors(content)
-    data = (_load_trusted if trust else _load_safely)(content, name, force_fp16, keys)
+    trust = trust and saved_by_torch is None and not safetensors_files.is_safetensors(content)
+    if saved_by_torch is not None:
+        data = _rebuild_saved(saved_by_torch, len(content), name, force_fp16, keys)
+    else:
+        data = (_load_trusted if trust else _load_safely)(content, name, force_fp16, keys)
     if data.get('G_ema') is None:
         listed = ', '.join(excerpt(key, 30) for key in list(data)[:10])
         raise NetworkPickleError(f"{name} has no network 'G_ema' (it contains {listed})")
@@ -98,6 +113,37 @@ def load_network_pkl(
                 raise NetworkPickleError(
                     f'{name}: {key} is {other_formats.kind_of_value(value)}, not a {CLASS_OF[key]}'
                 )
+    return data
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files of torch.save
+
+
+def _saved_by_torch(content: bytes) -> dict[str, Any] | None:
+    """Return the content of a file of `torch.save`, or None if it has no networks or is damaged."""
+    try:
+        value = tensor_archives.loads(content, safe_pickle.READERS | persistent.READERS, keep_foreign=True)
+    except tensor_archives.DamagedArchive:
+        return None
+    if isinstance(value, PersistentObject) and value.class_name == 'Generator':
+        return {'G_ema': value}
+    is_known = isinstance(value, dict) and (
+        rosinality.is_layout(value) or any(isinstance(value.get(key), PersistentObject) for key in NETWORK_KEYS)
+    )
+    return value if is_known else None
+
+
+def _rebuild_saved(
+    content: dict[str, Any], size: int, name: str, force_fp16: bool, keys: Collection[str] | None
+) -> dict[str, Any]:
+    """Return networks instead of the description of them in a file of `torch.save` of `size` bytes."""
+    allowance = construction.Allowance(size)
+    if not rosinality.is_layout(content):
+        return _rebuild_all(_only(keys, content), name, allowance, force_fp16)
+    data = _only(keys, rosinality.from_layout(content, name, allowance))
+    if force_fp16:
+        data |= {key: _remake_with_fp16(data[key]) for key in NETWORK_KEYS if key in data}
     return data
 
 

@@ -128,9 +128,9 @@ def read(content: bytes, name: str, allowance: construction.Allowance, force_fp1
     Raises:
         NetworkPickleError: It is damaged, or was not written by this project.
     """
-    networks, other = _read_metadata(content, name)
+    networks, other = _read_descriptions(content, name)
     tensors_of: dict[str, dict[str, torch.Tensor]] = {key: {} for key in networks}
-    for full_name, tensor in _read_tensors(content, name).items():
+    for full_name, tensor in read_tensors(content, name).items():
         key, _, tensor_name = full_name.partition('.')
         if key not in tensors_of:
             raise NetworkPickleError(f'{name}: {excerpt(full_name)} does not belong to any of its networks')
@@ -152,11 +152,26 @@ def read(content: bytes, name: str, allowance: construction.Allowance, force_fp1
     return data
 
 
-def _read_metadata(content: bytes, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_metadata(content: bytes, name: str) -> dict[str, Any]:
+    """Return the metadata of a safetensors file, whatever they are.
+
+    Raises:
+        NetworkPickleError: The file is damaged.
+    """
     try:
         length = int.from_bytes(content[:_LENGTH_BYTES], 'little')
         header = parse_json(content[_LENGTH_BYTES : _LENGTH_BYTES + length], 'its header')
         metadata = header.get('__metadata__') or {}
+        if not isinstance(metadata, dict):
+            raise TypeError('its metadata has the wrong type')
+    except (ValueError, TypeError, AttributeError) as error:
+        raise NetworkPickleError(f'{name} is a damaged safetensors file: {excerpt(error)}') from error
+    return metadata
+
+
+def _read_descriptions(content: bytes, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    metadata = read_metadata(content, name)
+    try:
         if metadata.get('format') != FORMAT:
             raise NetworkPickleError(
                 f'{name} is a safetensors file, but not one of networks: only files written by legacy.py can be read'
@@ -176,7 +191,12 @@ def _read_metadata(content: bytes, name: str) -> tuple[dict[str, Any], dict[str,
     return networks, other
 
 
-def _read_tensors(content: bytes, name: str) -> dict[str, torch.Tensor]:
+def read_tensors(content: bytes, name: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file by name.
+
+    Raises:
+        NetworkPickleError: The file is damaged.
+    """
     require_library()
     import safetensors
     import safetensors.torch

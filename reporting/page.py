@@ -216,6 +216,11 @@ def _advice(record: RunRecord, heading: str) -> str:
 # Charts
 
 
+def curve_charts(record: RunRecord) -> str:
+    """Return the HTML of all charts of one run: metrics, then statistics."""
+    return _metric_charts([record]) + _statistic_charts([record])
+
+
 def _statistic_charts(records: Sequence[RunRecord]) -> str:
     figures = []
     for title, unit, names, note in _CHARTS:

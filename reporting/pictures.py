@@ -36,7 +36,7 @@ def run_pictures(record: RunRecord, samples: Samples | None) -> str:
     figures = []
     for path, caption, alt in grids:
         with record.noting_problems(missing_is_one=False):
-            image, is_small = _grid(path, record)
+            image, is_small = grid_picture(path, record)
             figures.append(picture(image, f'A grid of {alt or "generated images"}', caption, is_small))
     content = f'<div class="pictures">{"".join(figures)}</div>' if figures else ''
     return content + _sample_pictures(samples) + _galleries(record)
@@ -109,8 +109,13 @@ def _read(path: str | os.PathLike) -> PIL.Image.Image:
     return image if image.mode in ('L', 'LA', 'RGB', 'RGBA') else image.convert('RGB')
 
 
-def _grid(path: str, record: RunRecord) -> tuple[PIL.Image.Image, bool]:
-    """Return the upper left part of a grid in whole images, and whether its pixels were enlarged."""
+def grid_picture(path: str, record: RunRecord) -> tuple[PIL.Image.Image, bool]:
+    """Return the upper left part of a grid in whole images, and whether its pixels were enlarged.
+
+    Raises:
+        ValueError: It is damaged or too large.
+        OSError: It cannot be read.
+    """
     image = _read(path)
     resolution = None if record.config is None else record.config.training_set_kwargs.get('resolution')
     if resolution is None:

@@ -32,3 +32,4 @@ echo "== 4/5  Metrics"
 
 echo "== 5/5  Images and quality"
 "$VENV_PYTHON" scripts/demo_report.py --run-dir="$run_dir" --data="$data" --outdir="$outdir"
+echo "browser         python studio.py --network=$run_dir --open    (after: source .venv/bin/activate)"

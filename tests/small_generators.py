@@ -35,12 +35,12 @@ def make_generator(c_dim=0, img_channels=3, img_resolution=16, noise_strength=0.
     return G.eval().requires_grad_(False)
 
 
-def make_stylegan3_generator(img_channels=3, equivariance='rotation'):
+def make_stylegan3_generator(img_channels=3, equivariance='rotation', c_dim=0):
     """Return a generator of StyleGAN3 for 32×32 images with z_dim = w_dim = 8, the same one for the same arguments."""
     torch.manual_seed(1)
     options = {'conv_kernel': 1, 'use_radial_filters': True} if equivariance == 'rotation' else {}
     options = dict(channel_base=256, channel_max=8, num_layers=6, output_scale=2, num_fp16_res=0, **options)
-    G = networks_stylegan3.Generator(z_dim=8, c_dim=0, w_dim=8, img_resolution=32, img_channels=img_channels, **options)
+    G = networks_stylegan3.Generator(8, c_dim, 8, img_resolution=32, img_channels=img_channels, **options)
     G.mapping.w_avg.copy_(torch.linspace(-1, 1, 8))
     return G.eval().requires_grad_(False)
 

@@ -308,9 +308,9 @@ USAGE_ERRORS = {
     'network is text': ('text.txt', ['--seeds=0'], 'not a network pickle'),
     'npz missing': ('plain', ['--projected-w=missing.npz'], 'No such file'),
     'npz is text': ('plain', ['--projected-w=text.txt'], 'not an npz'),
-    'npz is one array': ('plain', ['--projected-w=array.npy'], 'not an npz'),
+    'npy of another network': ('plain', ['--projected-w=array.npy'], '[n, 6, 8] or [n, 8]'),
     'npz of objects': ('plain', ['--projected-w=objects.npz'], 'plain arrays'),
-    'npz without w': ('plain', ['--projected-w=other.npz'], 'it contains x'),
+    'npz without w': ('plain', ['--projected-w=other.npz'], 'it contains x, y'),
     'npz of another network': ('plain', ['--projected-w=shape.npz'], '[n, 6, 8]'),
     'npz with infinite values': ('plain', ['--projected-w=infinite.npz'], 'not finite'),
     'npz with numbers beyond float32': ('plain', ['--projected-w=huge.npz'], 'not finite'),
@@ -336,9 +336,9 @@ def odd_files(tmp_path, monkeypatch):
     (tmp_path / 'text.txt').write_text('neither a pickle nor an npz')
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / 'network-snapshot-000100.pkl').write_bytes(b'half')
-    np.save('array.npy', np.zeros([1, 6, 8]))
+    np.save('array.npy', np.zeros([1, 5, 8]))
     np.savez('objects.npz', w=np.array([{}], dtype=object))
-    np.savez('other.npz', x=np.zeros([1, 6, 8]))
+    np.savez('other.npz', x=np.zeros([1, 6, 8]), y=np.zeros(3))
     np.savez('shape.npz', w=np.zeros([1, 5, 8]))
     np.savez('many.npz', w=np.zeros([3, 6, 8]))
     w = np.zeros([1, 6, 8])

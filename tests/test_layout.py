@@ -20,6 +20,7 @@ PACKAGES = (
     'plain_pickle',
     'reporting',
     'scripts',
+    'studio_server',
     'torch_utils',
     'training',
 )

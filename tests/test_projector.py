@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import subprocess
 import sys
 import tempfile
@@ -16,42 +15,15 @@ import pytest
 import torch
 
 import generate
+import generation.options
 import generation.projection.project_to_files
 import projector
 from generation.video import NoEncoder
-from metrics.features.detectors import ignore_torchscript_deprecation
+from tests.feature_stand_in import FeatureNetwork, write_detector
 from tests.small_generators import NAMES, NUMBERS, assert_usage_error, make_generator, write_networks
 
 IMAGES = ['proj.png', 'proj_best.png', 'target.png']
 FILES = sorted([*IMAGES, 'projected_w.npz', 'projected_w_best.npz', 'projection.json'])
-
-
-class FeatureNetwork(torch.nn.Module):
-    """Two random convolutions with the interface of vgg16.pt."""
-
-    def __init__(self):
-        super().__init__()
-        random = torch.Generator().manual_seed(0)
-        self.register_buffer('first', torch.randn(8, 3, 3, 3, generator=random) / math.sqrt(27))
-        self.register_buffer('second', torch.randn(16, 8, 3, 3, generator=random) / math.sqrt(72))
-
-    def forward(
-        self,
-        images: torch.Tensor,
-        resize_images: bool = True,
-        return_features: bool = False,
-        return_lpips: bool = False,
-    ) -> torch.Tensor:
-        x = images.to(torch.float32) / 127.5 - 1
-        if resize_images:
-            x = torch.nn.functional.interpolate(x, [224, 224])
-        x = torch.relu(torch.nn.functional.conv2d(x, self.first, padding=1))
-        y = torch.relu(torch.nn.functional.conv2d(torch.nn.functional.avg_pool2d(x, 2), self.second, padding=1))
-        if not return_lpips:
-            return y.mean(dim=[2, 3])
-        x = torch.nn.functional.normalize(x, dim=1) / math.sqrt(x.shape[2] * x.shape[3])
-        y = torch.nn.functional.normalize(y, dim=1) / math.sqrt(y.shape[2] * y.shape[3])
-        return torch.cat([x.flatten(1), y.flatten(1)], dim=1)
 
 
 class OtherNetwork(torch.nn.Module):
@@ -88,10 +60,7 @@ def files(tmp_path_factory):
     )
     paths = vars(networks)
     for name, network in {'detectors': FeatureNetwork(), 'others': OtherNetwork(), 'blind': BlindNetwork()}.items():
-        paths[name] = folder / name
-        paths[name].mkdir()
-        with ignore_torchscript_deprecation():
-            torch.jit.script(network).save(paths[name] / 'vgg16.pt')
+        paths[name] = write_detector(folder / name, network)
     photo = np.random.RandomState(0).randint(0, 256, [5, 7, 3], dtype=np.uint8)
     enlarged = PIL.Image.fromarray(photo).resize((70, 50), PIL.Image.Resampling.BICUBIC)
     for name, picture in {'photo': enlarged, 'shades': enlarged.convert('L'), 'other': enlarged.rotate(180)}.items():
@@ -267,7 +236,7 @@ def no_encoder(monkeypatch):
     def refuse():
         raise NoEncoder('videos need a package: pip install imageio-ffmpeg')
 
-    monkeypatch.setattr(projector, 'require_encoder', refuse)
+    monkeypatch.setattr(generation.options, 'require_encoder', refuse)
 
 
 def test_without_an_encoder_no_video_is_written(run, files, no_encoder):

@@ -115,7 +115,7 @@ def project(
     features: FeatureFunction,
     statistics: WStatistics,
     settings: ProjectionSettings,
-    on_render: Callable[[int, float, torch.Tensor], None] | None = None,
+    on_render: Callable[[int, float, torch.Tensor], bool | None] | None = None,
 ) -> ProjectionResult:
     """Find the w and the noise with which `G` reproduces the target. `G` itself is not changed.
 
@@ -128,7 +128,7 @@ def project(
         statistics: Statistics of G for the class of the target, from `measure_w`.
         settings: Settings of the optimization.
         on_render: Called num_steps + 1 times with the number of updates so far, the distance, and the image
-            [1, C, H, W].
+            [1, C, H, W]. If it returns True, the optimization ends with what it has.
 
     Raises:
         ValueError: The distance became infinite or NaN.
@@ -160,13 +160,13 @@ def project(
         added = torch.randn(w.shape, generator=random).to(device) * w_noise_at(progress, statistics.deviation, settings)
         distance, image, ws, *gradients = evaluate(added)
         candidate = Candidate(step, _check_finite(distance.item(), step), ws, noise)
-        if on_render is not None:
-            on_render(step, candidate.distance, image)
+        is_over = on_render is not None and on_render(step, candidate.distance, image) is True
         distances.append(candidate.distance)
         if best is None or candidate.distance < best.distance:
             best = _copy(candidate)
-        if step < settings.num_steps:
-            _update(optimizer, gradients, learning_rate_at(progress, settings), noise.values())
+        if is_over or step == settings.num_steps:
+            break
+        _update(optimizer, gradients, learning_rate_at(progress, settings), noise.values())
     assert best is not None
     return ProjectionResult(_copy(candidate), best, distances)
 

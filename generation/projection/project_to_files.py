@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from dnnlib.files import atomic_file
+from dnnlib.files import atomic_file, write_json
 from dnnlib.progress import progress_bar
 from dnnlib.scratch import scratch_folder
 from generation import projected_latents
@@ -78,7 +77,7 @@ class Projector:
             if self.save_video:
                 with open(video_path, 'rb') as source, atomic_file(outdir / VIDEO_FILE) as f:
                     shutil.copyfileobj(source, f)
-        _write_json(self._report_on(target, result), outdir / REPORT_FILE)
+        write_json(self._report_on(target, result), outdir / REPORT_FILE)
         return result
 
     def _optimize(self, pixels: np.ndarray, video_path: Path | None, title: str) -> ProjectionResult:
@@ -137,13 +136,6 @@ def write_overview(folders: Sequence[Path], outdir: Path) -> Path:
         column_labels=[folder.name for folder in folders],
     )
     return path
-
-
-def _write_json(content: dict[str, Any], path: Path) -> None:
-    with atomic_file(path) as f:
-        f.write(
-            (json.dumps(content, indent=2, ensure_ascii=False) + '\n').encode(errors='backslashreplace')
-        )  # also an escape in JSON
 
 
 class _DistanceProgress:

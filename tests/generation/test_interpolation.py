@@ -81,3 +81,16 @@ def test_noise_that_cancels_out_does_not_divide_by_zero():
     keys.noise[NOISE][1] = -keys.noise[NOISE][0]
     _, noise = frames_of(Interpolation(keys, 1, frames_per_key=2))
     assert np.isfinite(noise).all()
+
+
+@pytest.mark.parametrize('kind', ['linear', 'cubic'])
+def test_easing_is_slow_at_keyframes_and_ends_at_the_same_places(kind):
+    keys = ProjectedLatents(np.arange(3, dtype=np.float32).reshape(3, 1, 1))
+    steady, smooth = (
+        np.concatenate([chunk.ws for chunk in Interpolation(keys, 1, 10, kind, False, easing).chunks(4)]).ravel()
+        for easing in ('none', 'smooth')
+    )
+    assert len(steady) == len(smooth) == 21
+    np.testing.assert_allclose(smooth[::5], steady[::5], atol=1e-6)  # keyframes, and halfway between them
+    steps = np.diff(smooth)
+    assert (steps > 0).all() and steps[0] < 0.4 * steps[4] and steps[9] < 0.4 * steps[5]

@@ -11,6 +11,7 @@ import torch
 
 import legacy
 from tests.small_generators import make_generator
+from training.networks_stylegan2 import Discriminator
 
 TORCH_SAVE = 'a file of torch.save'
 
@@ -53,10 +54,10 @@ def npz():
 LEGACY_TAR = ('sys_info', 'pickle', 'tensors', 'storages')
 G = make_generator()
 FILES = {
-    'module': (saved_by_torch(G), TORCH_SAVE),
+    'other module': (saved_by_torch(torch.nn.Linear(1, 1)), TORCH_SAVE),
+    'discriminator': (saved_by_torch(Discriminator(0, 16, 3, channel_max=8)), TORCH_SAVE),
     'state dict': (saved_by_torch(G.state_dict()), TORCH_SAVE),
     'checkpoint': (saved_by_torch({'g_ema': G.state_dict(), 'iteration': 7}), TORCH_SAVE),
-    'network dict': (saved_by_torch({'G_ema': G}), TORCH_SAVE),
     'hostile': (saved_by_torch(Bomb()), TORCH_SAVE),
     'cut': (saved_by_torch(G)[:5000], TORCH_SAVE),
     'before 1.6': (saved_by_torch(G.state_dict(), _use_new_zipfile_serialization=False), TORCH_SAVE),

@@ -1,0 +1,138 @@
+"""Who may talk to the server: nobody but the page that it serves, in the browser of whoever knows its address.
+
+A page of another site can send requests to this machine, and can make its own host name point here ("DNS rebinding").
+So every request must name a host that this server goes by, and must not come from another page. A server that other
+machines can reach asks for a token as well.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import socket
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+TOKEN_PARAMETER = 'token'
+_COOKIE = 'studio-token'
+_LOCAL_NAMES = ('localhost',)
+_REFUSED = 1008  # of WebSocket: the message violates a policy
+
+_HEADERS = {
+    'Content-Security-Policy': (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self'; "
+        "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    'X-Content-Type-Options': 'nosniff',
+    'X-Frame-Options': 'DENY',
+    'Referrer-Policy': 'no-referrer',
+    'Cross-Origin-Resource-Policy': 'same-origin',
+    'Cross-Origin-Opener-Policy': 'same-origin',
+}
+
+
+@dataclass(frozen=True)
+class Access:
+    """The rules of one server.
+
+    Args:
+        host: Address that it is bound to.
+        token: What every request must know, or None.
+    """
+
+    host: str
+    token: str | None
+
+    def reason_to_refuse(self, scope: Scope) -> str | None:
+        """Return why a request is refused, or None."""
+        headers = {name.decode('latin-1'): value.decode('latin-1') for name, value in scope['headers']}
+        host = headers.get('host', '')
+        if not self._is_own_name(_name_of(host)):
+            return 'This server does not go by that name: open the address that studio.py has printed.'
+        origin = headers.get('origin')
+        if origin is not None and urlsplit(origin).netloc != host:
+            return 'Another page must not use this server.'
+        site, mode = headers.get('sec-fetch-site', 'none'), headers.get('sec-fetch-mode')
+        is_opened = mode == 'navigate' and scope.get('method') == 'GET' and scope['path'] == '/'
+        if site not in ('none', 'same-origin') and not is_opened:
+            return 'Another page must not use this server.'
+        if self.token is not None and not any(
+            hmac.compare_digest(given.encode(), self.token.encode()) for given in _tokens_in(scope, headers)
+        ):
+            return 'The token is missing or wrong: open the address that studio.py has printed.'
+        return None
+
+    def _is_own_name(self, name: str) -> bool:
+        """Return whether a host name cannot be that of another site."""
+        if name in _LOCAL_NAMES:
+            return True
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            # Names that others own resolve to any address; those of this machine are its own.
+            return self.token is not None and name in (self.host.lower(), socket.gethostname().lower())
+        return self.token is not None or address.is_loopback
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach an address."""
+    if host in _LOCAL_NAMES:
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _name_of(host: str) -> str:
+    """Return the name in a Host header, without the port."""
+    if host.startswith('['):
+        return host[1:].partition(']')[0]
+    return host.partition(':')[0].lower().rstrip('.')
+
+
+def _tokens_in(scope: Scope, headers: dict[str, str]) -> list[str]:
+    found = parse_qs(scope['query_string'].decode('latin-1')).get(TOKEN_PARAMETER, [])[:1]
+    try:
+        cookie = SimpleCookie(headers.get('cookie', '')).get(_COOKIE)
+    except CookieError:
+        cookie = None
+    return found if cookie is None else [*found, cookie.value]
+
+
+class Guard:
+    """Middleware that refuses requests by the rules of `Access`, and adds the headers that restrict the page."""
+
+    def __init__(self, app: ASGIApp, access: Access):
+        self._app, self._access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        if scope['type'] == 'lifespan':
+            await self._app(scope, receive, send)
+            return
+        reason = self._access.reason_to_refuse(scope)
+        if scope['type'] == 'websocket':
+            if reason is None:
+                await self._app(scope, receive, send)
+            else:
+                await send({'type': 'websocket.close', 'code': _REFUSED, 'reason': reason})
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message['type'] == 'http.response.start':
+                message['headers'] = [*message['headers'], *self._headers(scope, reason)]
+            await send(message)
+
+        app: ASGIApp | Response = self._app if reason is None else PlainTextResponse(reason, status_code=403)
+        await app(scope, receive, send_with_headers)
+
+    def _headers(self, scope: Scope, reason: str | None) -> list[tuple[bytes, bytes]]:
+        headers = {'Cache-Control': 'no-store', **_HEADERS}
+        if self._access.token is not None and reason is None and scope['path'] == '/':
+            headers['Set-Cookie'] = f'{_COOKIE}={self._access.token}; HttpOnly; SameSite=Strict; Path=/'
+        return [(name.lower().encode(), value.encode()) for name, value in headers.items()]

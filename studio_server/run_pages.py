@@ -1,0 +1,78 @@
+"""A training run as the page shows it, from the files of the run alone: nothing of the training is touched."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from dnnlib.text import format_time
+from reporting.page import curve_charts
+from reporting.pictures import grid_picture
+from reporting.run_record import RunRecord, read_run
+from studio_server.pictures import encode
+
+_SILENT_SEC = 600  # without a new line of statistics: the run has probably ended
+_GRIDS = 2000
+
+
+def describe_run(path: str) -> dict[str, Any]:
+    """Return the state of a run.
+
+    Raises:
+        ValueError: It is not the directory of a run.
+    """
+    record = read_run(path)
+    kimg, total = record.curve('Progress/kimg'), None if record.config is None else record.config.total_kimg
+    augment = record.curve('Progress/augment')
+    fakes = record.run_dir.fakes_pngs()[-_GRIDS:]
+    return {
+        'name': record.name,
+        'kimg': None if kimg is None else kimg.last,
+        'total_kimg': total,
+        'augment': None if augment is None else augment.last,
+        'time_left': _time_left(record),
+        'silent_sec': _silent_sec(record),
+        'is_silent': _silent_sec(record) > _SILENT_SEC,
+        'fakes': [record.run_dir.fakes_kimg(file) for file in fakes],
+        'charts': curve_charts(record),
+        'problems': record.problems[:20],
+    }
+
+
+def _time_left(record: RunRecord) -> str:
+    """Return how long the run will take to its end, at the speed of its last ticks."""
+    kimg, hours = record.curve('Progress/kimg'), record.curve('Timing/total_hours')
+    if record.config is None or kimg is None or hours is None or len(kimg.kimg) < 2:
+        return ''
+    since = max(len(kimg.kimg) - 20, 0)
+    passed = kimg.values[-1] - kimg.values[since]
+    if passed <= 0 or len(hours.values) <= since:
+        return ''
+    hours_per_kimg = max(hours.last - hours.values[since], 0) / passed
+    return format_time(max(record.config.total_kimg - kimg.last, 0) * hours_per_kimg * 3600)
+
+
+def _silent_sec(record: RunRecord) -> float:
+    try:
+        return max(time.time() - os.stat(record.run_dir.stats_jsonl).st_mtime, 0)
+    except OSError:
+        return 0
+
+
+def run_picture(path: str, name: str) -> bytes:
+    """Return a grid of a run as WebP: 'reals', 'init', or the kimg of a snapshot.
+
+    Raises:
+        ValueError: It is damaged.
+        OSError: There is none.
+    """
+    record = read_run(path)
+    run_dir = record.run_dir
+    files = {'reals': run_dir.reals_png, 'init': run_dir.fakes_init_png}
+    if name in files:
+        file = files[name]
+    else:
+        file = run_dir.fakes_png(int(name) * 1000) if name.isdecimal() and len(name) < 10 else run_dir.fakes_init_png
+    picture, _is_small = grid_picture(file, record)
+    return encode(picture, 'webp')

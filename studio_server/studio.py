@@ -1,0 +1,389 @@
+"""What the server knows and does, without HTTP: networks, shelf, jobs and the pages that are open."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import re
+import struct
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from dnnlib.cli import available_devices
+from dnnlib.errors import InvalidArgument, error_sentence
+from dnnlib.schema import Choice, Flag, Integer, Optional, Record, Rule, Text
+from dnnlib.scratch import scratch_folder
+from generation.projected_latents import ProjectedLatents
+from generation.projection.targets import Target
+from studio_server import commands, editing, inside, optimizing, picture_specs, pictures, projecting, run_pages, videos
+from studio_server.jobs import Job, Jobs
+from studio_server.networks import Network, NetworkStore, describe_sources, is_run
+from studio_server.settings import Settings
+from studio_server.shelf import Shelf
+from studio_server.workers import Client, RenderWorker
+
+PAGE_DIR = Path(__file__).parent / 'page'
+
+_MAX_UPLOADS = 8
+_MAX_UPLOAD_BYTES = 2**26
+_MADE_FILE = re.compile(r'(kept/\d{4,12}\.(png|npz|json)|videos/\d{4,12}\.mp4)')
+_RUN_SEC = 2  # for which what was read of a run is used again
+_REQUEST = Record(
+    {
+        'view': Text(40, r'[a-z0-9-]+', 'lowercase letters, digits and dashes'),
+        'id': Integer(0, 2**53),
+        'spec': picture_specs.SPEC,
+        'format': Choice(pictures.FORMATS),
+        'preview': Flag(),
+        'max_side': Optional(Integer(8, 4096)),
+        'look': Optional(inside.RULES),
+    },
+    required=['view', 'id', 'spec'],
+)
+
+
+class Studio:
+    """The state of a server. Its coroutines run in one event loop."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self.clients: set[Client] = set()
+        self.shelf = Shelf(settings.outdir)
+        self.workers: list[RenderWorker] = []
+        self._networks = [*settings.networks, *editing.made_networks(settings.outdir / 'networks')]
+        self._directions = editing.DirectionFiles(settings.outdir / 'directions', settings.direction_files)
+        self.max_upload_bytes = _MAX_UPLOAD_BYTES
+        self._jobs = Jobs(self._on_news)
+        self._uploads: dict[int, Target] = {}
+        self._numbers = itertools.count(1)
+        self._runs: dict[int, tuple[float, dict[str, Any]]] = {}
+        self._actions: dict[str, tuple[Rule, Callable[[dict[str, Any]], Awaitable[Any]]]] = {
+            'describe': (Record({'spec': picture_specs.SPEC}, ['spec']), self._describe),
+            'keep': (Record({'spec': picture_specs.SPEC, 'name': Text(200)}, ['spec', 'name']), self._keep),
+            'rename': (
+                Record(dict(kept=picture_specs.KEPT_ID, name=Text(200), note=Text(10_000)), ['kept']),
+                self._rename,
+            ),
+            'remove': (Record({'kept': picture_specs.KEPT_ID}, ['kept']), self._remove),
+            'restore': (Record({'kept': picture_specs.KEPT_ID}, ['kept']), self._restore),
+            'find-directions': (editing.FIND_RULES, self._find_directions),
+            'open-directions': (
+                Record({'spec': picture_specs.SPEC, 'file': Text(40)}, ['spec', 'file']),
+                self._open_directions,
+            ),
+            'blend': (editing.BLEND_RULES, self._blend),
+            'drag': (optimizing.DRAG_RULES, self._drag),
+            'tune': (optimizing.TUNE_RULES, self._tune),
+            'project': (projecting.RULES, self._project),
+            'video': (videos.RULES, self._video),
+            'job': (
+                Record({'job': Integer(0, 10**9), 'act': Choice(('pause', 'resume', 'stop'))}, ['job', 'act']),
+                self._act,
+            ),
+            'keep-job': (Record({'job': Integer(0, 10**9), 'name': Text(200)}, ['job', 'name']), self._keep_job),
+        }
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Make the workers, in the event loop that they will run in."""
+        self._loop = loop
+        settings = self._settings
+        self.workers = [
+            RenderWorker(NetworkStore(self._networks, device, settings.max_network_bytes, settings.trust))
+            for device in settings.devices
+        ]
+        self._scratch = scratch_folder('studio')
+        self._upload_dir = self._scratch.__enter__()
+
+    async def close(self) -> None:
+        """Stop all jobs and workers."""
+        await asyncio.to_thread(self._jobs.close)
+        for worker in self.workers:
+            worker.close()
+        self._scratch.__exit__(None, None, None)
+
+    def worker_of(self, index: int) -> RenderWorker:
+        """Return the worker of the networks of a `--network`."""
+        return self.workers[index % len(self.workers)]
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Pictures
+
+    def parse_picture(self, content: Any) -> dict[str, Any]:
+        """Check a request for a picture.
+
+        Raises:
+            ValueError: It is not one. One sentence.
+        """
+        _REQUEST.check(content, 'The request')
+        return content
+
+    def picture(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """Render a picture, in the thread of its worker; return what the page needs to know of it, and the image."""
+        spec = picture_specs.parse(request['spec'])
+        network = self._network_of(spec)
+        latent = self._latent_of(network, spec)
+        if request.get('look') is not None:
+            header, picture = inside.look(network, latent, request['look'])
+            return header, pictures.encode(picture, 'png')
+        start = time.perf_counter()
+        image = pictures.render(network, latent, request.get('preview', False))
+        rendered = time.perf_counter()
+        content = pictures.encode(image, request.get('format', 'png'), request.get('max_side'))
+        header = {
+            'seed': picture_specs.seed_of(spec),
+            'network_path': network.path,
+            'render_ms': 1000 * (rendered - start),
+            'encode_ms': 1000 * (time.perf_counter() - rendered),
+        }
+        return header, content
+
+    def _network_of(self, spec: dict[str, Any]) -> Network:
+        return self.worker_of(spec['network']).store.get(spec['network'], spec.get('snapshot'))
+
+    def _latent_of(self, network: Network, spec: dict[str, Any]) -> picture_specs.Latent:
+        return picture_specs.latent_of(network, spec, self.shelf.read, self._directions.offset)
+
+    async def _describe(self, content: dict[str, Any]) -> dict[str, Any]:
+        spec = picture_specs.parse(content['spec'])
+
+        def describe() -> dict[str, Any]:
+            network = self._network_of(spec)
+            return {
+                **network.describe(),
+                'layers': inside.layer_names(network.G),
+                'has_preview': pictures.has_preview(network.G),
+                'command': commands.picture_command(network, spec, self._directions.path_of),
+            }
+
+        return await self.worker_of(spec['network']).call(describe)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Shelf
+
+    async def _keep(self, content: dict[str, Any]) -> dict[str, Any]:
+        spec = picture_specs.parse(content['spec'])
+
+        def keep() -> str:
+            network = self._network_of(spec)
+            latent = self._latent_of(network, spec)
+            command = commands.picture_command(network, spec, self._directions.path_of)
+            image = pictures.render(network, latent)
+            return self.shelf.keep(
+                latent.projected, image, content['name'], network=network.path, spec=spec, command=command
+            )
+
+        return self._kept(await self.worker_of(spec['network']).call(keep))
+
+    async def _keep_job(self, content: dict[str, Any]) -> dict[str, Any]:
+        job = self._jobs.get(content['job'])
+        if not isinstance(job.result, ProjectedLatents):
+            raise InvalidArgument('job', f'Job {job.number} has no latent to keep.')
+        spec = picture_specs.parse(job.details['spec'])
+
+        def keep() -> str:
+            network = self._network_of(spec)
+            latent = picture_specs.Latent(job.result, 'const', 0, None, is_kept=True)
+            command = commands.kept_command(network)
+            image = pictures.render(network, latent)
+            return self.shelf.keep(job.result, image, content['name'], network=network.path, spec=None, command=command)
+
+        return self._kept(await job.worker.call(keep))
+
+    async def _rename(self, content: dict[str, Any]) -> dict[str, Any]:
+        before = self.shelf.entry(content['kept'])
+        self.shelf.rename(content['kept'], content.get('name', before['name']), content.get('note', before['note']))
+        return self._kept(content['kept'])
+
+    async def _remove(self, content: dict[str, Any]) -> dict[str, Any]:
+        self.shelf.remove(content['kept'])
+        self._broadcast('shelf', {'changed': 'shelf'})
+        return {'kept': content['kept']}
+
+    async def _restore(self, content: dict[str, Any]) -> dict[str, Any]:
+        self.shelf.restore(content['kept'])
+        return self._kept(content['kept'])
+
+    def _kept(self, kept: str) -> dict[str, Any]:
+        self._broadcast('shelf', {'changed': 'shelf'})
+        return self.shelf.entry(kept)
+
+    def made_file(self, name: str) -> Path | None:
+        """Return a file of `--outdir` that was made here, or None for any other name."""
+        if not _MADE_FILE.fullmatch(name):
+            return None
+        path = self._settings.outdir / name
+        return path if path.is_file() and not path.is_symlink() else None
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Jobs
+
+    async def take_photograph(self, content: bytes) -> dict[str, Any]:
+        """Take an uploaded picture; return its number and its size."""
+        number = next(self._numbers)
+        path = self._upload_dir / f'photograph-{number}'
+
+        def take() -> Target:
+            path.write_bytes(content)
+            return projecting.photograph_at(path, self._settings.max_pixels)
+
+        try:
+            target = await asyncio.to_thread(take)
+        except (ValueError, OSError) as error:
+            path.unlink(missing_ok=True)
+            sentence = (error_sentence(error) or str(error)).replace(f'{path}', 'The picture')
+            raise InvalidArgument('target', sentence) from error
+        self._uploads[number] = target
+        while len(self._uploads) > _MAX_UPLOADS:
+            self._uploads.pop(min(self._uploads)).path.unlink(missing_ok=True)
+        return {'upload': number}
+
+    async def _project(self, content: dict[str, Any]) -> dict[str, Any]:
+        spec = picture_specs.parse(content['spec'])
+        target = self._upload(content['upload'])
+
+        def work(job: Job) -> None:
+            job.details['spec'], job.photograph = content['spec'], target
+            network = self._network_of(spec)
+            projecting.project_photograph(job, network, target, content, self._settings.detector_dir)
+
+        return self._jobs.start('project', 'Projection', self.worker_of(spec['network']), work).describe()
+
+    async def _video(self, content: dict[str, Any]) -> dict[str, Any]:
+        spec = picture_specs.parse(content['spec'])
+        worker = self.worker_of(spec['network'])
+
+        def work(job: Job) -> None:
+            videos.make_video(job, self._network_of(spec), self.shelf, content, self._settings.outdir / 'videos')
+
+        return self._jobs.start('video', f'Video of {len(content["kept"])} keyframes', worker, work).describe()
+
+    async def _find_directions(self, content: dict[str, Any]) -> dict[str, Any]:
+        spec = picture_specs.parse(content['spec'])
+        found = await self.worker_of(spec['network']).call(
+            lambda: self._directions.find(self._network_of(spec), content)
+        )
+        self._broadcast('shelf', {'changed': 'shelf'})
+        return {'file': found}
+
+    async def _open_directions(self, content: dict[str, Any]) -> dict[str, Any]:
+        spec = picture_specs.parse(content['spec'])
+        known = await self.worker_of(spec['network']).call(
+            lambda: self._directions.read(content['file'], self._network_of(spec).G)
+        )
+        return {'directions': [{'name': name, 'layers': direction.layers} for name, direction in known.items()]}
+
+    async def _blend(self, content: dict[str, Any]) -> dict[str, Any]:
+        specs = [picture_specs.parse(content[key]) for key in ('spec', 'other')]
+
+        def work(job: Job) -> None:
+            first, second = map(self._network_of, specs)
+            path = editing.blend(job, first, second, content, self._settings.outdir / 'networks')
+            self._add_network(job, path)
+
+        return self._jobs.start('blend', 'Blended network', self.worker_of(specs[0]['network']), work).describe()
+
+    async def _drag(self, content: dict[str, Any]) -> dict[str, Any]:
+        spec = picture_specs.parse(content['spec'])
+        mask = None if content.get('mask') is None else self._upload(content['mask'])
+
+        def work(job: Job) -> None:
+            job.details['spec'] = content['spec']
+            network = self._network_of(spec)
+            optimizing.drag(job, network, self._latent_of(network, spec), content, mask)
+
+        return self._jobs.start('drag', 'Dragged picture', self.worker_of(spec['network']), work).describe()
+
+    async def _tune(self, content: dict[str, Any]) -> dict[str, Any]:
+        projection = self._jobs.get(content['job'])
+        if projection.kind != 'project':
+            raise InvalidArgument('job', f'Job {projection.number} is not a projection.')
+        spec = picture_specs.parse(projection.details['spec'])
+
+        def work(job: Job) -> None:
+            folder, detectors = self._settings.outdir / 'networks', self._settings.detector_dir
+            path = optimizing.tune_network(job, self._network_of(spec), projection, content, detectors, folder)
+            self._add_network(job, path)
+
+        return self._jobs.start('tune', 'Tuned network', projection.worker, work).describe()
+
+    def _upload(self, number: int) -> Target:
+        if number not in self._uploads:
+            raise InvalidArgument('upload', 'The picture is not here any more: drop it again.')
+        return self._uploads[number]
+
+    def _add_network(self, job: Job, path: str) -> None:
+        """Offer a network that a job has made, from the thread of the job."""
+        job.result = path
+        self._networks.append(path)
+        job.details['network'] = len(self._networks) - 1
+        self._loop.call_soon_threadsafe(self._broadcast, 'shelf', {'changed': 'shelf'})
+
+    async def _act(self, content: dict[str, Any]) -> dict[str, Any]:
+        job = self._jobs.get(content['job'])
+        {'pause': job.pause, 'resume': job.resume, 'stop': job.stop}[content['act']]()
+        return job.describe()
+
+    def _on_news(self, job: Job) -> None:
+        """Tell all pages about a job, from any thread."""
+        news, picture = {'job': job.describe()}, job.picture
+        self._loop.call_soon_threadsafe(self._broadcast, f'job {job.number}', news, picture)
+
+    def _broadcast(self, key: str, header: dict[str, Any], content: bytes = b'') -> None:
+        message = packed(header, content)
+        for client in self.clients:
+            client.outbox.put(key, message)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Everything else
+
+    async def state(self) -> dict[str, Any]:
+        """Return what a page needs to know when it opens."""
+        return {
+            'networks': await asyncio.to_thread(describe_sources, self._networks),
+            'shelf': await asyncio.to_thread(self.shelf.entries),
+            'jobs': [job.describe() for job in self._jobs.all()],
+            'directions': await asyncio.to_thread(self._directions.names),
+            'outdir': str(self._settings.outdir),
+            'devices': [str(device) for device in self._settings.devices],
+            'machine': available_devices(),
+        }
+
+    async def do(self, action: str, content: Any) -> Any:
+        """Do what a page asks for.
+
+        Raises:
+            ValueError: It cannot be done. One sentence.
+        """
+        if action not in self._actions:
+            raise InvalidArgument('action', 'There is no such action.')
+        rule, method = self._actions[action]
+        rule.check(content, 'The request')
+        return await method(content)
+
+    async def run_state(self, index: int) -> dict[str, Any]:
+        """Return the state of a training run, read again every few seconds at most."""
+        path = self._run_path(index)
+        read_at, known = self._runs.get(index, (0.0, None))
+        if known is None or time.monotonic() - read_at > _RUN_SEC:
+            known = await asyncio.to_thread(run_pages.describe_run, path)
+            self._runs[index] = time.monotonic(), known
+        return known
+
+    async def run_picture(self, index: int, name: str) -> bytes:
+        """Return a grid of a training run."""
+        return await asyncio.to_thread(run_pages.run_picture, self._run_path(index), name)
+
+    def _run_path(self, index: int) -> str:
+        paths = self._networks
+        if index >= len(paths) or not is_run(paths[index]):
+            raise InvalidArgument('network', f'Network {index} is not a training run.')
+        return paths[index]
+
+
+def packed(header: dict[str, Any], content: bytes = b'') -> bytes:
+    """Return a message: the size of the JSON header in four bytes, the header, and the bytes of a picture."""
+    encoded = json.dumps(header).encode()
+    return struct.pack('>I', len(encoded)) + encoded + content
