@@ -25,6 +25,14 @@ from tests.small_generators import (
     write_networks,
 )
 from torch_utils import images
+from training import networks_stylegan3
+
+
+def make_conditional_stylegan3_with_alpha():
+    torch.manual_seed(1)
+    options = dict(channel_base=256, channel_max=8, num_layers=6, num_fp16_res=0)
+    G = networks_stylegan3.Generator(z_dim=8, c_dim=3, w_dim=8, img_resolution=32, img_channels=4, **options)
+    return G.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope='module')
@@ -40,6 +48,7 @@ def networks(tmp_path_factory):
             'named': (make_generator(c_dim=3), {'class_names': NAMES}),
             'alpha': make_generator(img_channels=4),
             'stylegan3': make_stylegan3_generator(),
+            'all3': (make_conditional_stylegan3_with_alpha(), {'class_names': NAMES}),
             'large': make_generator(img_resolution=32),
         },
     )
@@ -59,7 +68,7 @@ def run(command, *arguments):
 def made(networks, tmp_path_factory):
     """Folders of directions by network, made by SeFa."""
     folders = types.SimpleNamespace()
-    for name in ('plain', 'named', 'alpha', 'stylegan3'):
+    for name in ('plain', 'named', 'alpha', 'stylegan3', 'all3'):
         folder = tmp_path_factory.mktemp(name)
         arguments = ['--method=sefa', '--count=2', '--strip-seeds=0-1', '--samples=200', '--device=cpu']
         run(edit.main, 'directions', f'--network={getattr(networks, name)}', f'--outdir={folder}', *arguments)
@@ -79,7 +88,7 @@ def image_of(G, ws):
 # Directions
 
 
-@pytest.mark.parametrize('name', ['plain', 'named', 'alpha', 'stylegan3'])
+@pytest.mark.parametrize('name', ['plain', 'named', 'alpha', 'stylegan3', 'all3'])
 def test_directions_are_written_with_pictures(name, networks, made):
     folder = getattr(made, name)
     assert sorted(path.name for path in folder.iterdir()) == ['directions.safetensors', 'sefa0.png', 'sefa1.png']
@@ -244,7 +253,7 @@ def test_file_names_with_colons(networks, made, tmp_path):
 # Apply
 
 
-@pytest.mark.parametrize('name', ['plain', 'named', 'stylegan3'])
+@pytest.mark.parametrize('name', ['plain', 'named', 'alpha', 'stylegan3', 'all3'])
 def test_apply(name, networks, made, tmp_path):
     G = open_network(str(getattr(networks, name)))['G_ema']
     c = torch.eye(3)[1:2] if G.c_dim else None
