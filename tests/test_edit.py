@@ -13,6 +13,7 @@ import edit
 import gen_video
 import generate
 import style_mixing
+from dnnlib.outputs import OutputFile, OutputFolder
 from generation import latents, projected_latents
 from generation.editing import blending, directions
 from network_files.reading import open_network
@@ -347,6 +348,12 @@ def test_mistakes_with_networks(networks, tmp_path):
     ):
         assert_usage_error(invoke(edit.main, *arguments), hint)
     assert not list(tmp_path.iterdir())
+
+
+def test_every_output_is_checked_by_its_type():
+    for command in edit.main.commands.values():
+        outputs = [option for option in command.params if option.opts[0] in ('--outdir', '--dest', '--video')]
+        assert outputs and all(isinstance(option.type, (OutputFile, OutputFolder)) for option in outputs)
 
 
 def test_help_lists_the_commands():
