@@ -158,6 +158,7 @@ def test_direction_between_classes(networks, tmp_path):
     (['--method=pca', '--of=b9', '--count=1'], "'--of': Unknown layer 'b9': choose w, a number from 0 to 5, or one of"),
     (['--method=sefa', '--of=b8.conv1'], "'--of': sefa decomposes no outputs"),
     (['--method=sefa', '--layers=4-6'], "'--layers': Unknown layer 6: this network has 6 layers"),
+    (['--method=linear', '--from-seeds=1', '--to-class=2'], 'from seeds or from class, not from both'),
     (['--method=sefa', '--count=9'], "'--count': 9 is too large: there are 8 directions"),
 ])  # fmt: skip
 def test_mistakes_of_directions(networks, tmp_path, arguments, hint):
@@ -235,6 +236,23 @@ def test_mistakes_in_directions(direction, hint, networks, made, tmp_path):
     )
     assert_usage_error(result, hint)
     assert "'--direction'" in result.stderr and not list(tmp_path.iterdir())
+
+
+def test_class_that_does_not_exist(networks, tmp_path):
+    options = ['--method=linear', '--from-class=dog', '--to-class=cat', f'--outdir={tmp_path}']
+    result = invoke(edit.main, 'directions', f'--network={networks.named}', *options)
+    assert_usage_error(result, "'--to-class': Unknown class 'cat'")
+
+
+def test_layers_that_a_direction_does_not_change(networks, tmp_path):
+    G = make_generator(w_avg=0.5)
+    vectors = torch.zeros(6, 8)
+    vectors[:2] = torch.arange(16).reshape(2, 8)
+    path = tmp_path / 'd.safetensors'
+    directions.write(path, [directions.Direction('d', vectors, 1.0, 'linear', [0, 1])], G)
+    options = [f'--network={networks.plain}', '--seeds=0', f'--outdir={tmp_path / "out"}']
+    result = invoke(generate.main, *options, f'--direction={path}:d:1:3-4')
+    assert_usage_error(result, "'d' does not change layers 3, 4, only 0, 1: use some of these.")
 
 
 def test_directions_of_an_ancestor_can_be_allowed(networks, made, tmp_path):
