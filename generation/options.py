@@ -108,7 +108,7 @@ def seeds_option(help_text: str) -> Callable:
 
 def projected_w_option(help_text: str, multiple: bool = False) -> Callable:
     """Return the decorator for `--projected-w`, one path or several."""
-    return click.option('--projected-w', type=PATH, multiple=multiple, metavar='NPZ', help=help_text)
+    return click.option('--projected-w', type=PATH, multiple=multiple, metavar='NPZ|NPY|PT', help=help_text)
 
 
 def outdir_option() -> Callable:

@@ -13,6 +13,7 @@ import edit
 import gen_video
 import generate
 import style_mixing
+from dnnlib.outputs import OutputFile, OutputFolder
 from generation import latents, projected_latents
 from generation.editing import blending, directions
 from network_files.reading import open_network
@@ -25,6 +26,14 @@ from tests.small_generators import (
     write_networks,
 )
 from torch_utils import images
+from training import networks_stylegan3
+
+
+def make_conditional_stylegan3_with_alpha():
+    torch.manual_seed(1)
+    options = dict(channel_base=256, channel_max=8, num_layers=6, num_fp16_res=0)
+    G = networks_stylegan3.Generator(z_dim=8, c_dim=3, w_dim=8, img_resolution=32, img_channels=4, **options)
+    return G.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope='module')
@@ -40,6 +49,7 @@ def networks(tmp_path_factory):
             'named': (make_generator(c_dim=3), {'class_names': NAMES}),
             'alpha': make_generator(img_channels=4),
             'stylegan3': make_stylegan3_generator(),
+            'all3': (make_conditional_stylegan3_with_alpha(), {'class_names': NAMES}),
             'large': make_generator(img_resolution=32),
         },
     )
@@ -59,7 +69,7 @@ def run(command, *arguments):
 def made(networks, tmp_path_factory):
     """Folders of directions by network, made by SeFa."""
     folders = types.SimpleNamespace()
-    for name in ('plain', 'named', 'alpha', 'stylegan3'):
+    for name in ('plain', 'named', 'alpha', 'stylegan3', 'all3'):
         folder = tmp_path_factory.mktemp(name)
         arguments = ['--method=sefa', '--count=2', '--strip-seeds=0-1', '--samples=200', '--device=cpu']
         run(edit.main, 'directions', f'--network={getattr(networks, name)}', f'--outdir={folder}', *arguments)
@@ -79,7 +89,7 @@ def image_of(G, ws):
 # Directions
 
 
-@pytest.mark.parametrize('name', ['plain', 'named', 'alpha', 'stylegan3'])
+@pytest.mark.parametrize('name', ['plain', 'named', 'alpha', 'stylegan3', 'all3'])
 def test_directions_are_written_with_pictures(name, networks, made):
     folder = getattr(made, name)
     assert sorted(path.name for path in folder.iterdir()) == ['directions.safetensors', 'sefa0.png', 'sefa1.png']
@@ -148,6 +158,7 @@ def test_direction_between_classes(networks, tmp_path):
     (['--method=pca', '--of=b9', '--count=1'], "'--of': Unknown layer 'b9': choose w, a number from 0 to 5, or one of"),
     (['--method=sefa', '--of=b8.conv1'], "'--of': sefa decomposes no outputs"),
     (['--method=sefa', '--layers=4-6'], "'--layers': Unknown layer 6: this network has 6 layers"),
+    (['--method=linear', '--from-seeds=1', '--to-class=2'], 'from seeds or from class, not from both'),
     (['--method=sefa', '--count=9'], "'--count': 9 is too large: there are 8 directions"),
 ])  # fmt: skip
 def test_mistakes_of_directions(networks, tmp_path, arguments, hint):
@@ -227,6 +238,23 @@ def test_mistakes_in_directions(direction, hint, networks, made, tmp_path):
     assert "'--direction'" in result.stderr and not list(tmp_path.iterdir())
 
 
+def test_class_that_does_not_exist(networks, tmp_path):
+    options = ['--method=linear', '--from-class=dog', '--to-class=cat', f'--outdir={tmp_path}']
+    result = invoke(edit.main, 'directions', f'--network={networks.named}', *options)
+    assert_usage_error(result, "'--to-class': Unknown class 'cat'")
+
+
+def test_layers_that_a_direction_does_not_change(networks, tmp_path):
+    G = make_generator(w_avg=0.5)
+    vectors = torch.zeros(6, 8)
+    vectors[:2] = torch.arange(16).reshape(2, 8)
+    path = tmp_path / 'd.safetensors'
+    directions.write(path, [directions.Direction('d', vectors, 1.0, 'linear', [0, 1])], G)
+    options = [f'--network={networks.plain}', '--seeds=0', f'--outdir={tmp_path / "out"}']
+    result = invoke(generate.main, *options, f'--direction={path}:d:1:3-4')
+    assert_usage_error(result, "'d' does not change layers 3, 4, only 0, 1: use some of these.")
+
+
 def test_directions_of_an_ancestor_can_be_allowed(networks, made, tmp_path):
     step = f'--direction={made.named / "directions.safetensors"}:sefa0:1'
     options = [f'--network={networks.plain}', '--seeds=0', f'--outdir={tmp_path}', step]
@@ -244,7 +272,7 @@ def test_file_names_with_colons(networks, made, tmp_path):
 # Apply
 
 
-@pytest.mark.parametrize('name', ['plain', 'named', 'stylegan3'])
+@pytest.mark.parametrize('name', ['plain', 'named', 'alpha', 'stylegan3', 'all3'])
 def test_apply(name, networks, made, tmp_path):
     G = open_network(str(getattr(networks, name)))['G_ema']
     c = torch.eye(3)[1:2] if G.c_dim else None
@@ -338,6 +366,12 @@ def test_mistakes_with_networks(networks, tmp_path):
     ):
         assert_usage_error(invoke(edit.main, *arguments), hint)
     assert not list(tmp_path.iterdir())
+
+
+def test_every_output_is_checked_by_its_type():
+    for command in edit.main.commands.values():
+        outputs = [option for option in command.params if option.opts[0] in ('--outdir', '--dest', '--video')]
+        assert outputs and all(isinstance(option.type, (OutputFile, OutputFolder)) for option in outputs)
 
 
 def test_help_lists_the_commands():

@@ -207,7 +207,7 @@ def test_trunc_cutoff_in_videos(run, read_video, networks):
     result, folder = run(gen_video, networks.gray, *arguments)
     assert result.exit_code == 0, result.output
     G = make_stylegan3_generator(1)
-    variants = [images_of(G, 3, truncation_psi=-1, truncation_cutoff=cutoff)[0] for cutoff in (3, None)]
+    variants = [images_of(G, 3, truncation=latents.Truncation((-1,), cutoff))[0] for cutoff in (3, None)]
     frame = read_video(folder / 'video.mp4')[0].mean(axis=2)
     near, far = (np.abs(frame - picture[:, :, 0].repeat(4, 0).repeat(4, 1)).mean() for picture in variants)
     assert near < 2 and far > 2 * near

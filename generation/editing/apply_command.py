@@ -8,6 +8,7 @@ from typing import Any
 import click
 import numpy as np
 
+from dataset_format.sizes import sides
 from dnnlib.cli import Command, check_outdir, usage_errors
 from dnnlib.errors import InvalidArgument
 from dnnlib.outputs import OutputFile
@@ -17,6 +18,8 @@ from generation.interpolation import Interpolation, render_frames
 from generation.projected_latents import ProjectedLatents
 from generation.video import require_encoder, write_video
 from torch_utils import images
+
+_MAX_VIDEO_WIDTH = 16384  # pixels; the limit of H.264 in common players
 
 
 @click.command(cls=Command)
@@ -88,6 +91,8 @@ def apply(
         original, names = find_latents(data, G, seeds, projected_w, class_text, label, truncation, torch_device)
         edited = edit.apply_to_projected(G, original)
         options.check_picture_size((num_steps + 1, len(names)), G.img_resolution, 'steps')
+        if video is not None and len(names) * sides(G.img_resolution)[1] > _MAX_VIDEO_WIDTH:
+            raise InvalidArgument('video', f'{len(names)} images side by side are too wide for a video: use fewer.')
     along = steps_between(original, edited, num_steps)
     rendered = rendering.render_projected(
         G, along, torch_device, noise_mode, batch_size, as_projected=projected_w is not None

@@ -96,6 +96,12 @@ class Edit:
                 )
             layers = None if step.layers is None else check_layers(G, step.layers, 'direction')
             offset = known[step.name].offset(step.strength, layers)
+            if step.strength != 0 and not offset.any():
+                raise InvalidArgument(
+                    'direction',
+                    f'{excerpt(step.name, 60)!r} does not change layers {join_excerpts(layers or [], 20)}, only '
+                    f'{join_excerpts(known[step.name].layers, 20)}: use some of these.',
+                )
             total = offset if total is None else total + offset
         return total
 

@@ -121,7 +121,10 @@ class Examples:
         if kind == 'class':
             if G.c_dim == 0:
                 raise InvalidArgument('from_class', 'this network has no classes: use seeds or projected pictures.')
-            labels = [latents.make_label(data, text, None, device) for text in (self.from_class, self.to_class)]
+            labels = [
+                _label_of(argument, text, data, device)
+                for argument, text in (('from_class', self.from_class), ('to_class', self.to_class))
+            ]
             w = torch.cat([latents.sample_w(G, c) for c in labels]).float()  # of the same z in both
             return w[:, None].expand(-1, G.num_ws, -1), _zeros_and_ones(len(w) // 2, len(w) // 2)
         if kind == 'labels':
@@ -132,6 +135,13 @@ class Examples:
             numbers = _zeros_and_ones(len(self.from_seeds), len(self.to_seeds)).tolist()
         c = latents.make_label(data, class_text, label, device)
         return latents.ws_of_seeds(G, seeds, c), torch.tensor(numbers)
+
+
+def _label_of(argument: str, text: str | None, data: dict[str, Any], device: torch.device) -> torch.Tensor:
+    try:
+        return latents.make_label(data, text, None, device)
+    except InvalidArgument as error:
+        raise InvalidArgument(argument, str(error)) from error
 
 
 def _zeros_and_ones(num_zeros: int, num_ones: int) -> torch.Tensor:

@@ -80,10 +80,10 @@ def test_every_output_is_checked_first(script: str, tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('name', ['x.pt', 'x.safetensor', 'x', 'x.pkl.gz', 'x.zip'])
+@pytest.mark.parametrize('name', ['x.pth', 'x.safetensor', 'x', 'x.pkl.gz', 'x.zip'])
 def test_networks_have_a_known_extension(name: str, tmp_path: Path):
     legacy = importlib.import_module('legacy')
     result = CliRunner().invoke(legacy.main, ['--source=x.pkl', f'--dest={tmp_path / name}'], terminal_width=1000)
     assert result.exit_code == 2 and "'--dest'" in result.output
-    for extension in EXTENSIONS['network']:
+    for extension in EXTENSIONS['exchange']:
         assert extension in result.output
