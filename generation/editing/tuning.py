@@ -251,7 +251,7 @@ class Locality:
 @torch.no_grad()
 def w_deviation(G: Any, device: torch.device | str, num_samples: int = 4000) -> float:
     """Return the standard deviation of w over all classes: the root of the mean squared distance from the mean."""
-    ws = _random_ws(G, num_samples, torch.Generator().manual_seed(0), device)[:, 0].double()
+    ws = _random_ws(G, num_samples, torch.Generator().manual_seed(0), device)[:, 0].cpu().double()
     return (ws - ws.mean(dim=0)).square().sum(dim=1).mean().sqrt().item()
 
 
