@@ -99,7 +99,10 @@ def test_as_a_process_and_generate_renders_the_same(run_script, files, tmp_path)
 
 @pytest.mark.parametrize(
     ('network', 'arguments', 'shape'),
-    [('named', ['--class=dog', '--trunc=0.7', '--space=w'], (16, 16)), ('alpha', ['--seed=4'], (32, 32, 4))],
+    [
+        ('named', ['--class=dog', '--trunc=0.7', '--trunc-to=class', '--space=w'], (16, 16)),
+        ('alpha', ['--seed=4'], (32, 32, 4)),
+    ],
 )
 def test_networks(run, files, network, arguments, shape):
     result, out = run(getattr(files, network), *arguments)

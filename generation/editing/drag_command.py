@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from click.core import ParameterSource
 from dnnlib.cli import PATH, Command, FiniteFloat, check_outdir, usage_errors
 from dnnlib.errors import InvalidArgument
 from generation import latents, options, projected_latents
+from generation.editing.apply_command import find_latents
 from generation.editing.drag_files import drag_to_files, read_mask, read_points
 from generation.editing.dragging import SPACES, DragSession, check_mask, check_points, default_settings
 from generation.projected_latents import ProjectedLatents
@@ -51,8 +51,7 @@ paper, which are for 512 pixels, in proportion to the size of the images, but no
 @click.option('--seed', type=click.IntRange(0, latents.MAX_SEED), help='Random seed of the image  [default: 0]')
 @options.class_option()
 @options.label_option()
-@options.trunc_option()
-@options.trunc_cutoff_option()
+@options.truncation_options()
 @options.projected_w_option('Start from this latent (from projector.py) instead of a seed')
 @click.option(
     '--index', type=click.IntRange(min=0), default=0, show_default=True, help='Which latent of --projected-w, from 0'
@@ -129,7 +128,7 @@ def drag(
     print(f'After {state.step} steps {reached}; wrote {outdir}')
 
 
-_LATENT_OPTIONS = ('seed', 'class_text', 'label', 'truncation_psi', 'truncation_cutoff', 'projected_w', 'index')
+_LATENT_OPTIONS = ('seed', 'class_text', 'label', 'truncation', 'projected_w', 'index')
 
 
 def _latent(
@@ -138,26 +137,16 @@ def _latent(
     seed: int | None,
     class_text: str | None,
     label: list[float] | None,
-    truncation_psi: float,
-    truncation_cutoff: int | None,
+    truncation: latents.Truncation,
     projected_w: str | None,
     index: int,
 ) -> ProjectedLatents:
     """Return the latent to start from: one of a file, or that of a seed."""
-    G = data['G_ema']
-    if projected_w is not None:
-        if seed is not None:
-            print('Warning: --seed is ignored, since --projected-w is given.', file=sys.stderr)
-        options.warn_about_ignored('--projected-w', None, class_text, label, truncation_psi, truncation_cutoff)
-        projected = projected_latents.read(projected_w, G)
-        if index >= len(projected):
-            raise InvalidArgument('index', f'{index} is too large: {projected_w} has {len(projected)} latents.')
-        return projected_latents.select(projected, [index])
-    options.warn_if_unconditional(G.c_dim, {'--class': class_text, '--label': label})
-    options.check_trunc_cutoff(G, truncation_psi, truncation_cutoff)
-    c = latents.make_label(data, class_text, label, device)
-    ws = latents.ws_of_seeds(G, [seed or 0], c, truncation_psi, truncation_cutoff)
-    return ProjectedLatents(ws.cpu().numpy())
+    seeds = [seed or 0] if projected_w is None or seed is not None else None
+    found, _names = find_latents(data, data['G_ema'], seeds, projected_w, class_text, label, truncation, device)
+    if projected_w is not None and index >= len(found):
+        raise InvalidArgument('index', f'{index} is too large: {projected_w} has {len(found)} latents.')
+    return projected_latents.select(found, [index if projected_w is not None else 0])
 
 
 def _check_network(G: Any, network: str) -> None:
