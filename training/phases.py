@@ -29,8 +29,11 @@ class Phase:
     module: torch.nn.Module
     optimizer: torch.optim.Optimizer
     interval: int
-    parameters: list[torch.nn.Parameter]  # of the module, which the optimizer has
     nonfinite_steps: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros([]))  # consecutive, so far
+    parameters: list[torch.nn.Parameter] = dataclasses.field(default_factory=list)  # to train; by default all
+
+    def __post_init__(self) -> None:
+        self.parameters = self.parameters or list(self.module.parameters())
 
     def is_due(self, batch_idx: int) -> bool:
         """Return whether the phase is part of this batch."""
@@ -55,7 +58,7 @@ def build_phases(G: torch.nn.Module, D: torch.nn.Module, config: TrainingConfig)
             parts = {'main': 1, 'reg': reg_interval}
         steps = torch.zeros([], device=parameters[0].device)
         for part, interval in parts.items():
-            phases.append(Phase(f'{name}{part}', module, optimizer, interval, parameters, steps.clone()))
+            phases.append(Phase(f'{name}{part}', module, optimizer, interval, steps.clone(), parameters))
     return phases
 
 

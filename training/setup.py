@@ -45,7 +45,7 @@ def check_resume(config: TrainingConfig, dataset: ImageFolderDataset, source: tr
     networks = dict(G=G, D=D, G_ema=copy.deepcopy(G))
     report = _start_from(source, networks, dataset, measure=True)
     table = describe_architecture(source, networks, _class_names(dataset))
-    return '\n'.join([table, *transfer.describe_report(report, networks)])
+    return '\n'.join([table, *report.describe()])
 
 
 def _start_from(
@@ -81,7 +81,7 @@ def build_networks(
         print(f'Starting from "{resume_pkl}"')
         networks = dict(G=G, D=D, G_ema=G_ema)
         report = _start_from(transfer.open_pretrained(resume_pkl), networks, dataset, measure=False)
-        for line in transfer.describe_report(report, networks):
+        for line in report.describe():
             print(line)
     for module in (G, D, G_ema):
         distributed.broadcast_tensors(world, misc.params_and_buffers(module))

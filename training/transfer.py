@@ -11,7 +11,6 @@ import torch
 from network_files.changes.conversion import Report, convert
 from network_files.reading import open_network
 
-MAX_NAMES_LISTED = 4
 NETWORKS = ('G', 'D', 'G_ema')
 
 
@@ -87,25 +86,3 @@ def start_from(
             'use the --cfg, --cbase, --cmax and --map-depth that they were trained with.'
         )
     return report
-
-
-def describe_report(report: Report, networks: Mapping[str, torch.nn.Module]) -> list[str]:
-    """Return lines about what was changed, how exactly, and what starts from random values."""
-    lines = list(report.notes)
-    if report.image_rms is not None:
-        lines.append(
-            f'Before the first step, the images of G_ema differ from the old ones by {report.image_rms:.4f} '
-            f'(root mean square in [-1, +1]; they themselves have {report.image_scale:.3f}).'
-        )
-    if report.logit_rms is not None:
-        lines.append(
-            f'The logits of D for them differ by {report.logit_rms:.4f} (their standard deviation is '
-            f'{report.logit_scale:.3f}).'
-        )
-    for name, fresh in report.fresh.items():
-        if fresh:
-            listed = ', '.join(fresh[: MAX_NAMES_LISTED - 1])
-            more = f' ... {fresh[-1]}' if len(fresh) >= MAX_NAMES_LISTED else ''
-            count = len(list(networks[name].parameters()))
-            lines.append(f'{name}: {len(fresh)} of {count} parameters start from random values: {listed}{more}')
-    return lines

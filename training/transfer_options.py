@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from network_files.snapshots import complete_snapshots, kimg_of
 from training import presets
 from training.freezing import check_frozen_layers, num_freezable_layers
 from training.presets import RESUME_SOURCES, Preset
+from training.run.run_dir import RunDir
 
 if TYPE_CHECKING:
     from training.dataset import ImageFolderDataset
@@ -94,8 +96,10 @@ def state_beside(network_pkl: str) -> str:
     """
     kimg = kimg_of(network_pkl)
     folder = '' if is_url(network_pkl) else os.path.dirname(network_pkl)
-    path = os.path.join(folder, f'training-state-{kimg or 0:06d}.pt')
-    if is_url(network_pkl) or kimg is None or not os.path.isfile(path):
+    states = [] if is_url(network_pkl) else RunDir(folder or os.curdir).training_states()  # newest first
+    name = re.compile(rf'training-state-{kimg:06d}(\.\d+)?\.pt' if kimg is not None else '(?!)')
+    path = next((str(path) for path in states if name.fullmatch(path.name)), None)
+    if path is None:
         raise InvalidArgument(
             'resume_optimizer',
             f"1 takes Adam's moments from the training state beside the network, but {network_pkl} has none "

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from network_files.changes.architectures import construct_like, copy_equal_shapes, is_stylegan3, keywords_of, layers_of
+from network_files.changes.widths import NUDGE
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601), as when dataset_tool.py makes images gray
 _SEED = 2
@@ -85,7 +86,12 @@ def _from_rgb_layers(D: Any) -> Iterator[Any]:
 
 
 def _read_other_colors(old: Any, new: Any, colors: ColorMap) -> None:
+    """Convert all layers that read the image. One that ignores alpha gets tiny weights for its distance from opaque."""
+    is_ignored = colors.matrix.abs().sum(dim=0) == 0  # [new]
     for before, layer in zip(_from_rgb_layers(old), _from_rgb_layers(new)):
+        nudge = layer.weight * (NUDGE * is_ignored[:, None, None])
         weight = before.weight * before.weight_gain  # [O, old, 1, 1]
         layer.weight.copy_(torch.einsum('oihw,in->onhw', weight, colors.matrix) / layer.weight_gain)
         layer.bias.copy_(before.bias + weight[:, :, 0, 0] @ colors.offset)
+        layer.weight.add_(nudge)
+        layer.bias.sub_(nudge.sum(dim=[1, 2, 3]) * layer.weight_gain)

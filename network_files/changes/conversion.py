@@ -26,6 +26,8 @@ from network_files.changes.labels import change_labels, match_classes
 from network_files.changes.resolutions import can_pass_image_on, change_resolution
 from network_files.changes.widths import change_widths
 
+_MAX_NAMES_LISTED = 4
+
 
 @dataclass
 class Report:
@@ -34,6 +36,7 @@ class Report:
     Attributes:
         notes: What was changed, and how exactly the function was kept: one sentence each.
         fresh: Names of the parameters that start from random values, by network.
+        num_parameters: Number of all parameters, by network.
         image_rms: Root mean square of the difference between the images of G_ema and the old ones, resampled and
             converted, in units of [-1, +1]; None if nothing but the labels has changed.
         image_scale: The same of these images around their mean.
@@ -43,10 +46,34 @@ class Report:
 
     notes: list[str] = field(default_factory=list)
     fresh: dict[str, list[str]] = field(default_factory=dict)
+    num_parameters: dict[str, int] = field(default_factory=dict)
     image_rms: float | None = None
     image_scale: float = 0.0
     logit_rms: float | None = None
     logit_scale: float = 0.0
+
+    def describe(self) -> list[str]:
+        """Return lines about what was changed, how exactly, and what starts from random values."""
+        lines = list(self.notes)
+        if self.image_rms is not None:
+            lines.append(
+                f'The images of G_ema differ from the old ones by {self.image_rms:.4f} (root mean square in [-1, +1]; '
+                f'they themselves have {self.image_scale:.3f}).'
+            )
+        if self.logit_rms is not None:
+            lines.append(
+                f'The logits of D for them differ by {self.logit_rms:.4f} (their standard deviation is '
+                f'{self.logit_scale:.3f}).'
+            )
+        for name, fresh in self.fresh.items():
+            if fresh:
+                listed = ', '.join(fresh[: _MAX_NAMES_LISTED - 1])
+                more = f' ... {fresh[-1]}' if len(fresh) >= _MAX_NAMES_LISTED else ''
+                lines.append(
+                    f'{name}: {len(fresh)} of {self.num_parameters[name]} parameters start from random values: '
+                    f'{listed}{more}'
+                )
+        return lines
 
 
 @torch.no_grad()
@@ -84,6 +111,7 @@ def convert(
         copied = copy_equal_shapes(steps.network, target)
         ours = [name for name, _parameter in target.named_parameters()]
         report.fresh[name] = [name for name in ours if name not in copied or name in steps.fresh]
+        report.num_parameters[name] = len(ours)
         changed[name] = steps.network
     report.notes = _notes(old['G_ema'], new['G_ema'], labels)
     if report.notes and measure:
@@ -154,21 +182,22 @@ class _Steps:
         self.fresh: set[str] = set()
 
     def change_generator(self, labels: Labels) -> None:
-        """Change labels, colors, size and widths, if the two generators are of one generation."""
+        """Change labels, size, colors and widths, if the two generators are of one generation."""
         target = self._target
         if is_stylegan3(self.network) != is_stylegan3(target):
             return
         same_latents = (self.network.z_dim, self.network.w_dim) == (target.z_dim, target.w_dim)
         if same_latents and labels.are_changed(self.network, target):
             self.network = change_labels(self.network, target, labels.matches, labels.one_hot)
-        if self.network.img_channels != target.img_channels:
-            self.network = change_colors(self.network, target.img_channels)
         if sides_of(self.network) != sides_of(target):
             before, self.network = self.network, change_resolution(self.network, *sides_of(target))
             if len(to_rgb_layers(before)) == 1 and not is_stylegan3(before):
                 self._note_new_blocks(before.synthesis, self.network.synthesis, 'synthesis.')
             if not _is_exact_for_size(before, self.network):
                 _fit_generator(before, self.network)
+        # After the size: the border of an opaque channel that is upsampled would not be opaque.
+        if self.network.img_channels != target.img_channels:
+            self.network = change_colors(self.network, target.img_channels)
         self._change_widths()
 
     def change_discriminator(self, labels: Labels, samples: _Samples) -> None:
