@@ -302,18 +302,17 @@ def run_training(options: Options, given: set[str]) -> bool:
     # Build the complete configuration.
     check_outdir(options.outdir)
     dataset = open_training_set(options)
-    source = open_source(options) if run is None and is_first else None
+    source = open_source(options) if run is None and is_first else None  # other processes learn from the first one
     if run is None:
         config = build_config(options, dataset, str(device), num_gpus, source)
     else:
         config = resumed_config(run, dataset, str(device), num_gpus)
 
-    # Check it.
+    # Check it. The images of a resumed run were read when it started.
     if is_first:
-        # The images of a resumed run were read when it started.
         verify_data = options.verify_data if run is None or 'verify_data' in given else 'none'
         checks = run_checks(config, dataset, options, run, verify_data)
-        start = describe_start(config, dataset, source)
+        start = describe_start(config, dataset, source) if run is None else ''
 
         # Create the run directory.
         if run is None:
@@ -378,7 +377,10 @@ def open_source(options: Options) -> Pretrained | None:
 def describe_start(config: TrainingConfig, dataset: ImageFolderDataset, source: Pretrained | None) -> str:
     """Check that the run can start from the networks of --resume; return what it takes and what it changes."""
     from training import setup
+    from training.run import moments
 
+    if config.resume_optimizer and config.resume_pkl is not None:
+        moments.state_beside(config.resume_pkl)
     if source is None:
         return ''
     with usage_errors('--resume'):

@@ -44,6 +44,7 @@ from training.transfer_options import (
     TransferOptions,
     check_frozen,
     check_transfer,
+    config_fields,
     for_generator_of,
     resume_source,
 )
@@ -241,9 +242,8 @@ def build_config(
         InvalidArgument: Some options are out of range, or do not work together, or not with the dataset.
     """
     options.check()
-    preset = get_preset(options.cfg, dataset.resolution, num_gpus)
-    if source is not None and options.arch != 'preset':
-        preset = for_generator_of(preset, source)
+    source = None if options.arch == 'preset' else source
+    preset = for_generator_of(get_preset(options.cfg, dataset.resolution, num_gpus), source)
     batch_size, batch_gpu, mbstd_group = _batch_sizes(options, preset, num_gpus)
     resume_pkl = resume_source(options.resume)
     total_kimg = first_given(options.kimg, preset.total_kimg)
@@ -262,13 +262,7 @@ def build_config(
         **networks,
         G_opt_kwargs=dict(adam, lr=first_given(options.glr, preset.lr)),
         D_opt_kwargs=dict(adam, lr=first_given(options.dlr, preset.d_lr)),
-        loss_kwargs={
-            **method_loss_kwargs(options, first_given(options.gamma, preset.r1_gamma)),
-            'style_mixing_prob': preset.style_mixing_prob,
-            'pl_weight': preset.pl_weight,
-            **(_blur(preset, batch_size) if resume_pkl is None else {}),
-            **insgen_queue(options, training_set_kwargs['max_size'], batch_size),
-        },
+        loss_kwargs=_loss_kwargs(options, preset, training_set_kwargs['max_size'], batch_size, resume_pkl is None),
         batch_size=batch_size,
         batch_gpu=batch_gpu,
         total_kimg=total_kimg,
@@ -285,12 +279,7 @@ def build_config(
         metrics=list(options.metrics),
         detectors=options.detectors,
         random_seed=options.seed,
-        resume_pkl=resume_pkl,
-        resume_kimg=first_given(options.resume_kimg, 0),
-        resume_optimizer=options.resume_optimizer,
-        frozen_G_layers=first_given(options.freezeg, 0),
-        frozen_mapping_layers=first_given(options.freezem, 0),
-        frozen_embedding=options.freezee,
+        **config_fields(options, resume_pkl),
         cudnn_benchmark=not options.nobench,
         allow_tf32=options.allow_tf32 or options.precision == 'tf32',
         half_dtype='bfloat16' if options.precision == 'bf16' else 'float16',
@@ -331,6 +320,18 @@ def _batch_sizes(options: Options, preset: Preset, num_gpus: int) -> tuple[int, 
     mbstd_group = first_given(options.mbstd_group, min(preset.mbstd_group, batch_gpu))
     check_batch_gpu(batch_size, num_gpus, batch_gpu, mbstd_group)
     return batch_size, batch_gpu, mbstd_group
+
+
+def _loss_kwargs(
+    options: Options, preset: Preset, num_images: int, batch_size: int, from_scratch: bool
+) -> dict[str, Any]:
+    return {
+        **method_loss_kwargs(options, first_given(options.gamma, preset.r1_gamma)),
+        'style_mixing_prob': preset.style_mixing_prob,
+        'pl_weight': preset.pl_weight,
+        **(_blur(preset, batch_size) if from_scratch else {}),
+        **insgen_queue(options, num_images, batch_size),
+    }
 
 
 def _blur(preset: Preset, batch_size: int) -> dict[str, Any]:
@@ -387,7 +388,7 @@ def _network_kwargs(
         mapping_kwargs={} if preset.d_mapping_layers is None else {'num_layers': preset.d_mapping_layers},
         epilogue_kwargs={'mbstd_group_size': mbstd_group},
     )
-    if source is not None and options.arch != 'preset':
+    if source is not None:
         wishes = Wishes(options.cbase, options.cmax, options.map_depth, full_precision)
         beta = _magnitude_ema_beta(batch_size)
         G_kwargs, D_kwargs = kwargs_from_file(source, resolution, wishes, G_kwargs, D_kwargs, beta)

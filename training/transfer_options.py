@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,10 @@ from dataset_format.sizes import describe_size
 from dnnlib.errors import InvalidArgument
 from dnnlib.util import is_url
 from network_files.changes.architectures import STYLEGAN2, STYLEGAN3_R, generation_of
-from network_files.snapshots import complete_snapshots, kimg_of
+from network_files.snapshots import complete_snapshots
 from training import presets
 from training.freezing import check_frozen_layers, num_freezable_layers
 from training.presets import RESUME_SOURCES, Preset
-from training.run.run_dir import RunDir
 
 if TYPE_CHECKING:
     from training.dataset import ImageFolderDataset
@@ -83,37 +81,16 @@ def check_transfer(options: TransferOptions, resume_pkl: str | None, total_kimg:
             f'{options.resume_kimg:g} leaves nothing to train, since the run ends at --kimg={total_kimg:g}: use a '
             'larger --kimg, or a smaller number here.',
         )
-    if options.resume_optimizer:
-        assert resume_pkl is not None
-        state_beside(resume_pkl)
 
 
-def state_beside(network_pkl: str) -> str:
-    """Return the training state that was written with a network pickle.
-
-    Raises:
-        InvalidArgument: There is none.
-    """
-    kimg = kimg_of(network_pkl)
-    folder = '' if is_url(network_pkl) else os.path.dirname(network_pkl)
-    states = [] if is_url(network_pkl) else RunDir(folder or os.curdir).training_states()  # newest first
-    name = re.compile(rf'training-state-{kimg:06d}(\.\d+)?\.pt' if kimg is not None else '(?!)')
-    path = next((str(path) for path in states if name.fullmatch(path.name)), None)
-    if path is None:
-        raise InvalidArgument(
-            'resume_optimizer',
-            f"1 takes Adam's moments from the training state beside the network, but {network_pkl} has none "
-            '(training-state-<kimg>.pt, with the same number): keep more of them with --keep-states, or remove this.',
-        )
-    return path
-
-
-def for_generator_of(preset: Preset, source: Pretrained) -> Preset:
+def for_generator_of(preset: Preset, source: Pretrained | None) -> Preset:
     """Return a preset without what the generator of a file is not trained with.
 
     StyleGAN3 is trained without path length regularization and style mixing, and only -R starts with a blur, which a
     trained network does not need.
     """
+    if source is None:
+        return preset
     generation = generation_of(source.networks['G'])
     if generation == STYLEGAN2 or preset.generator != presets.STYLEGAN2:
         return preset
@@ -147,3 +124,15 @@ def check_frozen(options: TransferOptions, networks: dict[str, Any], dataset: Im
         dataset.resolution,
         dataset.label_dim,
     )
+
+
+def config_fields(options: TransferOptions, resume_pkl: str | None) -> dict[str, Any]:
+    """Return the fields of TrainingConfig that these options determine, apart from the networks."""
+    return {
+        'resume_pkl': resume_pkl,
+        'resume_kimg': options.resume_kimg or 0,
+        'resume_optimizer': options.resume_optimizer,
+        'frozen_G_layers': options.freezeg or 0,
+        'frozen_mapping_layers': options.freezem or 0,
+        'frozen_embedding': options.freezee,
+    }

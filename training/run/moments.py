@@ -5,20 +5,45 @@ A parameter takes the moments of the parameter with the same name, if that has t
 
 from __future__ import annotations
 
+import os
+import re
 from typing import Any
 
 import torch
 
+from dnnlib.errors import InvalidArgument
+from dnnlib.util import is_url
 from network_files.changes.architectures import canonical_names
+from network_files.snapshots import kimg_of
 from torch_utils import distributed
 from training.config import TrainingConfig
 from training.freezing import trainable_parameters
 from training.run import checkpoint, state_schema
+from training.run.run_dir import RunDir
 from training.run.state import TrainingRun
 from training.transfer import open_pretrained
-from training.transfer_options import state_beside
 
 _NAMES = ('exp_avg', 'exp_avg_sq')
+
+
+def state_beside(network_pkl: str) -> str:
+    """Return the training state that was written with a network pickle.
+
+    Raises:
+        InvalidArgument: There is none.
+    """
+    kimg = kimg_of(network_pkl)
+    folder = '' if is_url(network_pkl) else os.path.dirname(network_pkl)
+    states = [] if is_url(network_pkl) else RunDir(folder or os.curdir).training_states()  # newest first
+    name = re.compile(rf'training-state-{kimg:06d}(\.\d+)?\.pt' if kimg is not None else '(?!)')
+    path = next((str(path) for path in states if name.fullmatch(path.name)), None)
+    if path is None:
+        raise InvalidArgument(
+            'resume_optimizer',
+            f"1 takes Adam's moments from the training state beside the network, but {network_pkl} has none "
+            '(training-state-<kimg>.pt, with the same number): keep more of them with --keep-states, or remove this.',
+        )
+    return path
 
 
 def take_from_file(run: TrainingRun) -> None:
