@@ -209,7 +209,7 @@ def test_a_network_without_its_training_state(call, data, first):
 # Frozen layers
 
 
-@pytest.mark.parametrize('cfg', ['tiny', 'tiny-t'])
+@pytest.mark.parametrize('cfg', ['tiny', pytest.param('tiny-t', marks=pytest.mark.slow)])
 def test_frozen_layers_keep_their_weights(call, data, cfg):
     frozen = ['--freezeg=2', '--freezem=1', '--freezee=1', '--freezed=2']
     result = call('--cond=1', f'--cfg={cfg}', *frozen, '--glr=0.01', outdir=f'frozen-{cfg}')

@@ -43,10 +43,9 @@ from training.transfer_options import (
     NO_RESUME,
     TransferOptions,
     check_frozen,
-    check_transfer,
+    checked_source,
     config_fields,
     for_generator_of,
-    resume_source,
 )
 
 if TYPE_CHECKING:
@@ -60,6 +59,7 @@ LATEST = 'latest'  # of --resume-run: the newest run with the same options
 # A pretrained discriminator overfits quickly, so the augmentation strength must be able to follow.
 _MAGNITUDE_HALF_LIFE_NIMG = 20_000  # of the running mean squares in StyleGAN3's layers
 _ADA_SPEED_UP_ON_RESUME = 5
+_ADAM = {'class_name': known_classes.OPTIMIZER, 'betas': [0, 0.99], 'eps': 1e-8}
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Options
@@ -245,14 +245,11 @@ def build_config(
     source = None if options.arch == 'preset' else source
     preset = for_generator_of(get_preset(options.cfg, dataset.resolution, num_gpus), source)
     batch_size, batch_gpu, mbstd_group = _batch_sizes(options, preset, num_gpus)
-    resume_pkl = resume_source(options.resume)
     total_kimg = first_given(options.kimg, preset.total_kimg)
-    check_transfer(options, resume_pkl, total_kimg)
+    resume_pkl = checked_source(options, total_kimg)
     training_set_kwargs = _training_set_kwargs(options, dataset)
-    on_cuda = device.startswith('cuda')
-    networks = _network_kwargs(options, preset, dataset.resolution, batch_size, mbstd_group, on_cuda, source)
+    networks = _network_kwargs(options, preset, dataset.resolution, batch_size, mbstd_group, device, source)
     check_frozen(options, networks, dataset)
-    adam = {'class_name': known_classes.OPTIMIZER, 'betas': [0, 0.99], 'eps': 1e-8}
     return TrainingConfig(
         num_gpus=num_gpus,
         device=device,
@@ -260,8 +257,8 @@ def build_config(
         validation_set_kwargs=validation_set_kwargs(options.validation, training_set_kwargs, dataset, options.seed),
         data_loader_kwargs=data_loader_kwargs(options.workers, device),
         **networks,
-        G_opt_kwargs=dict(adam, lr=first_given(options.glr, preset.lr)),
-        D_opt_kwargs=dict(adam, lr=first_given(options.dlr, preset.d_lr)),
+        G_opt_kwargs=dict(_ADAM, lr=first_given(options.glr, preset.lr)),
+        D_opt_kwargs=dict(_ADAM, lr=first_given(options.dlr, preset.d_lr)),
         loss_kwargs=_loss_kwargs(options, preset, training_set_kwargs['max_size'], batch_size, resume_pkl is None),
         batch_size=batch_size,
         batch_gpu=batch_gpu,
@@ -350,7 +347,7 @@ def _network_kwargs(
     resolution: Resolution,
     batch_size: int,
     mbstd_group: int,
-    on_cuda: bool,
+    device: str,
     source: Pretrained | None,
 ) -> dict[str, Any]:
     """Return `G_kwargs` and `D_kwargs`.
@@ -366,7 +363,7 @@ def _network_kwargs(
     shared = {
         'channel_base': channel_base,
         'channel_max': first_given(options.cmax, preset.channel_max),
-        'num_fp16_res': preset.num_fp16_res if on_cuda and not full_precision else 0,
+        'num_fp16_res': preset.num_fp16_res if device.startswith('cuda') and not full_precision else 0,
         'conv_clamp': None if full_precision else preset.conv_clamp,
     }
     layout = {'fp16_channels_last': True} if options.nhwc else {}

@@ -62,12 +62,13 @@ def resume_source(resume: str | None) -> str | None:
         raise InvalidArgument('resume', str(error)) from error
 
 
-def check_transfer(options: TransferOptions, resume_pkl: str | None, total_kimg: float) -> None:
-    """Check the options that belong to --resume.
+def checked_source(options: TransferOptions, total_kimg: float) -> str | None:
+    """Return the network pickle to start from, if any, and check the options that belong to --resume.
 
     Raises:
-        InvalidArgument: There is nothing that they could apply to.
+        InvalidArgument: There is no such file, or nothing that the options could apply to.
     """
+    resume_pkl = resume_source(options.resume)
     for name, is_given, value in (
         ('arch', options.arch is not None, options.arch),
         ('resume_kimg', options.resume_kimg is not None, options.resume_kimg),
@@ -81,6 +82,7 @@ def check_transfer(options: TransferOptions, resume_pkl: str | None, total_kimg:
             f'{options.resume_kimg:g} leaves nothing to train, since the run ends at --kimg={total_kimg:g}: use a '
             'larger --kimg, or a smaller number here.',
         )
+    return resume_pkl
 
 
 def for_generator_of(preset: Preset, source: Pretrained | None) -> Preset:

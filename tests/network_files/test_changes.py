@@ -23,6 +23,8 @@ from network_files.changes.resolutions import change_resolution, channel_base_fo
 from training import networks_stylegan2, networks_stylegan3
 
 GENERATIONS = ['stylegan2', 'stylegan3-t', 'stylegan3-r']
+MOST_SLOW = [*GENERATIONS[:1], *(pytest.param(name, marks=pytest.mark.slow) for name in GENERATIONS[1:])]
+PAIRS = [*(('stylegan2', name) for name in ('resnet', 'orig', 'skip')), *((name, 'resnet') for name in GENERATIONS[1:])]
 NAMES = {0: [], 3: ['cat', 'dog', 'owl'], 5: ['owl', 'bee', 'cat', 'dog', 'elk'], 2: ['dog', 'yak']}
 
 
@@ -131,8 +133,7 @@ def test_classes_are_matched_by_name():
     assert match_classes(['cat', 'dog'], 2) == [None, None]
 
 
-@pytest.mark.parametrize('architecture', ['resnet', 'orig', 'skip'])
-@pytest.mark.parametrize('generation', GENERATIONS)
+@pytest.mark.parametrize('generation, architecture', PAIRS)
 def test_all_classes_of_an_unconditional_network_are_what_it_was(generation, architecture):
     old = make_networks(generation, architecture)
     new, report = changed(old, None, NAMES[3], c_dim=3)
@@ -209,7 +210,7 @@ def without_labels(old):
 
 @pytest.mark.parametrize('new_channels', CHANNEL_KINDS)
 @pytest.mark.parametrize('old_channels', CHANNEL_KINDS)
-@pytest.mark.parametrize('generation', GENERATIONS[:2])
+@pytest.mark.parametrize('generation', MOST_SLOW[:2])
 def test_colors(generation, old_channels, new_channels):
     if old_channels == new_channels:
         return
@@ -240,8 +241,7 @@ def test_the_maps_between_colors():
 # Widths
 
 
-@pytest.mark.parametrize('architecture', ['resnet', 'orig', 'skip'])
-@pytest.mark.parametrize('generation', GENERATIONS)
+@pytest.mark.parametrize('generation, architecture', PAIRS)
 def test_more_channels(generation, architecture):
     old = make_networks(generation, architecture, c_dim=2)
     new, report = changed(old, channel_base=512, channel_max=24)
@@ -299,8 +299,8 @@ def test_fitting_brings_other_sizes_nearer(resolution):
     assert_gradients_everywhere(new)
 
 
-@pytest.mark.parametrize('resolution', [8, 32, [16, 32]])
-@pytest.mark.parametrize('generation', GENERATIONS[1:])
+@pytest.mark.parametrize('resolution', [8, pytest.param(32, marks=pytest.mark.slow), [16, 32]])
+@pytest.mark.parametrize('generation', [GENERATIONS[1], MOST_SLOW[2]])
 def test_sizes_of_stylegan3(generation, resolution):
     old = make_networks(generation, channels=4, c_dim=2)
     new, report = changed(old, img_resolution=resolution)
@@ -327,7 +327,7 @@ def test_a_discriminator_with_few_channels_lists_its_new_block():
 # Everything
 
 
-@pytest.mark.parametrize('generation', GENERATIONS)
+@pytest.mark.parametrize('generation', [GENERATIONS[0], MOST_SLOW[1], GENERATIONS[2]])
 def test_everything_at_once(generation):
     old = make_networks(generation, channels=1)
     new, report = changed(old, None, NAMES[3], c_dim=3, img_channels=4, img_resolution=32, channel_max=20)
