@@ -137,12 +137,22 @@ def copy_equal_shapes(source: Any, target: Any) -> set[str]:
     theirs, ours = named_tensors(source), named_tensors(target)
     names = canonical_names(source)
     copied = set()
+    same_bands = _bands_of(source) == _bands_of(target)
     for canonical, name in canonical_names(target).items():
         tensor = theirs.get(names.get(canonical, ''))
-        if tensor is not None and tensor.shape == ours[name].shape and not _is_filter(name):
+        if tensor is not None and tensor.shape == ours[name].shape and (same_bands or not _is_filter(name)):
             ours[name].copy_(tensor)
             copied.add(name)
     return copied
+
+
+def _bands_of(network: Any) -> list[Any]:
+    """Return what the filters of a StyleGAN3 generator follow from; [] for other networks."""
+    if not is_stylegan3(network):
+        return []
+    kwargs = synthesis_keywords(keywords_of(network))
+    names = 'num_layers num_critical first_cutoff first_stopband last_stopband_rel margin_size filter_size'.split()
+    return [sides_of(network), *(kwargs.get(name) for name in (*names, 'lrelu_upsampling', 'use_radial_filters'))]
 
 
 def _is_filter(name: str) -> bool:
