@@ -443,6 +443,7 @@ def choose_dataset(network: str, images: Images, trained_on: Any, run_dir: str |
     kwargs['path'] = os.path.expanduser(trained_on['path'])
     if images.mirror is None:
         kwargs['xflip'] = bool(trained_on.get('xflip'))
+        kwargs |= {'yflip': True} if trained_on.get('yflip') else {}
     return kwargs | selection(trained_on)
 
 

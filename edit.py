@@ -11,6 +11,7 @@ from generation.editing import (
     blend_command,
     directions_command,
     drag_command,
+    surgery_command,
     tune_command,
 )
 from metrics.features.projection_features import open_feature_function
@@ -25,6 +26,7 @@ main.add_command(directions_command.directions)
 main.add_command(apply_command.apply)
 main.add_command(blend_command.blend)
 main.add_command(average_command.average)
+main.add_command(surgery_command.surgery)
 main.add_command(drag_command.drag)
 main.add_command(tune_command.make_command(open_feature_function))
 

@@ -33,7 +33,7 @@ from dnnlib.util import is_url
 from metrics import metric_table
 from metrics.cli_types import MetricNames
 from training import known_classes
-from training.cli_types import CountOrPath, RunSuffix, StoredText, ThousandsOfImages
+from training.cli_types import CountOrPath, Mirroring, RunSuffix, StoredText, ThousandsOfImages
 from training.config import DEFAULT_D_REG_INTERVAL, DEFAULT_HEURISTIC, DEFAULT_MAX_P
 from training.method_options import (
     DEFAULT_AUG,
@@ -47,9 +47,10 @@ from training.method_options import (
     canonical_insgen,
     canonical_posthoc_ema,
 )
-from training.options import LATEST, NO_RESUME, VERIFY_DATA, Options
+from training.options import LATEST, VERIFY_DATA, Options
 from training.presets import AUGPIPE_NAMES, DEFAULT_AUGPIPE, PRESET_NAMES, RESUME_SOURCES
-from training.schema import MAX_P, PRECISIONS
+from training.schema import ARCHITECTURES, MAX_P, PRECISIONS
+from training.transfer_options import NO_RESUME, resume_source
 
 if TYPE_CHECKING:
     from metrics.evaluation import SnapshotMetrics
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from training.dataset import ImageFolderDataset
     from training.run.preflight import Finding
     from training.run.resuming import ResumedRun
+    from training.transfer import Pretrained
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Option types
@@ -74,7 +76,8 @@ KIMG = ThousandsOfImages(min=0, min_open=True)
 BY_PRESET = 'by --cfg'
 RESUME_HELP = (
     f'Network pickle to start from: {", ".join(RESUME_SOURCES)}, a file, a URL, or the directory of a run for its '
-    f'newest one, with which a new run starts; {LATEST} means --resume-run={LATEST}'
+    f'newest one, with which a new run starts; size, channels and classes may differ (docs/transfer.md); {LATEST} '
+    f'means --resume-run={LATEST}'
 )
 RESUME_RUN_HELP = (
     'Resume the run in this folder, or, with latest, the newest run in --outdir with the same options, or start one if '
@@ -122,7 +125,7 @@ def option(
 @option('--data', PATH, 'Images, as written by dataset_tool.py  [required]', metavar='ZIP|DIR')
 @option('--cond', BOOL, 'Train a conditional model on the labels of the dataset')
 @option('--subset', COUNT, 'Use only N images, selected by --seed', 'all', 'N')
-@option('--mirror', BOOL, 'Also show the mirror image of each image')
+@option('--mirror', Mirroring(), 'Also show mirror images: x or 1 from left to right, y upside down, xy both')
 @option('--validation', CountOrPath(), 'Images held out of training: N of them, selected by --seed, or others', 'none')
 @option('--strict-data', BOOL, 'Stop at an image that cannot be read, instead of using another one in its place')
 @option('--verify-data', click.Choice(VERIFY_DATA), 'Images to read before training: sample decodes 100 of them')
@@ -220,7 +223,15 @@ def option(
 )
 # Transfer learning
 @option('--resume', PATH, RESUME_HELP, NO_RESUME, 'NAME|PATH|URL|DIR')
+@option('--arch', click.Choice(ARCHITECTURES), 'Architecture of the file of --resume, or of --cfg', 'file')
+@option('--resume-kimg', NOT_NEGATIVE, 'Thousands of images that count as shown when the run starts', '0', 'KIMG')
+@option('--resume-optimizer', BOOL, "Take Adam's moments from the training state beside the file of --resume")
 @option('--freezed', COUNT_OR_ZERO, 'Freeze the first N layers of the discriminator', '0', 'N')
+@option(
+    '--freezeg', COUNT_OR_ZERO, "Freeze the first N layers of the generator's synthesis, with their styles", '0', 'N'
+)
+@option('--freezem', COUNT_OR_ZERO, "Freeze the first N layers of the generator's mapping network", '0', 'N')
+@option('--freezee', BOOL, "Freeze the generator's embedding of the label")
 # Resuming an interrupted run
 @option('--resume-run', PATH, RESUME_RUN_HELP, metavar='DIR|latest')
 # Execution
@@ -291,21 +302,22 @@ def run_training(options: Options, given: set[str]) -> bool:
     # Build the complete configuration.
     check_outdir(options.outdir)
     dataset = open_training_set(options)
+    source = open_source(options) if run is None and is_first else None  # other processes learn from the first one
     if run is None:
-        config = build_config(options, dataset, str(device), num_gpus)
+        config = build_config(options, dataset, str(device), num_gpus, source)
     else:
         config = resumed_config(run, dataset, str(device), num_gpus)
 
-    # Check it.
+    # Check it. The images of a resumed run were read when it started.
     if is_first:
-        # The images of a resumed run were read when it started.
         verify_data = options.verify_data if run is None or 'verify_data' in given else 'none'
         checks = run_checks(config, dataset, options, run, verify_data)
+        start = describe_start(config, dataset, source) if run is None else ''
 
         # Create the run directory.
         if run is None:
             set_run_dir(config, options, dataset.name)
-        print_summary(config, dataset, checks, is_resumed=run is not None, dry_run=options.dry_run)
+        print_summary(config, dataset, checks, start, is_resumed=run is not None, dry_run=options.dry_run)
         print_note_on_resume(options)
         if not options.dry_run:
             provenance.record(config, dataset, device)  # it closes the dataset
@@ -338,7 +350,6 @@ def run_checks(
     verify_data: str,
 ) -> list[Finding]:
     """Check whatever can be checked before the training, and return the findings."""
-    from training import setup
     from training.run import preflight, resuming
 
     check_metrics(config)
@@ -347,12 +358,33 @@ def run_checks(
     if run is not None and run.has_moved_data:
         check_moved_dataset(run, dataset)
     checks = preflight.check_run(config, dataset, options.outdir, verify_data)
-    if run is None and config.resume_pkl is not None and not (options.dry_run and is_url(config.resume_pkl)):
-        with usage_errors('--resume'):
-            setup.check_resume(config, dataset)
     if metric_table.needing_detector(config.metrics):
         checks.append(check_detectors(config, dataset, download=not options.dry_run))
     return checks
+
+
+def open_source(options: Options) -> Pretrained | None:
+    """Open the networks of --resume, if any. A dry run downloads nothing, and assumes the architecture of --cfg."""
+    from training import transfer
+
+    path = resume_source(options.resume)
+    if path is None or (options.dry_run and is_url(path)):
+        return None
+    with usage_errors('--resume'):
+        return transfer.open_pretrained(path)
+
+
+def describe_start(config: TrainingConfig, dataset: ImageFolderDataset, source: Pretrained | None) -> str:
+    """Check that the run can start from the networks of --resume; return what it takes and what it changes."""
+    from training import setup
+    from training.run import moments
+
+    if config.resume_optimizer and config.resume_pkl is not None:
+        moments.state_beside(config.resume_pkl)
+    if source is None:
+        return ''
+    with usage_errors('--resume'):
+        return f'\n{setup.check_resume(config, dataset, source)}\n'
 
 
 def check_moved_dataset(run: ResumedRun, dataset: ImageFolderDataset) -> None:
@@ -421,13 +453,21 @@ def set_run_dir(config: TrainingConfig, options: Options, dataset_name: str) -> 
 
 
 def print_summary(
-    config: TrainingConfig, dataset: ImageFolderDataset, checks: list[Finding], is_resumed: bool, dry_run: bool
+    config: TrainingConfig,
+    dataset: ImageFolderDataset,
+    checks: list[Finding],
+    start: str,
+    is_resumed: bool,
+    dry_run: bool,
 ) -> None:
-    """Print a summary of the run and the findings of the checks; in a dry run to stderr, with the JSON on stdout."""
+    """Print a summary of the run, what it starts from, and the findings of the checks.
+
+    A dry run prints them to stderr, and the configuration as JSON to stdout.
+    """
     from training.options import describe
     from training.run import preflight
 
-    summary = f'{describe(config, dataset, is_resumed)}\n{preflight.table(checks)}'
+    summary = f'{describe(config, dataset, is_resumed)}\n{start}{preflight.table(checks)}'
     if dry_run:
         print(config.to_json())
         print(f'\n{summary}\nDry run: nothing was written.', file=sys.stderr)

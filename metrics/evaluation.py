@@ -27,7 +27,7 @@ from dnnlib.text import format_time, message_line
 from metrics.features import detectors
 from metrics.features.cache import StatisticsCache
 from metrics.features.detectors import Detector
-from metrics.features.feature_requests import HELD_OUT, DetectorCall
+from metrics.features.feature_requests import HELD_OUT, DetectorCall, num_copies
 from metrics.features.image_sources import MetricError, alpha_entry
 from metrics.features.samples import Samples, network_sha256
 from metrics.gallery import save_gallery
@@ -141,7 +141,7 @@ class Evaluation:
         self._samples.close()
 
     def _is_mirrored(self) -> bool:
-        return bool(self._options.dataset_kwargs.get('xflip'))
+        return num_copies(self._options.dataset_kwargs) > 1
 
     def _describe_pair(self, pair: Pair) -> dict[str, Any]:
         name = self._samples.image_name(pair.training, self._is_mirrored())

@@ -19,6 +19,7 @@ from metrics.features.feature_requests import (
     FeatureRequest,
     PathRequest,
     Request,
+    num_copies,
 )
 from metrics.options import MetricOptions
 
@@ -155,7 +156,7 @@ class RealAndGenerated:
     def requests(self, name: MetricName, options: MetricOptions) -> dict[str, Request]:
         as_moments = self.as_moments and not options.bootstrap
         real_count = self.max_real if name.full else name.count
-        xflip = bool(options.dataset_kwargs.get('xflip')) and not name.full
+        xflip = num_copies(options.dataset_kwargs) > 1 and not name.full
         return {
             'real': FeatureRequest(self.call, real_count, True, as_moments, xflip, name.images),
             'fake': FeatureRequest(self.call, name.count, real=False, as_moments=as_moments),
@@ -178,7 +179,7 @@ class TrainingAndHeldOut:
     call: DetectorCall
 
     def requests(self, name: MetricName, options: MetricOptions) -> dict[str, Request]:
-        xflip = bool(options.dataset_kwargs.get('xflip'))
+        xflip = num_copies(options.dataset_kwargs) > 1
         held_out = {} if options.held_out_kwargs is None else {'held_out': self._real(HELD_OUT, xflip=False)}
         return {
             'real': self._real(TRAINING, xflip),

@@ -32,6 +32,7 @@ from metrics.features.feature_requests import (
     INCEPTION_FEATURES,
     INCEPTION_PROBABILITIES,
     VGG_FEATURES,
+    num_copies,
 )
 from metrics.metric_spec import (
     INTERVAL_COVERAGE,
@@ -273,7 +274,7 @@ def _memorization(inputs: MetricInputs) -> Measured:
             training,
             inputs.features('fake'),
             held_out,
-            num_mirrored=len(training) // 2 if inputs.options.dataset_kwargs.get('xflip') else 0,
+            num_mirrored=len(training) - len(training) // num_copies(inputs.options.dataset_kwargs),
             confidence=INTERVAL_COVERAGE,
             progress=progress.show,
         )

@@ -153,7 +153,7 @@ class TestDryRun:
         assert options_of(call('-n', dashed)) == options_of(call('-n', underscored)) != plain
 
     def test_every_option(self, call, tmp_path, monkeypatch):
-        monkeypatch.setattr('training.setup.check_resume', lambda *_args: None)
+        monkeypatch.setattr('train.open_source', lambda _options: None)
         (tmp_path / 'net.pkl').write_bytes(b'.')
         config = options_of(
             call(
@@ -253,7 +253,8 @@ class TestDryRun:
         text = call('--help', dataset=None, outdir=None).output
         for option in (
             '--outdir --gpus --snap --metrics --detectors --seed --dry-run --data --cond --subset --mirror '
-            '--cfg --gamma --kimg --batch --aug --p --target --augpipe --resume --freezed --fp32 --nhwc '
+            '--cfg --gamma --kimg --batch --aug --p --target --augpipe --resume --arch --resume-kimg '
+            '--resume-optimizer --freezed --freezeg --freezem --freezee --fp32 --nhwc '
             '--nobench --allow-tf32 --workers --batch-gpu --cbase --cmax --glr --dlr --map-depth '
             '--mbstd-group --desc --tick --device --max-p --loss --gamma2 --d-reg-interval --lecam --bcr --apa '
             '--diffaugment --validation --ada-heuristic --insgen --posthoc-ema --cuda-graphs --precision'
@@ -501,12 +502,11 @@ class TestWrongCalls:
         'file, words',
         [
             ('words.txt', ['--resume', 'words.txt', 'not a network pickle']),
-            ('gray.pkl', ['--resume', 'gray.pkl', 'none of the weights', '--cbase']),
             ('average.pkl', ['--resume', 'average.pkl', 'has no G']),
         ],
     )
     def test_resume_of_what_does_not_fit(self, call, launched, data, tmp_path, dry, file, words):
-        result = call(*dry, f'--resume={data / file}', '--cfg=tiny', '--cbase=2048', '--cmax=64')
+        result = call(*dry, f'--resume={data / file}', '--cfg=tiny')
         assert result.exit_code == 2
         assert_one_sentence(result.output, words)
         assert launched == []

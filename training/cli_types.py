@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from dnnlib.cli import PATH, FiniteFloat
+from dnnlib.cli import BOOL, PATH, FiniteFloat
 from dnnlib.errors import InvalidArgument
 from dnnlib.text import message_line
+from training.schema import MIRRORINGS
 
 _COUNT = click.IntRange(min=1)
 
@@ -35,6 +36,25 @@ class StoredText(click.ParamType):
             return self._canonical(value)
         except InvalidArgument as error:
             self.fail(message_line(error), param, ctx)
+
+
+class Mirroring(click.ParamType):
+    """Directions in which images are mirrored: x (or a true boolean), y, xy, or none (a false boolean)."""
+
+    name = '0|1|x|y|xy'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool | str:
+        if isinstance(value, bool):
+            return value
+        text = str(value).strip().lower()
+        if text in MIRRORINGS:
+            return text
+        if text == 'x':
+            return True
+        try:
+            return BOOL.convert(text, param, ctx)
+        except click.BadParameter:
+            self.fail(f'expected x, y, xy, or a boolean (1 is x), got {value!r}.', param, ctx)
 
 
 class CountOrPath(click.ParamType):

@@ -66,6 +66,11 @@ class TrainingConfig:
     # Execution
     random_seed: int = 0
     resume_pkl: str | None = None
+    resume_kimg: float = 0  # thousands of images that count as shown when the run starts from `resume_pkl`
+    resume_optimizer: bool = False  # take Adam's moments from the training state beside `resume_pkl`
+    frozen_G_layers: int = 0  # of the synthesis network, from the first one on
+    frozen_mapping_layers: int = 0
+    frozen_embedding: bool = False
     cudnn_benchmark: bool = True
     allow_tf32: bool = False
     half_dtype: str = 'float16'  # of the layers in half precision: float16 or bfloat16

@@ -33,7 +33,7 @@ _CONVERT_HINT = 'convert the images with dataset_tool.py'
 
 
 class Dataset(torch.utils.data.Dataset):
-    """Images with labels: all or a subset, optionally followed by the mirror image of each.
+    """Images with labels: all or a subset, optionally followed by the mirror images of each.
 
     `dataset[i]` is an image, uint8 [C, H, W], and its label, float32 [label_dim]. Subclasses provide `_read_image` and
     `_read_labels`, both in terms of the whole collection ("raw" indices).
@@ -44,6 +44,7 @@ class Dataset(torch.utils.data.Dataset):
         max_size: Maximum number of images, selected by `random_seed`; None selects all.
         use_labels: Provide labels; otherwise every label is a vector of length 0.
         xflip: Append the mirror images, which doubles the length.
+        yflip: Then append all of them upside down, which doubles it again.
         random_seed: Seed for the selection of `max_size` images.
         skip: Select the images after the first ones in the order of the seed: those that another dataset with
             `max_size=skip` leaves out.
@@ -60,6 +61,7 @@ class Dataset(torch.utils.data.Dataset):
         random_seed: int = 0,
         cache_mib: float = DEFAULT_CACHE_MIB,
         skip: int = 0,
+        yflip: bool = False,
     ):
         if max_size is not None and max_size < 1:
             raise ValueError(f'max_size is {max_size}, but must be 1 or more.')
@@ -76,8 +78,8 @@ class Dataset(torch.utils.data.Dataset):
             raise ValueError(f'{name} has only {num_raw} images, so that none remains after the first {skip}.')
         self._cache_row = np.full(num_raw, -1, dtype=np.int64)  # by raw index; -1: not selected
         self._cache_row[selected] = np.arange(selected.size)
-        self._raw_idx = np.concatenate([selected, selected]) if xflip else selected
-        self._is_flipped = np.arange(self._raw_idx.size) >= selected.size
+        self._flips = [(y, x) for y in range(1 + yflip) for x in range(1 + xflip)]  # of the parts of the same length
+        self._raw_idx = np.tile(selected, len(self._flips))
 
         image_bytes = math.prod(self._raw_shape[1:])
         fits = image_bytes * selected.size <= cache_mib * 2**20
@@ -99,9 +101,14 @@ class Dataset(torch.utils.data.Dataset):
 
     def __getitem__(self, idx: int) -> tuple[np.ndarray, np.ndarray]:
         image = self._load_image(int(self._raw_idx[idx]))
-        if self._is_flipped[idx]:
-            image = np.ascontiguousarray(image[:, :, ::-1])
+        y, x = self._flip_of(idx)
+        if y or x:
+            image = np.ascontiguousarray(image[:, :: -1 if y else 1, :: -1 if x else 1])
         return image, self.get_label(idx)
+
+    def _flip_of(self, idx: int) -> tuple[int, int]:
+        """Return whether image `idx` is flipped (vertically, horizontally)."""
+        return self._flips[idx % len(self._raw_idx) * len(self._flips) // len(self._raw_idx)]
 
     def _load_image(self, raw_idx: int) -> np.ndarray:
         row = int(self._cache_row[raw_idx])
@@ -122,9 +129,10 @@ class Dataset(torch.utils.data.Dataset):
         return label.copy()
 
     def get_details(self, idx: int) -> EasyDict:
-        """Return where image `idx` comes from: `raw_idx`, `xflip`, and `raw_label` as it is stored."""
+        """Return where image `idx` comes from: `raw_idx`, `xflip`, `yflip`, and `raw_label` as it is stored."""
         raw_idx = int(self._raw_idx[idx])
-        return EasyDict(raw_idx=raw_idx, xflip=bool(self._is_flipped[idx]), raw_label=self._labels[raw_idx].copy())
+        y, x = map(bool, self._flip_of(idx))
+        return EasyDict(raw_idx=raw_idx, xflip=x, yflip=y, raw_label=self._labels[raw_idx].copy())
 
     @functools.cached_property
     def _labels(self) -> np.ndarray:
@@ -202,6 +210,7 @@ class ImageFolderDataset(Dataset):
         random_seed: See `Dataset`.
         cache_mib: See `Dataset`.
         skip: See `Dataset`.
+        yflip: See `Dataset`.
 
     Raises:
         ValueError: The dataset cannot be used. One sentence.
@@ -217,6 +226,7 @@ class ImageFolderDataset(Dataset):
         random_seed: int = 0,
         cache_mib: float = DEFAULT_CACHE_MIB,
         skip: int = 0,
+        yflip: bool = False,
     ):
         self._path = str(path)
         self._files = open_container(Path(path).expanduser())
@@ -236,6 +246,7 @@ class ImageFolderDataset(Dataset):
             random_seed=random_seed,
             cache_mib=cache_mib,
             skip=skip,
+            yflip=yflip,
         )
         _ = self._labels  # report mistakes in labels now, not after the networks have been built
 
@@ -260,7 +271,7 @@ class ImageFolderDataset(Dataset):
             ValueError: Some images have another shape; the message names them.
         """
         differing = []
-        raw_indices = self._raw_idx[~self._is_flipped].tolist()
+        raw_indices = self._raw_idx[: len(self) // len(self._flips)].tolist()
         for done, raw_idx in enumerate(raw_indices, start=1):
             name = self._image_names[raw_idx]
             shape = self._header_shape(name)

@@ -18,13 +18,12 @@ from dataset_format.sizes import (
     describe_unusable_size,
     is_usable_size,
     level_of,
-    num_halvings,
     sides,
 )
 from dnnlib.errors import InvalidArgument
-from dnnlib.util import is_url
-from network_files.snapshots import complete_snapshots
+from network_files.changes.architectures import synthesis_keywords
 from training import known_classes, schema
+from training.architecture import Wishes, kwargs_from_file
 from training.batch_sizes import batch_per_process, check_batch_gpu
 from training.config import TrainingConfig
 from training.held_out import describe_held_out, training_set_size, validation_set_kwargs
@@ -40,25 +39,34 @@ from training.method_options import (
     parse_posthoc_ema,
 )
 from training.presets import RESUME_SOURCES, STYLEGAN2, STYLEGAN3_R, Preset, get_preset
+from training.transfer_options import (
+    NO_RESUME,
+    TransferOptions,
+    check_frozen,
+    checked_source,
+    config_fields,
+    for_generator_of,
+)
 
 if TYPE_CHECKING:
     from training.dataset import ImageFolderDataset
+    from training.transfer import Pretrained
 
 MIN_RESOLUTION = 8
 VERIFY_DATA = ('none', 'headers', 'sample', 'all')
-NO_RESUME = 'noresume'
 LATEST = 'latest'  # of --resume-run: the newest run with the same options
 
 # A pretrained discriminator overfits quickly, so the augmentation strength must be able to follow.
 _MAGNITUDE_HALF_LIFE_NIMG = 20_000  # of the running mean squares in StyleGAN3's layers
 _ADA_SPEED_UP_ON_RESUME = 5
+_ADAM = {'class_name': known_classes.OPTIMIZER, 'betas': [0, 0.99], 'eps': 1e-8}
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Options
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(MethodOptions):
+class Options(MethodOptions, TransferOptions):
     """The options of `train.py` with their defaults. None means that the preset or a rule decides."""
 
     outdir: str
@@ -68,7 +76,7 @@ class Options(MethodOptions):
     # Dataset
     cond: bool = False
     subset: int | None = None
-    mirror: bool = False
+    mirror: bool | str = False  # True is 'x'; or 'y', 'xy'
     strict_data: bool = False
     # Preset, and numbers that replace its own
     cfg: str = 'auto'
@@ -82,9 +90,6 @@ class Options(MethodOptions):
     dlr: float | None = None
     map_depth: int | None = None
     mbstd_group: int | None = None
-    # Transfer learning
-    resume: str | None = None
-    freezed: int | None = None
     # Resuming an interrupted run
     resume_run: str | None = None
     # Checks before the start
@@ -197,7 +202,8 @@ def _training_set_kwargs(options: Options, dataset: ImageFolderDataset) -> dict[
         'path': options.data,
         'use_labels': options.cond,
         'max_size': len(dataset),
-        'xflip': options.mirror,
+        'xflip': options.mirror in (True, 'xy'),
+        **({'yflip': True} if options.mirror in ('y', 'xy') else {}),
         'resolution': dataset.resolution,
     }
     num_images = training_set_size(len(dataset), options.subset, options.validation)
@@ -220,39 +226,43 @@ def data_loader_kwargs(workers: int | None, device: str) -> dict[str, Any]:
 # Configuration
 
 
-def build_config(options: Options, dataset: ImageFolderDataset, device: str, num_gpus: int) -> TrainingConfig:
+def build_config(
+    options: Options, dataset: ImageFolderDataset, device: str, num_gpus: int, source: Pretrained | None = None
+) -> TrainingConfig:
     """Build the configuration of a run over `num_gpus` processes on `device`, without `run_dir`.
+
+    Args:
+        options: Options of the command line.
+        dataset: The dataset.
+        device: Device of the run.
+        num_gpus: Number of processes.
+        source: The networks to start from, whose architecture the run gets. None: that of the preset.
 
     Raises:
         InvalidArgument: Some options are out of range, or do not work together, or not with the dataset.
     """
     options.check()
-    preset = get_preset(options.cfg, dataset.resolution, num_gpus)
-    _check_freezed(options.freezed, preset.d_architecture, dataset.resolution)
+    source = None if options.arch == 'preset' else source
+    preset = for_generator_of(get_preset(options.cfg, dataset.resolution, num_gpus), source)
     batch_size, batch_gpu, mbstd_group = _batch_sizes(options, preset, num_gpus)
-    resume_pkl = _resume_source(options.resume)
+    total_kimg = first_given(options.kimg, preset.total_kimg)
+    resume_pkl = checked_source(options, total_kimg)
     training_set_kwargs = _training_set_kwargs(options, dataset)
-    on_cuda = device.startswith('cuda')
-    adam = {'class_name': known_classes.OPTIMIZER, 'betas': [0, 0.99], 'eps': 1e-8}
+    networks = _network_kwargs(options, preset, dataset.resolution, batch_size, mbstd_group, device, source)
+    check_frozen(options, networks, dataset)
     return TrainingConfig(
         num_gpus=num_gpus,
         device=device,
         training_set_kwargs=training_set_kwargs,
         validation_set_kwargs=validation_set_kwargs(options.validation, training_set_kwargs, dataset, options.seed),
         data_loader_kwargs=data_loader_kwargs(options.workers, device),
-        **_network_kwargs(options, preset, dataset.resolution, batch_size, mbstd_group, on_cuda),
-        G_opt_kwargs=dict(adam, lr=first_given(options.glr, preset.lr)),
-        D_opt_kwargs=dict(adam, lr=first_given(options.dlr, preset.d_lr)),
-        loss_kwargs={
-            **method_loss_kwargs(options, first_given(options.gamma, preset.r1_gamma)),
-            'style_mixing_prob': preset.style_mixing_prob,
-            'pl_weight': preset.pl_weight,
-            **(_blur(preset, batch_size) if resume_pkl is None else {}),
-            **insgen_queue(options, training_set_kwargs['max_size'], batch_size),
-        },
+        **networks,
+        G_opt_kwargs=dict(_ADAM, lr=first_given(options.glr, preset.lr)),
+        D_opt_kwargs=dict(_ADAM, lr=first_given(options.dlr, preset.d_lr)),
+        loss_kwargs=_loss_kwargs(options, preset, training_set_kwargs['max_size'], batch_size, resume_pkl is None),
         batch_size=batch_size,
         batch_gpu=batch_gpu,
-        total_kimg=first_given(options.kimg, preset.total_kimg),
+        total_kimg=total_kimg,
         ema_kimg=preset.ema_kimg,
         ema_rampup=preset.ema_rampup if resume_pkl is None else None,
         posthoc_ema=parse_posthoc_ema(options.posthoc_ema),
@@ -266,7 +276,7 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
         metrics=list(options.metrics),
         detectors=options.detectors,
         random_seed=options.seed,
-        resume_pkl=resume_pkl,
+        **config_fields(options, resume_pkl),
         cudnn_benchmark=not options.nobench,
         allow_tf32=options.allow_tf32 or options.precision == 'tf32',
         half_dtype='bfloat16' if options.precision == 'bf16' else 'float16',
@@ -309,6 +319,18 @@ def _batch_sizes(options: Options, preset: Preset, num_gpus: int) -> tuple[int, 
     return batch_size, batch_gpu, mbstd_group
 
 
+def _loss_kwargs(
+    options: Options, preset: Preset, num_images: int, batch_size: int, from_scratch: bool
+) -> dict[str, Any]:
+    return {
+        **method_loss_kwargs(options, first_given(options.gamma, preset.r1_gamma)),
+        'style_mixing_prob': preset.style_mixing_prob,
+        'pl_weight': preset.pl_weight,
+        **(_blur(preset, batch_size) if from_scratch else {}),
+        **insgen_queue(options, num_images, batch_size),
+    }
+
+
 def _blur(preset: Preset, batch_size: int) -> dict[str, Any]:
     """Return the keywords of the loss for the blur at the start of training; {} without blur.
 
@@ -320,7 +342,13 @@ def _blur(preset: Preset, batch_size: int) -> dict[str, Any]:
 
 
 def _network_kwargs(
-    options: Options, preset: Preset, resolution: Resolution, batch_size: int, mbstd_group: int, on_cuda: bool
+    options: Options,
+    preset: Preset,
+    resolution: Resolution,
+    batch_size: int,
+    mbstd_group: int,
+    device: str,
+    source: Pretrained | None,
 ) -> dict[str, Any]:
     """Return `G_kwargs` and `D_kwargs`.
 
@@ -328,20 +356,14 @@ def _network_kwargs(
     CPU computes the same as on a GPU; `--fp32` and the precisions fp32 and tf32 turn both off.
     """
     channel_base = first_given(options.cbase, preset.channel_base)
-    level = level_of(*sides(resolution))
-    if channel_base < level:
-        raise InvalidArgument(
-            'cbase',
-            f'{channel_base} leaves no channels at {describe_size(resolution)} (a layer has cbase / resolution '
-            f'channels): use {level} or more.',
-        )
+    _check_channel_base(channel_base, resolution)
     if options.fp32 and options.precision is not None:
         raise InvalidArgument('precision', f'{options.precision} and --fp32 contradict each other: use one of them.')
     full_precision = options.fp32 or options.precision in ('fp32', 'tf32')
     shared = {
         'channel_base': channel_base,
         'channel_max': first_given(options.cmax, preset.channel_max),
-        'num_fp16_res': preset.num_fp16_res if on_cuda and not full_precision else 0,
+        'num_fp16_res': preset.num_fp16_res if device.startswith('cuda') and not full_precision else 0,
         'conv_clamp': None if full_precision else preset.conv_clamp,
     }
     layout = {'fp16_channels_last': True} if options.nhwc else {}
@@ -355,17 +377,35 @@ def _network_kwargs(
         G_kwargs = {'class_name': known_classes.GENERATOR, **G_common, 'synthesis_kwargs': dict(shared, **layout)}
     else:
         G_kwargs = {**G_common, **_stylegan3_kwargs(preset, shared, batch_size)}
-    return {
-        'G_kwargs': G_kwargs,
-        'D_kwargs': dict(
-            class_name=known_classes.DISCRIMINATOR,
-            architecture=preset.d_architecture,
-            **shared,
-            block_kwargs=dict(**layout, **frozen),
-            mapping_kwargs={} if preset.d_mapping_layers is None else {'num_layers': preset.d_mapping_layers},
-            epilogue_kwargs={'mbstd_group_size': mbstd_group},
-        ),
-    }
+    D_kwargs = dict(
+        class_name=known_classes.DISCRIMINATOR,
+        architecture=preset.d_architecture,
+        **shared,
+        block_kwargs=dict(**layout, **frozen),
+        mapping_kwargs={} if preset.d_mapping_layers is None else {'num_layers': preset.d_mapping_layers},
+        epilogue_kwargs={'mbstd_group_size': mbstd_group},
+    )
+    if source is not None:
+        wishes = Wishes(options.cbase, options.cmax, options.map_depth, full_precision)
+        beta = _magnitude_ema_beta(batch_size)
+        G_kwargs, D_kwargs = kwargs_from_file(source, resolution, wishes, G_kwargs, D_kwargs, beta)
+        for kwargs in (G_kwargs, D_kwargs):
+            _check_channel_base(synthesis_keywords(kwargs)['channel_base'], resolution)
+    return {'G_kwargs': G_kwargs, 'D_kwargs': D_kwargs}
+
+
+def _check_channel_base(channel_base: int, resolution: Resolution) -> None:
+    level = level_of(*sides(resolution))
+    if channel_base < level:
+        raise InvalidArgument(
+            'cbase',
+            f'{channel_base} leaves no channels at {describe_size(resolution)} (a layer has cbase / resolution '
+            f'channels): use {level} or more.',
+        )
+
+
+def _magnitude_ema_beta(batch_size: int) -> float:
+    return float(0.5 ** (batch_size / _MAGNITUDE_HALF_LIFE_NIMG))
 
 
 def _stylegan3_kwargs(preset: Preset, shared: dict[str, Any], batch_size: int) -> dict[str, Any]:
@@ -373,7 +413,7 @@ def _stylegan3_kwargs(preset: Preset, shared: dict[str, Any], batch_size: int) -
     kwargs = {
         'class_name': known_classes.GENERATOR_STYLEGAN3,
         **shared,
-        'magnitude_ema_beta': 0.5 ** (batch_size / _MAGNITUDE_HALF_LIFE_NIMG),
+        'magnitude_ema_beta': _magnitude_ema_beta(batch_size),
         **preset.more_synthesis_kwargs,
     }
     if preset.generator == STYLEGAN3_R:  # its 1x1 convolutions have fewer weights, so it gets more channels
@@ -386,47 +426,16 @@ def _stylegan3_kwargs(preset: Preset, shared: dict[str, Any], batch_size: int) -
     return kwargs
 
 
-def _check_freezed(freezed: int | None, d_architecture: str, resolution: Resolution) -> None:
-    """Raise InvalidArgument if the discriminator has fewer layers than are to be frozen."""
-    num_layers = num_freezable_layers(d_architecture, resolution)
-    if freezed is not None and freezed > num_layers:
-        raise InvalidArgument(
-            'freezed',
-            f'{freezed} is too large: at {describe_size(resolution)}, the discriminator has {num_layers} layers that '
-            f'can be frozen. Use a number from 0 to {num_layers}.',
-        )
-
-
-def num_freezable_layers(d_architecture: str, resolution: Resolution) -> int:
-    """Return the number of layers of a discriminator before its last block, which is always trained."""
-    num_blocks = num_halvings(*sides(resolution))
-    if d_architecture == 'orig':
-        return 2 * num_blocks + 1  # two convolutions, and one layer that reads the image
-    return 3 * num_blocks + (d_architecture == 'resnet')  # and a third layer in each block: fromrgb or skip
-
-
-def _resume_source(resume: str | None) -> str | None:
-    """Return the path or URL of the network pickle to start from; for a run, it is the newest one."""
-    if resume is None or resume == NO_RESUME:
-        return None
-    if resume in RESUME_SOURCES:
-        return RESUME_SOURCES[resume]
-    if is_url(resume) or os.path.isfile(resume):
-        return resume
-    if not os.path.isdir(resume):
-        raise InvalidArgument(
-            'resume',
-            f'{resume!r} is not a file, a URL, the directory of a run, or one of {", ".join(RESUME_SOURCES)}, '
-            f'{NO_RESUME}: check the path.',
-        )
-    try:
-        return str(complete_snapshots(resume)[-1])
-    except (ValueError, OSError) as error:
-        raise InvalidArgument('resume', str(error)) from error
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Descriptions
+
+
+_MIRRORED = {
+    (False, False): '',
+    (True, False): ' and their mirror images',
+    (False, True): ' and their vertical mirror images',
+    (True, True): ' and their mirror images, horizontal and vertical',
+}
 
 
 def run_description(options: Options, dataset_name: str, num_gpus: int) -> str:
@@ -437,7 +446,7 @@ def run_description(options: Options, dataset_name: str, num_gpus: int) -> str:
     if options.subset is not None:
         parts.append(f'subset{options.subset}')
     if options.mirror:
-        parts.append('mirror')
+        parts.append('mirror' if options.mirror is True else f'mirror{options.mirror}')
     parts.append(f'auto{num_gpus}' if options.cfg == 'auto' else options.cfg)
     parts += named_numbers(gamma=options.gamma, kimg=options.kimg, batch=options.batch)
     parts += description_parts(options)
@@ -445,8 +454,11 @@ def run_description(options: Options, dataset_name: str, num_gpus: int) -> str:
         parts.append(NO_RESUME)
     elif options.resume is not None:
         parts.append(f'resume{options.resume if options.resume in RESUME_SOURCES else "custom"}')
-    if options.freezed is not None:
-        parts.append(f'freezed{options.freezed}')
+    if options.arch == 'preset':
+        parts.append('archpreset')
+    parts += named_numbers(freezed=options.freezed, freezeg=options.freezeg, freezem=options.freezem)
+    if options.freezee:
+        parts.append('freezee')
     if options.desc is not None:
         parts.append(options.desc)
     return '-'.join(parts)
@@ -463,7 +475,7 @@ def describe(config: TrainingConfig, dataset: ImageFolderDataset, is_resumed: bo
     facts = {
         'Output': config.run_dir,
         'Data': data['path'],
-        'Images': f'{num_images:,}{" and their mirror images" if data.get("xflip") else ""}',
+        'Images': f'{num_images:,}{_MIRRORED[bool(data.get("xflip")), bool(data.get("yflip"))]}',
         'Resolution': f'{describe_size(dataset.resolution)} {CHANNEL_KINDS[dataset.num_channels]}',
         'Labels': labels,
         'Device': f'{config.device}, {processes}',

@@ -17,6 +17,7 @@ from torch_utils.distributed import World
 from training import known_classes
 from training.config import TrainingConfig
 from training.cuda_graphs import PhaseGraphs
+from training.freezing import trainable_parameters
 from training.loss import StyleGAN2Loss
 
 
@@ -29,6 +30,10 @@ class Phase:
     optimizer: torch.optim.Optimizer
     interval: int
     nonfinite_steps: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros([]))  # consecutive, so far
+    parameters: list[torch.nn.Parameter] = dataclasses.field(default_factory=list)  # to train; by default all
+
+    def __post_init__(self) -> None:
+        self.parameters = self.parameters or list(self.module.parameters())
 
     def is_due(self, batch_idx: int) -> bool:
         """Return whether the phase is part of this batch."""
@@ -45,19 +50,20 @@ def build_phases(G: torch.nn.Module, D: torch.nn.Module, config: TrainingConfig)
         ('G', G, config.G_opt_kwargs, config.G_reg_interval),
         ('D', D, config.D_opt_kwargs, config.D_reg_interval),
     ):
-        optimizer = _build_optimizer(module, opt_kwargs, reg_interval)
+        parameters = [parameter for _name, parameter in trainable_parameters(name, module, config)]
+        optimizer = _build_optimizer(parameters, opt_kwargs, reg_interval)
         if reg_interval is None:
             parts = {'both': 1}
         else:
             parts = {'main': 1, 'reg': reg_interval}
-        device = next(module.parameters()).device
+        steps = torch.zeros([], device=parameters[0].device)
         for part, interval in parts.items():
-            phases.append(Phase(f'{name}{part}', module, optimizer, interval, torch.zeros([], device=device)))
+            phases.append(Phase(f'{name}{part}', module, optimizer, interval, steps.clone(), parameters))
     return phases
 
 
 def _build_optimizer(
-    module: torch.nn.Module, opt_kwargs: Mapping[str, Any], reg_interval: int | None
+    parameters: list[torch.nn.Parameter], opt_kwargs: Mapping[str, Any], reg_interval: int | None
 ) -> torch.optim.Optimizer:
     """Return an optimizer whose learning rate and betas account for the extra steps of a lazy regularizer.
 
@@ -68,7 +74,6 @@ def _build_optimizer(
         ratio = reg_interval / (reg_interval + 1)
         kwargs['lr'] = kwargs['lr'] * ratio
         kwargs['betas'] = [beta**ratio for beta in kwargs['betas']]
-    parameters = list(module.parameters())
     if all(parameter.is_cuda for parameter in parameters):
         kwargs['fused'] = True
     return known_classes.construct(kwargs, known_classes.OPTIMIZERS, params=parameters)
@@ -93,15 +98,17 @@ def run_phase(
         graphs: CUDA graphs of the rounds. None: their kernels are launched one by one.
     """
     phase.optimizer.zero_grad(set_to_none=True)
-    phase.module.requires_grad_(True)
+    for parameter in phase.parameters:
+        parameter.requires_grad_(True)
     gain = phase.interval / len(batches)
     if graphs is not None:
-        gradients = graphs.accumulate(phase.name, phase.module.parameters(), batches, gain, cur_nimg)
+        gradients = graphs.accumulate(phase.name, phase.parameters, batches, gain, cur_nimg)
     else:
         for batch in batches:
             loss.accumulate_gradients(phase=phase.name, gain=gain, cur_nimg=cur_nimg, **batch)
-        gradients = distributed.flatten_gradients(phase.module.parameters())
-    phase.module.requires_grad_(False)
+        gradients = distributed.flatten_gradients(phase.parameters)
+    for parameter in phase.parameters:
+        parameter.requires_grad_(False)
     nonfinite = distributed.average_gradients(world, gradients)
     training_stats.report0(f'Gradients/nonfinite/{phase.name}', nonfinite)
     phase.nonfinite_steps = (phase.nonfinite_steps.to(nonfinite.device) + 1) * nonfinite

@@ -88,6 +88,7 @@ DATASET_KEYWORDS = Record(
         'use_labels': Flag(),
         'max_size': Optional(_COUNT),
         'xflip': Flag(),
+        'yflip': Flag(),
         'random_seed': Integer(0, 2**32 - 1),
         'skip': Integer(0, _MAX_COUNT),
         'cache_mib': _FACTOR,
@@ -213,6 +214,8 @@ def _constructions(names: Collection[str], keywords: Record) -> Construction:
 # ---------------------------------------------------------------------------------------------------------------------
 # Files
 
+MIRRORINGS = ('y', 'xy')  # besides true, which is 'x'
+ARCHITECTURES = ('file', 'preset')
 PRECISIONS = ('fp32', 'tf32', 'fp16', 'bf16')
 
 COMMAND_LINE = Record(
@@ -221,7 +224,7 @@ COMMAND_LINE = Record(
         'desc': Optional(Text(100)),
         'cond': Flag(),
         'subset': Optional(_COUNT),
-        'mirror': Flag(),
+        'mirror': Either(Flag(), Choice(MIRRORINGS)),
         'strict_data': Flag(),
         'cfg': Text(100),
         'loss': Choice(('nonsaturating', 'relativistic')),
@@ -252,7 +255,13 @@ COMMAND_LINE = Record(
         'validation': Optional(Either(_COUNT, PATH)),
         'posthoc_ema': Optional(Text(100)),
         'resume': Optional(PATH),
+        'arch': Optional(Choice(ARCHITECTURES)),
+        'resume_kimg': Optional(Number(0, MAX_KIMG)),
+        'resume_optimizer': Flag(),
         'freezed': Optional(Integer(0, _MAX_COUNT)),
+        'freezeg': Optional(Integer(0, _MAX_COUNT)),
+        'freezem': Optional(Integer(0, _MAX_COUNT)),
+        'freezee': Flag(),
         'metrics': _METRICS,
         'detectors': Optional(PATH),
         'snap': _COUNT,
@@ -321,6 +330,11 @@ TRAINING_OPTIONS = Record(
         'keep_states': _COUNT,
         'random_seed': SEED,
         'resume_pkl': Optional(PATH),
+        'resume_kimg': Number(0, MAX_KIMG),
+        'resume_optimizer': Flag(),
+        'frozen_G_layers': Integer(0, _MAX_COUNT),
+        'frozen_mapping_layers': Integer(0, _MAX_COUNT),
+        'frozen_embedding': Flag(),
         'cudnn_benchmark': Flag(),
         'allow_tf32': Flag(),
         'half_dtype': Choice(('float16', 'bfloat16')),
@@ -348,6 +362,7 @@ DATASET_FOR_METRICS = Record(
         'class_name': Text(1000),
         'path': Optional(PATH),
         'xflip': Either(Flag(), Integer(0, 1)),
+        'yflip': Either(Flag(), Integer(0, 1)),
         'max_size': Optional(_COUNT),
         'random_seed': Optional(Integer(0, 2**32 - 1)),
         'skip': Optional(Integer(0, _MAX_COUNT)),

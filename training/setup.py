@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
+from network_files.changes.conversion import Report
 from torch_utils import distributed, misc
 from torch_utils.distributed import World
 from training import known_classes, transfer
 from training.ada import AdaController
+from training.architecture import describe_architecture
 from training.augment import AugmentPipe
 from training.config import TrainingConfig
 from training.dataset import ImageFolderDataset
@@ -30,16 +32,33 @@ def construct_networks(config: TrainingConfig, dataset: ImageFolderDataset) -> t
     return G, D
 
 
-def check_resume(config: TrainingConfig, dataset: ImageFolderDataset) -> None:
-    """Check, before anything is written, that the network pickle to start from can be opened and matches the run.
+def check_resume(config: TrainingConfig, dataset: ImageFolderDataset, source: transfer.Pretrained) -> str:
+    """Check, before anything is written, that a run can start from a network file.
+
+    Returns:
+        What it takes from the file and what it changes, as a table and sentences.
 
     Raises:
-        OSError: The file cannot be read or downloaded.
-        ValueError: It is not a network pickle, or does not match.
+        ValueError: None of the weights match.
     """
-    assert config.resume_pkl is not None
     G, D = construct_networks(config, dataset)
-    transfer.open_pretrained(config.resume_pkl, dict(G=G, D=D, G_ema=G))
+    networks = dict(G=G, D=D, G_ema=copy.deepcopy(G))
+    report = _start_from(source, networks, dataset, measure=True)
+    table = describe_architecture(source, networks, _class_names(dataset))
+    return '\n'.join([table, *report.describe()])
+
+
+def _start_from(
+    source: transfer.Pretrained, networks: dict[str, torch.nn.Module], dataset: ImageFolderDataset, measure: bool
+) -> Report:
+    one_hot = dataset.has_onehot_labels or not dataset.has_labels
+    return transfer.start_from(source, networks, _class_names(dataset), one_hot, measure)
+
+
+def _class_names(dataset: ImageFolderDataset) -> list[str] | None:
+    """Return the names of the classes, or of the entries of the labels; None if they have none for each of them."""
+    names = dataset.class_names
+    return names if names is not None and len(names) == dataset.label_dim else None
 
 
 def build_networks(
@@ -61,7 +80,9 @@ def build_networks(
     if resume_pkl is not None and world.is_main:
         print(f'Starting from "{resume_pkl}"')
         networks = dict(G=G, D=D, G_ema=G_ema)
-        transfer.copy_pretrained(transfer.open_pretrained(resume_pkl, networks), networks)
+        report = _start_from(transfer.open_pretrained(resume_pkl), networks, dataset, measure=False)
+        for line in report.describe():
+            print(line)
     for module in (G, D, G_ema):
         distributed.broadcast_tensors(world, misc.params_and_buffers(module))
     return G, D, G_ema

@@ -31,12 +31,13 @@ from training.dataset import ImageFolderDataset
 from training.ema import ema_decay, update_ema
 from training.phases import build_phases, run_phase
 from training.power_averages import PowerAverages
-from training.run import appended_files, checkpoint, snapshots
+from training.run import appended_files, checkpoint, moments, snapshots
 from training.run.checkpoint import Checkpoint
 from training.run.errors import expected_errors_explained
 from training.run.saver import Saver
 from training.run.state import Counters, TrainingRun, run_dir_of
 from training.run.stats_writer import RunStatistics
+from training.transfer_options import FROM_NETWORK_FILE
 from training.validation import Validation
 
 # (world, G, run directory, network pickle) → values of the metrics by name, on the main rank
@@ -101,6 +102,8 @@ def _train_process(
     # Pickles record which strings are the same object. Parsing makes their bytes the same in new and resumed runs.
     config = TrainingConfig.from_json(config.to_json())
     config = dataclasses.replace(config, run_dir=run_dir)
+    if config.resume_pkl is not None:  # which only the main rank has read, and which decides on these
+        config = dataclasses.replace(config, **{name: getattr(from_main[0], name) for name in FROM_NETWORK_FILE})
     training_stats.reset()
     if world.is_distributed:
         training_stats.init_multiprocessing(world.rank, world.device)
@@ -171,7 +174,7 @@ def training_loop(
     Returns:
         See `launch`.
     """
-    counters = Counters() if state is None else state.counters()
+    counters = Counters.at_start(config) if state is None else state.counters()
     if counters.is_complete(config):
         if world.is_main:
             shown_kimg = counters.cur_nimg / 1000
@@ -200,6 +203,8 @@ def training_loop(
     saver = Saver(run, dataset.class_names, fakes_grid, dataset.classes_without_images)
     if state is not None:
         state.restore(run)
+    elif config.resume_optimizer:
+        moments.take_from_file(run)
 
     _train(run, batches, saver, watch, snapshot_metrics, snapshot_report)
     run.statistics.close()

@@ -1,76 +1,88 @@
-"""Start a run from trained networks: copy the tensors that match by name and shape, and list the others."""
+"""Start a run from trained networks, whatever their labels, channels and sizes are: `network_files.changes`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from network_files.changes.conversion import Report, convert
 from network_files.reading import open_network
-from torch_utils import misc
 
-MAX_NAMES_LISTED = 4
+NETWORKS = ('G', 'D', 'G_ema')
 
 
-def open_pretrained(url: str, networks: Mapping[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:
-    """Open the network pickle that a run starts from, and return its G, D and G_ema.
+@dataclass(frozen=True)
+class Pretrained:
+    """The networks of a file from which a run can start.
 
-    Args:
+    Attributes:
         url: File or URL.
-        networks: The networks of the run, under the same names.
+        networks: G, D and G_ema.
+        class_names: Names of the classes; None if the file has none.
+    """
+
+    url: str
+    networks: dict[str, Any]
+    class_names: list[str] | None
+
+
+def open_pretrained(url: str) -> Pretrained:
+    """Open the network pickle that a run starts from.
 
     Raises:
         OSError: The file cannot be read or downloaded.
-        ValueError: It is not a network pickle, lacks one of the networks, or none of its weights match.
+        ValueError: It is not a network pickle, or lacks one of the networks.
     """
-    pretrained = open_network(url, keys=tuple(networks))
-    for name in networks:
-        if pretrained[name] is None or (name == 'D' and pretrained['D'] is pretrained['G_ema']):
+    data = open_network(url, keys=(*NETWORKS, 'class_names'))
+    for name in NETWORKS:
+        if data.get(name) is None or (name == 'D' and data['D'] is data['G_ema']):
             raise ValueError(
                 f'{url} has no {name}, but training continues with G, D and G_ema: use a snapshot of a training run.'
             )
+    return Pretrained(url, {name: data[name] for name in NETWORKS}, _class_names(data))
+
+
+def _class_names(data: Mapping[str, Any]) -> list[str] | None:
+    """Return the names of the classes in a file, if it has one for each."""
+    names = data.get('class_names')
+    if not isinstance(names, (list, tuple)) or len(names) != data['G_ema'].c_dim:
+        return None
+    return [str(name) for name in names] if all(type(name) in (str, int) for name in names) else None
+
+
+def start_from(
+    pretrained: Pretrained,
+    networks: Mapping[str, torch.nn.Module],
+    class_names: Sequence[str] | None = None,
+    one_hot: bool = True,
+    measure: bool = True,
+) -> Report:
+    """Set the networks of a run to trained ones, changed so that they compute the same as far as possible.
+
+    Args:
+        pretrained: The trained networks.
+        networks: G, D and G_ema of the run; changed in place.
+        class_names: Names of the classes of the run.
+        one_hot: Whether its labels are classes.
+        measure: Whether to measure how much the networks differ from the trained ones.
+
+    Raises:
+        ValueError: None of the weights can be used.
+    """
+    report = convert(pretrained.networks, networks, pretrained.class_names, class_names, one_hot, measure)
     # Filters and biases have the same shapes in many networks, and only weights show what was learned.
-    has_matching_weights = any(
-        tensor.ndim >= 2 and isinstance(tensor, torch.nn.Parameter)
+    weights = {
+        f'{name}.{key}'
         for name, module in networks.items()
-        for tensor in _matching_tensors(pretrained[name], module).values()
-    )
-    if not has_matching_weights:
+        for key, parameter in module.named_parameters()
+        if parameter.ndim >= 2
+    }
+    if weights <= {f'{name}.{key}' for name, keys in report.fresh.items() for key in keys}:
         raise ValueError(
-            f'none of the weights in {url} match this run by name and shape: use the --cfg, --cbase, --cmax, --cond '
-            'and dataset resolution that they were trained with.'
+            f'none of the weights in {pretrained.url} match this run by name and shape: leave out --arch=preset, or '
+            'use the --cfg, --cbase, --cmax and --map-depth that they were trained with.'
         )
-    return {name: pretrained[name] for name in networks}
-
-
-def copy_pretrained(pretrained: Mapping[str, torch.nn.Module], networks: Mapping[str, torch.nn.Module]) -> None:
-    """Copy all matching tensors from the networks of `open_pretrained`, and print which parameters do not match."""
-    for name, module in networks.items():
-        matching = _matching_tensors(pretrained[name], module)
-        with torch.no_grad():
-            for key, tensor in misc.named_params_and_buffers(module):
-                if key in matching:
-                    tensor.copy_(matching[key])
-        own = [key for key, _tensor in module.named_parameters()]
-        theirs = [key for key, _tensor in pretrained[name].named_parameters()]
-        _print_unmatched(
-            f'{name}: {{}} of {len(own)} parameters start from random values, since the pickle has none that match',
-            [key for key in own if key not in matching],
-        )
-        _print_unmatched(
-            f'{name}: {{}} of {len(theirs)} parameters in the pickle are not used',
-            [key for key in theirs if key not in matching],
-        )
-
-
-def _matching_tensors(pretrained: torch.nn.Module, module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return the tensors of `pretrained` that have the name and shape of a tensor of `module`, by name."""
-    shapes = {key: tensor.shape for key, tensor in misc.named_params_and_buffers(module)}
-    return {key: tensor for key, tensor in misc.named_params_and_buffers(pretrained) if shapes.get(key) == tensor.shape}
-
-
-def _print_unmatched(sentence: str, names: Sequence[str]) -> None:
-    if names:
-        listed = ', '.join(names[: MAX_NAMES_LISTED - 1])
-        more = f' ... {names[-1]}' if len(names) >= MAX_NAMES_LISTED else ''
-        print(f'{sentence.format(len(names))}: {listed}{more}')
+    return report

@@ -5,7 +5,9 @@ Plain data, without PyTorch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -64,3 +66,8 @@ class EquivarianceRequest:
 
 
 Request = FeatureRequest | PathRequest | EquivarianceRequest
+
+
+def num_copies(dataset_kwargs: Mapping[str, Any]) -> int:
+    """Return how often each image occurs among the training images: 1, or with mirror images 2 or 4."""
+    return 2 ** sum(bool(dataset_kwargs.get(name)) for name in ('xflip', 'yflip'))

@@ -135,7 +135,7 @@ def open_dataset(dataset_kwargs: dict[str, Any], xflip: bool, G: Any, selected_o
 
     Args:
         dataset_kwargs: As in network pickles: `class_name` and keywords.
-        xflip: Whether the mirrored images count, too.
+        xflip: Whether the mirrored images count, too: those of the training, or else from left to right.
         G: Generator that the images must match.
         selected_only: Whether keywords that select images count.
 
@@ -144,6 +144,9 @@ def open_dataset(dataset_kwargs: dict[str, Any], xflip: bool, G: Any, selected_o
     """
     ignored = () if selected_only else SELECTION_KEYWORDS
     kwargs = {key: value for key, value in dataset_kwargs.items() if key not in ignored}
+    upside_down = bool(kwargs.pop('yflip', False)) and xflip
+    xflip = xflip and (bool(kwargs.get('xflip')) or not upside_down)
+    kwargs.update({'yflip': True} if upside_down else {})
     kwargs.update(xflip=xflip, resolution=G.img_resolution, use_labels=G.c_dim > 0, cache_mib=0)
     dataset: Dataset = known_classes.construct(kwargs, known_classes.DATASETS)
     for what, dataset_value, network_value in (

@@ -252,7 +252,7 @@ class Samples:
         """Return the file name of a training image, or its number if the dataset class has no names."""
         details = self.dataset(xflip, TRAINING).get_details(training)
         name = excerpt(str(details.get('file_name', details.raw_idx)))
-        return f'{name} (mirrored)' if details.xflip else name
+        return f'{name} (mirrored)' if details.xflip or details.get('yflip') else name
 
     def _path_distances(self, request: PathRequest) -> np.ndarray | None:
         """Collective."""
@@ -310,12 +310,20 @@ class Samples:
             **self._selection(request.images),
             'images': self._num_images(request),
             'xflip': request.xflip,
+            **self._vertical(request),
             'detector': self._detectors[request.call.detector].sha256,
             'call': dict(request.call.keywords),
             **({'resize': 'clean'} if request.call.clean_resize else {}),
             'kept': 'moments' if request.as_moments else f'torch.{request.call.dtype}',
             **alpha_entry(self._G.img_channels),
         }
+
+    def _vertical(self, request: FeatureRequest) -> dict[str, Any]:
+        """Return the entry of a cache key that says which mirror images count, if some are upside down."""
+        kwargs = self._options.dataset_kwargs
+        if not request.xflip or not kwargs.get('yflip'):
+            return {}
+        return {'mirrored': 'xy' if kwargs.get('xflip') else 'y'}
 
     def _selection(self, images: str) -> dict[str, Any]:
         """Return the entry of a cache key that says which images of the dataset are meant; {} for all. Collective."""

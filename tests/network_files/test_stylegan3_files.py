@@ -344,11 +344,11 @@ def test_training_starts_from_a_file(tmp_path, golden_path, capsys):
     for module in fresh.values():
         for tensor in [*module.parameters(), *module.buffers()]:
             tensor.detach().zero_()
-    transfer.copy_pretrained(transfer.open_pretrained(str(tmp_path / 'own.pkl'), fresh), fresh)
+    transfer.start_from(transfer.open_pretrained(str(tmp_path / 'own.pkl')), fresh)
     assert_same(fresh, data)
     assert capsys.readouterr().out == ''
     with pytest.raises(ValueError, match=f'{GOLDEN_NAME} has no D, but training continues'):
-        transfer.open_pretrained(str(golden_path(GOLDEN_NAME)), fresh)
+        transfer.open_pretrained(str(golden_path(GOLDEN_NAME)))
 
 
 def test_networks_without_noise(tmp_path):

@@ -12,8 +12,8 @@ import pytest
 import dnnlib
 from dnnlib.cli import option_name
 from dnnlib.errors import InvalidArgument
+from training import freezing, presets
 from training import options as cfg
-from training import presets
 from training.config import TrainingConfig
 from training.networks_stylegan2 import Discriminator
 from training.options import Options
@@ -69,6 +69,11 @@ PUBLISHED = {
     'deterministic': False,
     'strict_data': False,
     'resume_pkl': None,
+    'resume_kimg': 0,
+    'resume_optimizer': False,
+    'frozen_G_layers': 0,
+    'frozen_mapping_layers': 0,
+    'frozen_embedding': False,
     'cudnn_benchmark': True,
     'allow_tf32': False,
     'cuda_graphs': False,
@@ -247,7 +252,7 @@ class TestOptions:
     def test_layers_that_can_be_frozen(self, preset, resolution):
         architecture = presets.get_preset(preset, resolution, 1).d_architecture
         D = Discriminator(0, resolution, 3, architecture=architecture, channel_base=256, channel_max=4)
-        count = cfg.num_freezable_layers(architecture, resolution)
+        count = freezing.num_freezable_layers(architecture, resolution)
         assert count == sum(getattr(D, f'b{level}').num_layers for level in D.block_resolutions)
         for freezed in (count - 1, count):
             D = Discriminator(0, resolution, 3, architecture=architecture, channel_base=256, channel_max=4,

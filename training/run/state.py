@@ -30,6 +30,13 @@ class Counters:
     tick_start_nimg: int = 0
     tick_is_open: bool = False  # the snapshot of this tick is written, but not yet its metrics and statistics
 
+    @classmethod
+    def at_start(cls, config: TrainingConfig) -> Counters:
+        """Return the counters of a run that starts, perhaps from networks that have seen images before."""
+        batches = round(config.resume_kimg * 1000 / config.batch_size)
+        nimg = batches * config.batch_size
+        return cls(cur_nimg=nimg, batch_idx=batches, tick_start_nimg=nimg)
+
     def all_images_shown(self, config: TrainingConfig) -> bool:
         """Return whether the run has shown `total_kimg` thousand images."""
         return self.cur_nimg >= config.total_kimg * 1000
