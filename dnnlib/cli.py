@@ -37,23 +37,8 @@ _MAX_LIST_LENGTH = 10_000_000
 # Command
 
 
-class Command(click.Command):
-    """A click command with the behavior described at the top of this file.
-
-    Args:
-        *args: Positional arguments of `click.Command`.
-        keep_memory: Call `dnnlib.machine.keep_freed_memory` before the command runs.
-        **kwargs: Keyword arguments of `click.Command`.
-    """
-
-    def __init__(self, *args: Any, keep_memory: bool = True, **kwargs: Any):
-        kwargs['context_settings'] = {
-            'token_normalize_func': lambda name: name.replace('_', '-'),
-            'max_content_width': 120,
-            **(kwargs.get('context_settings') or {}),
-        }
-        super().__init__(*args, **kwargs)
-        self.keep_memory = keep_memory
+class _SafeOutput(click.Command):
+    """A command whose output is protected: see the top of this file."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command and exit; with status 1 if it was successful, but the text that it printed was lost.
@@ -70,6 +55,29 @@ class Command(click.Command):
                     raise
                 click.echo(f'Error: {error_sentence(lost)}', err=True)
                 raise SystemExit(1) from None
+
+
+class Group(_SafeOutput, click.Group):
+    """A group of commands, each of which is a `Command`."""
+
+
+class Command(_SafeOutput):
+    """A click command with the behavior described at the top of this file.
+
+    Args:
+        *args: Positional arguments of `click.Command`.
+        keep_memory: Call `dnnlib.machine.keep_freed_memory` before the command runs.
+        **kwargs: Keyword arguments of `click.Command`.
+    """
+
+    def __init__(self, *args: Any, keep_memory: bool = True, **kwargs: Any):
+        kwargs['context_settings'] = {
+            'token_normalize_func': lambda name: name.replace('_', '-'),
+            'max_content_width': 120,
+            **(kwargs.get('context_settings') or {}),
+        }
+        super().__init__(*args, **kwargs)
+        self.keep_memory = keep_memory
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Parse the command line; the message of an error is safe to show."""
