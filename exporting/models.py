@@ -18,6 +18,8 @@ from dataset_format.sizes import sides
 from dnnlib.errors import InvalidArgument
 from torch_utils.ops import native
 
+Part = Literal['G', 'D', 'mapping', 'synthesis']
+
 MAX_BATCH = 4096
 _CHECKED_BATCH = 3  # of a free batch: more than one, and not a size that code would expect
 
@@ -36,7 +38,7 @@ class Choices:
         half: Compute in half precision where the network does so on CUDA.
     """
 
-    model: Literal['G', 'D', 'mapping', 'synthesis'] = 'G'
+    model: Part = 'G'
     truncation_psi: float | None = 1
     truncation_cutoff: int | None = None
     label: torch.Tensor | None = None
@@ -85,10 +87,10 @@ class _Mapping(torch.nn.Module):
 
     def __init__(self, G: Any, choices: Choices):
         super().__init__()
-        self.mapping = G.mapping
+        self.mapping: Any = G.mapping
         self.num_ws = G.num_ws
         self.psi, self.cutoff = choices.truncation_psi, choices.truncation_cutoff
-        self.register_buffer('label', choices.label)
+        self.label = choices.label
 
     def forward(
         self, z: torch.Tensor, c: torch.Tensor | None = None, truncation_psi: torch.Tensor | None = None
@@ -137,7 +139,7 @@ class _Discriminator(torch.nn.Module):
     def __init__(self, D: Any, choices: Choices):
         super().__init__()
         self.discriminator = D
-        self.register_buffer('label', choices.label)
+        self.label = choices.label
 
     def forward(self, image: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
         if c is None and self.label is not None:

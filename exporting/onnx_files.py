@@ -57,7 +57,7 @@ def convert(program: Any, model: Model, opset: int = OPSET, metadata: dict[str, 
     import onnxscript.optimizer
 
     with _quiet():
-        converted = torch.onnx.export(
+        converted: Any = torch.onnx.export(
             program,
             kwargs=dict(model.inputs),
             dynamo=True,

@@ -11,11 +11,11 @@ from typing import Any
 from dataset_format.sizes import sides
 from dnnlib.files import atomic_file
 from exporting import browser_runtime, onnx_files
-from exporting.models import Choices, make_model
+from exporting.models import Choices, Part, make_model
 from exporting.programs import export_program
 
 _PAGE = Path(__file__).parent / 'page'
-_PARTS = ('mapping', 'synthesis')
+_PARTS: tuple[Part, ...] = ('mapping', 'synthesis')
 
 
 def write_page(
