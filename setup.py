@@ -41,7 +41,8 @@ class BuildWithoutThisFile(build_py):
     """The scripts in the root are modules of `ada_gan._tree`, but this file is not."""
 
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
-        return [found for found in super().find_package_modules(package, package_dir) if found[1] != 'setup']
+        found = super().find_package_modules(package, package_dir)
+        return [module for module in found if module[:2] != (TREE, 'setup')]
 
 
 PACKAGES = flat_packages()
