@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import click
 import torch
+from click.core import ParameterSource
 
 from dnnlib.cli import PATH, Command, FiniteFloat, check_outdir, usage_error, usage_errors
-from dnnlib.errors import InvalidArgument
 from dnnlib.outputs import OutputFile
 from exporting import onnx_files, programs, web_page
 from exporting.models import MAX_BATCH, Choices, make_model
@@ -133,7 +133,7 @@ def main(
     without this project. Both contain standard operators only. The web page lets its visitors choose seeds, truncation,
     class, and a second seed to mix with; it is a folder for any web server, and loads nothing from elsewhere.
 
-    ONNX files are compared with PyTorch before they are written. docs/export.md describes inputs and outputs.
+    What is exported is compared with the network before it is written. docs/export.md describes inputs and outputs.
 
     \b
     Examples:
@@ -144,18 +144,7 @@ def main(
       python export.py --network=runs/00000-cats-auto1 --dest=page/
     """
     kind = 'page' if os.path.isdir(dest) else os.path.splitext(dest)[1].lower()[1:] or 'page'
-    given = {
-        '--input': latent != 'z',
-        '--trunc': truncation_psi != 1,
-        '--trunc-cutoff': truncation_cutoff is not None,
-        '--noise-mode': noise_mode != 'const',
-        '--class': class_text is not None,
-        '--label': label is not None,
-        '--batch': batch != 'free',
-        '--opset': opset != onnx_files.OPSET,
-        '--onnxruntime-web': package is not None,
-    }
-    check_options(kind, model, latent, given)
+    check_options(kind, model, latent, given_options(click.get_current_context()))
     check_outdir(dest if kind == 'page' else os.path.dirname(dest) or os.curdir, '--dest')
     if kind != 'pt2':
         with usage_errors('--dest'):
@@ -172,12 +161,22 @@ def main(
             batch=None if isinstance(batch, str) else batch,
             half=precision == 'fp16',
         )
-        if truncation_cutoff is not None and truncation_cutoff > exported.num_ws:
-            raise InvalidArgument('trunc_cutoff', f'{truncation_cutoff} is too large: use 0 to {exported.num_ws}.')
+        truncates = kind == 'page' or truncation_psi != 1
+        options.check_trunc_cutoff(exported, 0 if truncates else 1, truncation_cutoff)
         write(data, exported, dest, kind, choices, Path(network).stem, opset, package)
 
 
-def check_options(kind: str, model: str, latent: str, given: dict[str, bool]) -> None:
+def given_options(context: click.Context) -> set[str]:
+    """Return the options on the command line, such as '--trunc'."""
+    given = [param for param in context.command.params if _is_given(context, param)]
+    return {param.opts[0] for param in given}
+
+
+def _is_given(context: click.Context, param: click.Parameter) -> bool:
+    return param.name is not None and context.get_parameter_source(param.name) == ParameterSource.COMMANDLINE
+
+
+def check_options(kind: str, model: str, latent: str, given: set[str]) -> None:
     """Raise BadParameter if options contradict each other."""
     reasons = {
         'the discriminator has no latents': (model == 'D', ('--input', '--trunc', '--trunc-cutoff', '--noise-mode')),
@@ -188,7 +187,7 @@ def check_options(kind: str, model: str, latent: str, given: dict[str, bool]) ->
     }
     for reason, (applies, names) in reasons.items():
         for name in names:
-            if applies and given[name]:
+            if applies and name in given:
                 raise usage_error(name, f'cannot be used here, since {reason}: remove the option.')
     if kind == 'page' and model == 'D':
         raise usage_error('--model', 'D has no images to show: use --dest=FILE.onnx or FILE.pt2.')
@@ -242,13 +241,13 @@ def write(
     program = programs.export_program(model)
     shapes = ', '.join(f'{name} {shape_text(name, tensor, choices.batch)}' for name, tensor in model.inputs.items())
     if kind == 'pt2':
+        difference = programs.check_program(program, model)
         programs.write_program(program, dest)
-        print(f'Wrote {dest}: {shapes} → {model.output}')
-        return
-    metadata = {'range': [-1, 1], 'class_names': class_names}
-    content = onnx_files.convert(program, model, opset, metadata if choices.model != 'D' else {})
-    difference = onnx_files.check(content, model)
-    onnx_files.write(content, dest)
+    else:
+        metadata = {'range': [-1, 1], 'class_names': class_names}
+        content = onnx_files.convert(program, model, opset, metadata if choices.model != 'D' else {})
+        difference = onnx_files.check(content, model)
+        onnx_files.write(content, dest)
     print(f'Wrote {dest}: {shapes} → {model.output} (relative difference from PyTorch: {difference:.1e})')
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -21,7 +21,8 @@ from torch_utils.ops import native
 Part = Literal['G', 'D', 'mapping', 'synthesis']
 
 MAX_BATCH = 4096
-_CHECKED_BATCH = 3  # of a free batch: more than one, and not a size that code would expect
+_EXAMPLE_BATCH = 3  # for a free batch: more than one, and not a size that code would expect
+_TOLERANCE, _TOLERANCE_HALF = 1e-4, 5e-2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Model:
         output: Name of the output.
         batch: Fixed batch size, or None.
         half: Whether parts of it compute in half precision.
+        checked_sizes: Batch sizes for which an export is compared with the module.
     """
 
     module: torch.nn.Module
@@ -66,6 +68,7 @@ class Model:
     output: str
     batch: int | None
     half: bool
+    checked_sizes: tuple[int, ...]
 
     def inputs_for(self, batch_size: int) -> dict[str, torch.Tensor]:
         """Return other inputs of the same distribution, always the same ones."""
@@ -156,20 +159,24 @@ def make_model(network: Any, choices: Choices) -> Model:
         choices: What the user has chosen.
 
     Raises:
-        InvalidArgument: Arguments 'batch' and 'trunc_cutoff': the network cannot be exported so.
+        InvalidArgument: Arguments 'batch' and 'trunc': the network cannot be exported so.
     """
     if choices.half:
         _compute_in_half_on_cpus(network)
-    batch_size = choices.batch or _CHECKED_BATCH
+    batch_size = choices.batch or _EXAMPLE_BATCH
+    sizes: tuple[int, ...] = (1, _EXAMPLE_BATCH + 1)
     if choices.model == 'D':
         _check_group_size(network, choices.batch)
-        batch_size = choices.batch or max(2 * _group_size(network), _CHECKED_BATCH)
+        sizes = (1, 2 * _group_size(network))
+        batch_size = choices.batch or max(sizes[1], _EXAMPLE_BATCH)
         inputs = {'image': torch.zeros([batch_size, network.img_channels, *sides(network.img_resolution)])}
         module: torch.nn.Module = _Discriminator(network, choices)
     elif choices.model == 'synthesis':
         inputs = {'w': torch.zeros([batch_size, network.num_ws, network.w_dim])}
         module = _Synthesis(network, choices)
     else:
+        if choices.truncation_psi != 1 and getattr(network.mapping, 'w_avg', None) is None:
+            raise InvalidArgument('trunc', 'this network has no mean of w, so it cannot be truncated: use 1.')
         inputs = {'z': torch.zeros([batch_size, network.z_dim])}
         module = (_Generator if choices.model == 'G' else _Mapping)(network, choices)
     if network.c_dim > 0 and choices.label is None and choices.model != 'synthesis':
@@ -177,8 +184,39 @@ def make_model(network: Any, choices: Choices) -> Model:
     if choices.truncation_psi is None and choices.model in ('G', 'mapping'):
         inputs['truncation_psi'] = torch.tensor(0.7)
     output = {'D': 'logits', 'mapping': 'w'}.get(choices.model, 'image')
-    model = Model(module.eval(), inputs, ('truncation_psi',), output, choices.batch, choices.half)
+    sizes = sizes if choices.batch is None else (choices.batch,)
+    model = Model(module.eval(), inputs, ('truncation_psi',), output, choices.batch, choices.half, sizes)
     return dataclasses.replace(model, inputs=model.inputs_for(batch_size))
+
+
+@torch.no_grad()
+def check_results(compute: Callable[[dict[str, torch.Tensor]], torch.Tensor], model: Model, what: str) -> float:
+    """Compare the results of an export with those of PyTorch.
+
+    Args:
+        compute: Computes the output of the export for inputs by name.
+        model: What was exported.
+        what: What computes, for messages.
+
+    Returns:
+        The largest difference, relative to the largest magnitude.
+
+    Raises:
+        ValueError: The difference is more than 1e-4, or 5e-2 in half precision.
+    """
+    worst = 0.0
+    for size in model.checked_sizes:
+        inputs = model.inputs_for(size)
+        expected = model.module(**inputs).to(torch.float32)
+        difference = (compute(inputs).to(torch.float32) - expected).abs().max()
+        worst = max(worst, float(difference / expected.abs().max().clamp(min=1e-8)))
+    tolerance = _TOLERANCE_HALF if model.half else _TOLERANCE
+    if not worst <= tolerance:
+        raise ValueError(
+            f'{what} computes something else than PyTorch (relative difference {worst:.1e}, at most {tolerance:g} is '
+            'accepted), so nothing was written.'
+        )
+    return worst
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from dnnlib.files import atomic_file
-from exporting.models import MAX_BATCH, Model, plain_operators
+from exporting.models import MAX_BATCH, Model, check_results, plain_operators
 
 
 def export_program(model: Model) -> Any:
@@ -23,6 +23,12 @@ def export_program(model: Model) -> Any:
             dynamic_shapes=free if model.batch is None else None,
             strict=False,
         )
+
+
+def check_program(program: Any, model: Model) -> float:
+    """Return how far the program's results are from the network's; see `exporting.models.check_results`."""
+    module = program.module()
+    return check_results(lambda inputs: module(**inputs), model, 'The program')
 
 
 def write_program(program: Any, path: str | os.PathLike) -> None:

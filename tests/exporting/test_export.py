@@ -182,6 +182,14 @@ def test_program_of_a_discriminator(paths, tmp_path):
         assert_close(output, D(image[:count], c[:count]))
 
 
+def test_no_mean_of_w():
+    G = make_generator()
+    del G.mapping.w_avg
+    with pytest.raises(ValueError, match='no mean of w'):
+        make_model(G, Choices(truncation_psi=None))
+    assert make_model(G, Choices()).inputs.keys() == {'z'}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['plain', 'translation', 'rotation'])
 def test_program_of_a_generator(paths, tmp_path, name):
@@ -253,7 +261,7 @@ def test_groups_of_any_batch():
         (['--dest=x.onnx', '--trunc=half'], 'half'),
         (['--dest=x.onnx', '--opset=9'], '9 is not in the range'),
         (['--dest=x.onnx', '--class=cow'], "Unknown class 'cow'"),
-        (['--dest=x.onnx', '--trunc-cutoff=99'], '99 is too large: use 0 to 6'),
+        (['--dest=x.onnx', '--trunc-cutoff=99'], '99 is too large: this network has 6 layers'),
         (['--dest=x.pt2', '--model=D', '--batch=6'], '6 must be a multiple of 4'),
     ],
 )
