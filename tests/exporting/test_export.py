@@ -27,6 +27,8 @@ from training.networks_stylegan2 import Discriminator
 
 TOLERANCE = 1e-4  # relative to the largest magnitude
 
+pytestmark = pytest.mark.timeout(900)  # conversion to ONNX takes its time on a busy machine
+
 
 def make_discriminator(c_dim=0, img_channels=3, resolution=16, **options):
     torch.manual_seed(1)

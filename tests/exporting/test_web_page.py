@@ -18,6 +18,8 @@ from bench.web_page import find_browser, visit
 from exporting import browser_runtime
 from tests.small_generators import NAMES, make_generator, write_networks
 
+pytestmark = pytest.mark.timeout(900)  # conversion to ONNX takes its time on a busy machine
+
 
 @pytest.fixture(scope='module')
 def browser():
