@@ -67,8 +67,10 @@ def error_sentence(error: ValueError | OSError) -> str | None:
     if not frames or not str(error):
         return None
     raised_in = Path(frames[-1].f_code.co_filename).resolve()
-    is_own_code = raised_in.is_relative_to(_PROJECT_ROOT) and 'site-packages' not in raised_in.parts
-    return str(error) if is_own_code else None
+    if not raised_in.is_relative_to(_PROJECT_ROOT):
+        return None
+    is_installed_here = 'site-packages' in raised_in.relative_to(_PROJECT_ROOT).parts  # as in a checkout's .venv
+    return None if is_installed_here else str(error)
 
 
 def raise_if_shortage(error: Exception) -> None:

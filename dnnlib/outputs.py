@@ -23,6 +23,7 @@ EXTENSIONS = {
     'page': ('.md',),
     'detector': ('.pt',),
     'report': ('.html',),
+    'export': ('.onnx', '.pt2'),
 }
 """Extensions of the files that scripts write, in lower case, by the kind of their content."""
 

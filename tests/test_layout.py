@@ -10,10 +10,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
+    'ada_gan',
     'bench',
     'dataset_conversion',
     'dataset_format',
     'dnnlib',
+    'exporting',
     'generation',
     'metrics',
     'network_files',

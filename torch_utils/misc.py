@@ -82,11 +82,18 @@ def assert_shape(tensor: torch.Tensor, ref_shape: Iterable[int | None]) -> None:
     shape = tuple(tensor.shape)
     expected = tuple(ref_shape)
     fits = len(shape) == len(expected) and all(
-        want is None or int(size) == int(want) for size, want in zip(shape, expected)
+        want is None or _is_same_size(size, want) for size, want in zip(shape, expected)
     )
     if not fits:
         sizes = ', '.join('any' if want is None else str(int(want)) for want in expected)
         raise AssertionError(f'expected a tensor of shape [{sizes}], got {list(shape)}')
+
+
+def _is_same_size(size: Any, want: Any) -> bool:
+    """Compare two sizes; those of `torch.export` stay symbols, so that an exported network takes any batch."""
+    if isinstance(size, torch.SymInt) or isinstance(want, torch.SymInt):
+        return bool(size == want)
+    return int(size) == int(want)
 
 
 def profiled_function(fn: Callable[..., T]) -> Callable[..., T]:

@@ -84,19 +84,20 @@ def _first_fp16_level(top_level_log2: int, num_fp16_res: int) -> int:
 def _block_format(
     weight: torch.Tensor,
     half_dtype: torch.dtype | None,
-    channels_last: bool,
+    block: torch.nn.Module,
     batch_size: int,
     resolution: Resolution,
 ) -> tuple[torch.dtype, torch.memory_format]:
     """Return the dtype and memory format that a block computes in.
 
-    The dtype is that of its weights, or `half_dtype` if there is one and the block is on CUDA. On the CPU, convolutions
-    are faster in channels-last format, forward and backward, except for few pixels: PyTorch converts the weights to the
-    format of the maps before each convolution, and then the weights are the larger part.
+    The dtype is that of its weights, or `half_dtype` if there is one and the block is on CUDA or, to be exported, has
+    `half_on_cpu`. On the CPU, convolutions are faster in channels-last format, forward and backward, except for few
+    pixels: PyTorch converts the weights to the format of the maps before each convolution, and then the weights are the
+    larger part.
     """
-    if weight.device.type != 'cuda':
+    if weight.device.type != 'cuda' and not getattr(block, 'half_on_cpu', False):
         half_dtype = None
-    pixels_together = half_dtype is not None and channels_last
+    pixels_together = half_dtype is not None and bool(block.channels_last)
     if weight.device.type == 'cpu':
         # When a network is traced or exported for any batch size, the size is a symbol.
         images = batch_size if isinstance(batch_size, int) else 1
@@ -193,9 +194,20 @@ def modulated_conv2d(
     conv = _Conv(demodulate, noise, geometry)
     if not fused_modconv:
         return _modulate_activations(x, weight, styles, conv)
+    return (_modulate_single_weight if _is_single(batch_size) else _modulate_weights)(x, weight, styles, conv)
+
+
+def _is_symbol(size: Any) -> bool:
+    """Return whether a size is a symbol of `torch.export`, which stands for any number."""
+    return not isinstance(size, (int, torch.Tensor))  # `torch.jit.trace` has tensors
+
+
+def _is_single(batch_size: Any) -> bool:
+    """Return whether a batch has one sample, and not any number of them."""
+    if _is_symbol(batch_size):
+        return False
     with misc.suppress_tracer_warnings():
-        is_single = int(batch_size) == 1
-    return (_modulate_single_weight if is_single else _modulate_weights)(x, weight, styles, conv)
+        return int(batch_size) == 1
 
 
 def _fused_layer(*tensors: torch.Tensor | None, **options: Any) -> torch.Tensor | None:
@@ -789,14 +801,12 @@ class SynthesisBlock(torch.nn.Module):
         w_iter = iter(ws.unbind(dim=1))
         # Training may have chosen another type for this module (bfloat16).
         half_dtype = getattr(self, 'half_dtype', torch.float16) if self.use_fp16 and not force_fp32 else None
-        dtype, memory_format = _block_format(
-            self.conv1.weight, half_dtype, self.channels_last, ws.shape[0], self.resolution
-        )
+        dtype, memory_format = _block_format(self.conv1.weight, half_dtype, self, ws.shape[0], self.resolution)
         if fused_modconv is None:
             # Grouped convolutions are slow on the CPU and in half precision; a single image does not need groups.
-            is_single = int(ws.shape[0]) == 1
-            has_fast_groups = ws.device.type != 'cpu' and dtype == self.conv1.weight.dtype
-            fused_modconv = not self.training and (is_single or has_fast_groups)
+            can_group = ws.device.type != 'cpu' and not _is_symbol(ws.shape[0])
+            has_fast_groups = can_group and dtype == self.conv1.weight.dtype
+            fused_modconv = not self.training and (_is_single(ws.shape[0]) or has_fast_groups)
         options = dict(layer_kwargs, fused_modconv=fused_modconv)
 
         if self.in_channels == 0:
@@ -1065,9 +1075,7 @@ class DiscriminatorBlock(torch.nn.Module):
         assert first_input is not None
         # Training may have chosen another type for this module (bfloat16).
         half_dtype = getattr(self, 'half_dtype', torch.float16) if self.use_fp16 and not force_fp32 else None
-        dtype, memory_format = _block_format(
-            self.conv1.weight, half_dtype, self.channels_last, first_input.shape[0], self.resolution
-        )
+        dtype, memory_format = _block_format(self.conv1.weight, half_dtype, self, first_input.shape[0], self.resolution)
         if x is not None:
             _check_map(x, self.in_channels, self.resolution)
             x = x.to(dtype=dtype, memory_format=memory_format)
@@ -1109,6 +1117,9 @@ class MinibatchStdLayer(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch_size, channels, height, width = x.shape
+        if _is_symbol(batch_size):
+            spread = self._spread_of_any_batch(x)[:, :, None, None].expand(-1, -1, height, width)
+            return torch.cat([x, spread], dim=1)
         with misc.suppress_tracer_warnings():
             members = int(batch_size) if self.group_size is None else min(self.group_size, int(batch_size))
         if members == 0:
@@ -1120,6 +1131,22 @@ class MinibatchStdLayer(torch.nn.Module):
         spread = (variance + 1e-8).sqrt().mean(dim=[2, 3, 4])  # [n, F]
         spread = spread.repeat(members, 1)[:, :, None, None].expand(-1, -1, height, width)
         return torch.cat([x, spread], dim=1)
+
+    def _spread_of_any_batch(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the standard deviations [N, F] for a size that is a symbol of `torch.export`, as in `forward`.
+
+        Means over groups are a product with a matrix [N, N], because a tensor cannot be split into a number of groups
+        that is not known. In a batch that is not a multiple of the group size, some groups have one member more.
+        """
+        index = torch.ones_like(x[:, 0, 0, 0]).cumsum(0) - 1  # [N]
+        size = index[-1] + 1
+        members = size if self.group_size is None else size.clamp(max=self.group_size)
+        num_groups = (size / members).floor()
+        group = index - (index / num_groups).floor() * num_groups  # [N]
+        is_same = (group[:, None] == group[None, :]).to(x.dtype)
+        mean_of_group = is_same / is_same.sum(dim=1, keepdim=True)  # [N, N]
+        variance = mean_of_group @ (x.flatten(1) - mean_of_group @ x.flatten(1)).square()  # [N, CHW]
+        return (variance + 1e-8).sqrt().unflatten(1, [self.num_channels, -1]).mean(dim=2)
 
     def extra_repr(self) -> str:
         return f'group_size={self.group_size}, num_channels={self.num_channels}'

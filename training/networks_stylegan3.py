@@ -573,7 +573,8 @@ class SynthesisLayer(torch.nn.Module):
         if self.is_torgb:
             styles = styles * (1 / np.sqrt(self.in_channels * self.conv_kernel**2))
 
-        half = self.use_fp16 and not force_fp32 and x.device.type == 'cuda'
+        has_half = x.device.type == 'cuda' or getattr(self, 'half_on_cpu', False)  # the latter to be exported
+        half = self.use_fp16 and not force_fp32 and has_half
         half_dtype = getattr(self, 'half_dtype', torch.float16)  # training may have chosen another type (bfloat16)
         x = modulated_conv2d(
             x.to(half_dtype if half else self.weight.dtype),
