@@ -31,7 +31,7 @@ from bench.published import ONE_GPU_SEC_PER_KIMG
 from bench.reference import with_reference
 from bench.tables import markdown_table
 from dnnlib.cli import Command
-from torch_utils import inference_graphs, misc
+from torch_utils import inference_graphs, precision
 from torch_utils.distributed import World
 from training.presets import auto_preset
 
@@ -205,7 +205,7 @@ def main(only: tuple[str, ...], resolutions: list[int] | None, quick: bool, json
         for mode in MODES
     ]
     for case in cases:
-        with misc.tensor_float32(MODES[case.args[1]].get('allow_tf32', False)):
+        with precision.tensor_float32(MODES[case.args[1]].get('allow_tf32', False)):
             for row in case():
                 rows.append(row)
                 print('  '.join(cell for cell in (row.section, *row.cells()) if cell), flush=True)
