@@ -158,6 +158,17 @@ def test_a_deterministic_run_is_resumed_to_the_bit(data, tmp_path):
     assert last_network(run_dir) == finished
 
 
+@pytest.mark.slow
+def test_graphs_on_two_devices_compute_the_same(data, tmp_path):
+    options = [*SHORT, '--cfg=tiny', '--gpus=2', '--batch=8', '--cbase=64', '--cmax=8', '--init-p=0.3', '--kimg=0.096']
+    networks = []
+    for graphs in (0, 1):
+        outdir = tmp_path / str(graphs)
+        successful(train(data, outdir, *options, f'--cuda-graphs={graphs}'), devices=2)
+        networks.append(last_network(only(outdir)))
+    assert networks[0] == networks[1]
+
+
 # After the first tick, whatever waits for the GPU inside a tick is an error.
 NEVER_WAITING = """
 import torch, train, training.training_loop as loop
@@ -177,6 +188,8 @@ if __name__ == "__main__":
     pytest.param(['--cfg=auto', '--gpus=2', '--batch-gpu=2', '--fp32=1'], id='two devices', marks=pytest.mark.slow),
     pytest.param(['--cfg=tiny-t', '--deterministic=1', '--mirror=1'], id='stylegan3', marks=pytest.mark.slow),
     pytest.param(['--cfg=auto', '--cuda-graphs=1', '--kimg=0.2'], id='graphs', marks=pytest.mark.slow),
+    pytest.param(['--cfg=tiny', '--cuda-graphs=1', '--kimg=0.16', '--insgen=1', '--apa=1'], id='methods as graphs',
+                 marks=pytest.mark.slow),
     pytest.param(['--cfg=tiny', '--lecam=0.1', '--bcr=10', '--diffaugment=color,translation,cutout'], id='methods',
                  marks=pytest.mark.slow),
     pytest.param(['--cfg=tiny', '--loss=relativistic', '--validation=8', '--ada-heuristic=rv'], id='relativistic',

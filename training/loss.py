@@ -241,6 +241,14 @@ class StyleGAN2Loss:
         """Return where the blur is cut off after `cur_nimg` images: at 3 sigma, in pixels."""
         return int(3 * self.blur_sigma(cur_nimg))
 
+    def has_fixed_shapes(self) -> bool:
+        """Return whether all rounds of a phase compute with the same shapes from now on."""
+        return self.instances is None or self.instances.has_fixed_shapes()
+
+    def variant(self) -> tuple[bool, bool]:
+        """Return what a round computes besides what its phase and its inputs say, which changes while a run trains."""
+        return self.is_compared, self.pseudo is not None and self.pseudo.is_active()
+
     def _set_blur(self, cur_nimg: int) -> None:
         self._blur_radius = self.blur_radius(cur_nimg)
         self._blur_sigma = self.blur_sigma(cur_nimg)

@@ -1,6 +1,7 @@
 """What a training iteration does on a GPU, on the rehearsal device. Run by `tests/test_rehearsal.py`."""
 
 import dataclasses
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -99,12 +100,19 @@ def test_what_is_farther_than_the_longer_side_is_zero_as_on_the_cpu():
 # CUDA graphs
 
 
-def training_step(cfg, **options):
+def training_step(cfg, methods=MappingProxyType({}), **options):
     """Networks of 8x8 pixels, their loss and phases, and two rounds of random images."""
     torch.manual_seed(0)
-    config, dataset = training_setup(8, 4, 1, CUDA, channel_base=32, augment_p=0.5, cfg=cfg)
-    config = dataclasses.replace(config, batch_gpu=2, **options)
-    return TrainingStep(World(0, 1, CUDA), config, dataset)
+    options = dict(dict(cuda_graphs=True, batch_gpu=2), **options)
+    config, dataset = training_setup(8, 4, 1, CUDA, channel_base=32, augment_p=0.5, cfg=cfg, methods=methods)
+    config = dataclasses.replace(config, **options)
+    if 'insgen' in methods:
+        config.loss_kwargs['insgen_queue'] = 12  # full after three batches
+    step = TrainingStep(World(0, 1, CUDA), config, dataset)
+    if step.pseudo is not None:
+        step.pseudo.p.fill_(0.5)
+        step.pseudo.send_p()
+    return step
 
 
 def run_batches(step, graphs, count, nimg_per_batch=4, first=0):
@@ -117,13 +125,20 @@ def run_batches(step, graphs, count, nimg_per_batch=4, first=0):
                     piece['real_img'] = torch.randn_like(piece['real_img'])
                     piece['gen_z'] = torch.randn_like(piece['gen_z'])
                 run_phase(phase, step.loss, step.batches, step.world, batch_idx * nimg_per_batch, graphs)
-    return {**step.loss.state_dict(), **dict(step.G.state_dict()), **dict(step.D.state_dict())}
+        step.loss.end_batch(step.world)
+    states = (step.loss.state_dict(), step.loss.shared_state_dict(), step.G.state_dict(), step.D.state_dict())
+    return {f'{index}.{name}': tensor for index, state in enumerate(states) for name, tensor in state.items()}
 
 
 @pytest.mark.parametrize('cfg, options', [
     ('auto', dict(G_reg_interval=2, D_reg_interval=2)),
     pytest.param('auto', dict(G_reg_interval=None, D_reg_interval=None), marks=pytest.mark.slow),
     pytest.param('tiny-r', dict(D_reg_interval=2), marks=pytest.mark.slow),
+    ('tiny', dict(methods=dict(apa=True, lecam=0.3), D_reg_interval=2)),
+    pytest.param('tiny', dict(methods=dict(insgen='1', bcr='10'), D_reg_interval=2), marks=pytest.mark.slow),
+    pytest.param(
+        'tiny', dict(methods=dict(insgen='1', apa=True, loss='relativistic'), D_reg_interval=2), marks=pytest.mark.slow
+    ),
 ])  # fmt: skip
 def test_graphs_compute_the_same(cfg, options):
     results, statistics = [], []
