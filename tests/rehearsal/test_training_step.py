@@ -1,7 +1,7 @@
 """What a training iteration does on a GPU, on the rehearsal device. Run by `tests/test_rehearsal.py`."""
 
 import dataclasses
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 import torch
@@ -10,10 +10,12 @@ from bench.networks import TrainingStep, training_setup
 from torch_utils import training_stats
 from torch_utils.distributed import World
 from torch_utils.ops import upfirdn2d
+from training import setup
 from training.augment import SYM6, rotation, scaling, translation, warp_affine
 from training.cuda_graphs import PhaseGraphs
 from training.data.ahead import BatchesAhead
 from training.phases import run_phase
+from training.run import memory_estimate
 
 pytestmark = pytest.mark.skipif(not getattr(torch.cuda, 'rehearsal', False), reason='needs the rehearsal device')
 
@@ -94,6 +96,28 @@ def test_what_is_farther_than_the_longer_side_is_zero_as_on_the_cpu():
     assert torch.allclose(actual[0], expected[0], atol=1e-4)
     assert torch.allclose(actual[1, ..., :3], expected[1, ..., :3], atol=1e-4) and actual[1, ..., :3].abs().max() > 0.1
     assert torch.allclose(actual[1, ..., 9:], torch.zeros([16, 7])) and not expected[1, ..., 9:].any()
+
+
+@pytest.mark.parametrize('augpipe, channels', [('geom', 3), ('blit', 1), ('color', 3)])
+def test_memory_of_warped_images_is_estimated(augpipe, channels):
+    options = dict(augment_p=0.5, augpipe=augpipe, cfg='tiny', channel_base=64)
+    config, dataset = training_setup(64, 2, 1, CUDA, **options)
+    pipe, _ada = setup.build_augmentation(config, CUDA)
+    images = torch.randn([2, channels, 64, 64], device=CUDA, requires_grad=True)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    shown = pipe(images)
+    of_D = torch.ones_like(shown, requires_grad=True)  # stands for the gradient of D
+    (gradient,) = torch.autograd.grad(shown, images, of_D, create_graph=True)
+    gradient.square().sum().backward(inputs=[of_D])
+    needed = (torch.cuda.max_memory_allocated() - before) / 2
+    shaped = SimpleNamespace(image_shape=(channels, 64, 64))
+    estimated = memory_estimate.warped_bytes(config, shaped)
+    if augpipe == 'color':
+        assert estimated == 0 and needed < 100 * 64**2
+    else:
+        assert estimated == pytest.approx(needed, rel=0.1)
+    assert memory_estimate.warped_bytes(dataclasses.replace(config, augment_p=0), shaped) == 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------

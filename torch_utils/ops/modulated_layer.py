@@ -66,6 +66,8 @@ def modulated_layer(
     Returns:
         [N, O, H', W'] with x's type, on the CPU channels last, or None if the separate operators are to be used.
     """
+    if x.device.type not in ('cpu', 'cuda'):
+        return None
     tensors = [tensor for tensor in (x, weight, styles, noise, b) if tensor is not None]
     if padding != 1 or up not in (1, 2) or flip_weight != (up == 1) or act not in _SLOPES or not gain > 0:
         return None
