@@ -1,4 +1,4 @@
-"""scripts/gpu_check.sh without a GPU: its parts, its results and its page. `tests/test_rehearsal.py` runs all of it."""
+"""scripts/gpu_check.sh without a GPU: its parts, its results and its page; all of it on the rehearsal device (slow)."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import torch
 from bench.gpu_report import to_markdown
 from scripts import gpu_check
 from scripts.gpu_check import Part, earlier_results, run_part
+from tests.rehearsal.processes import REHEARSAL_IS_POSSIBLE, successful
 from tests.small_runs import ROOT
 
 MACHINE = dict(
@@ -131,3 +132,16 @@ def test_the_page():
         assert line in text.splitlines(), text
     assert text.count('```\none\ntwo\n```') == 2
     assert '--quick' not in text and '--quick' in to_markdown(dict(machine=MACHINE, quick=True, parts={}))
+
+
+@pytest.mark.slow
+@REHEARSAL_IS_POSSIBLE
+@pytest.mark.timeout(4500)
+def test_the_check_for_gpus_runs_through(tmp_path):
+    page = (ROOT / 'docs' / 'benchmarks-gpu.md').read_text()
+    command = ['bash', ROOT / 'scripts' / 'gpu_check.sh', '--quick', f'--outdir={tmp_path}']
+    successful(command, devices=2, timeout=4400, memory_mib=4096)
+    parts = json.loads((tmp_path / 'results.json').read_text())['parts']
+    assert {part['result'] for part in parts.values()} == {'passed'} and 'ranks' in parts
+    assert all(name in (tmp_path / 'results.md').read_text() for name in ('Rehearsal device', 'fp16, NHWC', 'up 2, 12'))
+    assert (ROOT / 'docs' / 'benchmarks-gpu.md').read_text() == page  # whose figures are those of real GPUs

@@ -2,27 +2,22 @@
 
 import json
 import pickle
-import shutil
 import subprocess
 import sys
 
 import numpy as np
 import PIL.Image
 import pytest
-import torch
 
 from tests import metric_stand_ins as stand_ins
 from tests.rehearsal import iterations
 from tests.rehearsal.backend import COUNTERS
-from tests.rehearsal.processes import on_both, run, script, successful
+from tests.rehearsal.processes import REHEARSAL_IS_POSSIBLE, on_both, run, script, successful
 from tests.small_generators import make_generator, make_stylegan3_generator, read_images, write_networks
-from tests.small_runs import ROOT, SMALL, last_network, only, train, write_images
+from tests.small_runs import SMALL, last_network, only, train, write_images
 from training.run.run_dir import RunDir
 
-pytestmark = pytest.mark.skipif(
-    torch.version.cuda is not None or sys.platform != 'linux' or shutil.which('g++') is None,
-    reason='needs the CPU build of PyTorch, Linux and g++',
-)
+pytestmark = [pytest.mark.rehearsal, REHEARSAL_IS_POSSIBLE]
 SHORT = ['--device=cuda', '--tick=0.016', '--kimg=0.032', '--snap=1', '--workers=0']
 
 
@@ -346,18 +341,6 @@ def test_converted_networks_compute_in_half_precision(golden_path, tmp_path, sou
 def test_the_doctor_finds_the_kernels():
     result = successful([sys.executable, '-m', 'torch_utils.ops'])
     assert 'Rehearsal device' in result.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(4500)
-def test_the_check_for_gpus_runs_through(tmp_path):
-    page = (ROOT / 'docs' / 'benchmarks-gpu.md').read_text()
-    command = ['bash', ROOT / 'scripts' / 'gpu_check.sh', '--quick', f'--outdir={tmp_path}']
-    successful(command, devices=2, timeout=4400, memory_mib=4096)
-    parts = json.loads((tmp_path / 'results.json').read_text())['parts']
-    assert {part['result'] for part in parts.values()} == {'passed'} and 'ranks' in parts
-    assert all(name in (tmp_path / 'results.md').read_text() for name in ('Rehearsal device', 'fp16, NHWC', 'up 2, 12'))
-    assert (ROOT / 'docs' / 'benchmarks-gpu.md').read_text() == page  # whose figures are those of real GPUs
 
 
 # ---------------------------------------------------------------------------------------------------------------------
