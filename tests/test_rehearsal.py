@@ -183,7 +183,7 @@ if __name__ == "__main__":
     pytest.param(['--cfg=auto', '--gpus=2', '--batch-gpu=2', '--fp32=1'], id='two devices', marks=pytest.mark.slow),
     pytest.param(['--cfg=tiny-t', '--deterministic=1', '--mirror=1'], id='stylegan3', marks=pytest.mark.slow),
     pytest.param(['--cfg=auto', '--cuda-graphs=1', '--kimg=0.2'], id='graphs', marks=pytest.mark.slow),
-    pytest.param(['--cfg=tiny', '--cuda-graphs=1', '--kimg=0.16', '--insgen=1', '--apa=1'], id='methods as graphs',
+    pytest.param(['--cfg=tiny', '--cuda-graphs=1', '--kimg=0.16', '--insgen=1', '--lecam=0.1'], id='methods as graphs',
                  marks=pytest.mark.slow),
     pytest.param(['--cfg=tiny', '--lecam=0.1', '--bcr=10', '--diffaugment=color,translation,cutout'], id='methods',
                  marks=pytest.mark.slow),

@@ -121,7 +121,7 @@ class PhaseGraphs:
             self._blur_radius = radius
 
     def _run_round(self, phase: str, piece: Mapping[str, torch.Tensor], gain: float, cur_nimg: int) -> None:
-        variant = self._loss.variant()
+        variant = self._loss.variant(phase)
         if (phase, variant) not in self._num_mixings:
             with self._on_own_stream():
                 self._num_mixings[phase, variant] = self._loss.count_mixings(
