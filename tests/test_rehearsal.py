@@ -17,7 +17,7 @@ from tests.small_generators import make_generator, make_stylegan3_generator, rea
 from tests.small_runs import SMALL, last_network, only, train, write_images
 from training.run.run_dir import RunDir
 
-pytestmark = [pytest.mark.rehearsal, REHEARSAL_IS_POSSIBLE]
+pytestmark = REHEARSAL_IS_POSSIBLE
 SHORT = ['--device=cuda', '--tick=0.016', '--kimg=0.032', '--snap=1', '--workers=0']
 
 
