@@ -13,6 +13,7 @@ Legend: N images, I and O input and output channels, H and W rows and columns.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -66,14 +67,10 @@ def modulated_layer(
     Returns:
         [N, O, H', W'] with x's type, on the CPU channels last, or None if the separate operators are to be used.
     """
-    if x.device.type not in ('cpu', 'cuda'):
-        return None
-    tensors = [tensor for tensor in (x, weight, styles, noise, b) if tensor is not None]
     if padding != 1 or up not in (1, 2) or flip_weight != (up == 1) or act not in _SLOPES or not gain > 0:
         return None
-    if not all(native.route(tensor) == 'eager' for tensor in tensors) or torch.is_autocast_enabled(x.device.type):
-        return None
-    if any(tensor.device != x.device or tensor.is_neg() for tensor in tensors):
+    tensors = [tensor for tensor in (x, weight, styles, noise, b) if tensor is not None]
+    if not _are_ordinary(tensors):
         return None
     kernels = native.kernels(x)
     if kernels is None or not _are_shapes_supported(x, weight, styles, noise, b, up):
@@ -117,6 +114,16 @@ def reference(
     coefs = torch.rsqrt(styles.square() @ weight.square().sum(dim=[2, 3]).t() + EPSILON)
     x = x * coefs[:, :, None, None]
     return bias_act(x if noise is None else x + noise, b, **activation)
+
+
+def _are_ordinary(tensors: Sequence[Tensor]) -> bool:
+    """Return whether kernels may read these tensors: on one device that has kernels, and without autocast."""
+    device = tensors[0].device
+    if device.type not in ('cpu', 'cuda') or torch.is_autocast_enabled(device.type):
+        return False
+    return all(
+        native.route(tensor) == 'eager' and tensor.device == device and not tensor.is_neg() for tensor in tensors
+    )
 
 
 def _are_shapes_supported(x: Tensor, weight: Tensor, styles: Tensor, noise: Tensor | None, b: Tensor, up: int) -> bool:
