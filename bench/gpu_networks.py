@@ -1,7 +1,8 @@
 """Generators and training iterations on a GPU in every precision, beside the reference implementation in the same run.
 
-Images per second of generators, one at a time (also replayed as a CUDA graph) and in batches; seconds per 1000 images
-of training with the pipe `bgc` at p = 0.5, beside the published times of an A100, and the peak of PyTorch's memory.
+Images per second of generators, one at a time and in batches, also replayed as a CUDA graph; seconds per 1000 images of
+training with the pipe `bgc` at p = 0.5, also with `--cuda-graphs=1`, beside the published times of an A100, and the
+peak of PyTorch's memory. The modes are the values of `--precision`.
 
     python bench/gpu_networks.py                                  about 10 minutes on one GPU
     python bench/gpu_networks.py --only=generator --resolutions=256
@@ -14,7 +15,7 @@ import functools
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,20 +32,24 @@ from bench.published import ONE_GPU_SEC_PER_KIMG
 from bench.reference import with_reference
 from bench.tables import markdown_table
 from dnnlib.cli import Command
-from torch_utils import inference_graphs, misc
+from torch_utils import inference_graphs, precision
 from torch_utils.distributed import World
+from training.config import TrainingConfig
+from training.cuda_graphs import WARM_UP_ROUNDS
+from training.dataset import ImageFolderDataset
 from training.presets import auto_preset
 
 AUGMENT_P = 0.5
 PUBLISHED_GPU = 'A100'
 # Options of train.py
 MODES: dict[str, dict[str, Any]] = {
-    'fp32': dict(fp32=True),
-    'tf32': dict(fp32=True, allow_tf32=True),
-    'fp16': dict(),
-    'fp16, NHWC': dict(nhwc=True),
+    'fp32': dict(precision='fp32'),
+    'tf32': dict(precision='tf32'),
+    'bf16': dict(precision='bf16'),
+    'fp16': dict(precision='fp16'),
+    'fp16, NHWC': dict(precision='fp16', nhwc=True),
 }
-BUDGET_SEC = {'generator': 3.0, 'training': 2.0}  # of each measurement (of a phase), for both implementations together
+BUDGET_SEC = {'generator': 2.2, 'training': 1.2}  # of each measurement (of a phase), for both implementations together
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class GpuRow:
     batch: int
     image_sec: float | None
     reference_image_sec: float | None
-    graph_image_sec: float | None = None  # replayed as a CUDA graph
+    graph_image_sec: float | None = None  # replayed as CUDA graphs
     peak_bytes: int | None = None
 
     def cells(self) -> tuple[str, ...]:
@@ -72,7 +77,7 @@ class GpuRow:
                 speedup,
             )
         published = ONE_GPU_SEC_PER_KIMG.get(self.resolution, {}).get(PUBLISHED_GPU)
-        times = (_sec_per_kimg(sec) for sec in (self.image_sec, self.reference_image_sec))
+        times = (_sec_per_kimg(sec) for sec in (self.image_sec, self.reference_image_sec, self.graph_image_sec))
         is_comparable = published is not None and self.mode.startswith('fp16')
         memory = '' if self.peak_bytes is None else f'{self.peak_bytes / 2**30:.2f} GiB'
         return *first, *times, speedup, f'{published:.2f}' if is_comparable else '', memory
@@ -80,7 +85,10 @@ class GpuRow:
 
 HEADINGS = {
     'generator': ('pixels', 'mode', 'batch', 'images/s', 'reference', 'CUDA graph', 'speedup'),
-    'training': ('pixels', 'mode', 'batch', 's/kimg', 'reference', 'speedup', f'published, {PUBLISHED_GPU}', 'memory'),
+    'training': (
+        *('pixels', 'mode', 'batch', 's/kimg', 'reference', 'CUDA graphs', 'speedup'),
+        *(f'published, {PUBLISHED_GPU}', 'memory'),
+    ),
 }
 OUT_OF_MEMORY = 'out of memory'
 
@@ -156,8 +164,30 @@ def bench_training(resolution: int, mode: str, device: torch.device, quick: bool
         torch.cuda.reset_peak_memory_stats(device)  # without what the reference implementation needs
         ours += per_image(times['ours'], images) or math.nan
         reference += per_image(times['reference'], images) or math.nan
-    image_sec, reference_sec = (None if math.isnan(sec) else sec for sec in (ours, reference))
-    yield GpuRow('training', resolution, mode, batch, image_sec, reference_sec, peak_bytes=peak_bytes)
+    del step
+    graph = _graph_image_sec(replace(config, cuda_graphs=True), dataset, device, batch)
+    image_sec, reference_sec, graph_sec = (None if math.isnan(sec) else sec for sec in (ours, reference, graph))
+    yield GpuRow('training', resolution, mode, batch, image_sec, reference_sec, graph_sec, peak_bytes)
+
+
+def _graph_image_sec(config: TrainingConfig, dataset: ImageFolderDataset, device: torch.device, batch: int) -> float:
+    """Return the seconds per image of an iteration as CUDA graphs, NaN if memory does not suffice.
+
+    Styles are always mixed, since those of one kind are enough to record.
+    """
+    torch.cuda.empty_cache()
+    step = TrainingStep(World(rank=0, size=1, device=device), config, dataset)
+    step.loss.style_mixing_prob = 1
+    total = 0.0
+    for name, run in step.cases().items():
+        times = None
+        with contextlib.suppress(torch.cuda.OutOfMemoryError):
+            if name != 'EMA':
+                for _ in range(WARM_UP_ROUNDS + 2):  # the last one records
+                    run()
+            times = seconds({'graph': run}, device, BUDGET_SEC['training'] / 2)['graph']
+        total += per_image(times, batch * step.intervals()[name]) or math.nan
+    return total
 
 
 SECTIONS: dict[str, Callable[[int, str, torch.device, bool], Iterator[GpuRow]]] = {
@@ -205,7 +235,7 @@ def main(only: tuple[str, ...], resolutions: list[int] | None, quick: bool, json
         for mode in MODES
     ]
     for case in cases:
-        with misc.tensor_float32(MODES[case.args[1]].get('allow_tf32', False)):
+        with precision.tensor_float32(case.args[1] == 'tf32'):
             for row in case():
                 rows.append(row)
                 print('  '.join(cell for cell in (row.section, *row.cells()) if cell), flush=True)

@@ -26,8 +26,10 @@ from bench.peaks import COPY_MIB, QUICK_COPY_MIB
 from bench.tables import text_table_of_rows
 from dnnlib.cli import Command
 from torch_utils.ops import native
+from torch_utils.ops.arguments import BiasActOptions
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.filtered_lrelu import filtered_lrelu
+from torch_utils.ops.finish import finish
 from torch_utils.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upsample2d
 
 SHAPES = ((16, 64, 256, 256), (16, 256, 64, 64), (32, 512, 16, 16))  # N C H W
@@ -73,10 +75,13 @@ def _copy_row(device: torch.device, mib: int, repeats: int) -> Row:
 
 def _rows(x: torch.Tensor, shape_name: str, bytes_per_sec: float, repeats: int) -> Iterator[Row]:
     b = torch.randn([x.shape[1]], device=x.device, dtype=x.dtype)
+    scale = torch.randn(x.shape[:2], device=x.device)
+    noise = torch.randn([x.shape[0], 1, *x.shape[2:]], device=x.device)
     short, long = setup_filter([1, 3, 3, 1], device=x.device), setup_filter(range(1, 13), device=x.device)
     operators: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         'bias_act lrelu, gain, clamp': lambda x: bias_act(x, b, act='lrelu', clamp=256),
         'bias_act swish': lambda x: bias_act(x, b, act='swish'),
+        'finish lrelu, noise, clamp': lambda x: _finish(x, scale, noise, b),
         'up 2, [1,3,3,1]': lambda x: upsample2d(x, short),
         'down 2, [1,3,3,1]': lambda x: downsample2d(x, short),
         'filter [1,3,3,1]': lambda x: filter2d(x, short),
@@ -91,7 +96,7 @@ def _rows(x: torch.Tensor, shape_name: str, bytes_per_sec: float, repeats: int) 
         dy = torch.randn_like(y)
         forward_bytes = x.nbytes + y.nbytes
         # Backward also reads the tensor that was kept: x for swish, y for all other activations.
-        backward_bytes = forward_bytes + (x.nbytes if name.startswith('bias_act') else 0)
+        backward_bytes = forward_bytes + (x.nbytes if name.startswith(('bias_act', 'finish')) else 0)
 
         def run_backward(leaf: torch.Tensor = leaf, y: torch.Tensor = y, dy: torch.Tensor = dy) -> None:
             torch.autograd.grad(y, leaf, dy, retain_graph=True)
@@ -106,6 +111,13 @@ def _rows(x: torch.Tensor, shape_name: str, bytes_per_sec: float, repeats: int) 
                 name, f'{shape_name} forward, plain', run_forward, forward_bytes, bytes_per_sec, x.device, repeats
             )
         yield plain
+
+
+def _finish(x: torch.Tensor, scale: torch.Tensor, noise: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    if native.route(x) == 'eager':
+        return finish(x, scale, noise, b, BiasActOptions(1, 'lrelu', 0.2, 1.4, 256.0))
+    x = x * scale.to(x.dtype)[:, :, None, None] + noise.to(x.dtype)
+    return bias_act(x, b, act='lrelu', gain=1.4, clamp=256)
 
 
 def _row(

@@ -96,6 +96,7 @@ def construct_generator(
     """
     config, dataset = training_setup(resolution, 1, 1, device, quick_channel_base(quick), cfg=cfg, **options)
     G, _D = setup.construct_networks(config, dataset)
+    setup.choose_half_dtype(G, getattr(torch, config.half_dtype))
     layer_options = config.G_kwargs.get('synthesis_kwargs', config.G_kwargs)
     return G.eval().requires_grad_(False).to(device), layer_options['channel_base']
 
@@ -132,7 +133,8 @@ class TrainingStep:
         self.augment_pipe: Any
         self.G, self.D, self.G_ema = setup.build_networks(world, config, dataset, resume_pkl=None)
         self.augment_pipe, _ada = setup.build_augmentation(config, device)
-        self.loss = setup.build_loss(config, device, self.G, self.D, self.augment_pipe)
+        self.pseudo, _apa = setup.build_pseudo_augmentation(config, device)
+        self.loss = setup.build_loss(config, device, self.G, self.D, self.augment_pipe, self.pseudo)
         self.phases = build_phases(self.G, self.D, config)
         self.graphs = PhaseGraphs(self.loss, device) if config.cuda_graphs else None
         no_label = torch.zeros([config.batch_gpu, 0], device=device)

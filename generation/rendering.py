@@ -18,7 +18,7 @@ from dnnlib.progress import track
 from generation import latents
 from generation.image_transforms import use_transform
 from generation.projected_latents import ProjectedLatents, noise_buffers, use_projected_noise
-from torch_utils import images, inference_graphs, misc
+from torch_utils import images, inference_graphs, precision
 
 
 @torch.no_grad()
@@ -143,7 +143,7 @@ def render_projected(
                 if has_own_noise:
                     stack.enter_context(use_projected_noise(G, projected, start))
                 if is_exact:
-                    stack.enter_context(misc.tensor_float32(False))
+                    stack.enter_context(precision.tensor_float32(False))
                 rendered = render(G, ws, noise_mode, noise_seeds, force_fp32=is_exact)
             yield from rendered
 

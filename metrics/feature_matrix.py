@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from metrics.batching import row_blocks
+from torch_utils import precision
 
 FeatureArray = np.ndarray | torch.Tensor
 ProgressCallback = Callable[[int, int], object]  # called with the finished steps and their total
@@ -106,10 +107,5 @@ def accurate_matmul() -> Iterator[None]:
 
     Metrics subtract large, nearly equal sums of such products, so settings of the surrounding training must not apply.
     """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision('highest')
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    with precision.accurate_products(), torch.no_grad():
+        yield

@@ -1,4 +1,4 @@
-"""scripts/gpu_check.sh without a GPU: its parts, its results and its page. `tests/test_rehearsal.py` runs all of it."""
+"""scripts/gpu_check.sh without a GPU: its parts, its results and its page; all of it on the rehearsal device (slow)."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import torch
 from bench.gpu_report import to_markdown
 from scripts import gpu_check
 from scripts.gpu_check import Part, earlier_results, run_part
+from tests.rehearsal.processes import REHEARSAL_IS_POSSIBLE, successful
 from tests.small_runs import ROOT
 
 MACHINE = dict(
@@ -104,7 +105,7 @@ def test_the_page():
     ]
     network = dict(mode='fp16', batch=16, reference_image_sec=0.02, graph_image_sec=None, peak_bytes=3 * 2**30)
     rows = [
-        dict(network, section='training', resolution=256, image_sec=0.005),
+        dict(network, section='training', resolution=256, image_sec=0.005) | dict(graph_image_sec=0.004),
         dict(network, section='training', resolution=256, image_sec=None, mode='fp32'),
     ]
     generators = [dict(rows[0], section='generator', graph_image_sec=0.002)]
@@ -123,11 +124,24 @@ def test_the_page():
         '| ranks | Two GPUs | skipped: needs 2 GPUs | 1 s |',
         '| up 2 | forward | 70% | 80% | 1 of 2 |',
         '| 256 | fp16 | 16 | 200 | 50 | 500 | 4.00 |',
-        '| 256 | fp16 | 16 | 5 | 20 | 4.00 | 12.53 | 3.00 GiB |',
-        '| 256 | fp32 | 16 | out of memory | 20 |  |  | 3.00 GiB |',
+        '| 256 | fp16 | 16 | 5 | 20 | 4 | 4.00 | 12.53 | 3.00 GiB |',
+        '| 256 | fp32 | 16 | out of memory | 20 | out of memory |  |  | 3.00 GiB |',
         '| 64 | 4 | 2.00 GiB | 1.00 GiB | 2.00 |',
         '### The end of run, which failed',
     ):
         assert line in text.splitlines(), text
     assert text.count('```\none\ntwo\n```') == 2
     assert '--quick' not in text and '--quick' in to_markdown(dict(machine=MACHINE, quick=True, parts={}))
+
+
+@pytest.mark.slow
+@REHEARSAL_IS_POSSIBLE
+@pytest.mark.timeout(4500)
+def test_the_check_for_gpus_runs_through(tmp_path):
+    page = (ROOT / 'docs' / 'benchmarks-gpu.md').read_text()
+    command = ['bash', ROOT / 'scripts' / 'gpu_check.sh', '--quick', f'--outdir={tmp_path}']
+    successful(command, devices=2, timeout=4400, memory_mib=4096)
+    parts = json.loads((tmp_path / 'results.json').read_text())['parts']
+    assert {part['result'] for part in parts.values()} == {'passed'} and 'ranks' in parts
+    assert all(name in (tmp_path / 'results.md').read_text() for name in ('Rehearsal device', 'fp16, NHWC', 'up 2, 12'))
+    assert (ROOT / 'docs' / 'benchmarks-gpu.md').read_text() == page  # whose figures are those of real GPUs

@@ -2,27 +2,22 @@
 
 import json
 import pickle
-import shutil
 import subprocess
 import sys
 
 import numpy as np
 import PIL.Image
 import pytest
-import torch
 
 from tests import metric_stand_ins as stand_ins
 from tests.rehearsal import iterations
 from tests.rehearsal.backend import COUNTERS
-from tests.rehearsal.processes import on_both, run, script, successful
+from tests.rehearsal.processes import REHEARSAL_IS_POSSIBLE, on_both, run, script, successful
 from tests.small_generators import make_generator, make_stylegan3_generator, read_images, write_networks
-from tests.small_runs import ROOT, SMALL, last_network, only, train, write_images
+from tests.small_runs import SMALL, last_network, only, train, write_images
 from training.run.run_dir import RunDir
 
-pytestmark = pytest.mark.skipif(
-    torch.version.cuda is not None or sys.platform != 'linux' or shutil.which('g++') is None,
-    reason='needs the CPU build of PyTorch, Linux and g++',
-)
+pytestmark = REHEARSAL_IS_POSSIBLE
 SHORT = ['--device=cuda', '--tick=0.016', '--kimg=0.032', '--snap=1', '--workers=0']
 
 
@@ -158,6 +153,17 @@ def test_a_deterministic_run_is_resumed_to_the_bit(data, tmp_path):
     assert last_network(run_dir) == finished
 
 
+@pytest.mark.slow
+def test_graphs_on_two_devices_compute_the_same(data, tmp_path):
+    options = [*SHORT, '--cfg=tiny', '--gpus=2', '--batch=8', '--cbase=64', '--cmax=8', '--init-p=0.3', '--kimg=0.096']
+    networks = []
+    for graphs in (0, 1):
+        outdir = tmp_path / str(graphs)
+        successful(train(data, outdir, *options, f'--cuda-graphs={graphs}'), devices=2)
+        networks.append(last_network(only(outdir)))
+    assert networks[0] == networks[1]
+
+
 # After the first tick, whatever waits for the GPU inside a tick is an error.
 NEVER_WAITING = """
 import torch, train, training.training_loop as loop
@@ -177,6 +183,8 @@ if __name__ == "__main__":
     pytest.param(['--cfg=auto', '--gpus=2', '--batch-gpu=2', '--fp32=1'], id='two devices', marks=pytest.mark.slow),
     pytest.param(['--cfg=tiny-t', '--deterministic=1', '--mirror=1'], id='stylegan3', marks=pytest.mark.slow),
     pytest.param(['--cfg=auto', '--cuda-graphs=1', '--kimg=0.2'], id='graphs', marks=pytest.mark.slow),
+    pytest.param(['--cfg=tiny', '--cuda-graphs=1', '--kimg=0.16', '--insgen=1', '--lecam=0.1'], id='methods as graphs',
+                 marks=pytest.mark.slow),
     pytest.param(['--cfg=tiny', '--lecam=0.1', '--bcr=10', '--diffaugment=color,translation,cutout'], id='methods',
                  marks=pytest.mark.slow),
     pytest.param(['--cfg=tiny', '--loss=relativistic', '--validation=8', '--ada-heuristic=rv'], id='relativistic',
@@ -333,18 +341,6 @@ def test_converted_networks_compute_in_half_precision(golden_path, tmp_path, sou
 def test_the_doctor_finds_the_kernels():
     result = successful([sys.executable, '-m', 'torch_utils.ops'])
     assert 'Rehearsal device' in result.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(4500)
-def test_the_check_for_gpus_runs_through(tmp_path):
-    page = (ROOT / 'docs' / 'benchmarks-gpu.md').read_text()
-    command = ['bash', ROOT / 'scripts' / 'gpu_check.sh', '--quick', f'--outdir={tmp_path}']
-    successful(command, devices=2, timeout=4400, memory_mib=4096)
-    parts = json.loads((tmp_path / 'results.json').read_text())['parts']
-    assert {part['result'] for part in parts.values()} == {'passed'} and 'ranks' in parts
-    assert all(name in (tmp_path / 'results.md').read_text() for name in ('Rehearsal device', 'fp16, NHWC', 'up 2, 12'))
-    assert (ROOT / 'docs' / 'benchmarks-gpu.md').read_text() == page  # whose figures are those of real GPUs
 
 
 # ---------------------------------------------------------------------------------------------------------------------

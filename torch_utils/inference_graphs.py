@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torch_utils import precision
+
 WARM_UPS = 3  # calls before one is recorded: libraries choose their algorithms, and TorchScript compiles, in the first
 MAX_RECORDINGS = 8  # each keeps memory for all activations
 MAX_COUNTED = 64  # kinds of calls that are not recorded yet
@@ -110,11 +112,10 @@ def call(module: torch.nn.Module, *inputs: Tensor, **options: Hashable) -> Tenso
 def _key(module: torch.nn.Module, inputs: Sequence[Tensor], options: dict[str, Hashable]) -> Hashable:
     """Return all that a recording depends on, except for the content of tensors."""
     tensors = [*module.parameters(), *module.buffers()]
-    switches = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
     return (
         id(module),
         tuple((tensor.data_ptr(), tensor.shape, tensor.dtype) for tensor in tensors),
         tuple((tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in inputs),
         tuple(sorted(options.items())),
-        switches,
+        precision.tensor_float32_setting(),
     )

@@ -227,20 +227,3 @@ def print_module_summary(
     rule = '  '.join('-' * width for width in widths)
     print('\n'.join(['', lines[0], rule, *lines[1:-1], rule, lines[-1], '']))
     return result
-
-
-@contextlib.contextmanager
-def tensor_float32(allowed: bool) -> Iterator[None]:
-    """Let convolutions and matrix products of float32 use TensorFloat-32 on CUDA, or not.
-
-    By default, PyTorch uses it for convolutions.
-    """
-    backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    previous = [backend.allow_tf32 for backend in backends]
-    try:
-        for backend in backends:
-            backend.allow_tf32 = allowed
-        yield
-    finally:
-        for backend, value in zip(backends, previous):
-            backend.allow_tf32 = value

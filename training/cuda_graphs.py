@@ -6,9 +6,9 @@ statistics and gradients. PyTorch's generator of random numbers takes part, so t
 CPU decides is drawn before: where styles are mixed is a tensor, and whether they are mixed, like the number of taps of
 the blur, selects one of several graphs.
 
-The same numbers result as without graphs. Each graph is recorded after some rounds that ran without it, since kernels
-have to be compiled, algorithms chosen, and constants copied first. Gradients are averaged over ranks, and optimizers
-take their steps, outside of the graphs.
+The same numbers result as without graphs, except for those of `--apa`: see `PseudoAugmentation`. Each graph is recorded
+after some rounds that ran without it, since kernels have to be compiled, algorithms chosen, and constants copied first.
+Gradients are averaged over ranks, and optimizers take their steps, outside of the graphs.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class _Round:
     inputs: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
     crossovers: torch.Tensor | None = None  # int64, one for each mixing
     blur_sigma: torch.Tensor | None = None
+    new_keys: dict[str, list[torch.Tensor]] = dataclasses.field(default_factory=dict)  # of `InstanceDiscrimination`
 
 
 class PhaseGraphs:
@@ -65,7 +66,7 @@ class PhaseGraphs:
         self._stream = torch.cuda.Stream(device)
         self._rounds: dict[Hashable, _Round] = {}
         self._inputs: dict[Hashable, dict[str, torch.Tensor]] = {}  # by shapes, shared by the graphs
-        self._num_mixings: dict[str, int] = {}  # decisions about style mixing in a round of each phase
+        self._num_mixings: dict[Hashable, int] = {}  # decisions about style mixing in a round of each kind
         self._gradients: dict[str, _Gradients] = {}  # by phase
         self._blur_radius = 0
         self._pool: Any = None  # memory of all graphs, which never run at the same time
@@ -120,20 +121,20 @@ class PhaseGraphs:
             self._blur_radius = radius
 
     def _run_round(self, phase: str, piece: Mapping[str, torch.Tensor], gain: float, cur_nimg: int) -> None:
-        if phase not in self._num_mixings:
+        variant = self._loss.variant(phase)
+        if (phase, variant) not in self._num_mixings:
             with self._on_own_stream():
-                self._num_mixings[phase] = self._loss.count_mixings(
+                self._num_mixings[phase, variant] = self._loss.count_mixings(
                     lambda: self._loss.accumulate_gradients(phase, gain=gain, cur_nimg=cur_nimg, **piece)
                 )
             return
-        num_mixings = self._num_mixings[phase]
+        num_mixings = self._num_mixings[phase, variant]
         crossovers = [self._loss.draw_crossover(self._loss.G.num_ws) for _ in range(num_mixings)]
         is_mixed = tuple(crossover is not None for crossover in crossovers)
         shapes = tuple(tuple(tensor.shape) for tensor in piece.values())
-        key = (phase, shapes, gain, is_mixed, self._loss.is_compared)
-        kind = self._rounds.setdefault(key, _Round())
+        kind = self._rounds.setdefault((phase, shapes, gain, is_mixed, variant), _Round())
         if kind.num_runs < WARM_UP_ROUNDS or phase not in self._gradients:
-            kind.num_runs += 1
+            kind.num_runs += int(self._loss.has_fixed_shapes())
             with self._on_own_stream(), self._loss.deciding(Decisions(iter(crossovers))):
                 self._loss.accumulate_gradients(phase, gain=gain, cur_nimg=cur_nimg, **piece)
             return
@@ -146,6 +147,9 @@ class PhaseGraphs:
             self._record(kind, phase, gain, cur_nimg, is_mixed)
         assert kind.graph is not None
         kind.graph.replay()
+        if self._loss.instances is not None:
+            copies = {name: [key.clone() for key in keys] for name, keys in kind.new_keys.items()}
+            self._loss.instances.add_new_keys(copies)
 
     @contextlib.contextmanager
     def _on_own_stream(self) -> Iterator[None]:
@@ -174,9 +178,14 @@ class PhaseGraphs:
         assert kind.crossovers is not None
         crossovers = (kind.crossovers[index] if mixed else None for index, mixed in enumerate(is_mixed))
         graph = torch.cuda.CUDAGraph()
+        instances = self._loss.instances
+        earlier_keys = {} if instances is None else instances.take_new_keys()
         # Threads of the data loader may pin memory in the meantime.
         recording = torch.cuda.graph(graph, pool=self._pool, capture_error_mode='thread_local')
         with recording, self._loss.deciding(Decisions(crossovers, kind.blur_sigma)):
             self._loss.accumulate_gradients(phase, gain=gain, cur_nimg=cur_nimg, **kind.inputs)
+        if instances is not None:
+            kind.new_keys = instances.take_new_keys()
+            instances.add_new_keys(earlier_keys)
         self._pool = graph.pool()
         kind.graph = graph

@@ -93,6 +93,11 @@ class InstanceDiscrimination:
             heads = torch.nn.ModuleDict({kind: Head(like.shape[0]) for kind in (REAL, FAKE)})
         self.heads = heads.to(like.device, like.dtype).requires_grad_(False)
         self.average_heads = copy.deepcopy(self.heads)
+        for parameter in self.heads.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        gradients = distributed.flatten_gradients(self.heads.parameters())
+        assert gradients is not None
+        self._gradients = gradients  # of the heads, which stay where they are for CUDA graphs
         self.average_D = copy.deepcopy(D).requires_grad_(False)
         shape = [queue_size, NUM_FEATURES]
         self.queues = {kind: torch.zeros(shape, device=like.device, dtype=like.dtype) for kind in (REAL, FAKE)}
@@ -123,6 +128,20 @@ class InstanceDiscrimination:
         self.heads.requires_grad_(False)
         return contrast(self.heads[FAKE](features), self._keys(FAKE, view, c), self._others(FAKE)) * self.G_weight
 
+    def has_fixed_shapes(self) -> bool:
+        """Return whether the queues are full, so that all batches compute with the same shapes from now on."""
+        return all(int(count) == len(self.queues[kind]) for kind, count in self.counts.items())
+
+    def take_new_keys(self) -> dict[str, list[torch.Tensor]]:
+        """Remove and return the keys that are not in the queues yet, by kind."""
+        taken, self._new_keys = self._new_keys, {REAL: [], FAKE: []}
+        return taken
+
+    def add_new_keys(self, keys: Mapping[str, Sequence[torch.Tensor]]) -> None:
+        """Add keys [N, K] for the queues."""
+        for kind, added in keys.items():
+            self._new_keys[kind] += added
+
     def trained_parameters(self) -> list[torch.nn.Parameter]:
         """Return the parameters that are trained with those of D."""
         return list(self.heads.parameters())
@@ -141,18 +160,17 @@ class InstanceDiscrimination:
         """Train the heads, move the averages, and put the keys of this batch into the queues. Collective."""
         if not self._new_keys[REAL] and not self._new_keys[FAKE]:
             return
-        distributed.average_gradients(world, distributed.flatten_gradients(self.heads.parameters()))
+        distributed.average_gradients(world, self._gradients)
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._gradients.zero_()
         for average, current in ((self.average_D, self.D), (self.average_heads, self.heads)):
             for averaged, value in zip(average.parameters(), current.parameters(), strict=True):
                 averaged.lerp_(value, 1 - MOMENTUM)
             for copied, buffer in zip(average.buffers(), current.buffers(), strict=True):
                 copied.copy_(buffer)
-        for kind, keys in self._new_keys.items():
+        for kind, keys in self.take_new_keys().items():
             if keys:
                 self._enqueue(kind, distributed.gather_to_all(world, torch.cat(keys)))
-            keys.clear()
 
     def _enqueue(self, kind: str, keys: torch.Tensor) -> None:
         """Put keys [M, K] in front, in place of the oldest ones."""

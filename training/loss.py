@@ -241,6 +241,15 @@ class StyleGAN2Loss:
         """Return where the blur is cut off after `cur_nimg` images: at 3 sigma, in pixels."""
         return int(3 * self.blur_sigma(cur_nimg))
 
+    def has_fixed_shapes(self) -> bool:
+        """Return whether all rounds of a phase compute with the same shapes from now on."""
+        return self.instances is None or self.instances.has_fixed_shapes()
+
+    def variant(self, phase: str) -> tuple[bool, bool]:
+        """Return what a round of a phase computes besides what its inputs say, which changes while a run trains."""
+        replaces_reals = phase[0] == 'D' and self.pseudo is not None and self.pseudo.is_active()
+        return self.is_compared, replaces_reals
+
     def _set_blur(self, cur_nimg: int) -> None:
         self._blur_radius = self.blur_radius(cur_nimg)
         self._blur_sigma = self.blur_sigma(cur_nimg)

@@ -296,14 +296,6 @@ def checked_cuda_graphs(options: Options, device: str) -> bool:
     """
     if options.cuda_graphs and not device.startswith('cuda'):
         raise InvalidArgument('cuda_graphs', f'1 needs a CUDA device, but this run is on {device}: remove it.')
-    if options.cuda_graphs and options.apa:
-        raise InvalidArgument(
-            'cuda_graphs', '1 does not work with --apa, whose images are drawn on the CPU: remove one of the two.'
-        )
-    if options.cuda_graphs and options.insgen is not None:
-        raise InvalidArgument(
-            'cuda_graphs', '1 does not work with --insgen, whose queues grow at first: remove one of the two.'
-        )
     return options.cuda_graphs
 
 

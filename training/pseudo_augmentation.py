@@ -21,15 +21,20 @@ class PseudoAugmentation:
     Which ones is drawn on the CPU, so p has to be known there. On CUDA, `send_p` copies it without waiting as soon as
     it has changed. The next batch asks for it in D's phase, when the GPU has G's phase to work on.
 
+    For CUDA graphs, whose shapes are fixed, images are generated for all real ones while p is above zero, and the
+    device draws which of them are used.
+
     Args:
         device: Device of the images.
+        fixed_shapes: Whether to do so.
 
     Attributes:
         p: Probability for each image, a scalar that a controller adjusts in place; on CUDA if the images are, otherwise
             on the CPU. Call `send_p` after that.
     """
 
-    def __init__(self, device: torch.device | str = 'cpu') -> None:
+    def __init__(self, device: torch.device | str = 'cpu', fixed_shapes: bool = False) -> None:
+        self.fixed_shapes = fixed_shapes
         self.p = torch.zeros([], device=device if torch.device(device).type == 'cuda' else 'cpu')
         self._on_host = torch.zeros([], pin_memory=True) if self.p.is_cuda else self.p
         self._has_arrived: torch.cuda.Event | None = None
@@ -47,6 +52,10 @@ class PseudoAugmentation:
             self._has_arrived = None
         return self._on_host
 
+    def is_active(self) -> bool:
+        """Return whether images may be replaced."""
+        return float(self._p_on_host()) > 0
+
     def replace(
         self, images: torch.Tensor, generate: Callable[[torch.Tensor], torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -59,10 +68,13 @@ class PseudoAugmentation:
         Returns:
             Images [N, C, H, W], and bool [N, 1]; None if all of them are real.
         """
-        p = self._p_on_host()
-        if float(p) == 0:
+        if not self.is_active():
             return images, None
-        chosen = torch.rand([len(images)]) < p
+        if self.fixed_shapes:
+            chosen = torch.rand([len(images), 1], device=images.device) < self.p
+            generated = generate(torch.arange(len(images), device=images.device)).to(images.dtype)
+            return torch.where(chosen[:, :, None, None], generated, images), ~chosen
+        chosen = torch.rand([len(images)]) < self._on_host
         if not chosen.any():
             return images, None
         indices = cuda_memory.to_device(chosen.nonzero()[:, 0], images.device)

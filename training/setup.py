@@ -75,7 +75,7 @@ def build_networks(
     G, D = construct_networks(config, dataset)
     for module in (G, D):
         module.train().requires_grad_(False).to(world.device)
-        _choose_half_dtype(module, getattr(torch, config.half_dtype))
+        choose_half_dtype(module, getattr(torch, config.half_dtype))
     G_ema = copy.deepcopy(G).eval()
     if resume_pkl is not None and world.is_main:
         print(f'Starting from "{resume_pkl}"')
@@ -88,7 +88,7 @@ def build_networks(
     return G, D, G_ema
 
 
-def _choose_half_dtype(network: torch.nn.Module, dtype: torch.dtype) -> None:
+def choose_half_dtype(network: torch.nn.Module, dtype: torch.dtype) -> None:
     """Let the layers in half precision compute in another type than float16. Network pickles do not say so."""
     if dtype == torch.float16:
         return
@@ -123,7 +123,7 @@ def build_pseudo_augmentation(
     """Return the pseudo augmentation and the controller of its probability, or None for both."""
     if config.apa_target is None:
         return None, None
-    pseudo = PseudoAugmentation(device)
+    pseudo = PseudoAugmentation(device, fixed_shapes=config.cuda_graphs)
     return pseudo, AdaController(
         pseudo,
         config.apa_target,

@@ -21,7 +21,7 @@ from dnnlib.files import locked_folder
 from dnnlib.log import Logger
 from dnnlib.signals import Request, SignalWatch
 from dnnlib.text import message_line
-from torch_utils import distributed, images, launcher, misc, training_stats
+from torch_utils import distributed, images, launcher, misc, precision, training_stats
 from torch_utils.distributed import World
 from training import setup
 from training.batches import TrainingBatches
@@ -223,8 +223,7 @@ def _seed_everything(world: World, config: TrainingConfig, cur_nimg: int) -> Non
     torch.use_deterministic_algorithms(config.deterministic)
     if config.deterministic:
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS is deterministic only with this
-    torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
-    torch.backends.cudnn.allow_tf32 = config.allow_tf32
+    precision.allow_tensor_float32(config.allow_tf32)
 
 
 def _print_summary(world: World, config: TrainingConfig, dataset: ImageFolderDataset, G: Any, D: Any) -> None:

@@ -21,7 +21,7 @@ import torch
 
 from dataset_format.sizes import Resolution, sides
 from generation.projected_latents import ProjectedLatents, noise_buffers, use_projected_noise
-from torch_utils import images, misc
+from torch_utils import images, precision
 from torch_utils.inference_graphs import Replayed
 
 FeatureFunction = Callable[[torch.Tensor], torch.Tensor]
@@ -108,7 +108,7 @@ class ProjectionResult:
 # Optimization
 
 
-@misc.tensor_float32(False)
+@precision.tensor_float32(False)
 def project(
     G: Any,
     target: np.ndarray,
@@ -219,7 +219,7 @@ def _frozen(module: torch.nn.Module) -> torch.nn.Module:
     return copy.deepcopy(module).eval().requires_grad_(False)
 
 
-@misc.tensor_float32(False)
+@precision.tensor_float32(False)
 @torch.no_grad()
 def render(G: Any, candidate: Candidate) -> np.ndarray:
     """Return the image of a candidate, uint8 [C, H, W]: the same as `generate.py --projected-w` renders."""

@@ -45,7 +45,7 @@ from metrics.features.image_sources import (
 from metrics.features.path_pairs import gather_distances
 from metrics.features.transformed_images import gather_errors
 from metrics.options import MetricOptions
-from torch_utils import misc
+from torch_utils import misc, precision
 from torch_utils.distributed import World, broadcast_object, failing_together
 from training.data.digest import content_sha256
 from training.dataset import Dataset, ImageFolderDataset
@@ -366,7 +366,7 @@ def _float32_inference() -> Iterator[None]:
     benchmark = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:
-        with misc.tensor_float32(False):
+        with precision.tensor_float32(False):
             yield
     finally:
         torch.backends.cudnn.benchmark = benchmark

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from torch_utils import cuda_memory
+from torch_utils import cuda_memory, precision
 from training.networks_stylegan2 import Discriminator, Generator
 
 pytestmark = [
@@ -22,10 +22,8 @@ SHORTER = ['--cbase=256', '--batch=8', '--kimg=0.064', '--tick=0.016'] if hasatt
 @pytest.fixture(autouse=True)
 def full_precision():
     """Disable TensorFloat-32, whose 10-bit mantissa would hide errors."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+    with precision.tensor_float32(False):
+        yield
 
 
 def test_free_memory_is_queried_by_another_process():

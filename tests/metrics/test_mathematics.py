@@ -13,6 +13,7 @@ from metrics.bootstrap import bootstrap_interval
 from metrics.frechet_inception_distance import frechet_distance
 from metrics.kernel_inception_distance import kid, kid_unbiased
 from metrics.precision_recall import manifold_metrics, precision_recall
+from torch_utils import precision
 
 
 @pytest.fixture(scope='module')
@@ -240,15 +241,13 @@ def test_kid_does_not_depend_on_order_axes_or_type():
 
 @pytest.mark.parametrize('metric', [kid, manifold_metrics])
 def test_programs_that_gave_up_precision_get_it_here(metric):
-    before = torch.get_float32_matmul_precision()
     inside = []
-    torch.set_float32_matmul_precision('medium')
-    try:
-        metric(*feature_sets(30, 20, 4), progress=lambda *_: inside.append(torch.get_float32_matmul_precision()))
-        assert torch.get_float32_matmul_precision() == 'medium'
-    finally:
-        torch.set_float32_matmul_precision(before)
-    assert set(inside) == {'highest'}
+    with precision.tensor_float32(True):
+        setting = precision.tensor_float32_setting()
+        metric(*feature_sets(30, 20, 4), progress=lambda *_: inside.append(precision.tensor_float32_setting()[0]))
+        assert precision.tensor_float32_setting() == setting
+    with precision.tensor_float32(False):
+        assert set(inside) == {precision.tensor_float32_setting()[0]}
 
 
 @pytest.mark.parametrize('num_real', [60, 900])

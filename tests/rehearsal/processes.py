@@ -1,14 +1,25 @@
 """Commands on the rehearsal device, each a process of its own: see `tests.rehearsal`."""
 
 import os
+import shutil
 import subprocess
 import sys
+
+import pytest
+import torch
 
 from tests import rehearsal
 from tests.small_runs import ROOT, words
 
+REHEARSAL_IS_POSSIBLE = pytest.mark.skipif(
+    torch.version.cuda is not None or sys.platform != 'linux' or shutil.which('g++') is None,
+    reason='needs the CPU build of PyTorch, Linux and g++',
+)
+# For each command. On a machine that is busy with other things, it has to be longer.
+TIMEOUT_SEC = float(os.environ.get('REHEARSAL_TIMEOUT_SEC', 280))
 
-def run(command, devices=1, timeout=280, **variables):
+
+def run(command, devices=1, timeout=TIMEOUT_SEC, **variables):
     """Run a command on a machine with so many devices."""
     environment = {
         **os.environ,

@@ -1,6 +1,7 @@
 """What a training iteration does on a GPU, on the rehearsal device. Run by `tests/test_rehearsal.py`."""
 
 import dataclasses
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from bench.networks import TrainingStep, training_setup
 from torch_utils import training_stats
 from torch_utils.distributed import World
 from torch_utils.ops import upfirdn2d
+from training import setup
 from training.augment import SYM6, rotation, scaling, translation, warp_affine
 from training.cuda_graphs import PhaseGraphs
 from training.data.ahead import BatchesAhead
 from training.phases import run_phase
+from training.run import memory_estimate
 
 pytestmark = pytest.mark.skipif(not getattr(torch.cuda, 'rehearsal', False), reason='needs the rehearsal device')
 
@@ -95,16 +98,45 @@ def test_what_is_farther_than_the_longer_side_is_zero_as_on_the_cpu():
     assert torch.allclose(actual[1, ..., 9:], torch.zeros([16, 7])) and not expected[1, ..., 9:].any()
 
 
+@pytest.mark.parametrize('augpipe, channels', [('geom', 3), ('blit', 1), ('color', 3)])
+def test_memory_of_warped_images_is_estimated(augpipe, channels):
+    options = dict(augment_p=0.5, augpipe=augpipe, cfg='tiny', channel_base=64)
+    config, dataset = training_setup(64, 2, 1, CUDA, **options)
+    pipe, _ada = setup.build_augmentation(config, CUDA)
+    images = torch.randn([2, channels, 64, 64], device=CUDA, requires_grad=True)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    shown = pipe(images)
+    of_D = torch.ones_like(shown, requires_grad=True)  # stands for the gradient of D
+    (gradient,) = torch.autograd.grad(shown, images, of_D, create_graph=True)
+    gradient.square().sum().backward(inputs=[of_D])
+    needed = (torch.cuda.max_memory_allocated() - before) / 2
+    shaped = SimpleNamespace(image_shape=(channels, 64, 64))
+    estimated = memory_estimate.warped_bytes(config, shaped)
+    if augpipe == 'color':
+        assert estimated == 0 and needed < 100 * 64**2
+    else:
+        assert estimated == pytest.approx(needed, rel=0.1)
+    assert memory_estimate.warped_bytes(dataclasses.replace(config, augment_p=0), shaped) == 0
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # CUDA graphs
 
 
-def training_step(cfg, **options):
+def training_step(cfg, methods=MappingProxyType({}), **options):
     """Networks of 8x8 pixels, their loss and phases, and two rounds of random images."""
     torch.manual_seed(0)
-    config, dataset = training_setup(8, 4, 1, CUDA, channel_base=32, augment_p=0.5, cfg=cfg)
-    config = dataclasses.replace(config, batch_gpu=2, **options)
-    return TrainingStep(World(0, 1, CUDA), config, dataset)
+    options = dict(dict(cuda_graphs=True, batch_gpu=2), **options)
+    config, dataset = training_setup(8, 4, 1, CUDA, channel_base=32, augment_p=0.5, cfg=cfg, methods=methods)
+    config = dataclasses.replace(config, **options)
+    if 'insgen' in methods:
+        config.loss_kwargs['insgen_queue'] = 12  # full after three batches
+    step = TrainingStep(World(0, 1, CUDA), config, dataset)
+    if step.pseudo is not None:
+        step.pseudo.p.fill_(0.5)
+        step.pseudo.send_p()
+    return step
 
 
 def run_batches(step, graphs, count, nimg_per_batch=4, first=0):
@@ -117,13 +149,20 @@ def run_batches(step, graphs, count, nimg_per_batch=4, first=0):
                     piece['real_img'] = torch.randn_like(piece['real_img'])
                     piece['gen_z'] = torch.randn_like(piece['gen_z'])
                 run_phase(phase, step.loss, step.batches, step.world, batch_idx * nimg_per_batch, graphs)
-    return {**step.loss.state_dict(), **dict(step.G.state_dict()), **dict(step.D.state_dict())}
+        step.loss.end_batch(step.world)
+    states = (step.loss.state_dict(), step.loss.shared_state_dict(), step.G.state_dict(), step.D.state_dict())
+    return {f'{index}.{name}': tensor for index, state in enumerate(states) for name, tensor in state.items()}
 
 
 @pytest.mark.parametrize('cfg, options', [
     ('auto', dict(G_reg_interval=2, D_reg_interval=2)),
     pytest.param('auto', dict(G_reg_interval=None, D_reg_interval=None), marks=pytest.mark.slow),
     pytest.param('tiny-r', dict(D_reg_interval=2), marks=pytest.mark.slow),
+    ('tiny', dict(methods=dict(apa=True, lecam=0.3), D_reg_interval=2)),
+    pytest.param('tiny', dict(methods=dict(insgen='1', bcr='10'), D_reg_interval=2), marks=pytest.mark.slow),
+    pytest.param(
+        'tiny', dict(methods=dict(insgen='1', apa=True, loss='relativistic'), D_reg_interval=2), marks=pytest.mark.slow
+    ),
 ])  # fmt: skip
 def test_graphs_compute_the_same(cfg, options):
     results, statistics = [], []

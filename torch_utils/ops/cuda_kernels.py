@@ -1,4 +1,4 @@
-"""The CUDA kernels behind `bias_act`, `upfirdn2d` and `filtered_lrelu`, for tensors on a GPU.
+"""The CUDA kernels behind `bias_act`, `finish`, `upfirdn2d` and `filtered_lrelu`, for tensors on a GPU.
 
 `cpu_kernels` has the same functions. Tensors may have any strides. Results are allocated by PyTorch: channels last if x
 is, else contiguous. Nothing waits for the GPU; the kernels themselves read the filters. `cuda_plans` chooses the
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from torch_utils.ops import cuda_driver, cuda_launch, cuda_plans, nvrtc
-from torch_utils.ops.arguments import ACTIVATION_CODES, BiasActOptions
+from torch_utils.ops.arguments import ACTIVATION_CODES, BiasActOptions, Finish
 from torch_utils.ops.cuda_plans import PIXELS_PER_WORD, SCALARS, VECTOR_BYTES, LreluOptions, View, view
 from torch_utils.ops.resampling import FilteredActivation, MaskedResampling, Resampling, memory_format_of, num_taps
 
@@ -106,6 +106,21 @@ def _run_bias_act(
     out_view = View(tuple(out.shape), out.stride(), out.dtype, offset)
     plan = cuda_plans.plan_bias_act(order, out_view, None if b is None else view(b), options)
     cuda_launch.run(plan, [*tensors, b])
+
+
+def finish(x: Tensor, finish: Finish) -> Tensor:
+    """Compute `finish.finish` for x [N, C, H, W]."""
+    y = _empty_images(x, *x.shape[2:])
+    x = _like(y, x)
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    scale, noise, b, options = finish
+    noise = None if noise is None else noise.to(wide).contiguous()
+    offset = (x.data_ptr() | y.data_ptr()) % VECTOR_BYTES
+    plan = cuda_plans.plan_finish(
+        View(tuple(y.shape), y.stride(), y.dtype, offset), 0 if noise is None else len(noise), options
+    )
+    cuda_launch.run(plan, [y, x, scale.to(wide).contiguous(), noise, b.to(x.dtype).contiguous()])
+    return y
 
 
 def _like(model: Tensor, tensor: Tensor) -> Tensor:

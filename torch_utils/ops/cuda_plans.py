@@ -176,6 +176,42 @@ def _bias_access(bias: View | None, stride: int, size: int, vector: int) -> int:
     return 3 if stride == 1 and size % vector == 0 else 1
 
 
+@functools.lru_cache(maxsize=4096)
+def plan_finish(y: View, num_noises: int, options: BiasActOptions) -> Launch:
+    """Plan the kernel of finish.cu.
+
+    Args:
+        y: The result [N, C, H, W], contiguous or channels last, with the strides of x; `offset` is for both.
+        num_noises: Images of noise: 0, 1 or N.
+        options: Activation, gain and clamp.
+    """
+    _dim, act, alpha, gain, clamp = options
+    limit = math.inf if clamp is None else clamp
+    _n, channels, height, width = y.shape
+    is_channels_last = y.strides[1] == 1 and channels > 1
+    vector = _vector([y], [channels if is_channels_last else height * width])
+    unroll = 1 if y.numel < 2**20 else 4
+    kernel = Kernel(
+        'finish.cu',
+        'finish',
+        _constants(
+            SCALAR=SCALARS[y.dtype],
+            INDEX='unsigned' if y.numel < INT_LIMIT else 'unsigned long long',
+            THREADS=THREADS,
+            UNROLL=unroll,
+            VECTOR=vector,
+            ACTIVATION=ACTIVATION_CODES[act],
+            CLAMPED=limit < math.inf,
+            CHANNELS_LAST=is_channels_last,
+            NOISE=num_noises > 0,
+        ),
+    )
+    blocks = _check_blocks(-(-y.numel // (THREADS * unroll * vector)))
+    pixels = height * width
+    sizes = (y.numel, channels, pixels, pixels if num_noises > 1 else 0)
+    return Launch(kernel, blocks, THREADS, 0, _pack(sizes, float(alpha), float(gain), float(limit)))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # upfirdn2d
 

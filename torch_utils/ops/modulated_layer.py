@@ -1,8 +1,9 @@
 """A layer of StyleGAN2's generator as one operator: y = clamp(gain * act(coefs * conv(x * styles) + noise + bias)).
 
 `conv` is a 3×3 convolution, or a transposed one that doubles the size, followed by a filter. `coefs` normalize each
-output channel of each sample (arXiv 1912.04958, eq. 3), or are 1. Images are scaled by the styles while the convolution
-reads them; all that follows it takes place while it writes, or while the filter does.
+output channel of each sample (arXiv 1912.04958, eq. 3), or are 1. On the CPU, images are scaled by the styles while the
+convolution reads them; all that follows it takes place while it writes, or while the filter does. On CUDA, the
+convolution is PyTorch's, and all that follows it, or the filter, is one kernel (`finish`).
 
 This operator is beyond those that the published code knows. Networks look it up in `conv2d_resample`, and compute the
 same with separate operators if it is missing, or if it returns None because it does not apply.
@@ -12,6 +13,7 @@ Legend: N images, I and O input and output channels, H and W rows and columns.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor
 from torch_utils.ops import conv3x3, native
 from torch_utils.ops.arguments import BiasActOptions, Finish
 from torch_utils.ops.bias_act import bias_act
+from torch_utils.ops.finish import activation_gradient, finish
 from torch_utils.ops.resampling import Resampling, filter_size
 from torch_utils.ops.upfirdn2d import upfirdn2d
 
@@ -62,23 +65,25 @@ def modulated_layer(
         clamp: Largest magnitude of the result, or None for no limit.
 
     Returns:
-        [N, O, H', W'], channels last, or None if the separate operators are to be used.
+        [N, O, H', W'] with x's type, on the CPU channels last, or None if the separate operators are to be used.
     """
-    tensors = [tensor for tensor in (x, weight, styles, noise, b) if tensor is not None]
     if padding != 1 or up not in (1, 2) or flip_weight != (up == 1) or act not in _SLOPES or not gain > 0:
         return None
-    if not all(native.route(tensor) == 'eager' for tensor in tensors) or torch.is_autocast_enabled('cpu'):
-        return None
-    if any(tensor.device.type != 'cpu' or tensor.dtype != torch.float32 or tensor.is_neg() for tensor in tensors):
-        return None
-    if not _are_shapes_supported(x, weight, styles, noise, b, up):
+    tensors = [tensor for tensor in (x, weight, styles, noise, b) if tensor is not None]
+    if not _are_ordinary(tensors):
         return None
     kernels = native.kernels(x)
-    if kernels is None or not kernels.supports_conv3x3(x, weight):
+    if kernels is None or not _are_shapes_supported(x, weight, styles, noise, b, up):
         return None
     options = BiasActOptions(1, act, _SLOPES[act], float(gain), None if clamp is None else float(clamp))
     if noise is not None:
         noise = noise.reshape(-1, 1, *noise.shape[-2:])
+    if x.device.type == 'cuda':
+        if not kernels.supports_bias_act(x, options):
+            return None
+        return _with_finish(x, weight, styles, noise, b, resample_filter, up, demodulate, options)
+    if any(tensor.dtype != torch.float32 for tensor in tensors) or not kernels.supports_conv3x3(x, weight):
+        return None
     coefs = _demodulation(weight, styles) if demodulate else None
     inputs = x, weight, styles, coefs, noise, b, resample_filter
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs):
@@ -111,6 +116,16 @@ def reference(
     return bias_act(x if noise is None else x + noise, b, **activation)
 
 
+def _are_ordinary(tensors: Sequence[Tensor]) -> bool:
+    """Return whether kernels may read these tensors: on one device that has kernels, and without autocast."""
+    device = tensors[0].device
+    if device.type not in ('cpu', 'cuda') or torch.is_autocast_enabled(device.type):
+        return False
+    return all(
+        native.route(tensor) == 'eager' and tensor.device == device and not tensor.is_neg() for tensor in tensors
+    )
+
+
 def _are_shapes_supported(x: Tensor, weight: Tensor, styles: Tensor, noise: Tensor | None, b: Tensor, up: int) -> bool:
     if x.ndim != 4 or x.numel() == 0 or weight.ndim != 4 or weight.shape[1:] != (x.shape[1], 3, 3):
         return False
@@ -128,6 +143,42 @@ def _filter_padding(f: Tensor | None) -> list[int]:
     return [(kw + 1) // 2 - 1, (kw - 2) // 2, (kh + 1) // 2 - 1, (kh - 2) // 2]
 
 
+def _with_finish(
+    x: Tensor,
+    w: Tensor,
+    styles: Tensor,
+    noise: Tensor | None,
+    b: Tensor,
+    f: Tensor | None,
+    up: int,
+    demodulate: bool,
+    options: BiasActOptions,
+) -> Tensor:
+    """Convolve by PyTorch, filter, and compute all that follows by one kernel.
+
+    The weights of a single image are scaled, which are fewer numbers than the image has; images share the weights.
+    """
+    if demodulate and x.dtype == torch.float16:
+        # At most one, so that sums in float16 stay finite. Demodulation cancels the scale.
+        w = w / (w.abs().amax(dim=[1, 2, 3], keepdim=True) * w[0].numel() ** 0.5)
+        styles = styles / styles.abs().amax(dim=1, keepdim=True)
+    if demodulate:
+        coefs = torch.rsqrt(styles.square() @ w.square().sum(dim=[2, 3]).t() + EPSILON)  # [N, O]
+    else:
+        coefs = styles.new_ones([x.shape[0], w.shape[0]])
+    if x.shape[0] == 1:
+        w = w * styles[0, :, None, None]
+    else:
+        x = x * styles.to(x.dtype)[:, :, None, None]
+    w = w.to(x.dtype)
+    if up == 1:
+        x = F.conv2d(x, w, padding=1)
+    else:
+        x = F.conv_transpose2d(x, w.transpose(0, 1), stride=2)  # [N, O, 2 H + 1, 2 W + 1]
+        x = upfirdn2d(x, f, padding=_filter_padding(f), gain=4)
+    return finish(x, coefs, noise, b, options)
+
+
 def _compute(
     x: Tensor,
     w: Tensor,
@@ -143,15 +194,15 @@ def _compute(
     kernels = native.kernels(x)
     assert kernels is not None
     scale = styles.new_ones([x.shape[0], w.shape[0]]) if coefs is None else coefs
-    finish = Finish(scale, noise, b, options).contiguous()
+    after = Finish(scale, noise, b, options).contiguous()
     styles = styles.contiguous()
     height, width = x.shape[2:]
     if up == 1:
-        return kernels.conv3x3(x, w, 'keep', (height, width), False, styles, finish)
+        return kernels.conv3x3(x, w, 'keep', (height, width), False, styles, after)
     x = kernels.conv3x3(x, w, 'twice', (2 * height + 1, 2 * width + 1), False, styles)
     x0, x1, y0, y1 = _filter_padding(f)
     f = torch.ones([1, 1]) if f is None else f
-    return kernels.upfirdn2d(x, f, Resampling((1, 1), (1, 1), (x0, x1, y0, y1), False, 4.0), finish)
+    return kernels.upfirdn2d(x, f, Resampling((1, 1), (1, 1), (x0, x1, y0, y1), False, 4.0), after)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -205,7 +256,7 @@ class _ModulatedLayer(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, w, styles, coefs, noise, b, f, y = ctx.saved_tensors
         _x, _w, _styles, needs_coefs, needs_noise, needs_b = ctx.needs_input_grad[:6]
-        dz = _activation_gradient(grad_outputs[0], y, ctx.options)
+        dz = activation_gradient(grad_outputs[0], y, ctx.options)
         db = dz.sum([0, 2, 3]) if needs_b else None
         d_noise = dz.sum(1, keepdim=True).sum_to_size(noise.shape) if needs_noise else None
         d_coefs = None
@@ -238,33 +289,6 @@ def _convolution_gradients(
         dx = d_modulated * factors if needs_x else None
         d_styles = (d_modulated * x).sum([2, 3]) if needs_styles else None
     return dx, dw, d_styles
-
-
-def _activation_gradient(dy: Tensor, y: Tensor, options: BiasActOptions) -> Tensor:
-    """Return the gradient of z."""
-    if native.route(dy) == native.route(y) == 'eager':
-        return _ActivationGradient.apply(dy, y, *options)
-    rate = torch.where(y > 0, options.gain, options.gain * options.alpha if options.act == 'lrelu' else options.gain)
-    if options.clamp is not None:
-        rate = torch.where(y.abs() < options.clamp, rate, 0)
-    return dy * rate.to(dy.dtype)
-
-
-class _ActivationGradient(torch.autograd.Function):
-    """Linear in dy and piecewise constant in y, so it is its own derivative."""
-
-    @staticmethod
-    def forward(ctx: Any, dy: Tensor, y: Tensor, *fields: Any) -> Tensor:
-        ctx.save_for_backward(y)
-        ctx.options = BiasActOptions(*fields)
-        kernels = native.kernels(y)
-        assert kernels is not None
-        return kernels.bias_act_grad(dy, None, None, y, ctx.options)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        (y,) = ctx.saved_tensors
-        return _activation_gradient(grad_outputs[0], y, ctx.options), *[None] * 6
 
 
 def _before_activation(y: Tensor, options: BiasActOptions) -> Tensor:

@@ -1,13 +1,13 @@
 """Estimate the peak memory of a training process from the shapes of the networks.
 
     process + STATE_FACTOR · (weights of G and D) + weights of all averages of G
-            + ACTIVATION_FACTOR · activations · images at once
+            + (ACTIVATION_FACTOR · activations + warped images on CUDA) · images at once
 
 The two factors are fitted to measured peaks of training steps with all phases, on a CPU at 64 to 256 pixels; from 16 to
 256 pixels the estimate is within 10 % of the measurement (`bench/memory.py` repeats it), and for StyleGAN3-T and -R at
 64 pixels within 14 %. With the relativistic loss, bCR and instance discrimination, alone and together, it is within 8 %
 at 64 and 128 pixels. For the smallest networks, which need about half a GB, it is a third too low. On CUDA, with half
-precision and another allocator, it has not been measured; for --cfg=auto at 128 to 1024 pixels it gives 5 to 10 GB,
+precision and another allocator, it has not been measured; for --cfg=auto at 128 to 1024 pixels it gives 5 to 12 GB,
 while 5 to 8 GB were published for a V100.
 """
 
@@ -36,6 +36,12 @@ STATE_FACTOR = 6.2
 ACTIVATION_FACTOR = 3.1
 # Per output of a convolution of D that is applied once more, for bCR, where the peak is in another phase.
 SECOND_PASS_FACTOR = 0.5
+# On CUDA, the augmentation warps images of 4 times the pixels, upsampled by 2, in float32 whatever the networks compute
+# in: so many numbers for each pixel of an image, per channel and for the coordinates. That is the peak of the pipe
+# alone with gradients and second derivatives, in tests/rehearsal. On a CPU, it is part of ACTIVATION_FACTOR.
+WARPED_PER_CHANNEL = 47
+WARPED_COORDINATES = 14
+GEOMETRY = ('xflip', 'rotate90', 'xint', 'scale', 'rotate', 'aniso', 'xfrac')  # keywords of AugmentPipe
 # Python, PyTorch and its libraries; on CUDA the context and the workspaces of cuDNN.
 PROCESS_BYTES = {'cpu': 250 * 2**20, 'mps': 250 * 2**20, 'cuda': 600 * 2**20}
 
@@ -72,7 +78,19 @@ def estimate(config: TrainingConfig, dataset: ImageFolderDataset) -> MemoryEstim
     fixed += averages * sizes.G_bytes
     if config.loss_kwargs.get('insgen_weights') is not None:
         fixed += sizes.D_bytes  # an average of D
-    return MemoryEstimate(int(fixed), int(ACTIVATION_FACTOR * sizes.activation_bytes + _method_bytes(config, sizes)))
+    image_bytes = ACTIVATION_FACTOR * sizes.activation_bytes + _method_bytes(config, sizes)
+    if device_type == 'cuda':
+        image_bytes += warped_bytes(config, dataset)
+    return MemoryEstimate(int(fixed), int(image_bytes))
+
+
+def warped_bytes(config: TrainingConfig, dataset: ImageFolderDataset) -> int:
+    """Return what the geometric augmentations of one image need on CUDA; 0 if there are none."""
+    is_used = config.augment_p > 0 or config.ada_target is not None
+    if not is_used or not any((config.augment_kwargs or {}).get(name, 0) > 0 for name in GEOMETRY):
+        return 0
+    channels, height, width = dataset.image_shape
+    return 4 * (WARPED_PER_CHANNEL * channels + WARPED_COORDINATES) * height * width
 
 
 def _method_bytes(config: TrainingConfig, sizes: NetworkSizes) -> float:

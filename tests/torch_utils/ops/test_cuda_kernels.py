@@ -2,6 +2,7 @@
 generations of GPUs. tests/gpu runs them on a GPU.
 """
 
+import functools
 import math
 import shutil
 
@@ -15,11 +16,12 @@ from torch_utils.ops import (
     cuda_launch,
     cuda_plans,
     filtered_lrelu,
+    finish,
     native,
     nvrtc,
     upfirdn2d,
 )
-from torch_utils.ops.arguments import BiasActOptions
+from torch_utils.ops.arguments import BiasActOptions, Finish
 from torch_utils.ops.resampling import FilteredActivation, Resampling
 from training.networks_stylegan3 import Generator
 
@@ -88,6 +90,32 @@ def test_bias_act(act, dtype, layout, shape, clamp):
     (second,) = torch.autograd.grad(gradient, leaf, v.double(), allow_unused=True)
     if dtype.itemsize > 2:  # From a rounded y the second derivative is rough.
         assert_close(d_x, torch.zeros_like(leaf) if second is None else second)
+
+
+@pytest.mark.usefixtures('emulation')
+@pytest.mark.parametrize(
+    'act, dtype, layout, shape, num_noises, clamp',
+    [
+        ('lrelu', torch.float32, 'contiguous', (2, 8, 8, 6), 2, 0.7),
+        ('lrelu', torch.float16, 'channels-last', (2, 8, 9, 7), 1, None),
+        ('linear', torch.bfloat16, 'contiguous', (3, 5, 4, 8), 0, 0.7),
+        ('lrelu', torch.float64, 'strided', (2, 3, 5, 4), 2, 0.7),
+        ('linear', torch.float32, 'shifted', (2, 3, 5, 5), 1, None),
+        ('lrelu', torch.float16, 'expanded', (3, 4, 2, 2), 3, None),
+        ('lrelu', torch.float32, 'channels-last', (2, 3, 5, 5), 2, 0.7),  # an odd number of channels: no vectors
+        ('lrelu', torch.float32, 'contiguous', (3, 4, 300, 300), 3, 0.7),  # several vectors for each thread
+    ],
+)
+def test_finish(act, dtype, layout, shape, num_noises, clamp):
+    n, c, h, w = shape
+    x, scale, b = LAYOUTS[layout](torch.randn(shape)).to(dtype), torch.randn(n, c), torch.randn(c).to(dtype)
+    noise = torch.randn(num_noises, 1, h, w) if num_noises else None
+    y = cuda_kernels.finish(x, Finish(scale, noise, b, BiasActOptions(1, act, 0.2, 1.4, clamp)))
+    z = x.double() * scale.double()[:, :, None, None]
+    z = z if noise is None else z + noise.double()
+    assert_close(y, bias_act.bias_act(z, b.double(), act=act, gain=1.4, clamp=clamp, impl='ref'))
+    last = torch.channels_last if layout == 'channels-last' else torch.contiguous_format
+    assert y.is_contiguous(memory_format=last)
 
 
 FILTERS = {
@@ -259,6 +287,11 @@ def plan_activation(order, act='lrelu', dtype=torch.float32, shape=(8, 64, 256, 
     return cuda_plans.plan_bias_act(order, model, bias, BiasActOptions(1, act, 0.2, 1.4, clamp))
 
 
+def plan_finish(dtype=torch.float32, channels_last=False, shape=(8, 64, 256, 256)):
+    options = BiasActOptions(1, 'lrelu', 0.2, 1.4, 256.0)
+    return cuda_plans.plan_finish(image_view(shape, dtype, channels_last), shape[0], options)
+
+
 def constants(launch):
     return dict(launch.kernel.constants)
 
@@ -269,7 +302,8 @@ def test_wide_indices_where_offsets_need_them():
         huge = constants(plan_upsampling((1, 64, 32768, 32768), channels_last=channels_last))
         assert huge['INDEX'] == 'long long'
     assert constants(plan_activation(0, shape=(8, 64, 1024, 1024)))['INDEX'] == 'unsigned'
-    assert constants(plan_activation(0, shape=(32, 64, 1024, 1024)))['INDEX'] == 'unsigned long long'
+    for plan in (functools.partial(plan_activation, 0), plan_finish):
+        assert constants(plan(shape=(32, 64, 1024, 1024)))['INDEX'] == 'unsigned long long'
     # A large batch of small planes needs none: each block begins at its plane.
     assert constants(plan_upsampling((2**20, 512, 4, 4)))['INDEX'] == 'int'
 
@@ -351,6 +385,10 @@ KERNELS = {
     'bias_act backward 16 bit': (plan_activation(1, dtype=HALF), 64),
     'bias_act second order': (plan_activation(2, 'swish'), 80),
     'bias_act float64, 64-bit offsets': (plan_activation(2, 'softplus', torch.float64, (64, 64, 1024, 1024)), 128),
+    'finish': (plan_finish(), 64),
+    'finish 16 bit channels': (plan_finish(HALF, True), 72),
+    'finish bfloat16 odd size': (plan_finish(torch.bfloat16, shape=(8, 63, 255, 255)), 72),
+    'finish float64, 64-bit offsets': (plan_finish(torch.float64, True, (64, 64, 1024, 1024)), 128),
     'upfirdn2d planes': (plan_upsampling((8, 64, 128, 128)), 64),
     'upfirdn2d planes 16 bit': (plan_upsampling((8, 64, 128, 128), HALF), 64),
     'upfirdn2d planes small': (plan_upsampling((8, 512, 4, 4)), 64),
@@ -417,7 +455,7 @@ def test_every_architecture(compiler, monkeypatch, tmp_path, name):
 
 
 @pytest.mark.usefixtures('emulation')
-@pytest.mark.parametrize('name', ['bias_act', 'upfirdn2d', 'filtered_lrelu'])
+@pytest.mark.parametrize('name', ['bias_act', 'finish', 'upfirdn2d', 'filtered_lrelu'])
 def test_derivatives_of_the_operators(monkeypatch, name):
     """The operators' own derivatives, as they are on CUDA tensors."""
     monkeypatch.setattr(native, 'kernels', lambda x: cuda_kernels)
@@ -428,6 +466,9 @@ def test_derivatives_of_the_operators(monkeypatch, name):
     def op(x, b):
         if name == 'bias_act':
             return bias_act.bias_act(x, b, act='swish', clamp=0.5)
+        if name == 'finish':
+            noise, scale = x[:, :1] * x[:, 1:2], b * x.mean([2, 3])
+            return finish.finish(x, scale, noise, b, BiasActOptions(1, 'lrelu', 0.2, 1.4, 1.5))
         if name == 'upfirdn2d':
             return upfirdn2d.upfirdn2d(x, FILTERS['1331'], up=2, padding=(2, 1, 3, 0)) * b[:, None, None]
         return filtered_lrelu.filtered_lrelu(x, f, f, b, up=2, down=2, padding=(11, 10, 10, 9), clamp=0.5)
