@@ -24,7 +24,9 @@ _MAX_ROWS = 200  # of the table of differences
 _MAX_SHOWN_FINDINGS = 5  # names of each kind
 _MAX_JSON = 50_000  # characters of a configuration
 _PRESET_OF_OPTION = {
+    'loss': 'loss',
     'gamma': 'r1_gamma',
+    'd_reg_interval': 'd_reg_interval',
     'kimg': 'total_kimg',
     'batch': 'batch_size',
     'cbase': 'channel_base',
@@ -364,6 +366,8 @@ def changed_options(record: RunRecord) -> list[tuple[str, str, str]]:
             continue
         if value != (list(default) if isinstance(default, tuple) else default):
             shown = preset_values.get(name, default)
+            if value == shown:
+                continue
             rows.append((f'--{name.replace("_", "-")}', as_cell(value), 'none' if shown is None else as_cell(shown)))
     return rows
 

@@ -244,7 +244,7 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
         G_opt_kwargs=dict(adam, lr=first_given(options.glr, preset.lr)),
         D_opt_kwargs=dict(adam, lr=first_given(options.dlr, preset.d_lr)),
         loss_kwargs={
-            **method_loss_kwargs(options, first_given(options.gamma, preset.r1_gamma)),
+            **method_loss_kwargs(options, first_given(options.gamma, preset.r1_gamma), preset.loss),
             'style_mixing_prob': preset.style_mixing_prob,
             'pl_weight': preset.pl_weight,
             **(_blur(preset, batch_size) if resume_pkl is None else {}),
@@ -259,7 +259,7 @@ def build_config(options: Options, dataset: ImageFolderDataset, device: str, num
         **augmentation_fields(options),
         ada_kimg=preset.ada_kimg if resume_pkl is None else preset.ada_kimg / _ADA_SPEED_UP_ON_RESUME,
         G_reg_interval=preset.G_reg_interval,
-        D_reg_interval=d_reg_interval(options),
+        D_reg_interval=d_reg_interval(options, preset.d_reg_interval),
         kimg_per_tick=options.tick,
         image_snapshot_ticks=options.snap,
         network_snapshot_ticks=options.snap,

@@ -224,7 +224,7 @@ COMMAND_LINE = Record(
         'mirror': Flag(),
         'strict_data': Flag(),
         'cfg': Text(100),
-        'loss': Choice(('nonsaturating', 'relativistic')),
+        'loss': Optional(Choice(('nonsaturating', 'relativistic'))),
         'gamma': Optional(_FACTOR),
         'gamma2': Optional(_FACTOR),
         'd_reg_interval': Optional(_COUNT),
