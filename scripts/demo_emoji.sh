@@ -18,7 +18,7 @@ if [ ! -f "$tarball" ]; then
     exit 2
 fi
 outdir="$(realpath -m "${2:-$(dirname "${BASH_SOURCE[0]}")/../out/demo-emoji}")"
-kimg="${3:-600}"
+kimg="${3:-300}"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup_env.sh
 
