@@ -15,8 +15,9 @@ from reporting.pictures import data_pictures, run_pictures
 from reporting.run_record import Curve, RunRecord
 from reporting.samples import Samples
 from reporting.style import STYLE
+from training.method_options import DEFAULT_AUG
 from training.options import Options
-from training.presets import get_preset
+from training.presets import DEFAULT_AUGPIPE, get_preset
 
 MAX_RUNS = 20
 
@@ -36,6 +37,7 @@ _PRESET_OF_OPTION = {
     'map_depth': 'mapping_layers',
     'mbstd_group': 'mbstd_group',
 }
+_NAMED_DEFAULTS = {'aug': DEFAULT_AUG, 'augpipe': DEFAULT_AUGPIPE}  # of options that are None if they are not given
 
 # Title, unit, statistics with their labels, note
 _CHARTS: list[tuple[str, str, dict[str, str], str]] = [
@@ -365,7 +367,7 @@ def changed_options(record: RunRecord) -> list[tuple[str, str, str]]:
         if default is dataclasses.MISSING or name in ('data', 'outdir'):
             continue
         if value != (list(default) if isinstance(default, tuple) else default):
-            shown = preset_values.get(name, default)
+            shown = {**_NAMED_DEFAULTS, **preset_values}.get(name, default)
             if value == shown:
                 continue
             rows.append((f'--{name.replace("_", "-")}', as_cell(value), 'none' if shown is None else as_cell(shown)))
@@ -392,7 +394,7 @@ def as_cell(value: Any) -> str:
         return str(int(value))
     if isinstance(value, float):
         return f'{value:.6g}'
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return ', '.join(map(as_cell, value)) or 'none'
     return str(value)
 
