@@ -2,7 +2,8 @@
 # Emoji with transparent backgrounds, by category, without a GPU: the npm package of Noto Emoji → checked dataset → GAN
 # with a class for each category and an alpha channel → labeled image grid, memorization, and a report as one HTML page.
 #   npm pack emoji-datasource-google                                  # the package as one file, 74 MB
-#   bash scripts/demo_emoji.sh emoji-datasource-google-16.0.0.tgz     # about an hour on 2 cores, to out/demo-emoji
+#   bash scripts/demo_emoji.sh emoji-datasource-google-16.0.0.tgz     # about an hour on 2 cores (estimated), to
+#                                                                     # out/demo-emoji
 #   bash scripts/demo_emoji.sh PATH_OF_TARBALL OUTDIR KIMG            # another folder and length of training
 #
 # The same command continues what was cut off: the training goes on after its last snapshot, and what is complete is not
@@ -12,12 +13,18 @@ if [ $# -lt 1 ] || [ $# -gt 3 ]; then
     echo "Usage: bash scripts/demo_emoji.sh PATH_OF_TARBALL [OUTDIR [KIMG]], after: npm pack emoji-datasource-google" >&2
     exit 2
 fi
-tarball="$(realpath -m "$1")"
+absolute() {
+    case "$1" in
+        /*) echo "$1" ;;
+        *) echo "$PWD/$1" ;;
+    esac
+}
+tarball="$(absolute "$1")"
 if [ ! -f "$tarball" ]; then
     echo "$1 does not exist. \`npm pack emoji-datasource-google\` downloads the package as one file." >&2
     exit 2
 fi
-outdir="$(realpath -m "${2:-$(dirname "${BASH_SOURCE[0]}")/../out/demo-emoji}")"
+outdir="$(absolute "${2:-$(dirname "${BASH_SOURCE[0]}")/../out/demo-emoji}")"
 kimg="${3:-300}"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup_env.sh
