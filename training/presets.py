@@ -115,8 +115,8 @@ _PRESETS = {
         ema_kimg=3, ema_rampup=0.05, z_dim=192, w_dim=64, mapping_layers=2, d_mapping_layers=2,
         channel_base=512, channel_max=64, num_fp16_res=0, conv_clamp=None, d_architecture='resnet', style_mixing_prob=0,
         pl_weight=0, blur_sigma=0, blur_kimg=0, G_reg_interval=None, ada_kimg=100, more_synthesis_kwargs={}),
-    # The same with a loss that learns the variety of few images sooner; docs/small-data.md has the numbers. A step takes
-    # 1.3 times as long, so the training is shorter.
+    # The same with a loss that learns the variety of few images sooner; docs/small-data.md has the numbers. A step
+    # takes 1.3 times as long, so the training is shorter.
     'small-data': Preset(
         generator=STYLEGAN2, reference_gpus=1, total_kimg=60, batch_size=16, mbstd_group=4, lr=0.01, d_lr=0.01,
         loss=RELATIVISTIC, r1_gamma=0.5, d_reg_interval=1, ema_kimg=3, ema_rampup=0.05, z_dim=192, w_dim=64,
