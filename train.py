@@ -34,21 +34,20 @@ from metrics import metric_table
 from metrics.cli_types import MetricNames
 from training import known_classes
 from training.cli_types import CountOrPath, Mirroring, RunSuffix, StoredText, ThousandsOfImages
-from training.config import DEFAULT_D_REG_INTERVAL, DEFAULT_HEURISTIC, DEFAULT_MAX_P
+from training.config import DEFAULT_HEURISTIC, DEFAULT_MAX_P
 from training.method_options import (
     DEFAULT_AUG,
     DEFAULT_BCR,
     DEFAULT_INSGEN,
     DEFAULT_POSTHOC_EMA,
     DEFAULT_TARGETS,
-    LOSSES,
     canonical_bcr,
     canonical_diffaugment,
     canonical_insgen,
     canonical_posthoc_ema,
 )
 from training.options import LATEST, VERIFY_DATA, Options
-from training.presets import AUGPIPE_NAMES, DEFAULT_AUGPIPE, PRESET_NAMES, RESUME_SOURCES
+from training.presets import AUGPIPE_NAMES, DEFAULT_AUGPIPE, LOSS_NAMES, PRESET_NAMES, RESUME_SOURCES
 from training.schema import ARCHITECTURES, MAX_P, PRECISIONS
 from training.transfer_options import NO_RESUME, resume_source
 
@@ -131,13 +130,13 @@ def option(
 @option('--verify-data', click.Choice(VERIFY_DATA), 'Images to read before training: sample decodes 100 of them')
 # Preset, and numbers that replace its own
 @option(
-    '--cfg', click.Choice(PRESET_NAMES), 'Preset; auto adapts to resolution and GPUs, tiny is for small images on a CPU'
+    '--cfg',
+    click.Choice(PRESET_NAMES),
+    'Preset; auto adapts to resolution and GPUs, tiny and small-data are for small images on a CPU',
 )
 @option('--gamma', NOT_NEGATIVE, 'Weight of the R1 penalty', BY_PRESET)
 @option('--gamma2', NOT_NEGATIVE, 'Weight of the R2 penalty of --loss=relativistic', '--gamma')
-@option(
-    '--d-reg-interval', COUNT, 'Steps between two with these penalties; 1: in each step', str(DEFAULT_D_REG_INTERVAL)
-)
+@option('--d-reg-interval', COUNT, 'Steps between two with these penalties; 1: in each step', BY_PRESET)
 @option('--kimg', KIMG, 'Length of the training in thousands of images', BY_PRESET)
 @option('--batch', COUNT, 'Images per step, over all GPUs', BY_PRESET)
 @option(
@@ -151,7 +150,10 @@ def option(
 @option('--mbstd-group', COUNT, 'Images that share one minibatch standard deviation', BY_PRESET)
 # Loss
 @option(
-    '--loss', click.Choice(list(LOSSES)), 'relativistic compares real and generated images in pairs, with R1 and R2'
+    '--loss',
+    click.Choice(LOSS_NAMES),
+    'relativistic compares real and generated images in pairs, with R1 and R2',
+    BY_PRESET,
 )
 @option('--lecam', NOT_NEGATIVE, 'Weight of LeCam, which holds back the outputs of D', 'none', 'W')
 @click.option(

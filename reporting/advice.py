@@ -10,7 +10,7 @@ from training.config import TrainingConfig
 
 _FEW_TICKS = 5
 _FEW_IMAGES = 5000
-_LEAKING_P = 0.8  # arXiv 2006.06676, section 3.2: augmentations may leak above
+_LEAKING_P = 0.8  # augmentations may leak above (arXiv 2006.06676)
 _MEMORIZED_R_V = 0.6
 _SIGNS_WITHOUT_ADA = 0.75
 _WINNING_D_LOSS, _IDLE_D_LOSS = 0.25, 1.35  # of 2 ln 2 = 1.386, the loss of a discriminator that cannot tell
@@ -121,7 +121,7 @@ def _augmentation(record: RunRecord, config: TrainingConfig) -> Iterator[Advice]
         yield Advice(
             f'Try {mirror}a larger --gamma, or more images.',
             f'The augmentation strength is {p.last_mean():.2f}; above {_LEAKING_P:g}, augmentations can leak into the '
-            'generated images (arXiv 2006.06676, section 3.2). Look for rotated or discolored ones.',
+            'generated images (arXiv 2006.06676). Look for rotated or discolored ones.',
         )
     elif max(p.values) < 0.02 and len(p.values) > 2 * _FEW_TICKS:
         yield Advice(

@@ -118,7 +118,7 @@ def _drawing(title: str, unit: str, lines: Sequence[Line], guide: float | None, 
     if guide is not None:
         y = axes.y(guide)
         parts.append(f'<line class="guide" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-    parts += [_band(axes, line) + _path(axes, line) for line in lines]
+    parts += [_interval_bars(axes, line) + _path(axes, line) for line in lines]
     summary = '; '.join(
         f'{line.label}: from {as_text(line.curve.values[0])} to {as_text(line.curve.last)}, '
         f'lowest {as_text(min(line.curve.values))}, highest {as_text(max(line.curve.values))}'
@@ -167,7 +167,7 @@ def _path(axes: _Axes, line: Line) -> str:
     return f'<g class="{_classes(line)}"><polyline points="{steps}"/>{"".join(marks)}</g>'
 
 
-def _band(axes: _Axes, line: Line) -> str:
+def _interval_bars(axes: _Axes, line: Line) -> str:
     """Draw the intervals as vertical bars."""
     bars = [
         f'<line class="interval" x1="{axes.x(kimg):.1f}" x2="{axes.x(kimg):.1f}" '

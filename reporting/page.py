@@ -15,8 +15,9 @@ from reporting.pictures import data_pictures, run_pictures
 from reporting.run_record import Curve, RunRecord
 from reporting.samples import Samples
 from reporting.style import STYLE
+from training.method_options import DEFAULT_AUG
 from training.options import Options
-from training.presets import get_preset
+from training.presets import DEFAULT_AUGPIPE, get_preset
 
 MAX_RUNS = 20
 
@@ -24,7 +25,9 @@ _MAX_ROWS = 200  # of the table of differences
 _MAX_SHOWN_FINDINGS = 5  # names of each kind
 _MAX_JSON = 50_000  # characters of a configuration
 _PRESET_OF_OPTION = {
+    'loss': 'loss',
     'gamma': 'r1_gamma',
+    'd_reg_interval': 'd_reg_interval',
     'kimg': 'total_kimg',
     'batch': 'batch_size',
     'cbase': 'channel_base',
@@ -34,6 +37,7 @@ _PRESET_OF_OPTION = {
     'map_depth': 'mapping_layers',
     'mbstd_group': 'mbstd_group',
 }
+_NAMED_DEFAULTS = {'aug': DEFAULT_AUG, 'augpipe': DEFAULT_AUGPIPE}  # of options that are None if they are not given
 
 # Title, unit, statistics with their labels, note
 _CHARTS: list[tuple[str, str, dict[str, str], str]] = [
@@ -368,7 +372,9 @@ def changed_options(record: RunRecord) -> list[tuple[str, str, str]]:
         if default is dataclasses.MISSING or name in ('data', 'outdir'):
             continue
         if value != (list(default) if isinstance(default, tuple) else default):
-            shown = preset_values.get(name, default)
+            shown = {**_NAMED_DEFAULTS, **preset_values}.get(name, default)
+            if value == shown:
+                continue
             rows.append((f'--{name.replace("_", "-")}', as_cell(value), 'none' if shown is None else as_cell(shown)))
     return rows
 
@@ -393,7 +399,7 @@ def as_cell(value: Any) -> str:
         return str(int(value))
     if isinstance(value, float):
         return f'{value:.6g}'
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return ', '.join(map(as_cell, value)) or 'none'
     return str(value)
 

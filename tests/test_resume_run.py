@@ -122,6 +122,17 @@ def test_latest_starts_a_run_if_none_has_the_same_options(run_dir, tmp_path, oth
     assert json.loads(result.stdout)['run_dir'].startswith('runs/00001-')
 
 
+def test_latest_finds_a_run_that_has_stored_the_loss_of_its_preset(run_dir, tmp_path):
+    stored = run_dir / 'training_options.json'
+    content = json.loads(stored.read_text())
+    assert content['options']['loss'] is None
+    content['options']['loss'] = 'nonsaturating'  # as before presets chose the loss
+    stored.write_text(json.dumps(content))
+    result = train('--outdir=runs', '--data=data', *SMALL, '--resume=latest', '--dry-run', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)['run_dir'] == os.path.join('runs', run_dir.name)
+
+
 def test_latest_ignores_folders_that_are_not_runs(run_dir, tmp_path):
     (tmp_path / 'runs' / '00007-empty').mkdir()
     broken = tmp_path / 'runs' / '00008-broken'

@@ -14,7 +14,7 @@ SIGN_STATISTIC = 'Loss/signs/real'
 # D's outputs in the batches before which it also saw held-out images: it changes from step to step, so that only means
 # over the same steps can be compared.
 REAL_SCORES, FAKE_SCORES, VALIDATION_SCORES = 'Validation/real', 'Validation/fake', 'Validation/held_out'
-STRONG_P = 0.8  # beyond it, augmentations may leak into the generated images (section 3.2, figure 4)
+STRONG_P = 0.8  # beyond it, augmentations may leak into the generated images (arXiv 2006.06676)
 _ROUNDING = 1e-6  # p is a float32
 STRONG_TICKS = 4  # consecutive ones, before that is worth a warning: p swings around its equilibrium
 
@@ -131,7 +131,7 @@ class AdaController:
             return None
         return (
             f'the augmentation strength has been above {STRONG_P:g} for {STRONG_TICKS} ticks, where augmentations may '
-            'leak into the generated images (arXiv 2006.06676, section 3.2). Look for rotated, shifted or discolored '
+            'leak into the generated images (arXiv 2006.06676). Look for rotated, shifted or discolored '
             f'images. More training images help, and so do a larger --gamma, --max-p={STRONG_P:g} or fewer kinds of '
             'augmentation (--augpipe).'
         )

@@ -1,5 +1,5 @@
 """A fixed policy of differentiable augmentations (Zhao et al., "Differentiable Augmentation for Data-Efficient GAN
-Training", arXiv 2006.10738, section 3 and appendix): color, translation and cutout, for whatever D sees.
+Training", arXiv 2006.10738): color, translation and cutout, for whatever D sees.
 
 Every image gets its own random numbers. All of it is differentiable in the images, as often as wanted: colors and
 cutouts are affine, and a translation is a product with matrices of zeros and ones, which needs no scattered gradients.

@@ -2,8 +2,8 @@
 
 Besides telling real images from generated ones, D learns to recognize each single image, real or generated, in another
 view: the features of an image are to be more similar to those of the same image, augmented anew or generated from
-almost the same latent, than to those of other images. That takes features that memorizing real images does not give
-(section 3.1). G is trained to make images that D can tell apart in this way, which means diverse ones (section 3.2).
+almost the same latent, than to those of other images. That takes features that memorizing real images does not give.
+G is trained to make images that D can tell apart in this way, which means diverse ones.
 
 For features, there is a head of two layers for real images and one for generated images. The other view is seen by
 moving averages of D and of the heads, and the other images are those of the last batches, in a queue (momentum
@@ -58,7 +58,7 @@ def features_captured(D: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
 
 
 def contrast(queries: torch.Tensor, keys: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Return -log of the probability with which a query finds its key among others (arXiv 2106.04566, eq. 4).
+    """Return -log of the probability with which a query finds its key among others (arXiv 2106.04566).
 
     Args:
         queries: [N, K] vectors of length 1.

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from dnnlib.errors import InvalidArgument
 from dnnlib.text import excerpt
 from training import known_classes
-from training.config import DEFAULT_D_REG_INTERVAL, DEFAULT_HEURISTIC, DEFAULT_MAX_P
-from training.presets import DEFAULT_AUGPIPE, DIFFAUGMENT_NAMES, augpipe_flags
+from training.config import DEFAULT_HEURISTIC, DEFAULT_MAX_P
+from training.presets import DEFAULT_AUGPIPE, DIFFAUGMENT_NAMES, NONSATURATING, RELATIVISTIC, augpipe_flags
 from training.schema import MAX_FACTOR, MAX_LENGTH, MIN_LENGTH
 
 T = TypeVar('T')
@@ -27,7 +27,7 @@ class MethodOptions:
     """The options about methods with their defaults. None means that the preset or a rule decides."""
 
     # Loss
-    loss: str = 'nonsaturating'
+    loss: str | None = None
     gamma2: float | None = None
     d_reg_interval: int | None = None
     lecam: float | None = None
@@ -56,21 +56,23 @@ def first_given(value: T | None, default: T) -> T:
 # ---------------------------------------------------------------------------------------------------------------------
 # Loss
 
-LOSSES = {'nonsaturating': known_classes.LOSS, 'relativistic': known_classes.RELATIVISTIC_LOSS}
+_LOSS_CLASSES = {NONSATURATING: known_classes.LOSS, RELATIVISTIC: known_classes.RELATIVISTIC_LOSS}
 
 
-def method_loss_kwargs(options: MethodOptions, r1_gamma: float) -> dict[str, Any]:
+def method_loss_kwargs(options: MethodOptions, r1_gamma: float, default_loss: str) -> dict[str, Any]:
     """Return the class of the loss, and those of its keywords that these options determine.
 
     Args:
         options: The options.
         r1_gamma: Weight of R1.
+        default_loss: Loss of the preset, one of `presets.LOSS_NAMES`.
 
     Raises:
         InvalidArgument: Some options contradict each other.
     """
-    kwargs: dict[str, Any] = {'class_name': LOSSES[options.loss], 'r1_gamma': r1_gamma}
-    if options.loss == 'relativistic':
+    loss = first_given(options.loss, default_loss)
+    kwargs: dict[str, Any] = {'class_name': _LOSS_CLASSES[loss], 'r1_gamma': r1_gamma}
+    if loss == RELATIVISTIC:
         kwargs['r2_gamma'] = first_given(options.gamma2, r1_gamma)
     elif options.gamma2 is not None:
         raise InvalidArgument(
@@ -112,7 +114,7 @@ def parse_insgen(text: str) -> list[float]:
 def insgen_queue(options: MethodOptions, num_images: int, batch_size: int) -> dict[str, Any]:
     """Return the length of the queues of --insgen as a keyword of the loss; {} without --insgen.
 
-    A twentieth of the images (arXiv 2106.04566, section 4.1), so that few queues hold an image in two versions; at
+    A twentieth of the images (arXiv 2106.04566), so that few queues hold an image in two versions; at
     least a batch.
     """
     if options.insgen is None:
@@ -146,9 +148,9 @@ def canonical_insgen(text: str) -> str:
     return ','.join(f'{weight:g}' for weight in parse_insgen(text))
 
 
-def d_reg_interval(options: MethodOptions) -> int | None:
-    """Return the field `D_reg_interval` of TrainingConfig."""
-    interval = first_given(options.d_reg_interval, DEFAULT_D_REG_INTERVAL)
+def d_reg_interval(options: MethodOptions, default: int) -> int | None:
+    """Return the field `D_reg_interval` of TrainingConfig; `default` is the interval of the preset."""
+    interval = first_given(options.d_reg_interval, default)
     return None if interval == 1 else interval
 
 
@@ -276,7 +278,7 @@ def canonical_posthoc_ema(text: str) -> str:
 
 def description_parts(options: MethodOptions) -> list[str]:
     """Return what the name of the run directory says about methods."""
-    parts = [] if options.loss == MethodOptions.loss else [options.loss]
+    parts = [] if options.loss is None else [options.loss]
     parts += named_numbers(r2gamma=options.gamma2, dreg=options.d_reg_interval, lecam=options.lecam)
     if options.bcr is not None:
         parts.append(f'bcr{options.bcr.replace(",", "-")}')

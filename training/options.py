@@ -269,7 +269,7 @@ def build_config(
         **augmentation_fields(options),
         ada_kimg=preset.ada_kimg if resume_pkl is None else preset.ada_kimg / _ADA_SPEED_UP_ON_RESUME,
         G_reg_interval=preset.G_reg_interval,
-        D_reg_interval=d_reg_interval(options),
+        D_reg_interval=d_reg_interval(options, preset.d_reg_interval),
         kimg_per_tick=options.tick,
         image_snapshot_ticks=options.snap,
         network_snapshot_ticks=options.snap,
@@ -315,7 +315,7 @@ def _loss_kwargs(
     options: Options, preset: Preset, num_images: int, batch_size: int, from_scratch: bool
 ) -> dict[str, Any]:
     return {
-        **method_loss_kwargs(options, first_given(options.gamma, preset.r1_gamma)),
+        **method_loss_kwargs(options, first_given(options.gamma, preset.r1_gamma), preset.loss),
         'style_mixing_prob': preset.style_mixing_prob,
         'pl_weight': preset.pl_weight,
         **(_blur(preset, batch_size) if from_scratch else {}),

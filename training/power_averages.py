@@ -19,7 +19,7 @@ import torch
 
 
 def exponent(length: float) -> float:
-    """Return γ for σ_rel: the largest root of σ_rel² (γ + 2)² (γ + 3) = γ + 1 (eq. 126 of the paper's appendix C.1).
+    """Return γ for σ_rel: the largest root of σ_rel² (γ + 2)² (γ + 3) = γ + 1 (eq. 126 of the paper).
 
     Args:
         length: σ_rel, from `schema.MIN_LENGTH` to `schema.MAX_LENGTH`.

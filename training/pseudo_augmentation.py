@@ -1,6 +1,6 @@
 """Adaptive pseudo augmentation: deceive a D that overfits with generated images among the real ones (arXiv 2111.06849).
 
-Each image that D is shown as real is a generated one with probability p (section 3.2). p follows the same statistic as
+Each image that D is shown as real is a generated one with probability p. p follows the same statistic as
 the strength of ADA, and is moved by the same controller (`training.ada`).
 """
 

@@ -42,7 +42,7 @@ class Regularizer(Protocol):
 
 
 class LeCam:
-    """Keep D's outputs for images of one kind near their running mean for the other (arXiv 2104.03310, section 3.2).
+    """Keep D's outputs for images of one kind near their running mean for the other (arXiv 2104.03310).
 
     The penalty is W · (D(x) - α_F)² for real images and W · (D(G(z)) - α_R)² for generated ones, where α_R and α_F are
     the running means of D's outputs for real and for generated images. They move once a batch, by all of its images on
@@ -96,7 +96,7 @@ class Consistency:
     """Keep D's outputs the same for an image and a transformed copy of it: balanced consistency regularization, bCR.
 
     The penalty is W_R (D(x) - D(T(x)))² for real images and W_F (D(G(z)) - D(T(G(z))))² for generated ones (arXiv
-    2002.04724, section 2.1, algorithm 1). As in the paper, T mirrors and shifts. If D sees augmented images, x is one.
+    2002.04724). As in the paper, T mirrors and shifts. If D sees augmented images, x is one.
 
     Args:
         D: The discriminator.

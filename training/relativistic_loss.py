@@ -2,7 +2,7 @@
 
 D says of a pair of a real and a generated image how much more real the first one looks. G therefore gains nothing from
 a few images that fool D: each of its images is compared with a real one of its own, so that no mode of the data can be
-left out (section 2.1). The loss alone does not converge; with R1 and R2 together it does, locally (section 2.2).
+left out. The loss alone does not converge; with R1 and R2 together it does, locally.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from training.regularizers import FAKE, REAL
 
 
 class RelativisticLoss(StyleGAN2Loss):
-    """The objective min over G, max over D of E[f(D(G(z)) - D(x))] with f(t) = -log(1 + e^t) (section 2.1, eq. 2).
+    """The objective min over G, max over D of E[f(D(G(z)) - D(x))] with f(t) = -log(1 + e^t).
 
     A generated image has the label of the real one that it is compared with. Pairs are formed within a round of
     accumulation of a rank.
@@ -93,7 +93,7 @@ def _boundary(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Ten
 
 
 def _penalty(name: str, logits: torch.Tensor, images: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Return the weighted gradient penalty [N] (section 2.2, eq. 3 and 4)."""
+    """Return the weighted gradient penalty [N]."""
     penalty = r1_penalty(logits, images)
     training_stats.report(f'Loss/{name}_penalty', penalty)
     return penalty * (gamma / 2)

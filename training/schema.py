@@ -227,7 +227,7 @@ COMMAND_LINE = Record(
         'mirror': Either(Flag(), Choice(MIRRORINGS)),
         'strict_data': Flag(),
         'cfg': Text(100),
-        'loss': Choice(('nonsaturating', 'relativistic')),
+        'loss': Optional(Choice(('nonsaturating', 'relativistic'))),
         'gamma': Optional(_FACTOR),
         'gamma2': Optional(_FACTOR),
         'd_reg_interval': Optional(_COUNT),

@@ -19,7 +19,7 @@ from training.dataset import ImageFolderDataset
 
 NUM_COLUMNS = 12  # images of each method in the grid
 MIN_SIDE = 64  # pixels of the grid along one image
-STATISTICS = {'signs': 'mean sign of D for training images', 'p': 'augmentation strength p'}
+STATISTIC_TITLES = {'signs': 'mean sign of D for training images', 'p': 'augmentation strength p'}
 HIGHER_IS_BETTER = ('pr', 'is', 'eq')  # beginnings of the names of values
 
 
@@ -101,7 +101,7 @@ def draw_curves(comparison: Comparison, paths: Sequence[Path]) -> None:
     import matplotlib.figure
 
     curves = [(name, 'results') for name in _along_the_way(comparison)]
-    curves += [(name, 'statistics') for name in STATISTICS]
+    curves += [(name, 'statistics') for name in STATISTIC_TITLES]
     figure = matplotlib.figure.Figure(figsize=(4.6 * len(curves), 4), layout='constrained')
     colors = matplotlib.colormaps['tab20']
     for axis, (name, kind) in zip(np.ravel(figure.subplots(1, len(curves))), curves):
@@ -111,7 +111,7 @@ def draw_curves(comparison: Comparison, paths: Sequence[Path]) -> None:
             for run in runs:
                 axis.plot(*_points([run], kind, name), color=color, linewidth=0.6, alpha=0.5)
             axis.plot(*_points(runs, kind, name), color=color, marker='.', label=method)
-        axis.set(title=STATISTICS.get(name, name), xlabel='thousand images shown')
+        axis.set(title=STATISTIC_TITLES.get(name, name), xlabel='thousand images shown')
         axis.grid(alpha=0.3)
         if kind == 'results' and not name.startswith(HIGHER_IS_BETTER):
             axis.set_yscale('log')

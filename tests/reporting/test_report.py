@@ -145,7 +145,8 @@ def call(*args: object, status: int = 0) -> str:
 
 
 def test_a_page_about_a_run(tmp_path: Path, config: dict):
-    run = make_run(tmp_path / '00000-photos-tiny', config)
+    options = {**config['options'], 'aug': 'noaug', 'loss': 'nonsaturating'}
+    run = make_run(tmp_path / '00000-photos-tiny', config, options=options)
     interval = {'low': 38.0, 'high': 45.0, 'coverage': 0.95, 'num_resamples': 100}
     lines = [metric_line(2, 60.0), metric_line(4, 40.0), metric_line(4, 41.0, bootstrap=interval)]
     (run / 'metric-fid50k_full.jsonl').write_text('\n'.join(lines))
@@ -161,6 +162,8 @@ def test_a_page_about_a_run(tmp_path: Path, config: dict):
     assert '41 at 4 kimg' in page.text  # of two lines for a snapshot, the last counts
     assert 'A CPU' in page.text and '50' in page.text and '4m 48s' in page.text
     assert re.search(r'--gamma\s+2\s+0.05', page.text)  # the default of the preset
+    assert re.search(r'--aug\s+noaug\s+ada', page.text) and re.search(r'--metrics\s+none\s+fid50k_full', page.text)
+    assert '--loss' not in page.text  # the one of the preset
     losses = next(chart for chart in page.charts if chart.startswith('Losses'))
     assert 'G: from 1.1 to 1.8, lowest 1.1, highest 1.8' in losses
     assert len(page.images) == 4

@@ -177,6 +177,24 @@ class TestPresets:
         assert config.total_kimg < 1000
         assert config.ada_kimg < 500
 
+    def test_small_data_is_tiny_with_another_loss(self, build):
+        tiny, small = (dataclasses.asdict(build(cfg=name, device='cpu')) for name in ('tiny', 'small-data'))
+        assert small['loss_kwargs'].pop('class_name') == 'training.relativistic_loss.RelativisticLoss'
+        assert small['loss_kwargs'].pop('r2_gamma') == small['loss_kwargs'].pop('r1_gamma') == 0.5
+        assert small.pop('D_reg_interval') is None  # both penalties in each step
+        assert small.pop('total_kimg') < tiny.pop('total_kimg')
+        for name in ('class_name', 'r1_gamma'):
+            del tiny['loss_kwargs'][name]
+        del tiny['D_reg_interval'], tiny['options'], small['options']
+        assert small == tiny
+
+    def test_options_replace_the_loss_of_a_preset(self, build):
+        config = build(cfg='small-data', loss='nonsaturating', d_reg_interval=16, gamma=0.05)
+        plain = build(cfg='tiny')
+        assert (config.loss_kwargs, config.D_reg_interval) == (plain.loss_kwargs, plain.D_reg_interval)
+        kwargs = build(cfg='small-data', gamma=2.0).loss_kwargs
+        assert (kwargs['r1_gamma'], kwargs['r2_gamma']) == (2, 2)
+
     @pytest.mark.parametrize('name', presets.PRESET_NAMES)
     def test_every_preset_builds_networks_that_take_a_batch(self, build, name):
         """Constructors know every keyword, and the smallest batch goes through both networks."""

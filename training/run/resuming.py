@@ -19,6 +19,7 @@ from training.batch_sizes import batch_per_process, check_batch_gpu, mbstd_group
 from training.config import TrainingConfig
 from training.held_out import held_out_size
 from training.options import LATEST, PATH_OPTIONS, PER_CALL_OPTIONS, Options, checked_cuda_graphs, data_loader_kwargs
+from training.presets import loss_of
 from training.run import memory_estimate
 from training.run.run_dir import RunDir, list_run_dirs
 
@@ -164,11 +165,17 @@ def _check_unchanged(before: Options, options: Options, given: set[str], run_dir
 
 def _change(name: str, before: Options, now: Options) -> str | None:
     """Return '--gamma=2 (it was 1)' if the option has changed."""
-    old, new = getattr(before, name), getattr(now, name)
+    old, new = _value(name, before), _value(name, now)
     are_paths = name in PATH_OPTIONS and isinstance(old, str) and isinstance(new, str) and old and new
     if old == new or (are_paths and is_same_path(old, new)):
         return None
     return f'{option_name(name)}={_as_text(new)} (it was {"not given" if old is None else _as_text(old)})'
+
+
+def _value(name: str, options: Options) -> Any:
+    """Return the value of an option; the loss of the preset if none was chosen."""
+    value = getattr(options, name)
+    return loss_of(options.cfg) if name == 'loss' and value is None else value
 
 
 def is_same_path(one: str, other: str) -> bool:
