@@ -38,6 +38,11 @@ print(sys.version_info[:2], hashlib.sha256(open(sys.argv[1], "rb").read()).hexdi
              "or use another interpreter with PYTHON=/path/to/python." >&2
         return 1
     fi
+    if [ -L "$root/.venv" ]; then
+        echo "$root/.venv is a link to another environment, which is not changed: its packages do not match" \
+             "requirements.txt. Install them there, or remove the link." >&2
+        return 1
+    fi
     echo "Setting up .venv with $("$base" --version) (first run, or the requirements have changed) ..." >&2
     rm -f "$marker"
     "$base" -m venv --clear "$root/.venv" || return 1
