@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dnnlib.cli import Group
+
+# The rest may import PyTorch, whose threads then wait as `dnnlib.cli` has set.
+# isort: split
 import click
 
-from dnnlib.cli import Group
 from generation.editing import (
     apply_command,
     average_command,

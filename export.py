@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dnnlib.cli import PATH, Command, FiniteFloat, check_outdir, usage_error, usage_errors
+
+# The rest may import PyTorch, whose threads then wait as `dnnlib.cli` has set.
+# isort: split
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +14,6 @@ import click
 import torch
 from click.core import ParameterSource
 
-from dnnlib.cli import PATH, Command, FiniteFloat, check_outdir, usage_error, usage_errors
 from dnnlib.outputs import OutputFile
 from exporting import onnx_files, programs, web_page
 from exporting.models import MAX_BATCH, Choices, make_model

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dnnlib.cli import BOOL, Command, FiniteFloat, check_outdir, usage_errors
+
+# The rest may import PyTorch, whose threads then wait as `dnnlib.cli` has set.
+# isort: split
 import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +16,6 @@ import numpy as np
 import torch
 
 from dataset_format.sizes import Resolution, sides
-from dnnlib.cli import BOOL, Command, FiniteFloat, check_outdir, usage_errors
 from dnnlib.errors import InvalidArgument
 from dnnlib.outputs import OutputFile
 from generation import image_transforms, latents, options, projected_latents, video

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dnnlib.cli import PATH, Command, FiniteFloat, check_outdir, max_pixels_option, usage_errors
+
+# The rest may import PyTorch, whose threads then wait as `dnnlib.cli` has set.
+# isort: split
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,6 @@ import click
 from click.core import ParameterSource
 
 from dataset_format.images import MAX_PIXELS
-from dnnlib.cli import PATH, Command, FiniteFloat, check_outdir, max_pixels_option, usage_errors
 from dnnlib.errors import InvalidArgument
 from generation import latents, options
 from generation.projection.optimization import ProjectionSettings, measure_w

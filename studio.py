@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+from dnnlib.cli import (
+    PATH,
+    Command,
+    check_outdir,
+    max_pixels_option,
+    resolve_device,
+    usage_error,
+    usage_errors,
+)
+
+# The rest may import PyTorch, whose threads then wait as `dnnlib.cli` has set.
+# isort: split
 import secrets
 import socket
 import threading
@@ -12,15 +24,6 @@ import click
 import torch
 
 from dataset_format.images import MAX_PIXELS
-from dnnlib.cli import (
-    PATH,
-    Command,
-    check_outdir,
-    max_pixels_option,
-    resolve_device,
-    usage_error,
-    usage_errors,
-)
 from dnnlib.outputs import OutputFolder
 from dnnlib.util import is_url
 from metrics.features import detectors

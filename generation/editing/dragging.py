@@ -23,7 +23,7 @@ from dataset_format.sizes import sides
 from dnnlib.errors import InvalidArgument
 from generation.editing.feature_maps import FeatureMaps, as_points, layer_names, offsets
 from generation.projected_latents import ProjectedLatents
-from torch_utils import images, misc
+from torch_utils import images, precision
 
 Point = tuple[float, float]
 """(x, y) in pixels, with (0, 0) at the center of the pixel at the top left."""
@@ -194,7 +194,7 @@ class DragSession:
             self._fixed = 1 - self._maps.weights(torch.from_numpy(mask).to(self._features), self._features)
         self.state = self._make_state(0, math.nan)
 
-    @misc.tensor_float32(False)
+    @precision.tensor_float32(False)
     def step(self) -> DragState:
         """Move the latent once, and follow the points.
 

@@ -22,7 +22,7 @@ from dataset_format.sizes import describe_size, sides
 from dnnlib.errors import InvalidArgument
 from generation.projected_latents import ProjectedLatents
 from generation.projection.optimization import FeatureFunction, feature_input
-from torch_utils import misc
+from torch_utils import precision
 
 _NUM_DRIFT_IMAGES = 32
 
@@ -88,7 +88,7 @@ Progress = Callable[[int, float, dict[int, torch.Tensor]], None]
 [1, C, H, W] that were rendered for it, by the index of their photograph."""
 
 
-@misc.tensor_float32(False)
+@precision.tensor_float32(False)
 def tune(
     G: Any,
     photographs: Sequence[np.ndarray],
