@@ -100,7 +100,7 @@ def text(path, content):
     (lambda p: text(p, b'GIF89a'), 'and no .npy or .pt file of latents either'),
     (lambda p: text(p, b''), 'and no .npy or .pt file of latents either'),
     (lambda p: npz(p.with_suffix('.npz'), a=WP, b=WP) or p.with_suffix('.npz').rename(p), "no array 'w'"),
-], ids=str)  # fmt: skip
+])  # fmt: skip
 def test_files_that_are_not_latents(write, hint, G, tmp_path):
     path = tmp_path / 'latents'
     write(path)

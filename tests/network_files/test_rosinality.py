@@ -285,7 +285,7 @@ def with_change(change):
     (lambda c: c['g_ema'].update({'convs.0.conv.modulation.bias': torch.zeros(5)}), 'do not match Generator'),
     (lambda c: c.update(latent_avg=torch.zeros(5)), 'latent_avg is not a mean'),
     (lambda c: c['d'].pop('final_linear.0.bias'), r'final_linear\.0\.bias is missing'),
-], ids=str)  # fmt: skip
+])  # fmt: skip
 def test_damaged_content(change, hint):
     with pytest.raises(legacy.NetworkPickleError, match=hint) as caught:
         load(with_change(change))

@@ -114,7 +114,7 @@ def with_directions(change):
     (lambda p: changed(p, with_directions(lambda d: d[0].update(scale=1e30))), 'must be a number from 0'),
     (lambda p: changed(p, None, lambda t: t.update(one=torch.zeros(6, 9))), 'not a tensor of shape'),
     (lambda p: changed(p, None, lambda t: t.update(one=torch.full([6, 8], torch.nan))), 'not finite'),
-], ids=str)  # fmt: skip
+])  # fmt: skip
 def test_damaged_files(G, some, tmp_path, damage, hint):
     path = tmp_path / 'd.safetensors'
     directions.write(path, some, G)
