@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+from dnnlib.cli import BOOL, Command, check_outdir, usage_error, usage_errors
+
+# The rest may import PyTorch, whose threads then wait as `dnnlib.cli` has set.
+# isort: split
 import os
 from typing import Any
 
 import click
 import torch
 
-from dnnlib.cli import BOOL, Command, check_outdir, usage_error, usage_errors
 from dnnlib.files import atomic_file
 from dnnlib.outputs import OutputFile
 from generation.latents import make_label

@@ -21,6 +21,7 @@ import torch
 
 from dnnlib.files import atomic_file
 from exporting.models import Model, check_results
+from torch_utils import precision
 
 OPSET = 18
 """The default version of the operators: the oldest that PyTorch's exporter writes."""
@@ -57,7 +58,7 @@ def convert(program: Any, model: Model, opset: int = OPSET, metadata: dict[str, 
     import onnx
     import onnxscript.optimizer
 
-    with _quiet():
+    with _quiet(), precision.readable_setting():
         converted: Any = torch.onnx.export(
             program,
             kwargs=dict(model.inputs),

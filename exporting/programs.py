@@ -9,13 +9,14 @@ import torch
 
 from dnnlib.files import atomic_file
 from exporting.models import MAX_BATCH, Model, check_results, plain_operators
+from torch_utils import precision
 
 
 def export_program(model: Model) -> Any:
     """Return a `torch.export.ExportedProgram`, whose arguments are the inputs by name."""
     batch = torch.export.Dim('batch', min=1, max=MAX_BATCH)
     free = {name: None if name in model.unbatched else {0: batch} for name in model.inputs}
-    with plain_operators():
+    with plain_operators(), precision.readable_setting():
         return torch.export.export(
             model.module,
             (),

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from torch_utils import precision
+
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / 'tests' / 'golden'
 
@@ -22,6 +24,13 @@ os.environ['OMP_NUM_THREADS'] = str(_NUM_THREADS)  # for the processes that test
 # send interrupts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _same_precision_for_all():
+    """A training that a test runs in this process chooses the precision of products for the whole process."""
+    with precision.unchanged_setting():
+        yield
 
 
 @pytest.fixture(scope='session')

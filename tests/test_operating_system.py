@@ -10,7 +10,7 @@ import pytest
 from dataset_conversion import image_files
 from dataset_format.images import BadImage
 from dataset_format.names import normal_name
-from generation.projection import project_to_files
+from dnnlib.files import write_json
 from tests import small_runs
 from training.data.containers import open_container
 from training.data.decoding import ImageError
@@ -91,7 +91,7 @@ def test_digests_and_json_of_strange_names(folder):
     small_runs.write_images(folder / STRANGE, count=2)
     dataset = ImageFolderDataset(str(folder))
     assert len({dataset.content_sha256(), dataset.metadata_sha256(), dataset.fingerprint()[0]}) == 3
-    project_to_files._write_json({'target': f'{folder}/é'}, folder / 'x.json')
+    write_json({'target': f'{folder}/é'}, folder / 'x.json')
     assert json.loads((folder / 'x.json').read_text(encoding='utf-8')) == {'target': f'{folder}/é'}
 
 

@@ -55,15 +55,28 @@ def tensor_float32_setting() -> tuple[Any, ...]:
     return tuple(switch.value for switch in _switches(torch.backends))
 
 
+def unchanged_setting() -> contextlib.AbstractContextManager[None]:
+    """Return a context at whose end the setting is again what it is now."""
+    return _restored(_switches(torch.backends))
+
+
 @contextlib.contextmanager
 def tensor_float32(allowed: bool) -> Iterator[None]:
     """Within this context, convolutions and matrix products of float32 use TensorFloat-32 on CUDA, or do not.
 
     By default, PyTorch uses it for convolutions.
     """
-    with _restored(_switches(torch.backends)):
+    with unchanged_setting():
         allow_tensor_float32(allowed)
         yield
+
+
+def readable_setting() -> contextlib.AbstractContextManager[None]:
+    """Return a context within which PyTorch's exporters work: they read the setting by the old interface.
+
+    That is an error for "no TensorFloat-32" by the new one. The context is for tracing, not for computing on CUDA.
+    """
+    return tensor_float32(True)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,9 @@ def _latent(
     index: int,
 ) -> ProjectedLatents:
     """Return the latent to start from: one of a file, or that of a seed."""
-    seeds = [seed or 0] if projected_w is None or seed is not None else None
+    if projected_w is not None and seed is not None:
+        print('Warning: --seed is ignored, since --projected-w is given.', file=sys.stderr)
+    seeds = [seed or 0] if projected_w is None else None
     found, _names = find_latents(data, data['G_ema'], seeds, projected_w, class_text, label, truncation, device)
     if projected_w is not None and index >= len(found):
         raise InvalidArgument('index', f'{index} is too large: {projected_w} has {len(found)} latents.')

@@ -22,6 +22,7 @@ from tests.small_generators import (
     make_stylegan3_generator,
     write_networks,
 )
+from torch_utils import precision
 from torch_utils.ops import native
 from training.networks_stylegan2 import Discriminator
 
@@ -290,3 +291,10 @@ def test_wrong_results_are_not_written(paths, tmp_path, monkeypatch):
     result = CliRunner().invoke(export.main, [f'--network={paths.plain}', f'--dest={tmp_path}/G.onnx'])
     assert result.exit_code == 1 and 'computes something else than PyTorch' in result.stderr
     assert not (tmp_path / 'G.onnx').exists() and native.route(torch.zeros(1)) == 'eager'
+
+
+def test_after_a_training_in_the_same_process(paths, tmp_path):
+    """PyTorch's exporters read the precision of products by an interface that may be an error after a training."""
+    precision.allow_tensor_float32(False)
+    result = CliRunner().invoke(export.main, [f'--network={paths.plain}', f'--dest={tmp_path}/G.onnx'])
+    assert result.exit_code == 0, result.output
