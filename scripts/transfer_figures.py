@@ -52,8 +52,8 @@ class Task:
 
 
 TASKS = (
-    Task('large', '16x16 → 32x32', ('--kimg=9', '--tick=1'), ('--kimg=1.5', '--tick=0.5')),
-    Task('classes', '10 → 4 classes', ('--kimg=12', '--tick=1'), ('--kimg=2', '--tick=0.5')),
+    Task('large', '16x16 → 32x32', ('--kimg=9', '--tick=1'), ('--kimg=2', '--tick=1')),
+    Task('classes', '10 → 4 classes', ('--kimg=12', '--tick=1'), ('--kimg=3', '--tick=1')),
 )
 
 
