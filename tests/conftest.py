@@ -26,9 +26,16 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True, scope='module')
+def _same_precision_for_all_modules():
+    """A training that a fixture runs in this process chooses the precision of products for the whole process."""
+    with precision.unchanged_setting():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _same_precision_for_all():
-    """A training that a test runs in this process chooses the precision of products for the whole process."""
+    """... and so does one that a test runs."""
     with precision.unchanged_setting():
         yield
 
