@@ -145,7 +145,7 @@ def find_browser() -> str:
     """Return the path of a browser.
 
     Raises:
-        ValueError: There is none.
+        ValueError: No browser is installed.
     """
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:

@@ -1,4 +1,4 @@
-"""ONNX files: conversion, constant folding, and the comparison of what ONNX Runtime computes with PyTorch.
+"""Convert networks to ONNX files, fold constants, and compare the results of ONNX Runtime with those of PyTorch.
 
 The packages onnx, onnxscript and onnxruntime are optional, and imported where they are used.
 """

@@ -45,7 +45,7 @@ def complete_snapshots(run_dir: str | os.PathLike) -> list[Path]:
 
     Raises:
         OSError: The directory cannot be listed.
-        ValueError: There is none. One sentence.
+        ValueError: The run has no complete network pickle. One sentence.
     """
     found = list_snapshots(run_dir)
     complete = [path for path in found if _is_complete(path)]

@@ -65,7 +65,7 @@ def run_picture(path: str, name: str) -> bytes:
 
     Raises:
         ValueError: It is damaged.
-        OSError: There is none.
+        OSError: The run has no such grid, or it cannot be read.
     """
     record = read_run(path)
     run_dir = record.run_dir

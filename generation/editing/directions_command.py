@@ -182,7 +182,7 @@ def components(
     """Return `count` directions of sefa or pca for each list of layers.
 
     Raises:
-        InvalidArgument: Argument 'features_of': there is no such layer.
+        InvalidArgument: The network has no layer of this name (argument 'features_of').
     """
     found: list[Direction] = []
     for layers in lists:

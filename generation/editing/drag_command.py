@@ -75,7 +75,7 @@ paper, which are for 512 pixels, in proportion to the size of the images, but no
     '--motion-radius',
     type=FiniteFloat(min=0, max=1000),
     metavar='PIXELS',
-    help='Radius of what moves around a point',
+    help='Radius of the neighborhood that moves with a point',
 )
 @click.option(
     '--tracking-radius', type=FiniteFloat(min=0, max=1000), metavar='PIXELS', help='Largest shift of a point in a step'

@@ -51,7 +51,7 @@ class FeatureMaps:
         synthesis: What to call in place of `G.synthesis`, such as a copy of it.
 
     Raises:
-        InvalidArgument: Argument 'feature_layer': there is no such layer.
+        InvalidArgument: The network has no layer of this name (argument 'feature_layer').
     """
 
     def __init__(self, G: Any, name: str, synthesis: Any = None):

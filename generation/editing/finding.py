@@ -92,7 +92,7 @@ def principal_components_of_layer(
         suffix: Appended to the names, which are 'LAYER-pca0', 'LAYER-pca1', ...
 
     Raises:
-        InvalidArgument: Argument 'features_of': there is no such layer.
+        InvalidArgument: The network has no layer of this name (argument 'features_of').
     """
     layers = list(range(G.num_ws)) if layers is None else list(layers)
     outputs = outputs_of_layer(G, w, layer)
@@ -141,7 +141,7 @@ def linear_direction(
     covariance = torch.einsum('n,nlw->lw', numbers, latents) / len(numbers)  # [L, w_dim]
     lengths = covariance.norm(dim=1)
     if len(numbers) < 2 or lengths.max() <= 1e-12:
-        raise InvalidArgument('values', 'the latents do not differ, so there is no direction between them.')
+        raise InvalidArgument('values', 'the numbers or the latents are all the same, so no direction can be found.')
     layers = list(range(num_ws)) if layers is None else list(layers)
     vectors = torch.zeros(covariance.shape, dtype=torch.float32)
     vectors[layers] = (covariance / lengths[layers].max().clamp(min=1e-12)).float()[layers]
@@ -183,7 +183,7 @@ def outputs_of_layer(G: Any, w: torch.Tensor, layer: str) -> torch.Tensor:
     """Return what a layer computes for samples w [N, w_dim], without noise: float32 [N, D] on the CPU.
 
     Raises:
-        InvalidArgument: Argument 'features_of': there is no such layer.
+        InvalidArgument: The network has no layer of this name (argument 'features_of').
     """
     module = module_named(G, layer)
     outputs: list[torch.Tensor] = []

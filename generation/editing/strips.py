@@ -1,4 +1,4 @@
-"""Strips: pictures of what a direction does, from left to right in columns, with several latents in rows."""
+"""Draw strips that show the effect of a direction: one row for each latent, one column for each strength."""
 
 from __future__ import annotations
 

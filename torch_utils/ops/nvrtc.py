@@ -139,7 +139,7 @@ def compilers() -> Iterator[Compiler]:
     """Yield every NVRTC that can be used, the one that matches PyTorch best first.
 
     Raises:
-        CompilerMissing: There is none.
+        CompilerMissing: No NVRTC can be used.
     """
     failures, found = [], False
     for path in candidates():
@@ -161,7 +161,7 @@ def compiler() -> Compiler:
     """Return the first of `compilers`.
 
     Raises:
-        CompilerMissing: There is none.
+        CompilerMissing: No NVRTC can be used.
     """
     return next(compilers())
 

@@ -30,7 +30,7 @@ def state_beside(network_pkl: str) -> str:
     """Return the training state that was written with a network pickle.
 
     Raises:
-        InvalidArgument: There is none.
+        InvalidArgument: The pickle has no training state beside it.
     """
     kimg = kimg_of(network_pkl)
     folder = '' if is_url(network_pkl) else os.path.dirname(network_pkl)

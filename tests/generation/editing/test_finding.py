@@ -151,5 +151,5 @@ def test_linear_direction_of_numbers_finds_what_they_measure(w):
 def test_linear_direction_needs_differences(G, w):
     ws = latents.ws_of_seeds(G, range(3), torch.zeros(1, 0))
     for values, latents_ in ((torch.ones(3), ws), (torch.tensor([0.0, 1, 1]), ws[:1].expand(3, -1, -1))):
-        with pytest.raises(ValueError, match='do not differ'):
+        with pytest.raises(ValueError, match='are all the same'):
             finding.linear_direction('d', latents_, values, w)
