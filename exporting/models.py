@@ -204,18 +204,19 @@ def check_results(compute: Callable[[dict[str, torch.Tensor]], torch.Tensor], mo
     Raises:
         ValueError: The difference is more than 1e-4, or 5e-2 in half precision.
     """
+    tolerance = _TOLERANCE_HALF if model.half else _TOLERANCE
     worst = 0.0
     for size in model.checked_sizes:
         inputs = model.inputs_for(size)
         expected = model.module(**inputs).to(torch.float32)
         difference = (compute(inputs).to(torch.float32) - expected).abs().max()
-        worst = max(worst, float(difference / expected.abs().max().clamp(min=1e-8)))
-    tolerance = _TOLERANCE_HALF if model.half else _TOLERANCE
-    if not worst <= tolerance:
-        raise ValueError(
-            f'{what} computes something else than PyTorch (relative difference {worst:.1e}, at most {tolerance:g} is '
-            'accepted), so nothing was written.'
-        )
+        relative = float(difference / expected.abs().max().clamp(min=1e-8))
+        if not relative <= tolerance:  # also if it is not a number
+            raise ValueError(
+                f'{what} computes something else than PyTorch (relative difference {relative:.1e}, at most '
+                f'{tolerance:g} is accepted), so nothing was written.'
+            )
+        worst = max(worst, relative)
     return worst
 
 

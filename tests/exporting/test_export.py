@@ -1,6 +1,7 @@
 """Exported networks compute what the networks compute, with standard operators only, for any batch size."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -287,9 +288,10 @@ def test_missing_package(paths, tmp_path, monkeypatch):
     assert_usage_error(result, "ONNX files need the package onnxscript: pip install 'ada-gan[export]'")
 
 
-def test_wrong_results_are_not_written(paths, tmp_path, monkeypatch):
+@pytest.mark.parametrize('value', [1, math.nan, math.inf])
+def test_wrong_results_are_not_written(paths, tmp_path, monkeypatch, value):
     monkeypatch.setattr(onnx_files, 'convert', lambda *_args: b'')
-    monkeypatch.setattr(onnx_files, 'run', lambda _content, inputs: torch.ones([len(inputs['z']), 3, 16, 16]))
+    monkeypatch.setattr(onnx_files, 'run', lambda _content, inputs: torch.full([len(inputs['z']), 3, 16, 16], value))
     result = CliRunner().invoke(export.main, [f'--network={paths.plain}', f'--dest={tmp_path}/G.onnx'])
     assert result.exit_code == 1 and 'computes something else than PyTorch' in result.stderr
     assert not (tmp_path / 'G.onnx').exists() and native.route(torch.zeros(1)) == 'eager'
