@@ -122,7 +122,7 @@ def check_same_shapes(first: torch.nn.Module, second: torch.nn.Module, argument:
     """Raise InvalidArgument unless two networks have the same parameters and buffers by name and shape."""
     ours, theirs = _tensors(first), _tensors(second)
     different = [
-        f'{name} has shape {_shape(theirs, name)} instead of {_shape(ours, name)}'
+        f'{name} {_shape(theirs, name)} instead of {_shape(ours, name)}'
         for name in dict.fromkeys([*ours, *theirs])
         if _shape(ours, name) != _shape(theirs, name)
     ]
@@ -149,8 +149,8 @@ def _tensors(module: torch.nn.Module) -> Mapping[str, torch.Tensor]:
     return dict(module.named_parameters()) | dict(module.named_buffers())
 
 
-def _shape(tensors: Mapping[str, torch.Tensor], name: str) -> list[int] | None:
-    return list(tensors[name].shape) if name in tensors else None
+def _shape(tensors: Mapping[str, torch.Tensor], name: str) -> str:
+    return f'with shape {[*tensors[name].shape]}' if name in tensors else 'missing'
 
 
 def _lerp(start: torch.Tensor, end: torch.Tensor, share: float) -> torch.Tensor:
