@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 import sys
@@ -143,12 +144,12 @@ def truncation_center(G: Any, labels: torch.Tensor, towards: str) -> torch.Tenso
         return None
     different, indices = labels.unique(dim=0, return_inverse=True)
     centers = [sample_w(G, label[None]).mean(dim=0) for label in different]
-    return torch.stack(centers)[indices].float()
+    return torch.stack(centers)[indices.cpu()].to(labels.device, torch.float32)
 
 
 @torch.no_grad()
 def sample_w(G: Any, labels: torch.Tensor, num_samples: int = 10_000) -> torch.Tensor:
-    """Return w of a fixed set of random z, without truncation: float64 [num_samples, w_dim] on the device of `labels`.
+    """Return w of a fixed set of random z, without truncation: float64 [num_samples, w_dim] on the CPU.
 
     Args:
         G: Generator.
@@ -158,7 +159,8 @@ def sample_w(G: Any, labels: torch.Tensor, num_samples: int = 10_000) -> torch.T
     z = np.random.RandomState(_SAMPLES_SEED).randn(num_samples, G.z_dim).astype(np.float32)
     zs = torch.from_numpy(z).split(_SAMPLES_AT_ONCE)
     cs = labels.expand(num_samples, -1).split(_SAMPLES_AT_ONCE)
-    return torch.cat([G.mapping(z.to(labels.device), c)[:, 0].double() for z, c in zip(zs, cs)])
+    mapping = copy.deepcopy(G.mapping).eval()  # in training mode, the mean of w would change
+    return torch.cat([mapping(z.to(labels.device), c)[:, 0].cpu().double() for z, c in zip(zs, cs)])
 
 
 def check_seeds(seeds: Sequence[int], argument: str = 'seeds') -> None:

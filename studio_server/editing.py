@@ -109,7 +109,7 @@ class DirectionFiles:
         """
         G = network.G
         label = picture_specs.label_of(network, picture_specs.parse(request['spec']))
-        w = latents.sample_w(G, label).float()
+        w = latents.sample_w(G, label).to(label.device, torch.float32)
         layers = request.get('layers')
         layers = None if layers is None else check_layers(G, layers)
         find = {'pca': finding.principal_components, 'sefa': finding.sefa}[request['method']]

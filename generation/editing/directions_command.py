@@ -159,7 +159,7 @@ def directions(
         lists = [check_layers(G, layers) for layers in layer_lists] or [check_layers(G, None)]
         check_count(method, count, num_samples, G.w_dim)
         labels = labels_of_samples(data, class_text, label, num_samples, torch_device)
-        w = latents.sample_w(G, labels, num_samples).float()
+        w = latents.sample_w(G, labels, num_samples).to(torch_device, torch.float32)
         if method == 'linear':
             ws, numbers = examples.latents_and_numbers(data, G, class_text, label, torch_device)
             found = linear_directions(name, ws, numbers, w, lists, examples.kind)

@@ -38,7 +38,7 @@ def sefa(
     """
     layers = list(range(G.num_ws)) if layers is None else list(layers)
     weights = style_weights(G)
-    A = torch.cat([weights[layer].double().cpu() for layer in layers])  # [styles of all layers, w_dim]
+    A = torch.cat([weights[layer].cpu().double() for layer in layers])  # [styles of all layers, w_dim]
     _values, vectors = torch.linalg.eigh(A.t() @ A)  # ascending
     found = vectors.flip(1).t()[:count]  # [K, w_dim]
     return [
@@ -99,7 +99,7 @@ def principal_components_of_layer(
     components, deviations = components_of(outputs, count)
     scores = (outputs.double() - outputs.double().mean(dim=0)) @ components.t()  # [N, K]
     # The components are uncorrelated, so that each estimate is a covariance divided by a variance.
-    centered = w.double().cpu() - w.double().cpu().mean(dim=0)
+    centered = w.cpu().double() - w.cpu().double().mean(dim=0)
     steps = (scores.t() @ centered) / (len(w) * deviations[:, None].clamp(min=1e-12))  # [K, w_dim], per deviation
     lengths = steps.norm(dim=1).clamp(min=1e-12)
     prefix = layer if not layer.isdecimal() else f'layer{layer}'
@@ -136,8 +136,8 @@ def linear_direction(
         InvalidArgument: Argument 'values': the numbers are all the same, or the latents are.
     """
     num_ws = ws.shape[1]
-    numbers = values.double().cpu() - values.double().cpu().mean()
-    latents = ws.double().cpu() - ws.double().cpu().mean(dim=0)
+    numbers = values.cpu().double() - values.cpu().double().mean()
+    latents = ws.cpu().double() - ws.cpu().double().mean(dim=0)
     covariance = torch.einsum('n,nlw->lw', numbers, latents) / len(numbers)  # [L, w_dim]
     lengths = covariance.norm(dim=1)
     if len(numbers) < 2 or lengths.max() <= 1e-12:
@@ -164,7 +164,7 @@ def components_of(samples: torch.Tensor, count: int) -> tuple[torch.Tensor, torc
     Returns:
         float64 [K, D] of unit length, whose largest element is positive; float64 [K], descending (divided by N).
     """
-    samples = samples.double().cpu()
+    samples = samples.cpu().double()
     centered = samples - samples.mean(dim=0)
     num_samples, num_features = centered.shape
     if num_features <= num_samples:
@@ -207,7 +207,7 @@ def _oriented(vector: torch.Tensor) -> torch.Tensor:
 
 def _spread_tensor(w: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
     """Return the standard deviation of samples w [N, w_dim] along a unit vector."""
-    return (w.double().cpu() @ vector.double().cpu()).std(unbiased=False)
+    return (w.cpu().double() @ vector.cpu().double()).std(unbiased=False)
 
 
 def _spread(w: torch.Tensor, vector: torch.Tensor) -> float:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from dataset_format.sizes import Resolution, sides
+from generation.latents import sample_w
 from generation.projected_latents import ProjectedLatents, noise_buffers, use_projected_noise
 from torch_utils import images, precision
 from torch_utils.inference_graphs import Replayed
@@ -29,7 +30,6 @@ FeatureFunction = Callable[[torch.Tensor], torch.Tensor]
 
 _MAX_FEATURE_INPUT, _MIN_FEATURE_INPUT = 256, 32  # VGG16 halves its input five times
 _MIN_NOISE_LEVEL = 8
-_W_SAMPLES_SEED, _W_BATCH = 123, 1000
 
 
 @dataclass(frozen=True)
@@ -240,11 +240,7 @@ def measure_w(G: Any, label: torch.Tensor, num_samples: int = 10_000) -> WStatis
         label: float32 [1, c_dim] on the device of G: the class of all samples.
         num_samples: Number of samples, more than 1.
     """
-    mapping = _frozen(G.mapping)
-    z = np.random.RandomState(_W_SAMPLES_SEED).randn(num_samples, G.z_dim)
-    batches = torch.from_numpy(z.astype(np.float32)).split(_W_BATCH)
-    samples = [mapping(batch.to(label.device), label.expand(len(batch), -1))[:, 0].cpu().double() for batch in batches]
-    w = torch.cat(samples)  # [num_samples, w_dim]
+    w = sample_w(G, label, num_samples)
     mean = w.mean(dim=0)
     deviation = (w - mean).square().sum().div(num_samples).sqrt()
     return WStatistics(mean.to(label.device, torch.float32), deviation.item())
