@@ -127,7 +127,8 @@ def share_of_copies_interval(
 
     Both the share of generated images below the threshold and that of new images are known from finite numbers only.
     Each varies as its Clopper–Pearson limit does over all confidence levels, which makes the interval somewhat too wide
-    rather than too narrow.
+    rather than too narrow. If fewer generated images than new ones are below the threshold, the difference says nothing
+    about small shares: the upper end is then that of a sample of this size without any copy.
 
     Args:
         num_below: Generated images below the threshold.
@@ -145,7 +146,8 @@ def share_of_copies_interval(
         _beta_quantiles(num_below + 1, num_generated - num_below)[:, None],
         _beta_quantiles(num_new_below, num_new - num_new_below + 1),
     )
-    return float(np.quantile(lowest, tail)), float(np.quantile(highest, 1 - tail))
+    high_without_copies = 1 - tail ** (1 / num_generated)
+    return float(np.quantile(lowest, tail)), float(max(np.quantile(highest, 1 - tail), high_without_copies))
 
 
 def _beta_quantiles(a: int, b: int) -> np.ndarray:

@@ -85,6 +85,8 @@ def test_the_interval_contains_the_true_share():
         assert hits >= 76
     assert share_of_copies_interval(0, 10, 1, 10)[0] == 0
     assert share_of_copies_interval(10, 10, 0, 1000)[1] == 1
+    low, high = share_of_copies_interval(0, 1000, 30, 1000)  # fewer than expected: no evidence, but no certainty either
+    assert low == 0 and (1 - high) ** 1000 == pytest.approx(0.025)
     low, high = share_of_copies_interval(500, 10_000, 100, 10_000)
     assert low > 0.034 and high < 0.048
 
