@@ -347,7 +347,7 @@ def check_circle(
     latents.check_seeds(seeds)
     if len(seeds) != num_cells:
         raise InvalidArgument(
-            'circle', f'{len(seeds)} seeds for {num_cells} images of --grid: use one seed for each image.'
+            'circle', f'{len(seeds)} seeds for {_cells(num_cells)}: use one for each image of --grid, here {num_cells}.'
         )
     if num_keyframes is not None:
         raise InvalidArgument('circle', 'a circle has no keyframes: leave --num-keyframes out.')
@@ -359,13 +359,17 @@ def check_division(count: int, what: str, num_cells: int, num_keyframes: int | N
     """Raise click.UsageError if `count` latents cannot be divided evenly among `num_cells` images."""
     if num_keyframes is not None:
         return
-    cells = f'{num_cells} images of --grid' if num_cells > 1 else 'the video'
+    cells = _cells(num_cells)
     if count % num_cells:
         raise click.UsageError(
             f'{count} {what} cannot be divided evenly among {cells}: use a multiple of {num_cells}, or --num-keyframes.'
         )
     if count < 2 * num_cells:
         raise click.UsageError(f'Too few {what} for {cells} ({count}): use {2 * num_cells} or more.')
+
+
+def _cells(count: int) -> str:
+    return f'{count} images of --grid' if count > 1 else 'the video'
 
 
 def check_frame_size(grid_size: tuple[int, int], resolution: Resolution, enlarge: int) -> None:

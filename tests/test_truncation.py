@@ -209,7 +209,7 @@ def test_circular_video(networks, tmp_path, read_video):
 
 
 @pytest.mark.parametrize('arguments, hint', [
-    (['--seeds=1,2'], '2 seeds for 1 images of --grid'),
+    (['--seeds=1,2'], '2 seeds for the video: use one for each image of --grid, here 1.'),
     (['--projected-w=x.npz'], 'circles are in z'),
     (['--seeds=1', '--trunc=0,1'], 'use a single value of --trunc'),
     (['--seeds=1', '--num-keyframes=3'], 'a circle has no keyframes'),
