@@ -49,7 +49,7 @@ static void multiply(const float* a, int64_t a_step, const float* b, int64_t b_s
     }
 }
 
-// A product with any number of rows, in groups of equal size that are as large as the registers allow.
+// A product with any number of rows, in groups as large as the registers allow and as equal as possible.
 template <bool TRANSPOSED, bool ADD> struct MatrixProduct {
     using Function = void (*)(const float*, int64_t, const float*, int64_t, float*, int64_t, int64_t);
 
@@ -60,10 +60,10 @@ template <bool TRANSPOSED, bool ADD> struct MatrixProduct {
 
     static void run(int64_t rows, const float* a, int64_t a_step, const float* b, int64_t b_step, float* c, int64_t c_step,
                     int64_t count) {
-        const int64_t groups = (rows + ROWS - 1) / ROWS, each = (rows + groups - 1) / groups;
-        const Function whole = of<ROWS>(each);
-        for (int64_t r = 0; r < rows; r += each)
-            (r + each <= rows ? whole : of<ROWS>(rows - r))(a + r * (TRANSPOSED ? 1 : a_step), a_step, b, b_step, c + r * c_step,
-                                                            c_step, count);
+        const int64_t groups = (rows + ROWS - 1) / ROWS;
+        for (int64_t group = 0; group < groups; ++group) {
+            const int64_t r = rows * group / groups, some = rows * (group + 1) / groups - r;
+            of<ROWS>(some)(a + r * (TRANSPOSED ? 1 : a_step), a_step, b, b_step, c + r * c_step, c_step, count);
+        }
     }
 };

@@ -351,52 +351,56 @@ static bool convolve(const float* x, const Kernels<const float>& weights, float*
 // ---------------------------------------------------------------------------------------------------------------------
 // The gradient of the weights
 //
-// A thread processes one square of channels at a time, whose sums over the tiles stay in the L2 cache. If there are few
-// squares, the tiles are divided as well, into a number of slices that depends on the sizes alone.
+// The tiles are processed in strips. For each strip, V and Y (the points of the input and of the gradient of the output) are
+// computed once, as [point][panel][tile][PANEL]; then their products over the tiles are added to the sums, which are
+// [point][panel of inputs][panel of outputs][PANEL][PANEL].
 
-const int64_t SQUARE = 128;            // channels
-const int64_t TILES_PER_STEP = 32;
-const int64_t FEWEST_ITEMS = 32, FEWEST_TILES = 8 * TILES_PER_STEP;  // threads beyond the number of items are idle
+const int64_t TILES_PER_STRIP = 256;
+const int64_t TILES_PER_RUN = 8;       // neighbors, which share pixels and fill lines of V next to one another
+const int64_t PANELS_PER_BLOCK = 128 / PANEL;
 
 // Return whether the result is right, which it may not be if it is not finite.
 template <class S>
 static bool weight_gradient(const float* x, const float* dy, const Kernels<float>& gradient, const Shape& s, int threads) {
     const Tiles<S> tiles(s);
-    const int64_t across = (s.in_channels + SQUARE - 1) / SQUARE, squares = across * ((s.out_channels + SQUARE - 1) / SQUARE);
-    const int64_t slices = std::max<int64_t>(1, std::min(FEWEST_ITEMS / squares, tiles.count / FEWEST_TILES));
-    const int64_t size = Tiles<S>::POINTS * SQUARE * SQUARE, step = TILES_PER_STEP * SQUARE + SPREAD;
-    const Floats sums(slices * squares * size), zeros(std::max(s.in_channels, s.out_channels));
+    const int64_t POINTS = Tiles<S>::POINTS, across = s.in_channels / PANEL, down = s.out_channels / PANEL;
+    const int64_t most = std::min(TILES_PER_STRIP, tiles.count), strip = most * PANEL;
+    const int64_t V_step = across * strip + SPREAD, Y_step = down * strip + SPREAD, block = PANEL * PANEL;
+    const int64_t in_blocks = (across + PANELS_PER_BLOCK - 1) / PANELS_PER_BLOCK;
+    const Floats V(POINTS * V_step), Y(POINTS * Y_step), sums(POINTS * across * down * block);
+    const Floats zeros(std::max(s.in_channels, s.out_channels));
     std::fill(zeros.data, zeros.data + std::max(s.in_channels, s.out_channels), 0.0f);
 
-    in_parallel_with_scratch(slices * squares, 2 * Tiles<S>::POINTS * step, threads, [&](int64_t item, float* V) {
-        float *Y = V + Tiles<S>::POINTS * step, *sum = sums.data + item * size;
-        const int64_t slice = item / squares, in = item % squares % across * SQUARE, out = item % squares / across * SQUARE;
-        const int64_t ins = std::min(SQUARE, s.in_channels - in), outs = std::min(SQUARE, s.out_channels - out);
-        std::fill(sum, sum + size, 0.0f);
-        const int64_t end = tiles.count * (slice + 1) / slices;
-        for (int64_t first = tiles.count * slice / slices; first < end; first += TILES_PER_STEP) {
-            const int64_t count = std::min(TILES_PER_STEP, end - first);
-            for (int64_t t = 0; t < count; ++t) {
-                tiles.read_input(x, nullptr, first + t, in, ins, zeros.data, V + t * SQUARE, step);
-                tiles.read_gradient(dy, first + t, out, outs, zeros.data, Y + t * SQUARE, step);
-            }
-            for (int64_t p = 0; p < Tiles<S>::POINTS; ++p)
-                for (int64_t o = 0; o < outs; o += PANEL)
-                    MatrixProduct<true, true>::run(ins, V + p * step, SQUARE, Y + p * step + o, SQUARE, sum + (p * SQUARE) * SQUARE + o,
-                                             SQUARE, count);
-        }
-    });
+    for (int64_t first = 0; first < tiles.count; first += most) {
+        const int64_t count = std::min(most, tiles.count - first), runs = (count + TILES_PER_RUN - 1) / TILES_PER_RUN;
+        in_parallel(2 * runs, threads_for(count * (s.in_channels + s.out_channels), threads), [&](int64_t item) {
+            const int64_t start = item / 2 * TILES_PER_RUN, end = std::min(count, start + TILES_PER_RUN);
+            const bool of_input = item % 2 == 0;
+            for (int64_t panel = 0; panel < (of_input ? across : down); ++panel)
+                for (int64_t t = start; t < end; ++t) {
+                    const int64_t target = panel * strip + t * PANEL;
+                    if (of_input) tiles.read_input(x, nullptr, first + t, panel * PANEL, PANEL, zeros.data, V.data + target, V_step);
+                    else tiles.read_gradient(dy, first + t, panel * PANEL, PANEL, zeros.data, Y.data + target, Y_step);
+                }
+        });
+        const auto multiply_all = first == 0 ? MatrixProduct<true, false>::run : MatrixProduct<true, true>::run;
+        in_parallel(POINTS * in_blocks, threads, [&](int64_t item) {
+            const int64_t p = item / in_blocks, start = item % in_blocks * PANELS_PER_BLOCK;
+            const int64_t end = std::min(across, start + PANELS_PER_BLOCK);
+            for (int64_t out = 0; out < down; ++out)
+                for (int64_t in = start; in < end; ++in)
+                    multiply_all(PANEL, V.data + p * V_step + in * strip, PANEL, Y.data + p * Y_step + out * strip, PANEL,
+                                 sums.data + ((p * across + in) * down + out) * block, PANEL, count);
+        });
+    }
 
     std::atomic<bool> finite{true};
     in_parallel(s.in_channels, threads, [&](int64_t i) {
         Vec zero = {};
         for (int64_t o = 0; o < s.out_channels; o += LANES) {
-            Vec points[S::POINTS][S::POINTS] = {}, taps[3][3];
-            for (int64_t slice = 0; slice < slices; ++slice) {
-                const float* sum = sums.data + (slice * squares + o / SQUARE * across + i / SQUARE) * size +
-                                   i % SQUARE * SQUARE + o % SQUARE;
-                for (int p = 0; p < Tiles<S>::POINTS; ++p) points[p / S::POINTS][p % S::POINTS] += load(sum + p * SQUARE * SQUARE);
-            }
+            const float* sum = sums.data + (i / PANEL * down + o / PANEL) * block + i % PANEL * PANEL + o % PANEL;
+            Vec points[S::POINTS][S::POINTS], taps[3][3];
+            for (int p = 0; p < POINTS; ++p) points[p / S::POINTS][p % S::POINTS] = load(sum + p * across * down * block);
             along_both<S::weights_adjoint>(points, taps);
             for (int r = 0; r < 3; ++r)
                 for (int c = 0; c < 3; ++c) {
