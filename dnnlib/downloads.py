@@ -51,6 +51,7 @@ def open_url(
     verbose: bool = True,
     *,
     sha256: str | None = None,
+    max_bytes: int | None = None,
 ) -> BinaryIO:
     """Open a local file or the cached download of a URL for binary reading.
 
@@ -60,16 +61,18 @@ def open_url(
         num_attempts: Number of consecutive attempts without progress after which the download fails.
         verbose: Report progress on stderr, with a progress bar on a terminal.
         sha256: Hexadecimal digest that the file must have. A cached file with another one is downloaded again.
+        max_bytes: Most bytes to download. A server that sends more is cut off, and nothing is kept.
 
     Raises:
-        DownloadError: The URL cannot be downloaded, or the file does not match `sha256`. The message is one sentence.
+        DownloadError: The URL cannot be downloaded, or the file does not match `sha256`, or is larger than `max_bytes`.
+            The message is one sentence.
         OSError: A local file cannot be opened.
     """
     if sha256 is not None and not re.fullmatch(r'[0-9A-Fa-f]{64}', sha256):
         raise ValueError(f'sha256 must be 64 hexadecimal digits, got {sha256!r}')
     location = os.fspath(url)
     if is_url(location):
-        return open_regular(_download_to_cache(location, cache_dir, max(num_attempts, 1), verbose, sha256))
+        return open_regular(_download_to_cache(location, cache_dir, max(num_attempts, 1), verbose, sha256, max_bytes))
     file = open_regular(_local_path(location))
     defect = checksum_defect(file.name, sha256)
     if defect is not None:
@@ -91,7 +94,9 @@ def _local_path(location: str) -> str:
     return urllib.request.url2pathname(slash + path)
 
 
-def _download_to_cache(url: str, cache_dir: str | None, num_attempts: int, verbose: bool, sha256: str | None) -> Path:
+def _download_to_cache(
+    url: str, cache_dir: str | None, num_attempts: int, verbose: bool, sha256: str | None, max_bytes: int | None
+) -> Path:
     """Return the path of the cached file of `url`; download it first if it is not cached yet."""
     path = cache_path(url, cache_dir)
     try:
@@ -104,7 +109,7 @@ def _download_to_cache(url: str, cache_dir: str | None, num_attempts: int, verbo
             # Another process may have downloaded the file while this one was waiting.
             cached = cached_file(url, cache_dir, sha256)
             if cached is None:
-                _download(url, partial, path, num_attempts, verbose, sha256)
+                _download(url, partial, path, num_attempts, verbose, sha256, max_bytes)
                 partial.finish(path)
             return cached or path
     except DownloadError:
@@ -117,7 +122,13 @@ def _download_to_cache(url: str, cache_dir: str | None, num_attempts: int, verbo
 
 
 def _download(
-    url: str, partial: PartialFile, target: Path, num_attempts: int, verbose: bool, sha256: str | None
+    url: str,
+    partial: PartialFile,
+    target: Path,
+    num_attempts: int,
+    verbose: bool,
+    sha256: str | None,
+    max_bytes: int | None,
 ) -> None:
     """Complete `partial`, in as many attempts as needed. `target` is only mentioned in the error message."""
     largest_size = partial.size if partial.resumable_version() else 0
@@ -126,7 +137,7 @@ def _download(
     num_failures = 0
     while True:
         try:
-            _attempt(url, partial, verbose, sha256)
+            _attempt(url, partial, verbose, sha256, max_bytes)
             return
         except TransferFailed as failure:
             if partial.size >= largest_size + _PROGRESS_BYTES:
@@ -142,12 +153,12 @@ def _download(
             time.sleep(wait_sec)
 
 
-def _attempt(url: str, partial: PartialFile, verbose: bool, sha256: str | None) -> None:
+def _attempt(url: str, partial: PartialFile, verbose: bool, sha256: str | None, max_bytes: int | None) -> None:
     """Start or continue `partial`; raise TransferFailed unless it is complete and intact afterwards."""
     version = partial.resumable_version()
     is_resumed = version is not None
     if version is None or partial.size != version.size:
-        transfer(url, partial, version, verbose)
+        transfer(url, partial, version, verbose, max_bytes)
     defect = find_defect(partial.path, sha256)
     if defect is not None:
         partial.discard()

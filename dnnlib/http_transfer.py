@@ -50,7 +50,9 @@ class TransferFailed(Exception):
         self.wait_sec = wait_sec
 
 
-def transfer(url: str, partial: PartialFile, version: FileVersion | None, verbose: bool) -> None:
+def transfer(
+    url: str, partial: PartialFile, version: FileVersion | None, verbose: bool, max_bytes: int | None = None
+) -> None:
     """Receive the rest of a file.
 
     Args:
@@ -58,9 +60,10 @@ def transfer(url: str, partial: PartialFile, version: FileVersion | None, verbos
         partial: What has arrived so far; the rest is appended. If the server has another version, it is replaced.
         version: The version that `partial` is a part of, or None to receive the whole file.
         verbose: Show a progress bar on a terminal.
+        max_bytes: Largest size of the file, or None. Without it, only a file of unknown size is limited, to 8 GiB.
 
     Raises:
-        TransferFailed: The file is not complete yet.
+        TransferFailed: The file is not complete yet, or larger than `max_bytes`.
     """
     from dnnlib.http_session import response_to
 
@@ -81,8 +84,10 @@ def transfer(url: str, partial: PartialFile, version: FileVersion | None, verbos
             new_version = _version_of(response, _announced_bytes(response))
             partial.start(new_version)
             size = new_version.size
+        if size is not None and max_bytes is not None and size > max_bytes:
+            raise _too_large(partial, max_bytes)
         _check_space(partial, size)
-        _receive(response, cutter, partial, size, verbose)
+        _receive(response, cutter, partial, size, verbose, max_bytes)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -175,7 +180,12 @@ def _check_continuation(response: requests.Response, partial: PartialFile, versi
 
 
 def _receive(
-    response: requests.Response, cutter: ConnectionCutter, partial: PartialFile, size: int | None, verbose: bool
+    response: requests.Response,
+    cutter: ConnectionCutter,
+    partial: PartialFile,
+    size: int | None,
+    verbose: bool,
+    max_bytes: int | None,
 ) -> None:
     """Append the body to `partial`. Each piece is written before the next one is read."""
     from dnnlib.http_session import minimum_speed
@@ -199,8 +209,8 @@ def _receive(
             file.flush()
             received += len(piece)
             progress.update(len(piece))
-            _check_amount(raw, expected, partial, size)
-    _check_amount(raw, expected, partial, size)
+            _check_amount(raw, expected, partial, size, max_bytes)
+    _check_amount(raw, expected, partial, size, max_bytes)
     if expected is None or raw.tell() != expected:
         _check_speed(too_few)
     if expected is not None and raw.tell() < expected:
@@ -213,17 +223,27 @@ def _check_speed(too_few: list[int]) -> None:
         raise TransferFailed(f'only {too_few[0]:,} bytes in {_SLOW_WINDOW_SEC:.3g} s')
 
 
-def _check_amount(raw: Any, expected: int | None, partial: PartialFile, size: int | None) -> None:
+def _check_amount(
+    raw: Any, expected: int | None, partial: PartialFile, size: int | None, max_bytes: int | None
+) -> None:
     """Raise TransferFailed if the server sends more than it has announced, or more than is reasonable."""
     if expected is not None and raw.tell() > expected:
         partial.discard()
         raise TransferFailed(f'the server sent more than the announced {expected:,} bytes')
+    if max_bytes is not None and partial.size > max_bytes:
+        raise _too_large(partial, max_bytes)
     if size is None and partial.size > _MAX_UNANNOUNCED_BYTES:
         partial.discard()
         raise TransferFailed(
             f'the server does not announce the size of the file, and has sent {_MAX_UNANNOUNCED_BYTES:,} bytes',
             retry=False,
         )
+
+
+def _too_large(partial: PartialFile, max_bytes: int) -> TransferFailed:
+    """Discard what has arrived, and return the error to raise."""
+    partial.discard()
+    return TransferFailed(f'the file is larger than expected, which is {max_bytes:,} bytes at most', retry=False)
 
 
 @contextlib.contextmanager

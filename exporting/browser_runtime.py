@@ -22,7 +22,8 @@ FILES = {
     'package/dist/ort-wasm-simd-threaded.wasm': 'ort-wasm.wasm',
     'package/package.json': 'package.json',
 }
-_MAX_BYTES = 2**29
+_MAX_PACKAGE_BYTES = 2**26  # it has 33 MB
+_MAX_BYTES = 2**29  # of all files in the package; they have 145 MB
 
 
 def files_of_runtime(package: str | os.PathLike | None = None) -> dict[str, bytes]:
@@ -33,9 +34,12 @@ def files_of_runtime(package: str | os.PathLike | None = None) -> dict[str, byte
 
     Raises:
         OSError: The package cannot be read or downloaded, or is another one (`dnnlib.util.DownloadError`).
-        ValueError: It is damaged. One sentence.
+        ValueError: It is damaged, or a file is missing in it. One sentence.
     """
-    with open_url(URL if package is None else package, sha256=SHA256) as file:
+    with open_url(URL if package is None else package, sha256=SHA256, max_bytes=_MAX_PACKAGE_BYTES) as file:
         path = Path(file.name)
-    members = read_members(path, FILES.__contains__, 'the npm package of onnxruntime-web', _MAX_BYTES)
-    return {FILES[name]: content for name, content in members}
+    contents = dict(read_members(path, FILES.__contains__, 'the npm package of onnxruntime-web', _MAX_BYTES))
+    missing = [name for name in FILES if not contents.get(name)]
+    if missing:
+        raise ValueError(f'{path} has no {", ".join(missing)}: get onnxruntime-web {VERSION} with `npm pack`.')
+    return {FILES[name]: contents[name] for name in FILES}
