@@ -14,7 +14,7 @@ import click
 import torch
 from click.core import ParameterSource
 
-from dnnlib.outputs import OutputFile
+from dnnlib.outputs import EXTENSIONS, OutputFile
 from exporting import onnx_files, programs, web_page
 from exporting.models import MAX_BATCH, Choices, make_model
 from generation import latents, options
@@ -166,7 +166,13 @@ def main(
         )
         truncates = kind == 'page' or truncation_psi != 1
         options.check_trunc_cutoff(exported, 0 if truncates else 1, truncation_cutoff)
-        write(data, exported, dest, kind, choices, Path(network).stem, opset, package)
+        write(data, exported, dest, kind, choices, title_of(network), opset, package)
+
+
+def title_of(network: str) -> str:
+    """Return the name of a network file without its extension, or of the directory of a run, which may contain dots."""
+    path = Path(network)
+    return path.stem if path.suffix.lower() in EXTENSIONS['network'] else path.name
 
 
 def given_options(context: click.Context) -> set[str]:

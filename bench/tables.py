@@ -65,9 +65,12 @@ class MarkedSection:
             )
         self._before = lines[: lines.index(begin) + 1]
         self._after = lines[lines.index(end) :]
+        self.text = '\n'.join(lines[lines.index(begin) + 1 : lines.index(end)])
+        """What is between the markers."""
 
     def replace(self, text: str) -> None:
         """Replace what is between the markers by `text`."""
+        self.text = text
         lines = [*self._before, '', *text.splitlines(), '', *self._after]
         with atomic_file(self.path) as file:
             file.write(('\n'.join(lines) + '\n').encode())

@@ -21,6 +21,7 @@ from torch_utils.ops import native
 Part = Literal['G', 'D', 'mapping', 'synthesis']
 
 MAX_BATCH = 4096
+_MAX_FREE_GROUP = 128  # of a discriminator with a free batch, which is tried with two groups
 _EXAMPLE_BATCH = 3  # for a free batch: more than one, and not a size that code would expect
 _TOLERANCE, _TOLERANCE_HALF = 1e-4, 5e-2
 
@@ -176,7 +177,8 @@ def make_model(network: Any, choices: Choices) -> Model:
         module = _Synthesis(network, choices)
     else:
         if choices.truncation_psi != 1 and getattr(network.mapping, 'w_avg', None) is None:
-            raise InvalidArgument('trunc', 'this network has no mean of w, so it cannot be truncated: use 1.')
+            reason = 'this network has no mean of w, so it cannot be truncated: write a file (not a page) with 1.'
+            raise InvalidArgument('trunc', reason)
         inputs = {'z': torch.zeros([batch_size, network.z_dim])}
         module = (_Generator if choices.model == 'G' else _Mapping)(network, choices)
     if network.c_dim > 0 and choices.label is None and choices.model != 'synthesis':
@@ -242,6 +244,11 @@ def _group_size(D: Any) -> int:
 
 def _check_group_size(D: Any, batch: int | None) -> None:
     size = _group_size(D)
+    if batch is None and size > _MAX_FREE_GROUP:
+        raise InvalidArgument(
+            'batch',
+            f'this discriminator compares the images of groups of {size}, so a fixed number of images is needed.',
+        )
     if batch is not None and batch > size and batch % size != 0:
         raise InvalidArgument(
             'batch', f'{batch} must be a multiple of {size}, the size of the groups in this discriminator, or less.'

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from dnnlib.files import atomic_file
+from dnnlib.text import excerpt
 from exporting.models import Model, check_results
 from torch_utils import precision
 
@@ -53,25 +54,32 @@ def convert(program: Any, model: Model, opset: int = OPSET, metadata: dict[str, 
         metadata: Values to store in the file, as JSON.
 
     Raises:
-        ValueError: The exporter cannot convert it, or the network is larger than an ONNX file may be.
+        ValueError: The exporter cannot convert it, or the network is larger than an ONNX file may be. One sentence.
     """
     import onnx
     import onnxscript.optimizer
 
-    with _quiet(), precision.readable_setting():
-        converted: Any = torch.onnx.export(
-            program,
-            kwargs=dict(model.inputs),
-            dynamo=True,
-            opset_version=opset,
-            input_names=list(model.inputs),
-            output_names=[model.output],
-            optimize=False,
-            verbose=False,
-        )
-        graph = converted.model
-        onnxscript.optimizer.optimize_ir(graph, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT)
-        proto = converted.model_proto
+    export: Any = torch.onnx.export  # its arguments depend on the version; see `require_packages`
+    try:
+        with _quiet(), precision.readable_setting():
+            converted = export(
+                program,
+                kwargs=dict(model.inputs),
+                dynamo=True,
+                opset_version=opset,
+                input_names=list(model.inputs),
+                output_names=[model.output],
+                optimize=False,
+                verbose=False,
+            )
+            graph = converted.model
+            onnxscript.optimizer.optimize_ir(graph, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT)
+            proto = converted.model_proto
+    except RuntimeError as error:  # includes those of torch.onnx
+        raise ValueError(
+            f'PyTorch {torch.__version__} cannot convert this network to ONNX ({excerpt(error)}): use another --opset, '
+            'or newer versions of torch, onnx and onnxscript.'
+        ) from error
     for key, value in (metadata or {}).items():
         proto.metadata_props.add(key=key, value=json.dumps(value))
     for node in _all_nodes(proto):
@@ -79,7 +87,11 @@ def convert(program: Any, model: Model, opset: int = OPSET, metadata: dict[str, 
         node.doc_string = ''
     if proto.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
         raise ValueError('the network has more than 2 GiB, the most that an ONNX file can hold: use --precision=fp16.')
-    onnx.checker.check_model(proto)
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        reason = f'onnx {onnx.__version__} does not accept the file ({excerpt(error)})'
+        raise ValueError(f'{reason}: use a smaller --opset, or a newer onnx.') from error
     return proto.SerializeToString()
 
 
@@ -115,12 +127,20 @@ def operators_of(content: bytes) -> dict[str, int]:
 
 
 def run(content: bytes, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Compute the output of an ONNX file with ONNX Runtime on the CPU."""
+    """Compute the output of an ONNX file with ONNX Runtime on the CPU.
+
+    Raises:
+        ValueError: This version of ONNX Runtime cannot run it. One sentence.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
+    options.log_severity_level = 4  # what it would print is in the errors that it raises
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
+    except Exception as error:  # its classes of errors have no public name in common
+        reason = f'ONNX Runtime {onnxruntime.__version__} cannot run the file ({excerpt(error)})'
+        raise ValueError(f'{reason}: use a smaller --opset, or a newer onnxruntime.') from error
     wanted = {item.name for item in session.get_inputs()}
     (result,) = session.run(None, {name: value.numpy() for name, value in inputs.items() if name in wanted})
     return torch.from_numpy(np.asarray(result))

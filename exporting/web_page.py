@@ -15,6 +15,7 @@ from exporting.models import Choices, Part, make_model
 from exporting.programs import export_program
 
 _PAGE = Path(__file__).parent / 'page'
+_ENTRY = 'index.html'
 _PARTS: tuple[Part, ...] = ('mapping', 'synthesis')
 
 
@@ -55,7 +56,8 @@ def write_page(
         difference = max(difference, onnx_files.check(files[f'{part}.onnx'], model))
     files['network.json'] = json.dumps(_description(G, name, class_names), indent=1).encode()
     files |= {path.name: path.read_bytes() for path in sorted(_PAGE.iterdir()) if path.is_file()}
-    for file in sorted(files, key='index.html'.__eq__):  # the page itself last
+    Path(folder, _ENTRY).unlink(missing_ok=True)  # half of this page and half of an older one would show wrong images
+    for file in sorted(files, key=_ENTRY.__eq__):  # the page itself last
         with atomic_file(Path(folder, file)) as opened:
             opened.write(files[file])
     return difference

@@ -1,5 +1,6 @@
 """What all tests share: few threads, golden files, scripts run as real processes."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,16 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from torch_utils import precision
+try:
+    import torch
+except ModuleNotFoundError:  # scripts/check_versions.py also runs what needs no PyTorch, where there is none
+    torch = None
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / 'tests' / 'golden'
 
 # The tensors of the tests are small, and pytest-xdist already keeps every core busy.
 _NUM_THREADS = 1
-torch.set_num_threads(_NUM_THREADS)
+if torch is not None:
+    torch.set_num_threads(_NUM_THREADS)
 os.environ['OMP_NUM_THREADS'] = str(_NUM_THREADS)  # for the processes that tests start
 
 # A shell starts what it runs in the background with interrupts ignored, and processes inherit that: here some tests
@@ -26,17 +30,26 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def _unchanged_precision():
+    """A context within which the precision of products may change."""
+    if torch is None:
+        return contextlib.nullcontext()
+    from torch_utils import precision
+
+    return precision.unchanged_setting()
+
+
 @pytest.fixture(autouse=True, scope='module')
 def _same_precision_for_all_modules():
     """A training that a fixture runs in this process chooses the precision of products for the whole process."""
-    with precision.unchanged_setting():
+    with _unchanged_precision():
         yield
 
 
 @pytest.fixture(autouse=True)
 def _same_precision_for_all():
     """... and so does one that a test runs."""
-    with precision.unchanged_setting():
+    with _unchanged_precision():
         yield
 
 

@@ -13,8 +13,9 @@ import torch
 from click.testing import CliRunner
 
 import export
+from dnnlib.errors import InvalidArgument
 from exporting import onnx_files
-from exporting.models import Choices, make_model
+from exporting.models import Choices, Model, make_model
 from exporting.programs import export_program
 from tests.small_generators import (
     NAMES,
@@ -302,3 +303,37 @@ def test_after_a_training_in_the_same_process(paths, tmp_path):
     precision.allow_tensor_float32(False)
     result = CliRunner().invoke(export.main, [f'--network={paths.plain}', f'--dest={tmp_path}/G.onnx'])
     assert result.exit_code == 0, result.output
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Failures of other programs
+
+
+def test_file_that_onnxruntime_cannot_run():
+    with pytest.raises(ValueError, match=r'^ONNX Runtime [0-9.]+ cannot run the file \(.+\): use a smaller --opset'):
+        onnx_files.run(b'something else', {})
+
+
+def test_network_that_pytorch_cannot_export():
+    class Branching(torch.nn.Module):
+        def forward(self, z):
+            return z if z.sum() > 0 else -z
+
+    inputs = {'z': torch.ones([2, 3])}
+    model = Model(Branching(), inputs, (), 'image', batch=2, half=False, checked_sizes=(2,))
+    with pytest.raises(ValueError, match=r'^PyTorch .+ cannot export this network \('):
+        export_program(model)
+
+
+def test_large_groups_need_a_fixed_batch():
+    D = make_discriminator(epilogue_kwargs={'mbstd_group_size': 10**9})
+    with pytest.raises(InvalidArgument, match='groups of 1000000000, so a fixed number'):
+        make_model(D, Choices(model='D'))
+    assert make_model(D, Choices(model='D', batch=3)).inputs['image'].shape[0] == 3
+
+
+@pytest.mark.parametrize(
+    'network, title', [('a/cats.v2.pkl', 'cats.v2'), ('runs/00000-cats-gamma0.5', '00000-cats-gamma0.5')]
+)
+def test_titles(network, title):
+    assert export.title_of(network) == title

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 import export
 from bench.web_page import find_browser, visit
-from exporting import browser_runtime
+from exporting import browser_runtime, onnx_files, web_page
+from exporting.models import Choices
 from tests.small_generators import NAMES, make_generator, write_networks
 
 pytestmark = pytest.mark.timeout(900)  # conversion to ONNX takes its time on a busy machine
@@ -103,3 +104,19 @@ def test_another_package(tmp_path):
     arguments = [f'--network={network}', f'--dest={page}/', f'--onnxruntime-web={tmp_path / "other.tgz"}']
     result = CliRunner().invoke(export.main, arguments)
     assert result.exit_code == 1 and 'other.tgz' in result.stderr and not page.exists()
+
+
+def test_page_that_is_half_replaced(tmp_path, monkeypatch):
+    """An older page in the folder does not open any more: its network would be half of one and half of the other."""
+    monkeypatch.setattr(browser_runtime, 'files_of_runtime', lambda package: {})
+    monkeypatch.setattr(web_page, 'export_program', lambda model: None)
+    monkeypatch.setattr(onnx_files, 'convert', lambda *args: b'network')
+    monkeypatch.setattr(onnx_files, 'check', lambda *args: 0)
+    G = make_generator(w_avg=1)
+    web_page.write_page(G, tmp_path, Choices(), name='older', class_names=[])
+    assert (tmp_path / 'index.html').is_file() and (tmp_path / 'mapping.onnx').read_bytes() == b'network'
+    (tmp_path / 'synthesis.onnx').unlink()
+    (tmp_path / 'synthesis.onnx').mkdir()
+    with pytest.raises(OSError, match='synthesis.onnx'):
+        web_page.write_page(G, tmp_path, Choices(), name='newer', class_names=[])
+    assert not (tmp_path / 'index.html').exists()

@@ -182,7 +182,8 @@ def needs_gradient(ctx: Any, index: int) -> bool:
     `ctx.needs_input_grad` says whether any pass may need it, but torch.autograd.grad(y, x) does not need the gradient
     of the weights.
     """
-    return ctx.needs_input_grad[index] and torch._C._will_engine_execute_node(ctx.next_functions[index][0])
+    will_execute: Any = getattr(torch._C, '_will_engine_execute_node', None)  # private, and not in the stubs of 2.4
+    return ctx.needs_input_grad[index] and (will_execute is None or will_execute(ctx.next_functions[index][0]))
 
 
 def _adjoint(dy: Tensor, w: Tensor, kind: Kind, size: tuple[int, int], rotated: bool) -> Tensor:
