@@ -43,7 +43,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import click
 
 from bench.tables import MarkedSection, markdown_table
-from dnnlib.cli import PATH, Command, check_outdir, usage_error, usage_errors
+from dnnlib.cli import BOOL, PATH, Command, check_outdir, usage_error, usage_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 RESOLUTIONS = {'lowest-direct': 'oldest', 'highest': 'newest'}
@@ -117,7 +117,8 @@ class Combination:
         log = self.folder / f'{name}.log'
         hidden = ('PYTHONPATH', 'VIRTUAL_ENV', 'PYTHONHOME')
         environment = {key: value for key, value in os.environ.items() if key not in hidden}
-        environment |= {'PYTHONDONTWRITEBYTECODE': '1', 'OMP_NUM_THREADS': '1'}
+        # Bytecode goes to one place, and the checkout remains as it is.
+        environment |= {'PYTHONPYCACHEPREFIX': str(self.folder / 'pycache'), 'OMP_NUM_THREADS': '1'}
         with open(log, 'ab') as file:
             file.write(f'$ {" ".join(map(str, command))}\n'.encode())
             file.flush()
@@ -214,9 +215,7 @@ def install(combination: Combination, uv: str, wheel: Path, find_links: Sequence
     combination.run('install', [uv, 'pip', 'compile', *target, *options, '--extra=all', 'pyproject.toml', '-o', listed])
     if re.search(r'^(nvidia-cudnn|triton|cuda-toolkit)', listed.read_text(), flags=re.MULTILINE):
         raise StepFailed(f'PyTorch {torch} is a CUDA build here: name another one, such as {torch}+cpu.')
-    combination.run(
-        'install', [uv, 'pip', 'install', '-q', '--compile-bytecode', *target, '--no-deps', *links, '-r', listed, wheel]
-    )
+    combination.run('install', [uv, 'pip', 'install', '-q', *target, '--no-deps', *links, '-r', listed, wheel])
     program = "import sys, importlib.util as u; print(sys.version.split()[0], u.find_spec('torch') is not None)"
     version, has_torch = combination.run('python', [combination.interpreter, '-c', program]).split()
     combination.cells['Python'] = version
@@ -236,16 +235,16 @@ def install(combination: Combination, uv: str, wheel: Path, find_links: Sequence
 # Steps
 
 
-def check(combination: Combination, tests: Sequence[str] | None, num_processes: int) -> None:
+def check(combination: Combination, tests: Sequence[str] | None, num_processes: int, types: bool) -> None:
     """Run all steps in an environment that is installed."""
-    check_types(combination)
+    if types:
+        check_types(combination)
     if combination.torch.startswith(TYPES_OF):
         return
     python = combination.interpreter
     files = sorted(path for path in ROOT.glob('*') if path.suffix == '.py' or (path / '__init__.py').is_file())
     files += [ROOT / 'scripts', ROOT / 'bench', ROOT / 'tests']
-    cache = ['-X', f'pycache_prefix={combination.folder / "pycache"}']
-    combination.step('compile', None, [python, '-W', 'error', *cache, '-m', 'compileall', '-q', '-f', *files])
+    combination.step('compile', None, [python, '-W', 'error', '-m', 'compileall', '-q', '-f', *files])
     folder = combination.folder / 'session'
     folder.mkdir()
     session = ROOT / 'scripts' / 'versions' / 'session.py'
@@ -315,6 +314,7 @@ def system_name() -> str:
     help='Oldest or newest versions that pyproject.toml allows; both by default',
 )
 @click.option('--find-links', multiple=True, metavar='DIR|URL', help='Further places with wheels, such as of PyTorch')
+@click.option('--types', type=BOOL, default=True, show_default=True, help='Check types, which takes minutes')
 @click.option('--tests', type=PATH, multiple=True, help='Files or folders of tests instead of the usual ones')
 @click.option('--processes', type=click.IntRange(min=1), default=1, show_default=True, help='Processes that run tests')
 @click.option('--table', type=PATH, metavar='FILE.md', help='Document with the table of results, to add rows to')
@@ -324,6 +324,7 @@ def main(
     torches: tuple[str, ...],
     resolutions: tuple[str, ...],
     find_links: tuple[str, ...],
+    types: bool,
     tests: tuple[str, ...],
     processes: int,
     table: str | None,
@@ -369,7 +370,7 @@ def main(
                 print(f'  cannot be installed:\n{failure}', flush=True)
                 num_failed += 1
                 continue
-            check(combination, tests or None, processes)
+            check(combination, tests or None, processes, types)
             num_failed += bool(combination.failures)
             for heading in HEADINGS:
                 print(f'  {heading}: {combination.cells.get(heading, "–")}')

@@ -17,7 +17,7 @@ from dnnlib import EasyDict
 from dnnlib.errors import error_sentence
 from dnnlib.files import RetryingFile
 from dnnlib.progress import progress_bar
-from dnnlib.text import format_time
+from dnnlib.text import excerpt, format_time
 from torch_utils import training_stats
 from torch_utils.distributed import World
 from training.run.run_dir import RunDir
@@ -209,8 +209,9 @@ def _peak_gpu_memory_gib(device: torch.device) -> tuple[float, float]:
 
 
 def _open_tensorboard(run_dir: RunDir, start_nimg: int) -> SummaryWriter | None:
-    """Return a writer, or None if TensorBoard is not installed or cannot write its file.
+    """Return a writer, or None if TensorBoard is not installed, does not work or cannot write its file.
 
+    TensorBoard imports TensorFlow if it is installed, and of one that does not fit NumPy it raises all kinds of errors.
     If the run resumes, a TensorBoard that shows it is told to drop the steps that are repeated.
     """
     try:
@@ -218,11 +219,17 @@ def _open_tensorboard(run_dir: RunDir, start_nimg: int) -> SummaryWriter | None:
     except ImportError as error:
         print(f'No TensorBoard files: {error} (pip install tensorboard)')
         return None
+    except Exception as error:
+        print(f'No TensorBoard files: it cannot be imported ({excerpt(error)}). stats.jsonl has all values.')
+        return None
     try:
         return SummaryWriter(run_dir.path, purge_step=_tensorboard_step(start_nimg) + 1 if start_nimg else None)
     except (OSError, UnicodeEncodeError) as error:  # TensorBoard requires that names of folders are UTF-8
         reason = error_sentence(error) or f'the name of {run_dir.path} is not UTF-8'
         print(f'No TensorBoard files: {reason}. stats.jsonl has all values.')
+        return None
+    except Exception as error:
+        print(f'No TensorBoard files: it does not work ({excerpt(error)}). stats.jsonl has all values.')
         return None
 
 
