@@ -14,6 +14,7 @@ from dnnlib.errors import InvalidArgument
 from dnnlib.schema import Choice, Integer, ListIn, ListOf, Number, Optional, Record, Rule, Text
 from generation import image_transforms, latents, options
 from generation.projected_latents import ProjectedLatents, noise_buffers
+from studio_server.made_files import NUMBER
 from studio_server.networks import Network
 
 ROW = 1000
@@ -30,7 +31,6 @@ _EDIT: dict[str, Rule] = {
     'layers': Optional(_LAYERS),
 }
 
-KEPT_ID = Text(20, r'\d{4,12}', 'the number of something kept, such as 0007')
 SPEC: Rule = Record(
     {
         'network': Integer(0, 9999),
@@ -38,7 +38,7 @@ SPEC: Rule = Record(
         'seed': _SEED,
         'x': Number(-1e6, 1e6),
         'y': Number(-1e6, 1e6),
-        'kept': Optional(KEPT_ID),
+        'kept': Optional(NUMBER),
         'class': Optional(Text(1000)),
         'label': Optional(ListOf(Number(-1e30, 1e30), 100_000)),
         'psi': Number(-100, 100),

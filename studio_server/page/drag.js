@@ -1,8 +1,9 @@
 // Dragging: handles and targets on the picture, a mask that is drawn, and the job that moves them.
 
-import { act, on, upload } from './connection.js';
+import { on, upload } from './connection.js';
 import { button, make, number, slider, svg } from './dom.js';
 import { model, watch } from './model.js';
+import { startJob } from './results.js';
 import { attempt } from './shelf.js';
 import { stage } from './stage.js';
 
@@ -94,7 +95,7 @@ export function buildDrag(panel) {
         if (!complete.length) throw new Error('Put a handle and a target on the picture first.');
         live = null;
         choose('');
-        await act('drag', { spec: model.spec, points: complete, mask: await uploadedMask(), steps: wanted.steps });
+        await startJob('drag', { spec: model.spec, points: complete, mask: await uploadedMask(), steps: wanted.steps });
       }), { id: 'drag', className: 'main' })));
 
   stage.handlers.down = (event) => {

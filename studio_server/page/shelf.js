@@ -2,27 +2,29 @@
 
 import { act, on } from './connection.js';
 import { button, check, choice, make, number } from './dom.js';
-import { change, loadShelf, model, remember, watch } from './model.js';
+import { change, loadShelf, model, remember, rememberMade, watch } from './model.js';
+import { startJob } from './results.js';
 import { showProblem, stage } from './stage.js';
 
+const KINDS = { kept: 'Latent', directions: 'Directions', networks: 'Network', videos: 'Video' };
 const path = []; // ids of the keyframes
 const video = { frames: 60, fps: 30, loop: true, kind: 'cubic', easing: 'none' };
 
 /** Keep the picture that is shown. */
 export async function keep(name) {
   const entry = await act('keep', { spec: model.spec, name });
-  rememberKept(entry.id);
+  rememberMade('kept', entry.id);
   return entry;
 }
 
-/** Remember that something was kept, so that it can be undone. */
-export function rememberKept(kept) {
-  remember({ undo: () => act('remove', { kept }), redo: () => act('restore', { kept }) });
+async function remove(number) {
+  await act('remove', { folder: 'kept', number });
+  remember({ undo: () => act('restore', { folder: 'kept', number }), redo: () => act('remove', { folder: 'kept', number }) });
 }
 
-async function remove(kept) {
-  await act('remove', { kept });
-  remember({ undo: () => act('restore', { kept }), redo: () => act('remove', { kept }) });
+async function bringBack(what) {
+  await act('restore', what);
+  rememberMade(what.folder, what.number);
 }
 
 async function rename(entry, values) {
@@ -54,6 +56,7 @@ export function buildShelf(panel) {
   const cards = make('div', { className: 'cards', id: 'shelf' });
   const keyframes = make('div', { className: 'strip', id: 'path' });
   const where = make('p', { className: 'hint' });
+  const removed = make('details', { id: 'removed' });
   panel.append(
     make('div', { className: 'row' }, name,
       button('Keep this picture', attempt(async () => { await keep(name.value || `seed ${model.spec.seed}`); name.value = ''; }), { id: 'keep', className: 'main' }),
@@ -68,7 +71,8 @@ export function buildShelf(panel) {
       choice('Path', [['cubic', 'a smooth curve'], ['linear', 'straight lines']], video.kind, (value) => { video.kind = value; }, 'video-kind'),
       choice('Pace', [['none', 'steady'], ['smooth', 'slow at the keyframes']], video.easing, (value) => { video.easing = value; }, 'video-easing'),
       check('Return to the first', video.loop, (value) => { video.loop = value; }, 'video-loop')),
-    button('Make the video', attempt(() => act('video', { spec: { network: model.spec.network, snapshot: model.spec.snapshot }, kept: path, ...video })), { id: 'make-video', className: 'main' }));
+    button('Make the video', attempt(() => startJob('video', { spec: { network: model.spec.network, snapshot: model.spec.snapshot }, kept: path, ...video })), { id: 'make-video', className: 'main' }),
+    removed);
 
   const showPath = () => keyframes.replaceChildren(...path.map((kept, index) => button('', () => { path.splice(index, 1); showPath(); },
     { 'aria-label': `Remove keyframe ${index + 1}`, title: 'Remove' })));
@@ -91,6 +95,14 @@ export function buildShelf(panel) {
         make('a', { href: `files/kept/${entry.id}.png`, download: `${entry.id}.png` }, 'PNG')),
       make('p', { className: 'command' }, entry.command)));
 
+  const fillRemoved = () => {
+    const all = model.state.removed;
+    removed.hidden = all.length === 0;
+    removed.replaceChildren(make('summary', {}, `Removed (${all.length})`),
+      make('p', { className: 'hint' }, 'The files are in the folders named removed, and can come back.'),
+      ...[...all].reverse().map((what) => make('div', { className: 'row' },
+        button(`Bring back ${KINDS[what.folder].toLowerCase()} ${what.number}`, attempt(() => bringBack(what))))));
+  };
   watch('shelf', () => {
     where.textContent = `Everything that is kept is a file in ${model.state.outdir}/kept.`;
     if (cards.contains(document.activeElement) && document.activeElement.tagName !== 'BUTTON') return;
@@ -98,6 +110,7 @@ export function buildShelf(panel) {
     const known = new Set(model.state.shelf.map((entry) => entry.id));
     for (let index = path.length - 1; index >= 0; index--) if (!known.has(path[index])) path.splice(index, 1);
     fillPath();
+    fillRemoved();
   });
 }
 

@@ -2,7 +2,7 @@
 
 import * as connection from './connection.js';
 import { button, choice, draw, make, slider } from './dom.js';
-import { change, command, model, watch } from './model.js';
+import { change, model, watch } from './model.js';
 
 const REST_MS = 140, MAX_REST_MS = 3000; // without a change, the picture is rendered in full
 const WALK = 2; // seeds across the picture
@@ -31,7 +31,7 @@ export function request(isFinal) {
   canvas.dataset.state = 'waiting';
   newest = connection.picture('main', model.spec, options).id;
   sentAt.set(newest, performance.now());
-  if (isFinal) { finalId = newest; showCommand(); }
+  if (isFinal) finalId = newest;
   if (stage.compared) connection.picture('other', { ...model.spec, ...stage.compared }, options);
 }
 
@@ -53,6 +53,7 @@ connection.on('picture', async (header, blob) => {
   if (header.id === newest) frame.classList.remove('waiting');
   if (header.id === finalId) {
     stage.blob = blob;
+    line.textContent = header.command.includes('{npz}') ? 'Keep the picture: its command line renders the file that is kept.' : header.command;
     Object.assign(canvas.dataset, { state: 'rest', id: header.id });
     if (stage.handlers.rest) stage.handlers.rest();
   }
@@ -63,15 +64,6 @@ connection.on('picture', async (header, blob) => {
 export function showProblem(text) {
   problem.textContent = text;
   problem.hidden = !text;
-}
-
-let commandNumber = 0;
-async function showCommand() {
-  const number = ++commandNumber;
-  try {
-    const text = await command();
-    if (number === commandNumber) line.textContent = text.includes('{npz}') ? 'Keep the picture: its command line renders the file that is kept.' : text;
-  } catch { /* the picture says what is wrong */ }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
