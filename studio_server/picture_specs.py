@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -222,13 +223,12 @@ def _z_at(spec: dict[str, Any], z_dim: int) -> np.ndarray:
         (right_share * bottom_share, 1, 1),
     ]
     return np.sum(
-        [
-            share * latents.z_of_seed(_seed_at(spec['seed'], left + x, top + y), z_dim)
-            for share, x, y in corners
-            if share > 0
-        ],
+        [share * _z_of_seed(_seed_at(spec['seed'], left + x, top + y), z_dim) for share, x, y in corners if share > 0],
         axis=0,
     )
+
+
+_z_of_seed = functools.lru_cache(64)(latents.z_of_seed)  # while the picture is dragged, corners remain the same
 
 
 def _scaled_noise(

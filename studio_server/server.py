@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -149,6 +150,7 @@ class _Server:
     async def _receive(self, socket: WebSocket, client: Client) -> None:
         while True:
             text = await socket.receive_text()
+            arrived = time.perf_counter()
             view, header = 'errors', {}
             try:
                 content = parse_json(text, 'The request', MAX_MESSAGE_BYTES)
@@ -159,10 +161,11 @@ class _Server:
                 client.outbox.put(view, packed({**header, 'error': message_line(error, 500)}))
                 continue
 
-            def work(request: dict[str, Any] = request, header: dict[str, Any] = header) -> bytes:
+            def work(request: Any = request, header: Any = header, arrived: float = arrived) -> bytes:
+                waited_ms = 1000 * (time.perf_counter() - arrived)
                 try:
                     more, content = self._studio.picture(request)
-                    return packed({**header, **more}, content)
+                    return packed({**header, **more, 'waited_ms': waited_ms}, content)
                 except Exception as error:  # a network can raise anything, and must not end the worker
                     return packed({**header, 'error': sentence_of(error)})
 
