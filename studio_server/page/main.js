@@ -72,7 +72,7 @@ function buildHeader() {
 buildHeader();
 buildStage(byId('stage'));
 buildTabs();
-buildJobs(byId('stage'));
+buildJobs(byId('work'));
 
 connection.on('open', async () => {
   try {

@@ -29,7 +29,7 @@ export function buildProject(panel) {
   const start = button('Find it', attempt(() => startJob('project', { upload: taken, spec: { network: model.spec.network, snapshot: model.spec.snapshot, class: model.spec.class, label: model.spec.label }, ...settings })),
     { className: 'main', id: 'project', disabled: true });
   panel.append(make('h2', {}, 'Find a photograph'),
-    make('p', { className: 'hint' }, 'It is rotated, cropped to the middle and scaled as projector.py does. The class is that of the picture. Progress is shown below the picture.'),
+    make('p', { className: 'hint' }, 'It is rotated, cropped to the middle and scaled as projector.py does. The class is that of the picture. Its progress appears among the jobs.'),
     drop,
     make('div', { className: 'row' },
       number('Steps', { min: 1, max: 100000, value: settings.steps, id: 'steps' }, (value) => { settings.steps = value; }),

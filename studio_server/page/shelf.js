@@ -50,6 +50,8 @@ function downloadPng() {
   setTimeout(() => URL.revokeObjectURL(url), 10000);
 }
 
+const picture = (kept, alt) => make('img', { src: `files/kept/${kept}.png`, alt, loading: 'lazy', onload: ({ target }) => target.classList.toggle('small-image', target.naturalWidth < 200) });
+
 /** Fill the panel. */
 export function buildShelf(panel) {
   const name = make('input', { type: 'text', id: 'keep-name', maxLength: 200, placeholder: 'Name', 'aria-label': 'Name of the picture' });
@@ -78,10 +80,10 @@ export function buildShelf(panel) {
     { 'aria-label': `Remove keyframe ${index + 1}`, title: 'Remove' })));
   const fillPath = () => {
     showPath();
-    [...keyframes.children].forEach((element, index) => element.append(make('img', { src: `files/kept/${path[index]}.png`, alt: '' }), make('span', {}, path[index])));
+    [...keyframes.children].forEach((element, index) => element.append(picture(path[index], ''), make('span', {}, path[index])));
   };
   const card = (entry) => make('article', { className: 'card', 'data-kept': entry.id, 'aria-label': entry.name },
-    make('img', { src: `files/kept/${entry.id}.png`, alt: `Picture ${entry.name}`, loading: 'lazy', onload: (event) => event.target.classList.toggle('small-image', event.target.naturalWidth < 200) }),
+    picture(entry.id, `Picture ${entry.name}`),
     make('input', { type: 'text', value: entry.name, maxLength: 200, 'aria-label': 'Name', onchange: (event) => rename(entry, { name: event.target.value }) }),
     make('textarea', { value: entry.note, rows: 1, maxLength: 10000, placeholder: 'Note', 'aria-label': 'Note', onchange: (event) => rename(entry, { note: event.target.value }) }),
     ...(entry.problem ? [make('p', { className: 'problem' }, entry.problem)] : []),

@@ -403,6 +403,30 @@ def test_narrow_and_wide_windows(page, width):
     assert [html for html in unnamed if '<canvas' not in html] == []
 
 
+def test_the_keyboard_alone(page):
+    start = pixels_of(page)
+    page.locator('#tab-latents').focus()
+    page.keyboard.press('ArrowRight')
+    assert page.evaluate('document.activeElement.id') == 'tab-shelf'
+    page.keyboard.press('Tab')
+    page.keyboard.type('typed')
+    page.keyboard.press('Tab')
+    page.keyboard.press('Enter')
+    page.wait_for_function('() => studioModel.state.shelf.at(-1)?.name === "typed"')
+    page.locator('#picture').focus()
+    page.keyboard.press('Shift+ArrowRight')
+    page.wait_for_function('() => studioModel.spec.x === 1')
+    at_rest(page)
+    assert (pixels_of(page) != start).any()
+    page.keyboard.press('Control+z')
+    page.wait_for_function('() => studioModel.spec.x === 0')
+    page.keyboard.press('Control+y')
+    page.wait_for_function('() => studioModel.spec.x === 1')
+    page.keyboard.press('Control+z')
+    page.keyboard.press('Control+z')  # the latent
+    page.wait_for_function('() => !studioModel.state.shelf.some(entry => entry.name === "typed")')
+
+
 @pytest.mark.slow
 def test_dark_and_light(browser, studio):
     for scheme, is_dark in (('light', False), ('dark', True)):
@@ -506,6 +530,13 @@ def test_points_are_dragged(page, files):
     kept = page.evaluate('studioModel.spec.kept')
     np.testing.assert_array_equal(pixels_of(page), pixels_in(files.out / 'kept' / f'{kept}.png'))
 
+    page.get_by_role('button', name='Clear').click()
+    page.fill('#typed-points', '1,2 > 3')
+    page.press('#typed-points', 'Tab')
+    expect(page.locator('.problem').first).to_contain_text('Write points as')
+    page.fill('#typed-points', '12,14 > 17,16; 3,4 > 5,6')
+    page.press('#typed-points', 'Tab')
+    expect(page.locator('#drag-points')).to_have_text('12,14 → 17,16; 3,4 → 5,6')
     page.get_by_role('button', name='Clear').click()
     page.click('#undo')  # the start again
     at_rest(page)
