@@ -1,34 +1,48 @@
 """How long it takes from a moved slider to the picture in the browser, and how many pictures a second there are.
 
-A generator of random weights in the sizes of --cfg=auto is served by studio.py, and Chromium moves a slider.
+A generator of random weights in the sizes of --cfg=auto is served by studio.py, and Chromium moves a slider. Between
+the measurements, while the server has nothing to do, the same pictures are computed without it: that is the part of the
+network, which no server can avoid. Do not run it with a real-time priority: browsers wait for processes of their own,
+which then never get their turn.
 
     python -m bench.studio --resolution=256 --seconds=10
 """
 
 from __future__ import annotations
 
+from dnnlib.cli import Command
+
+# The rest imports PyTorch, whose threads then wait as `dnnlib.cli` has set.
+# isort: split
+import contextlib
+import os
 import pickle
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 import torch
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
-from dnnlib.cli import Command
 from dnnlib.machine import processor_name
+from generation import latents
+from generation.projected_latents import ProjectedLatents
+from studio_server import picture_specs, pictures
+from studio_server.networks import NetworkStore
 from training.networks_stylegan2 import Generator
 
 ROOT = Path(__file__).resolve().parent.parent
+STAGES = ('waiting', 'latent', 'network', 'encoding', 'transport', 'drawing')
 
-# Moves the slider as fast as pictures arrive, as a hand does that is faster than the network.
-_MOVE = """async ([seconds, isPreview]) => {
+# Moves the slider: as fast as pictures arrive, which is how long one takes; or 60 times a second, as a hand does.
+_MOVE = """async ([seconds, event, isHand]) => {
   const slider = document.querySelector('#plane-x');
   studioLatencies.length = 0;
   const start = performance.now();
@@ -36,45 +50,96 @@ _MOVE = """async ([seconds, isPreview]) => {
   while (performance.now() - start < 1000 * seconds) {
     const before = studioLatencies.length;
     slider.value = x = (x + 0.013) % 3;
-    slider.dispatchEvent(new Event(isPreview ? 'input' : 'change'));
-    while (studioLatencies.length === before) await new Promise(resolve => setTimeout(resolve, 0));
+    slider.dispatchEvent(new Event(event));
+    if (isHand) await new Promise(resolve => setTimeout(resolve, 16));
+    else while (studioLatencies.length === before) await new Promise(resolve => setTimeout(resolve, 0));
   }
   return { latencies: [...studioLatencies], seconds: (performance.now() - start) / 1000 };
 }"""
 
 
+class Row:
+    """What was measured of one way to move the slider.
+
+    Args:
+        name: What the table says.
+        event: The event of the slider: 'input' while it moves, 'change' at the end.
+        is_hand: Move it 60 times a second, and do not wait for pictures.
+    """
+
+    def __init__(self, name: str, event: str, is_hand: bool):
+        self.name, self.is_preview = name, event == 'input'
+        self._arguments = event, is_hand
+        self._latencies: list[dict[str, float]] = []
+        self._seconds = 0.0
+        self._alone: list[float] = []
+
+    def warm_up(self, page: Page, alone: NetworkStore) -> None:
+        """Do the same for a second, and forget what it took."""
+        page.evaluate(_MOVE, [1, *self._arguments])
+        network_times(alone, self.is_preview, 1)
+
+    def measure(self, page: Page, alone: NetworkStore, seconds: float) -> None:
+        """Move the slider for some seconds, and compute the pictures without the server for as many."""
+        result = page.evaluate(_MOVE, [seconds, *self._arguments])
+        self._latencies += result['latencies']
+        self._seconds += result['seconds']
+        page.wait_for_selector('#picture[data-state=rest]', timeout=120_000)
+        self._alone += network_times(alone, self.is_preview, seconds)
+
+    def summary(self) -> str:
+        """Return a row of the table of all."""
+        total = np.array([entry['ms'] for entry in self._latencies])
+        alone = float(np.median(self._alone))
+        return (
+            f'| {self.name} | {len(total) / self._seconds:.1f} | {np.median(total):.1f} ms '
+            f'({np.percentile(total, 95):.1f} ms) | {alone:.1f} ms | {np.median(total) - alone:.1f} ms |'
+        )
+
+    def stages(self) -> str:
+        """Return a row of the table of stages."""
+        medians = (np.median([entry[stage] for entry in self._latencies]) for stage in STAGES)
+        return f'| {self.name} | ' + ' | '.join(f'{median:.1f}' for median in medians) + ' |'
+
+
 @click.command(cls=Command)
 @click.option('--resolution', type=click.Choice(['64', '128', '256', '512']), default='256', show_default=True)
 @click.option('--seconds', type=click.IntRange(1, 100), default=10, show_default=True, help='Duration of each row')
+@click.option('--rounds', type=click.IntRange(1, 100), default=5, show_default=True, help='Parts of this duration')
 @click.option('--browser', default='chromium', show_default=True, help='Name of the browser')
-def main(resolution: str, seconds: int, browser: str) -> None:
+def main(resolution: str, seconds: int, rounds: int, browser: str) -> None:
     """Measure studio.py in a browser, on the CPU."""
     executable = shutil.which(browser)
     if executable is None:
         raise click.ClickException(f'{browser} was not found: install it, or name another one with --browser.')
+    rows = [
+        Row('moving (preview)', 'input', is_hand=False),
+        Row('moving by hand, 60 times a second', 'input', is_hand=True),
+        Row('at rest (PNG, full size)', 'change', is_hand=False),
+    ]
+    loads = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as folder:
         network = Path(folder, 'network.pkl')
         network.write_bytes(pickle.dumps({'G_ema': make_generator(int(resolution))}))
-        command = [
-            sys.executable,
-            str(ROOT / 'studio.py'),
-            f'--network={network}',
-            '--port=0',
-            f'--outdir={folder}/out',
-        ]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-            try:
-                assert server.stdout is not None
-                match = re.search(r'http://\S+', server.stdout.readline())
-                assert match is not None
-                rows = measure(match[0], executable, seconds)
-            finally:
-                server.terminate()
-    print(f'{processor_name()}, {torch.get_num_threads()} threads, {resolution} px')
-    print('| slider | pictures/s | slider to picture, median (95%) | of which network | the rest |')
+        alone = NetworkStore([str(network)], torch.device('cpu'), 2**30)
+        with running_page(network, executable) as page:
+            for row in rows:  # warm-up
+                row.warm_up(page, alone)
+            for _ in range(rounds):
+                for row in rows:
+                    row.measure(page, alone, seconds / rounds)
+    loads.append(os.getloadavg()[0])
+    print(
+        f'{processor_name()}, {torch.get_num_threads()} threads, {resolution} px, '
+        f'load {loads[0]:.1f} at the start and {loads[1]:.1f} at the end'
+    )
+    print('| slider | pictures/s | slider to picture, median (95%) | network alone, median | the rest |')
     print('|---|---|---|---|---|')
-    for row in rows:
-        print(row)
+    print(*(row.summary() for row in rows), sep='\n')
+    print('\nMedian milliseconds of each stage:')
+    print(f'| slider | {" | ".join(STAGES)} |')
+    print('|---' * (len(STAGES) + 1) + '|')
+    print(*(row.stages() for row in rows), sep='\n')
 
 
 def make_generator(resolution: int) -> Generator:
@@ -93,29 +158,36 @@ def make_generator(resolution: int) -> Generator:
     return G.eval().requires_grad_(False)
 
 
-def measure(url: str, executable: str, seconds: int) -> list[str]:
-    """Return the rows of the table: while the slider moves (preview), and at rest (full size)."""
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=['--no-sandbox'])
-        page = chromium.new_page()
-        page.goto(url)
-        page.wait_for_selector('#picture[data-state=rest]', timeout=120_000)
-        rows = []
-        for name, is_preview in (('moving (preview)', True), ('at rest (PNG, full size)', False)):
-            page.evaluate(_MOVE, [2, is_preview])  # warm-up
-            rows.append(_row(name, page.evaluate(_MOVE, [seconds, is_preview])))
-        chromium.close()
-    return rows
+def network_times(store: NetworkStore, is_preview: bool, seconds: float) -> list[float]:
+    """Return the milliseconds of each picture from w, computed by the network in this process."""
+    network = store.get(0)
+    ws = latents.ws_of_seeds(network.G, [0], torch.zeros([1, 0])).cpu().numpy()
+    latent = picture_specs.Latent(ProjectedLatents(ws), 'const', 0, None, is_kept=False)
+    end, times = time.perf_counter() + seconds, []
+    while (start := time.perf_counter()) < end:
+        pictures.render(network, latent, is_preview)
+        times.append(1000 * (time.perf_counter() - start))
+    return times
 
 
-def _row(name: str, result: dict[str, Any]) -> str:
-    total = np.array([entry['ms'] for entry in result['latencies']])
-    network = np.array([entry['render'] for entry in result['latencies']])
-    rate = len(total) / result['seconds']
-    return (
-        f'| {name} | {rate:.1f} | {np.median(total):.1f} ms ({np.percentile(total, 95):.1f} ms) '
-        f'| {np.median(network):.1f} ms | {np.median(total - network):.1f} ms |'
-    )
+@contextlib.contextmanager
+def running_page(network: Path, executable: str) -> Iterator[Page]:
+    """Serve a network, and open the page in a browser."""
+    outdir = network.parent / 'out'
+    command = [sys.executable, str(ROOT / 'studio.py'), f'--network={network}', '--port=0', f'--outdir={outdir}']
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:
+        try:
+            assert server.stdout is not None
+            match = re.search(r'http://\S+', server.stdout.readline())
+            assert match is not None
+            chromium = playwright.chromium.launch(executable_path=executable, args=['--no-sandbox'])
+            page = chromium.new_page()
+            page.goto(match[0])
+            page.wait_for_selector('#picture[data-state=rest]', timeout=120_000)
+            yield page
+            chromium.close()
+        finally:
+            server.terminate()
 
 
 if __name__ == '__main__':

@@ -25,6 +25,7 @@ MAX_METRIC_FILES = 50
 
 _MAX_FILE_BYTES = 2**28  # of stats.jsonl or the values of a metric; the rest is not read
 _MAX_LINE_BYTES = 2**20
+_MAX_LINES = 2**20  # of a file; a run of 25 million images has 6,000
 _MAX_NAMES = 300  # of statistics
 _KIMG = 'Progress/kimg'
 _MAX_NUMBER = 1e30  # larger ones are not drawn
@@ -158,12 +159,13 @@ def _read_findings(record: RunRecord, data: str) -> None:
 
 def _lines_of(record: RunRecord, path: str | os.PathLike) -> Iterator[dict[str, Any]]:
     """Yield the objects in a file of JSON lines. Lines that are not valid are counted and noted."""
-    name, num_bad, num_bytes = os.path.basename(path), 0, 0
+    name, num_bad, num_bytes, num_lines = os.path.basename(path), 0, 0, 0
     with open_regular(path) as file:
         while line := file.readline(_MAX_LINE_BYTES):
-            num_bytes += len(line)
-            if num_bytes > _MAX_FILE_BYTES:
-                record.problems.append(f'{name} is longer than {_MAX_FILE_BYTES:,} bytes; the rest is not shown.')
+            num_bytes, num_lines = num_bytes + len(line), num_lines + 1
+            if num_bytes > _MAX_FILE_BYTES or num_lines > _MAX_LINES:
+                limit = f'{_MAX_FILE_BYTES:,} bytes' if num_bytes > _MAX_FILE_BYTES else f'{_MAX_LINES:,} lines'
+                record.problems.append(f'{name} is longer than {limit}; the rest is not shown.')
                 break
             try:
                 content = parse_json(line, name, allow_nonfinite=True)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from generation.editing.directions import Direction
 from generation.editing.style_layers import check_layers
 from studio_server import commands, picture_specs
 from studio_server.jobs import Job
+from studio_server.made_files import MadeFiles
 from studio_server.networks import Network
 
 FIND_RULES = Record(
@@ -42,26 +41,24 @@ BLEND_RULES = Record(
 
 _MAX_FILES = 500
 _MAX_KNOWN = 20  # files whose content is kept in memory
-_FILE = re.compile(r'(\d{4,12})\.safetensors')
-_NETWORK = re.compile(r'(\d{4,12})\.pkl')
 
 
 class DirectionFiles:
     """The files of directions: those named at the start, and those in `--outdir`.
 
     Args:
-        folder: Where new ones are written.
+        made: Where new ones are written.
         given: Files named at the start.
     """
 
-    def __init__(self, folder: Path, given: Sequence[str]):
-        self._folder, self._given = folder, list(given)
+    def __init__(self, made: MadeFiles, given: Sequence[str]):
+        self._made, self._given = made, list(given)
         self._known: dict[tuple[str, int], tuple[Any, dict[str, Direction]]] = {}
 
     def names(self) -> list[dict[str, str]]:
         """Return number and name of every file."""
         given = [{'file': f'given-{index}', 'name': os.path.basename(path)} for index, path in enumerate(self._given)]
-        own = [{'file': name, 'name': f'found here, {name}'} for name in _numbers_in(self._folder, _FILE)]
+        own = [{'file': name, 'name': f'found here, {name}'} for name in self._made.numbers()]
         return [*given, *own][:_MAX_FILES]
 
     def path_of(self, file: str) -> str:
@@ -69,8 +66,8 @@ class DirectionFiles:
         kind, _, index = file.partition('-')
         if kind == 'given' and index.isdecimal() and int(index) < len(self._given):
             return self._given[int(index)]
-        if file in _numbers_in(self._folder, _FILE):
-            return os.fspath(self._folder / f'{file}.safetensors')
+        if file in self._made.numbers():
+            return os.fspath(self._made.path(file))
         raise InvalidArgument('direction', f'There is no file of directions {file!r}.')
 
     def read(self, file: str, G: Any) -> dict[str, Direction]:
@@ -114,45 +111,30 @@ class DirectionFiles:
         layers = None if layers is None else check_layers(G, layers)
         find = {'pca': finding.principal_components, 'sefa': finding.sefa}[request['method']]
         found = find(G, w, min(request['count'], G.w_dim), layers)
-        number = f'{max(map(int, _numbers_in(self._folder, _FILE)), default=0) + 1:04d}'
-        directions.write(self._folder / f'{number}.safetensors', found, G, network=network.path)
+        number = self._made.next()
+        directions.write(self._made.path(number), found, G, network=network.path)
         return number
 
 
-def made_networks(folder: Path) -> list[str]:
-    """Return the networks that were made here before, oldest first."""
-    return [os.fspath(folder / f'{number}.pkl') for number in _numbers_in(folder, _NETWORK)]
-
-
-def next_network(folder: Path) -> str:
-    """Return the path of the next network that is made here."""
-    number = max(map(int, _numbers_in(folder, _NETWORK)), default=0) + 1
-    return os.fspath(folder / f'{number:04d}.pkl')
-
-
-def blend(job: Job, first: Network, second: Network, request: dict[str, Any], folder: Path) -> str:
-    """Blend two networks, write the result under the next number, and return its path.
+def blend(job: Job, first: Network, second: Network, request: dict[str, Any], networks: MadeFiles) -> None:
+    """Blend two networks, and write the result under the next number.
 
     Args:
         job: The job; its details get the command.
         first: Network of the coarse layers.
         second: Network of the fine layers.
         request: By `BLEND_RULES`.
-        folder: Where the network is written.
+        networks: Where the network is written.
 
     Raises:
         ValueError: The networks do not fit together.
     """
     seam, mapping = request.get('seam', 0), request.get('mapping', 'first')
     G = blending.blend(first.G, second.G, request['from'], seam, mapping).cpu()
-    path = next_network(folder)
+    number = networks.next()
+    path = os.fspath(networks.path(number))
     network_outputs.write(G, (first if mapping == 'first' else second).data, path)
     settings = [f'--from={request["from"]}', f'--seam={seam}', f'--mapping={mapping}']
     job.details['command'] = commands.blend_command(first, second, settings, path)
-    job.step(1, f'wrote {path}')
-    return path
-
-
-def _numbers_in(folder: Path, pattern: re.Pattern[str]) -> list[str]:
-    names = os.listdir(folder) if folder.is_dir() else []
-    return sorted((match[1] for name in names if (match := pattern.fullmatch(name))), key=int)
+    job.made('networks', number)
+    job.step(1, f'Wrote {path}')

@@ -2,7 +2,8 @@
 
 A page of another site can send requests to this machine, and can make its own host name point here ("DNS rebinding").
 So every request must name a host that this server goes by, and must not come from another page. A server that other
-machines can reach asks for a token as well.
+machines can reach asks for a token as well. (Starlette's TrustedHostMiddleware compares names with a list; here any
+address is as good as another, but no name that somebody else may own.)
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import hmac
 import ipaddress
 import socket
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -49,20 +51,18 @@ class Access:
 
     def reason_to_refuse(self, scope: Scope) -> str | None:
         """Return why a request is refused, or None."""
-        headers = {name.decode('latin-1'): value.decode('latin-1') for name, value in scope['headers']}
-        host = headers.get('host', '')
+        request = HTTPConnection(scope)
+        host = request.headers.get('host', '')
         if not self._is_own_name(_name_of(host)):
             return 'This server does not go by that name: open the address that studio.py has printed.'
-        origin = headers.get('origin')
-        if origin is not None and urlsplit(origin).netloc != host:
+        if any(urlsplit(origin).netloc != host for origin in request.headers.getlist('origin')):
             return 'Another page must not use this server.'
-        site, mode = headers.get('sec-fetch-site', 'none'), headers.get('sec-fetch-mode')
+        site, mode = request.headers.get('sec-fetch-site', 'none'), request.headers.get('sec-fetch-mode')
         is_opened = mode == 'navigate' and scope.get('method') == 'GET' and scope['path'] == '/'
         if site not in ('none', 'same-origin') and not is_opened:
             return 'Another page must not use this server.'
-        if self.token is not None and not any(
-            hmac.compare_digest(given.encode(), self.token.encode()) for given in _tokens_in(scope, headers)
-        ):
+        given = (request.query_params.get(TOKEN_PARAMETER), request.cookies.get(_COOKIE))
+        if self.token is not None and not any(_is_same(text, self.token) for text in given):
             return 'The token is missing or wrong: open the address that studio.py has printed.'
         return None
 
@@ -95,13 +95,9 @@ def _name_of(host: str) -> str:
     return host.partition(':')[0].lower().rstrip('.')
 
 
-def _tokens_in(scope: Scope, headers: dict[str, str]) -> list[str]:
-    found = parse_qs(scope['query_string'].decode('latin-1')).get(TOKEN_PARAMETER, [])[:1]
-    try:
-        cookie = SimpleCookie(headers.get('cookie', '')).get(_COOKIE)
-    except CookieError:
-        cookie = None
-    return found if cookie is None else [*found, cookie.value]
+def _is_same(given: str | None, token: str) -> bool:
+    """Compare in a time that does not depend on where a guess goes wrong."""
+    return given is not None and hmac.compare_digest(given.encode(), token.encode())
 
 
 class Guard:
@@ -125,14 +121,12 @@ class Guard:
 
         async def send_with_headers(message: Message) -> None:
             if message['type'] == 'http.response.start':
-                message['headers'] = [*message['headers'], *self._headers(scope, reason)]
+                headers = MutableHeaders(scope=message)
+                headers.update({'Cache-Control': 'no-store', **_HEADERS})
+                if self._access.token is not None and reason is None and scope['path'] == '/':
+                    cookie = f'{_COOKIE}={self._access.token}; HttpOnly; SameSite=Strict; Path=/'
+                    headers.append('Set-Cookie', cookie)
             await send(message)
 
         app: ASGIApp | Response = self._app if reason is None else PlainTextResponse(reason, status_code=403)
         await app(scope, receive, send_with_headers)
-
-    def _headers(self, scope: Scope, reason: str | None) -> list[tuple[bytes, bytes]]:
-        headers = {'Cache-Control': 'no-store', **_HEADERS}
-        if self._access.token is not None and reason is None and scope['path'] == '/':
-            headers['Set-Cookie'] = f'{_COOKIE}={self._access.token}; HttpOnly; SameSite=Strict; Path=/'
-        return [(name.lower().encode(), value.encode()) for name, value in headers.items()]

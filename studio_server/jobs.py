@@ -36,7 +36,7 @@ class Job:
         on_news: Called from the job's thread when something has changed.
 
     Attributes:
-        result: What it has made: latents, or the name of a file.
+        result: What it has made: latents, or the number of a file.
         picture: The last picture, encoded.
         photograph: What a projection looks for.
     """
@@ -106,6 +106,11 @@ class Job:
         self._take_device()
         return self._is_stopped
 
+    def made(self, folder: str, number: str) -> None:
+        """Take a file of `--outdir` as the result; pages can remove it and bring it back by its folder and number."""
+        self.details['made'] = {'folder': folder, 'number': number}
+        self.result = number
+
     def pause(self) -> None:
         """Wait before the next step."""
         self._may_run.clear()
@@ -120,6 +125,11 @@ class Job:
         self._may_run.set()
 
     @property
+    def is_stopped(self) -> bool:
+        """Whether a user has stopped it."""
+        return self._is_stopped
+
+    @property
     def is_over(self) -> bool:
         """Whether it has ended."""
         return self.state in ('done', 'stopped', 'failed')
@@ -131,6 +141,7 @@ class Job:
         if self.state != 'running':
             self._set_state('running')
         if self._is_stopped and self.progress == 0:
+            self.text = 'Stopped before the first step: there is no result.'
             raise Stopped
 
     def _set_state(self, state: str) -> None:
@@ -156,6 +167,9 @@ class Jobs:
 
     Args:
         on_news: See `Job`.
+
+    Attributes:
+        is_closing: Whether all jobs are being stopped, because the server ends.
     """
 
     def __init__(self, on_news: Callable[[Job], None]):
@@ -163,6 +177,7 @@ class Jobs:
         self._numbers = itertools.count(1)
         self._jobs: dict[int, Job] = {}
         self._threads: dict[RenderWorker, ThreadPoolExecutor] = {}
+        self.is_closing = False
 
     def start(self, kind: str, title: str, worker: RenderWorker, work: Callable[[Job], None]) -> Job:
         """Start a job, or let it wait for others on the same device.
@@ -194,6 +209,7 @@ class Jobs:
 
     def close(self) -> None:
         """Stop all jobs."""
+        self.is_closing = True
         for job in self._jobs.values():
             job.stop()
         for threads in self._threads.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from network_files.snapshots import complete_snapshots, kimg_of, list_snapshots
 
 _KEYS = ('G_ema', 'class_names', 'classes_without_images', 'training_set_kwargs')
 _MAX_CENTERS = 1000
+_NEWEST_SEC = 10
 
 
 @dataclass
@@ -92,6 +94,7 @@ class NetworkStore:
         self._paths, self._device = paths, device  # the list may grow
         self._max_bytes, self._trust = max_bytes, trust
         self._loaded: OrderedDict[str, Network] = OrderedDict()
+        self._newest: dict[str, tuple[int, float, str]] = {}
         self._lock = threading.Lock()
 
     def get(self, index: int, kimg: int | None = None) -> Network:
@@ -129,11 +132,20 @@ class NetworkStore:
         if not is_run(path):
             return path
         if kimg is None:
-            return str(complete_snapshots(path)[-1])
+            return self._newest_of(path)
         found = [file for file in list_snapshots(path) if kimg_of(file) == kimg]
         if not found:
             raise InvalidArgument('snapshot', f'This run has no network of {kimg} kimg.')
         return str(found[0])
+
+    def _newest_of(self, run: str) -> str:
+        """Return the newest network of a run, which is looked for again when a file has come or after some seconds."""
+        changed = os.stat(run).st_mtime_ns
+        known = self._newest.get(run)
+        if known is None or known[0] != changed or time.monotonic() > known[1]:
+            path = os.fspath(complete_snapshots(run)[-1])
+            self._newest[run] = known = changed, time.monotonic() + _NEWEST_SEC, path
+        return known[2]
 
 
 def is_run(path: str) -> bool:

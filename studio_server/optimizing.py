@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,11 @@ from generation.projected_latents import ProjectedLatents
 from generation.projection.targets import Target, load_target
 from metrics.features.projection_features import open_feature_function
 from studio_server import picture_specs
-from studio_server.editing import next_network
-from studio_server.jobs import Job, Stopped
+from studio_server.jobs import Job
+from studio_server.made_files import MadeFiles
 from studio_server.networks import Network
 from studio_server.picture_specs import Latent
-from studio_server.pictures import encode
-from torch_utils import images
+from studio_server.pictures import encode, jpeg_of
 
 _POINT = ListOf(Number(-1e6, 1e6), 2, min_length=2)
 
@@ -72,22 +70,25 @@ def drag(job: Job, network: Network, latent: Latent, request: dict[str, Any], ma
         job.result = session.latent
         text = f'step {step} of {request["steps"]}, {distance:.2f} pixels left on average'
         progress = 1 if state.is_done else step / request['steps']
-        if job.step(progress, text, lambda: encode(session.image, 'jpeg')) or state.is_done:
+        if job.step(progress, text, lambda: encode(session.image, 'jpeg')):
+            job.text = f'Stopped at {text}: the latent of this step can be kept.'
+            return
+        if state.is_done:
             return
 
 
 def tune_network(
-    job: Job, network: Network, projection: Job, request: dict[str, Any], detector_dir: str | None, folder: Path
-) -> str:
-    """Tune a network to a projected photograph, write it under the next number, and return its path.
+    job: Job, network: Network, projection: Job, request: dict[str, Any], detector_dir: str | None, networks: MadeFiles
+) -> None:
+    """Tune a network to a projected photograph, and write it under the next number.
 
     Args:
-        job: The job. If it is stopped, there is no network.
+        job: The job. If it is stopped, the network is written as it is then.
         network: The network of the projection.
         projection: The job that has found the latent.
         request: By `TUNE_RULES`.
         detector_dir: Folder with the feature network, or None to download it.
-        folder: Where the network is written.
+        networks: Where the network is written.
 
     Raises:
         ValueError: The photograph is not there any more, or the loss is not finite.
@@ -102,20 +103,18 @@ def tune_network(
         num_steps=request.get('steps', defaults.num_steps), learning_rate=request.get('lr', defaults.learning_rate)
     )
 
-    def on_step(step: int, loss: float, rendered: dict[int, torch.Tensor]) -> None:
+    def on_step(step: int, loss: float, rendered: dict[int, torch.Tensor]) -> bool:
         if not math.isnan(loss):
             job.values.append(loss)
         text = f'step {step} of {settings.num_steps}'
-        if job.step(step / settings.num_steps, text, lambda: _jpeg(rendered)):
-            raise Stopped
+        return job.step(step / settings.num_steps, text, lambda: jpeg_of(*rendered.values()))
 
     result = tune(G, [photograph], projection.result, features, settings, network.device, on_step)
-    path = next_network(folder)
-    network_outputs.write(result.G.cpu(), network.data, path)
-    job.text = f'distance {result.before[0].distance:.4g} before, {result.after[0].distance:.4g} now; wrote {path}'
-    return path
-
-
-def _jpeg(rendered: dict[int, torch.Tensor]) -> bytes:
-    (image,) = rendered.values()
-    return encode(images.to_uint8(image[0]).cpu().numpy(), 'jpeg')
+    number = networks.next()
+    network_outputs.write(result.G.cpu(), network.data, os.fspath(networks.path(number)))
+    stopped = f'Stopped after {result.num_steps} of {settings.num_steps} steps: ' if job.is_stopped else ''
+    job.text = (
+        f'{stopped}distance {result.before[0].distance:.4g} before, {result.after[0].distance:.4g} now; '
+        f'wrote {networks.path(number)}'
+    )
+    job.made('networks', number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from dnnlib.errors import InvalidArgument
 from dnnlib.schema import Choice, Integer, ListIn, ListOf, Number, Optional, Record, Rule, Text
 from generation import image_transforms, latents, options
 from generation.projected_latents import ProjectedLatents, noise_buffers
+from studio_server.made_files import NUMBER
 from studio_server.networks import Network
 
 ROW = 1000
@@ -30,7 +32,6 @@ _EDIT: dict[str, Rule] = {
     'layers': Optional(_LAYERS),
 }
 
-KEPT_ID = Text(20, r'\d{4,12}', 'the number of something kept, such as 0007')
 SPEC: Rule = Record(
     {
         'network': Integer(0, 9999),
@@ -38,7 +39,7 @@ SPEC: Rule = Record(
         'seed': _SEED,
         'x': Number(-1e6, 1e6),
         'y': Number(-1e6, 1e6),
-        'kept': Optional(KEPT_ID),
+        'kept': Optional(NUMBER),
         'class': Optional(Text(1000)),
         'label': Optional(ListOf(Number(-1e30, 1e30), 100_000)),
         'psi': Number(-100, 100),
@@ -222,13 +223,12 @@ def _z_at(spec: dict[str, Any], z_dim: int) -> np.ndarray:
         (right_share * bottom_share, 1, 1),
     ]
     return np.sum(
-        [
-            share * latents.z_of_seed(_seed_at(spec['seed'], left + x, top + y), z_dim)
-            for share, x, y in corners
-            if share > 0
-        ],
+        [share * _z_of_seed(_seed_at(spec['seed'], left + x, top + y), z_dim) for share, x, y in corners if share > 0],
         axis=0,
     )
+
+
+_z_of_seed = functools.lru_cache(64)(latents.z_of_seed)  # while the picture is dragged, corners remain the same
 
 
 def _scaled_noise(

@@ -114,3 +114,8 @@ def encode(image: np.ndarray | PIL.Image.Image, file_format: str, max_side: int 
     }[file_format]
     picture.save(file, format=file_format, **options)
     return file.getvalue()
+
+
+def jpeg_of(image: torch.Tensor) -> bytes:
+    """Encode an image [1, C, H, W] from -1 to +1 as JPEG, as jobs show it."""
+    return encode(images.to_uint8(image)[0].cpu().numpy(), 'jpeg')

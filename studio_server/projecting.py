@@ -16,8 +16,7 @@ from metrics.features.projection_features import features_of, open_detector
 from studio_server import picture_specs
 from studio_server.jobs import Job
 from studio_server.networks import Network
-from studio_server.pictures import encode
-from torch_utils import images
+from studio_server.pictures import jpeg_of
 
 RULES = Record(
     {
@@ -59,14 +58,15 @@ def project_photograph(
     def on_render(step: int, distance: float, image: torch.Tensor) -> bool:
         job.values.append(distance)
         text = f'step {step} of {settings.num_steps}, distance {distance:.4g}'
-        return job.step(
-            step / settings.num_steps, text, lambda: encode(images.to_uint8(image[0]).cpu().numpy(), 'jpeg')
-        )
+        return job.step(step / settings.num_steps, text, lambda: jpeg_of(image))
 
     statistics = measure_w(G, picture_specs.label_of(network, picture_specs.parse(request['spec'])))
     result = project(G, pixels, features_of(detector), statistics, settings, on_render)
     job.result = result.best.to_latents()
     job.details['best'] = result.best.distance
+    if job.is_stopped:
+        steps = f'{len(job.values) - 1} of {settings.num_steps} steps'
+        job.text = f'Stopped after {steps}: the best latent so far, distance {result.best.distance:.4g}, can be kept.'
 
 
 def photograph_at(path: Path, max_pixels: int) -> Target:

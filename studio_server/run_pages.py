@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from dnnlib.text import format_time
@@ -12,8 +14,29 @@ from reporting.pictures import grid_picture
 from reporting.run_record import RunRecord, read_run
 from studio_server.pictures import encode
 
+_KNOWN_SEC = 2  # for which what was read of a run is used again,
+_KNOWN_TIMES = 5  # and so many times as long as reading has taken
 _SILENT_SEC = 600  # without a new line of statistics: the run has probably ended
 _GRIDS = 2000
+
+
+class RunReader:
+    """Reads runs for all pages: each at most every few seconds, and one at a time, because their files may be large."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._known: dict[str, tuple[float, dict[str, Any]]] = {}
+
+    async def describe(self, path: str) -> dict[str, Any]:
+        """Return the state of a run, see `describe_run`."""
+        async with self._lock:
+            use_until, known = self._known.get(path, (0.0, {}))
+            start = time.monotonic()
+            if start >= use_until:
+                known = await asyncio.to_thread(describe_run, path)
+                now = time.monotonic()
+                self._known[path] = now + _KNOWN_SEC + _KNOWN_TIMES * (now - start), known
+            return known
 
 
 def describe_run(path: str) -> dict[str, Any]:
@@ -74,5 +97,7 @@ def run_picture(path: str, name: str) -> bytes:
         file = files[name]
     else:
         file = run_dir.fakes_png(int(name) * 1000) if name.isdecimal() and len(name) < 10 else run_dir.fakes_init_png
+    if not Path(file).resolve().is_relative_to(Path(path).resolve()):
+        raise ValueError(f'{os.path.basename(file)} is a link to another folder, and is not shown.')
     picture, _is_small = grid_picture(file, record)
     return encode(picture, 'webp')

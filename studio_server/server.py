@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
@@ -23,11 +25,12 @@ from dnnlib.json_input import parse_json
 from dnnlib.text import message_line
 from reporting.style import STYLE
 from studio_server.guard import Access, Guard
-from studio_server.studio import PAGE_DIR, Studio, packed
+from studio_server.studio import PAGE_DIR, Studio, finite, packed
 from studio_server.workers import Client, sentence_of
 
 MAX_CLIENTS = 64
 MAX_MESSAGE_BYTES = 2**20
+MAX_UPLOAD_BYTES = 2**26
 SEND_SEC = 20
 """How long a client may take to receive a message."""
 
@@ -51,7 +54,8 @@ def make_app(studio: Studio, access: Access) -> Guard:
         Route('/runs/{index:int}/{picture}.webp', server.run_picture),
         WebSocketRoute('/pictures', server.pictures),
     ]
-    return Guard(Starlette(routes=routes, lifespan=server.lifespan), access)
+    handlers: dict[Any, Any] = {HTTPException: _problem, **dict.fromkeys(_ERRORS, _problem)}
+    return Guard(Starlette(routes=routes, lifespan=server.lifespan, exception_handlers=handlers), access)
 
 
 class _Server:
@@ -82,30 +86,24 @@ class _Server:
 
     async def state(self, _request: Request) -> Response:
         """What a page needs to know when it opens: networks, shelf, jobs."""
-        return await self._answer(self._studio.state())
+        return JSONResponse(finite(await self._studio.state()))
 
     async def do(self, request: Request) -> Response:
         """Do something that changes files or jobs."""
         body = await _body_of(request, MAX_MESSAGE_BYTES)
-        if body is None:
-            return _problem(f'A request has at most {MAX_MESSAGE_BYTES:,} bytes.', 413)
-        try:
-            content = parse_json(body, 'The request', MAX_MESSAGE_BYTES)
-        except ValueError as error:
-            return _problem(str(error))
-        return await self._answer(self._studio.do(request.path_params['action'], content))
+        content = parse_json(body, 'The request', MAX_MESSAGE_BYTES)
+        return JSONResponse(finite(await self._studio.do(request.path_params['action'], content)))
 
     async def upload(self, request: Request) -> Response:
         """Take a photograph; it is decoded as the projector does."""
-        body = await _body_of(request, self._studio.max_upload_bytes)
-        if body is None:
-            return _problem(f'The picture has more than {self._studio.max_upload_bytes:,} bytes.', 413)
-        return await self._answer(self._studio.take_photograph(body))
+        return JSONResponse(await self._studio.take_photograph(await _body_of(request, MAX_UPLOAD_BYTES)))
 
     async def file(self, request: Request) -> Response:
         """A file that was made here."""
         path = self._studio.made_file(request.path_params['name'])
-        return _problem('There is no such file.', 404) if path is None else FileResponse(path)
+        if path is None:
+            raise HTTPException(404, 'There is no such file.')
+        return FileResponse(path)
 
     async def report_style(self, _request: Request) -> Response:
         """The style sheet of charts."""
@@ -113,22 +111,12 @@ class _Server:
 
     async def run(self, request: Request) -> Response:
         """The state of a training run."""
-        return await self._answer(self._studio.run_state(request.path_params['index']))
+        return JSONResponse(finite(await self._studio.run_state(request.path_params['index'])))
 
     async def run_picture(self, request: Request) -> Response:
         """A picture of a training run."""
-        try:
-            content = await self._studio.run_picture(request.path_params['index'], request.path_params['picture'])
-        except _ERRORS as error:
-            return _problem(sentence_of(error), 404)
+        content = await self._studio.run_picture(request.path_params['index'], request.path_params['picture'])
         return Response(content, media_type='image/webp')
-
-    @staticmethod
-    async def _answer(work: Any) -> Response:
-        try:
-            return JSONResponse(await work)
-        except _ERRORS as error:
-            return _problem(sentence_of(error))
 
     # -----------------------------------------------------------------------------------------------------------------
     # Pictures
@@ -162,6 +150,7 @@ class _Server:
     async def _receive(self, socket: WebSocket, client: Client) -> None:
         while True:
             text = await socket.receive_text()
+            arrived = time.perf_counter()
             view, header = 'errors', {}
             try:
                 content = parse_json(text, 'The request', MAX_MESSAGE_BYTES)
@@ -172,25 +161,29 @@ class _Server:
                 client.outbox.put(view, packed({**header, 'error': message_line(error, 500)}))
                 continue
 
-            def work(request: dict[str, Any] = request, header: dict[str, Any] = header) -> bytes:
+            def work(request: Any = request, header: Any = header, arrived: float = arrived) -> bytes:
+                waited_ms = 1000 * (time.perf_counter() - arrived)
                 try:
                     more, content = self._studio.picture(request)
-                    return packed({**header, **more}, content)
+                    return packed({**header, **more, 'waited_ms': waited_ms}, content)
                 except Exception as error:  # a network can raise anything, and must not end the worker
                     return packed({**header, 'error': sentence_of(error)})
 
             client.request(view, worker, work)
 
 
-async def _body_of(request: Request, max_bytes: int) -> bytes | None:
-    """Return the body of a request, or None if it is larger."""
+async def _body_of(request: Request, max_bytes: int) -> bytes:
+    """Return the body of a request; HTTPException if it is larger."""
     content = bytearray()
     async for piece in request.stream():
         content += piece
         if len(content) > max_bytes:
-            return None
+            raise HTTPException(413, f'A request of this kind has at most {max_bytes:,} bytes.')
     return bytes(content)
 
 
-def _problem(sentence: str, status: int = 400) -> Response:
-    return JSONResponse({'error': sentence}, status_code=status)
+async def _problem(_request: Request, error: Exception) -> Response:
+    """Answer with one sentence instead."""
+    if isinstance(error, HTTPException):
+        return JSONResponse({'error': error.detail}, error.status_code)
+    return JSONResponse({'error': sentence_of(error)}, 400)

@@ -1,16 +1,13 @@
 """The shelf: latents that a user keeps, as files in `--outdir`.
 
 `kept/0007.npz` is what projector.py writes and generate.py reads, `0007.png` the picture, `0007.json` the name, a note
-and how it was made. What is removed goes to `kept/removed`, so that it can come back.
+and how it was made.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
 import shlex
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -24,14 +21,13 @@ from dnnlib.schema import Number, Optional, Record, Text
 from generation import projected_latents
 from generation.projected_latents import ProjectedLatents
 from studio_server import picture_specs
+from studio_server.made_files import MadeFiles
 from torch_utils import images
 
 MAX_KEPT = 5000
 
 _MAX_NAME, _MAX_NOTE = 200, 10_000
 _MAX_ENTRY_BYTES = 2**20
-_SUFFIXES = ('.npz', '.png', '.json')
-_ID = re.compile(r'\d{4,12}')
 _ENTRY = Record(
     {
         'name': Text(_MAX_NAME),
@@ -49,18 +45,15 @@ class Shelf:
     """The latents in a folder.
 
     Args:
-        outdir: The folder; it is created with the first latent.
+        files: Where they are.
     """
 
-    def __init__(self, outdir: Path):
-        self.folder = outdir / 'kept'
-        self._removed = self.folder / 'removed'
-        self._lock = threading.Lock()
+    def __init__(self, files: MadeFiles):
+        self._files = files
 
     def entries(self) -> list[dict[str, Any]]:
         """Return what is on the shelf, oldest first; damaged entries have a 'problem'."""
-        ids = sorted(self._ids_in(self.folder), key=int)[:MAX_KEPT]
-        return [self.entry(kept) for kept in ids]
+        return [self.entry(kept) for kept in self._files.numbers()[:MAX_KEPT]]
 
     def entry(self, kept: str) -> dict[str, Any]:
         """Return one entry."""
@@ -85,12 +78,10 @@ class Shelf:
             ValueError: The shelf is full.
             OSError: A file cannot be written.
         """
-        with self._lock:  # of two devices, each must get a number of its own
-            ids = self._ids_in(self.folder)
-            if len(ids) >= MAX_KEPT:
-                raise InvalidArgument('outdir', f'The shelf is full ({MAX_KEPT:,} latents): use another --outdir.')
-            kept = f'{max(map(int, [*ids, *self._ids_in(self._removed)]), default=0) + 1:04d}'
-            projected_latents.write(self.file(kept, '.npz'), latents)
+        if len(self._files.numbers()) >= MAX_KEPT:
+            raise InvalidArgument('outdir', f'The shelf is full ({MAX_KEPT:,} latents): use another --outdir.')
+        kept = self._files.next()
+        projected_latents.write(self.file(kept, '.npz'), latents)
         images.save_png(image, self.file(kept, '.png'))
         file_option = shlex.quote(f'--projected-w={self.file(kept, ".npz")}')
         command = entry.pop('command').replace('--projected-w={npz}', file_option)
@@ -102,20 +93,9 @@ class Shelf:
         """Change the name and the note of an entry."""
         for text, limit, what in ((name, _MAX_NAME, 'name'), (note, _MAX_NOTE, 'note')):
             Text(limit).check(text, f'The {what}')
-        self._require(kept)
+        self._files.require(kept)
         entry = {key: value for key, value in self.entry(kept).items() if key not in ('id', 'problem')}
         self._write_entry(kept, {**entry, 'name': name, 'note': note})
-
-    def remove(self, kept: str) -> None:
-        """Take an entry off the shelf; `restore` brings it back."""
-        self._require(kept)
-        self._move(kept, self.folder, self._removed)
-
-    def restore(self, kept: str) -> None:
-        """Put back what was removed."""
-        if kept not in self._ids_in(self._removed):
-            raise InvalidArgument('kept', f'{kept} was not removed.')
-        self._move(kept, self._removed, self.folder)
 
     def read(self, kept: str, G: Any) -> ProjectedLatents:
         """Read a latent for a generator.
@@ -123,30 +103,13 @@ class Shelf:
         Raises:
             ValueError: It cannot be read, or belongs to another network. One sentence.
         """
-        self._require(kept)
+        self._files.require(kept)
         return projected_latents.read(self.file(kept, '.npz'), G)
 
     def file(self, kept: str, suffix: str) -> Path:
         """Return a file of an entry: '.npz', '.png' or '.json'."""
-        assert _ID.fullmatch(kept) and suffix in _SUFFIXES
-        return self.folder / f'{kept}{suffix}'
-
-    def _require(self, kept: str) -> None:
-        if not _ID.fullmatch(kept) or not self.file(kept, '.npz').is_file():
-            raise InvalidArgument('kept', f'There is no latent {kept!r} on the shelf.')
+        return self._files.path(kept, suffix)
 
     def _write_entry(self, kept: str, content: dict[str, Any]) -> None:
         with atomic_file(self.file(kept, '.json')) as f:
             f.write(json.dumps(content, indent=2).encode())
-
-    @staticmethod
-    def _ids_in(folder: Path) -> list[str]:
-        names = os.listdir(folder) if folder.is_dir() else []
-        return [name[:-4] for name in names if name.endswith('.npz') and _ID.fullmatch(name[:-4])]
-
-    @staticmethod
-    def _move(kept: str, source: Path, target: Path) -> None:
-        target.mkdir(parents=True, exist_ok=True)
-        for suffix in _SUFFIXES:
-            if (source / f'{kept}{suffix}').exists():
-                os.replace(source / f'{kept}{suffix}', target / f'{kept}{suffix}')

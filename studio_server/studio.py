@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
+import os
 import re
+import secrets
 import struct
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -18,7 +22,18 @@ from dnnlib.schema import Choice, Flag, Integer, Optional, Record, Rule, Text
 from dnnlib.scratch import scratch_folder
 from generation.projected_latents import ProjectedLatents
 from generation.projection.targets import Target
-from studio_server import commands, editing, inside, optimizing, picture_specs, pictures, projecting, run_pages, videos
+from studio_server import (
+    commands,
+    editing,
+    inside,
+    made_files,
+    optimizing,
+    picture_specs,
+    pictures,
+    projecting,
+    run_pages,
+    videos,
+)
 from studio_server.jobs import Job, Jobs
 from studio_server.networks import Network, NetworkStore, describe_sources, is_run
 from studio_server.settings import Settings
@@ -28,9 +43,8 @@ from studio_server.workers import Client, RenderWorker
 PAGE_DIR = Path(__file__).parent / 'page'
 
 _MAX_UPLOADS = 8
-_MAX_UPLOAD_BYTES = 2**26
-_MADE_FILE = re.compile(r'(kept/\d{4,12}\.(png|npz|json)|videos/\d{4,12}\.mp4)')
-_RUN_SEC = 2  # for which what was read of a run is used again
+_MAX_REMOVED = 500  # that a page is told of
+_MADE_FILE = re.compile(r'(kept/[0-9]{4,12}\.(png|npz|json)|videos/[0-9]{4,12}\.mp4)')
 _REQUEST = Record(
     {
         'view': Text(40, r'[a-z0-9-]+', 'lowercase letters, digits and dashes'),
@@ -43,6 +57,7 @@ _REQUEST = Record(
     },
     required=['view', 'id', 'spec'],
 )
+_MADE = Record({'folder': Choice(tuple(made_files.SUFFIXES)), 'number': made_files.NUMBER}, ['folder', 'number'])
 
 
 class Studio:
@@ -50,25 +65,29 @@ class Studio:
 
     def __init__(self, settings: Settings):
         self._settings = settings
+        self._made = made_files.all_made(settings.outdir)
         self.clients: set[Client] = set()
-        self.shelf = Shelf(settings.outdir)
+        self.shelf = Shelf(self._made['kept'])
         self.workers: list[RenderWorker] = []
-        self._networks = [*settings.networks, *editing.made_networks(settings.outdir / 'networks')]
-        self._directions = editing.DirectionFiles(settings.outdir / 'directions', settings.direction_files)
-        self.max_upload_bytes = _MAX_UPLOAD_BYTES
+        numbers = {*self._made['networks'].numbers(), *self._made['networks'].removed()}
+        made = [os.fspath(self._made['networks'].path(number)) for number in sorted(numbers, key=int)]
+        self._networks = [*settings.networks, *made]  # those made here keep their place when they are removed
+        self._directions = editing.DirectionFiles(self._made['directions'], settings.direction_files)
         self._jobs = Jobs(self._on_news)
         self._uploads: dict[int, Target] = {}
         self._numbers = itertools.count(1)
-        self._runs: dict[int, tuple[float, dict[str, Any]]] = {}
+        self._runs = run_pages.RunReader()
+        self._lock = threading.Lock()
+        self._start = secrets.token_hex(8)
         self._actions: dict[str, tuple[Rule, Callable[[dict[str, Any]], Awaitable[Any]]]] = {
             'describe': (Record({'spec': picture_specs.SPEC}, ['spec']), self._describe),
             'keep': (Record({'spec': picture_specs.SPEC, 'name': Text(200)}, ['spec', 'name']), self._keep),
             'rename': (
-                Record(dict(kept=picture_specs.KEPT_ID, name=Text(200), note=Text(10_000)), ['kept']),
+                Record(dict(kept=made_files.NUMBER, name=Text(200), note=Text(10_000)), ['kept']),
                 self._rename,
             ),
-            'remove': (Record({'kept': picture_specs.KEPT_ID}, ['kept']), self._remove),
-            'restore': (Record({'kept': picture_specs.KEPT_ID}, ['kept']), self._restore),
+            'remove': (_MADE, self._remove),
+            'restore': (_MADE, self._restore),
             'find-directions': (editing.FIND_RULES, self._find_directions),
             'open-directions': (
                 Record({'spec': picture_specs.SPEC, 'file': Text(40)}, ['spec', 'file']),
@@ -122,29 +141,40 @@ class Studio:
 
     def picture(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Render a picture, in the thread of its worker; return what the page needs to know of it, and the image."""
+        times = [time.perf_counter()]
         spec = picture_specs.parse(request['spec'])
         network = self._network_of(spec)
         latent = self._latent_of(network, spec)
         if request.get('look') is not None:
             header, picture = inside.look(network, latent, request['look'])
             return header, pictures.encode(picture, 'png')
-        start = time.perf_counter()
+        times.append(time.perf_counter())
         image = pictures.render(network, latent, request.get('preview', False))
-        rendered = time.perf_counter()
+        times.append(time.perf_counter())
         content = pictures.encode(image, request.get('format', 'png'), request.get('max_side'))
+        times.append(time.perf_counter())
+        latent_ms, render_ms, encode_ms = (1000 * (end - start) for start, end in zip(times, times[1:]))
         header = {
             'seed': picture_specs.seed_of(spec),
-            'network_path': network.path,
-            'render_ms': 1000 * (rendered - start),
-            'encode_ms': 1000 * (time.perf_counter() - rendered),
+            'command': commands.picture_command(network, spec, self._directions.path_of),
+            'latent_ms': latent_ms,
+            'render_ms': render_ms,
+            'encode_ms': encode_ms,
         }
         return header, content
 
     def _network_of(self, spec: dict[str, Any]) -> Network:
+        if self._is_removed(spec['network']):
+            raise InvalidArgument('network', f'{self._networks[spec["network"]]} was removed: undo brings it back.')
         return self.worker_of(spec['network']).store.get(spec['network'], spec.get('snapshot'))
 
     def _latent_of(self, network: Network, spec: dict[str, Any]) -> picture_specs.Latent:
         return picture_specs.latent_of(network, spec, self.shelf.read, self._directions.offset)
+
+    def _is_removed(self, index: int) -> bool:
+        """Return whether a network was made here, and is not there any more."""
+        is_made = len(self._settings.networks) <= index < len(self._networks)
+        return is_made and not os.path.exists(self._networks[index])
 
     async def _describe(self, content: dict[str, Any]) -> dict[str, Any]:
         spec = picture_specs.parse(content['spec'])
@@ -155,7 +185,6 @@ class Studio:
                 **network.describe(),
                 'layers': inside.layer_names(network.G),
                 'has_preview': pictures.has_preview(network.G),
-                'command': commands.picture_command(network, spec, self._directions.path_of),
             }
 
         return await self.worker_of(spec['network']).call(describe)
@@ -181,16 +210,14 @@ class Studio:
         job = self._jobs.get(content['job'])
         if not isinstance(job.result, ProjectedLatents):
             raise InvalidArgument('job', f'Job {job.number} has no latent to keep.')
-        spec = picture_specs.parse(job.details['spec'])
+        return self._kept(await job.worker.call(lambda: self._keep_result(job, content['name'])))
 
-        def keep() -> str:
-            network = self._network_of(spec)
-            latent = picture_specs.Latent(job.result, 'const', 0, None, is_kept=True)
-            command = commands.kept_command(network)
-            image = pictures.render(network, latent)
-            return self.shelf.keep(job.result, image, content['name'], network=network.path, spec=None, command=command)
-
-        return self._kept(await job.worker.call(keep))
+    def _keep_result(self, job: Job, name: str) -> str:
+        """Put the latent that a job has found on the shelf, and return its number."""
+        network = self._network_of(job.details['spec'])
+        image = pictures.render(network, picture_specs.Latent(job.result, 'const', 0, None, is_kept=True))
+        command = commands.kept_command(network)
+        return self.shelf.keep(job.result, image, name, network=network.path, spec=None, command=command)
 
     async def _rename(self, content: dict[str, Any]) -> dict[str, Any]:
         before = self.shelf.entry(content['kept'])
@@ -198,16 +225,17 @@ class Studio:
         return self._kept(content['kept'])
 
     async def _remove(self, content: dict[str, Any]) -> dict[str, Any]:
-        self.shelf.remove(content['kept'])
-        self._broadcast('shelf', {'changed': 'shelf'})
-        return {'kept': content['kept']}
+        self._made[content['folder']].remove(content['number'])
+        self._tell_changed()
+        return content
 
     async def _restore(self, content: dict[str, Any]) -> dict[str, Any]:
-        self.shelf.restore(content['kept'])
-        return self._kept(content['kept'])
+        self._made[content['folder']].restore(content['number'])
+        self._tell_changed()
+        return content
 
     def _kept(self, kept: str) -> dict[str, Any]:
-        self._broadcast('shelf', {'changed': 'shelf'})
+        self._tell_changed()
         return self.shelf.entry(kept)
 
     def made_file(self, name: str) -> Path | None:
@@ -248,6 +276,7 @@ class Studio:
             job.details['spec'], job.photograph = content['spec'], target
             network = self._network_of(spec)
             projecting.project_photograph(job, network, target, content, self._settings.detector_dir)
+            self._keep_if_closing(job)
 
         return self._jobs.start('project', 'Projection', self.worker_of(spec['network']), work).describe()
 
@@ -256,7 +285,7 @@ class Studio:
         worker = self.worker_of(spec['network'])
 
         def work(job: Job) -> None:
-            videos.make_video(job, self._network_of(spec), self.shelf, content, self._settings.outdir / 'videos')
+            videos.make_video(job, self._network_of(spec), self.shelf, content, self._made['videos'])
 
         return self._jobs.start('video', f'Video of {len(content["kept"])} keyframes', worker, work).describe()
 
@@ -265,7 +294,7 @@ class Studio:
         found = await self.worker_of(spec['network']).call(
             lambda: self._directions.find(self._network_of(spec), content)
         )
-        self._broadcast('shelf', {'changed': 'shelf'})
+        self._tell_changed()
         return {'file': found}
 
     async def _open_directions(self, content: dict[str, Any]) -> dict[str, Any]:
@@ -280,8 +309,8 @@ class Studio:
 
         def work(job: Job) -> None:
             first, second = map(self._network_of, specs)
-            path = editing.blend(job, first, second, content, self._settings.outdir / 'networks')
-            self._add_network(job, path)
+            editing.blend(job, first, second, content, self._made['networks'])
+            self._add_network(job)
 
         return self._jobs.start('blend', 'Blended network', self.worker_of(specs[0]['network']), work).describe()
 
@@ -293,6 +322,7 @@ class Studio:
             job.details['spec'] = content['spec']
             network = self._network_of(spec)
             optimizing.drag(job, network, self._latent_of(network, spec), content, mask)
+            self._keep_if_closing(job)
 
         return self._jobs.start('drag', 'Dragged picture', self.worker_of(spec['network']), work).describe()
 
@@ -303,9 +333,9 @@ class Studio:
         spec = picture_specs.parse(projection.details['spec'])
 
         def work(job: Job) -> None:
-            folder, detectors = self._settings.outdir / 'networks', self._settings.detector_dir
-            path = optimizing.tune_network(job, self._network_of(spec), projection, content, detectors, folder)
-            self._add_network(job, path)
+            network, detectors = self._network_of(spec), self._settings.detector_dir
+            optimizing.tune_network(job, network, projection, content, detectors, self._made['networks'])
+            self._add_network(job)
 
         return self._jobs.start('tune', 'Tuned network', projection.worker, work).describe()
 
@@ -314,12 +344,18 @@ class Studio:
             raise InvalidArgument('upload', 'The picture is not here any more: drop it again.')
         return self._uploads[number]
 
-    def _add_network(self, job: Job, path: str) -> None:
+    def _add_network(self, job: Job) -> None:
         """Offer a network that a job has made, from the thread of the job."""
-        job.result = path
-        self._networks.append(path)
-        job.details['network'] = len(self._networks) - 1
-        self._loop.call_soon_threadsafe(self._broadcast, 'shelf', {'changed': 'shelf'})
+        path = os.fspath(self._made['networks'].path(job.result))
+        with self._lock:
+            self._networks.append(path)
+            job.details['network'] = len(self._networks) - 1
+        self._loop.call_soon_threadsafe(self._tell_changed)
+
+    def _keep_if_closing(self, job: Job) -> None:
+        """Keep the latent of a job that has ended because the server ends."""
+        if self._jobs.is_closing and isinstance(job.result, ProjectedLatents):
+            self._keep_result(job, f'{job.title}, when the studio ended')
 
     async def _act(self, content: dict[str, Any]) -> dict[str, Any]:
         job = self._jobs.get(content['job'])
@@ -331,6 +367,10 @@ class Studio:
         news, picture = {'job': job.describe()}, job.picture
         self._loop.call_soon_threadsafe(self._broadcast, f'job {job.number}', news, picture)
 
+    def _tell_changed(self) -> None:
+        """Let all pages ask for the state again."""
+        self._broadcast('shelf', {'changed': 'shelf'})
+
     def _broadcast(self, key: str, header: dict[str, Any], content: bytes = b'') -> None:
         message = packed(header, content)
         for client in self.clients:
@@ -341,8 +381,11 @@ class Studio:
 
     async def state(self) -> dict[str, Any]:
         """Return what a page needs to know when it opens."""
+        sources = await asyncio.to_thread(describe_sources, self._networks)
         return {
-            'networks': await asyncio.to_thread(describe_sources, self._networks),
+            'start': self._start,
+            'networks': [{**source, 'is_removed': self._is_removed(index)} for index, source in enumerate(sources)],
+            'removed': await asyncio.to_thread(self._removed),
             'shelf': await asyncio.to_thread(self.shelf.entries),
             'jobs': [job.describe() for job in self._jobs.all()],
             'directions': await asyncio.to_thread(self._directions.names),
@@ -350,6 +393,10 @@ class Studio:
             'devices': [str(device) for device in self._settings.devices],
             'machine': available_devices(),
         }
+
+    def _removed(self) -> list[dict[str, str]]:
+        made = [{'folder': name, 'number': number} for name, files in self._made.items() for number in files.removed()]
+        return made[-_MAX_REMOVED:]
 
     async def do(self, action: str, content: Any) -> Any:
         """Do what a page asks for.
@@ -364,13 +411,8 @@ class Studio:
         return await method(content)
 
     async def run_state(self, index: int) -> dict[str, Any]:
-        """Return the state of a training run, read again every few seconds at most."""
-        path = self._run_path(index)
-        read_at, known = self._runs.get(index, (0.0, None))
-        if known is None or time.monotonic() - read_at > _RUN_SEC:
-            known = await asyncio.to_thread(run_pages.describe_run, path)
-            self._runs[index] = time.monotonic(), known
-        return known
+        """Return the state of a training run."""
+        return await self._runs.describe(self._run_path(index))
 
     async def run_picture(self, index: int, name: str) -> bytes:
         """Return a grid of a training run."""
@@ -385,5 +427,14 @@ class Studio:
 
 def packed(header: dict[str, Any], content: bytes = b'') -> bytes:
     """Return a message: the size of the JSON header in four bytes, the header, and the bytes of a picture."""
-    encoded = json.dumps(header).encode()
+    encoded = json.dumps(finite(header), allow_nan=False).encode()
     return struct.pack('>I', len(encoded)) + encoded + content
+
+
+def finite(value: Any) -> Any:
+    """Return content for JSON, which knows no NaN and no infinity: a network may well compute them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value

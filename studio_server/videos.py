@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from dnnlib.schema import Choice, Flag, Integer, ListOf, Number, Record
@@ -12,6 +11,7 @@ from generation.interpolation import Interpolation, render_frames
 from generation.video import VideoWriter, require_encoder
 from studio_server import commands, picture_specs
 from studio_server.jobs import Job, Stopped
+from studio_server.made_files import NUMBER, MadeFiles
 from studio_server.networks import Network
 from studio_server.pictures import encode
 from studio_server.shelf import Shelf
@@ -22,7 +22,7 @@ _MAX_KEYS, _MAX_FRAMES = 200, 100_000
 RULES = Record(
     {
         'spec': picture_specs.SPEC,
-        'kept': ListOf(picture_specs.KEPT_ID, _MAX_KEYS, min_length=2),
+        'kept': ListOf(NUMBER, _MAX_KEYS, min_length=2),
         'frames': Integer(1, _MAX_FRAMES),
         'fps': Number(1, 240),
         'loop': Flag(),
@@ -33,15 +33,15 @@ RULES = Record(
 )
 
 
-def make_video(job: Job, network: Network, shelf: Shelf, request: dict[str, Any], folder: Path) -> None:
+def make_video(job: Job, network: Network, shelf: Shelf, request: dict[str, Any], videos: MadeFiles) -> None:
     """Render and write a video. One that is stopped leaves no file.
 
     Args:
-        job: The job; its result is the file's name in `--outdir`.
+        job: The job; its result is the number of the video.
         network: The network.
         shelf: Where the keyframes are.
         request: By `RULES`.
-        folder: Where the video is written, under the next number.
+        videos: Where the video is written, under the next number.
 
     Raises:
         ValueError: A keyframe does not fit the network, or there is no encoder.
@@ -50,20 +50,16 @@ def make_video(job: Job, network: Network, shelf: Shelf, request: dict[str, Any]
     G = network.G
     keys = projected_latents.join([shelf.read(kept, G) for kept in request['kept']], G)
     path = Interpolation(keys, 1, request['frames'], request['kind'], request['loop'], request['easing'])
-    file = folder / f'{_next_number(folder):04d}.mp4'
+    number = videos.next()
+    file = videos.path(number)
     with VideoWriter(file, request['fps']) as writer:
         frames = render_frames(G, path, (1, 1), network.device, 'const', _BATCH)
         for index, frame in enumerate(frames, start=1):
             writer.add(frame)
             text = f'frame {index} of {path.num_frames}'
             if job.step(index / path.num_frames, text, lambda frame=frame: encode(frame, 'jpeg')):  # type: ignore[misc]
+                job.text = f'Stopped after {text}: a video is written to its end or not at all, so there is none.'
                 raise Stopped
     files = [os.fspath(shelf.file(kept, '.npz')) for kept in request['kept']]
     job.details['command'] = commands.video_command(network, files, request, os.fspath(file))
-    job.details['file'] = f'{folder.name}/{file.name}'
-    job.result = job.details['file']
-
-
-def _next_number(folder: Path) -> int:
-    names = os.listdir(folder) if folder.is_dir() else []
-    return max((int(name[:-4]) for name in names if name.endswith('.mp4') and name[:-4].isdecimal()), default=0) + 1
+    job.made('videos', number)

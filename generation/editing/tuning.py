@@ -75,17 +75,20 @@ class TuningResult:
         after: How similar it is now.
         drift: Mean squared distance of the features of images before and after, over random latents that have
             nothing to do with the photographs.
+        num_steps: Number of updates that were made.
     """
 
     G: Any
     before: list[Fit]
     after: list[Fit]
     drift: float
+    num_steps: int
 
 
-Progress = Callable[[int, float, dict[int, torch.Tensor]], None]
+Progress = Callable[[int, float, dict[int, torch.Tensor]], bool | None]
 """Called with the number of updates so far, the loss that the next one reduces (NaN after the last one), and the images
-[1, C, H, W] that were rendered for it, by the index of their photograph."""
+[1, C, H, W] that were rendered for it, by the index of their photograph. If it returns True, the optimization ends with
+what it has."""
 
 
 @precision.tensor_float32(False)
@@ -125,6 +128,7 @@ def tune(
     optimizer = torch.optim.Adam(tuned.synthesis.parameters(), lr=settings.learning_rate, betas=(0.9, 0.999))
     before = _measure(images_of, original.synthesis, targets, features)
     order: list[int] = []
+    num_steps = settings.num_steps
     for step in range(settings.num_steps):
         order = order or torch.randperm(len(targets), generator=random).tolist()
         batch, order = order[: settings.batch_size], order[settings.batch_size :]
@@ -137,8 +141,9 @@ def tune(
         if settings.locality_weight > 0:
             total += locality.backward(tuned, images_of.ws[batch], random)
         _check_finite(total, step)
-        if on_step is not None:
-            on_step(step, total, rendered)
+        if on_step is not None and on_step(step, total, rendered) is True:
+            num_steps = step
+            break
         optimizer.step()
         optimizer.zero_grad()
 
@@ -146,8 +151,8 @@ def tune(
     after = _measure(images_of, tuned.synthesis, targets, features)
     if on_step is not None:
         with torch.no_grad():
-            on_step(settings.num_steps, math.nan, {i: images_of(tuned.synthesis, i) for i in range(len(targets))})
-    return TuningResult(tuned, before, after, _drift(original, tuned, features, device))
+            on_step(num_steps, math.nan, {i: images_of(tuned.synthesis, i) for i in range(len(targets))})
+    return TuningResult(tuned, before, after, _drift(original, tuned, features, device), num_steps)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

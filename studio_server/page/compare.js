@@ -10,7 +10,8 @@ const AT_ONCE = 12; // requests of the contact sheet under way
 const BATCH = 48; // cells that are added at a time
 
 /** Options for a choice of networks. */
-export const networkOptions = () => model.state.networks.map((network, index) => [String(index), network.name]);
+export const networkOptions = () => model.state.networks
+  .map((network, index) => [String(index), network.name]).filter((_, index) => !model.state.networks[index].is_removed);
 
 function spread(list, most) {
   if (list.length <= most) return list;

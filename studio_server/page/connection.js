@@ -62,9 +62,12 @@ export function picture(view, spec, options = {}) {
   return Object.assign(result, { id });
 }
 
+/** What the server does not do, in one sentence. */
+export class Refused extends Error {}
+
 async function answer(response) {
   const content = await response.json().catch(() => ({ error: `The server answered ${response.status}.` }));
-  if (!response.ok) throw new Error(content.error);
+  if (!response.ok) throw new Refused(content.error);
   return content;
 }
 

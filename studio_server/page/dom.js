@@ -115,9 +115,10 @@ export function plot(values, label, { bars = false, low = 0, high = null } = {})
 /** A number in few characters. */
 export const format = (value) => Number.isInteger(value) ? String(value) : Number(value.toPrecision(4)).toString();
 
-/** Draw a picture on a canvas of its own size. */
-export async function draw(canvas, blob, size = null) {
+/** Draw a picture on a canvas of its own size, unless it is not wanted any more when it is decoded; return whether it was. */
+export async function draw(canvas, blob, size = null, isWanted = () => true) {
   const bitmap = await createImageBitmap(blob, { premultiplyAlpha: 'none', colorSpaceConversion: 'none' });
+  if (!isWanted()) return false;
   const width = size ? size.width : bitmap.width, height = size ? size.height : bitmap.height;
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   const context = canvas.getContext('2d');
@@ -126,4 +127,5 @@ export async function draw(canvas, blob, size = null) {
   context.drawImage(bitmap, 0, 0, width, height);
   bitmap.close();
   canvas.classList.toggle('small-image', Math.max(width, height) < 200);
+  return true;
 }

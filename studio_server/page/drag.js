@@ -1,8 +1,9 @@
 // Dragging: handles and targets on the picture, a mask that is drawn, and the job that moves them.
 
-import { act, on, upload } from './connection.js';
+import { on, upload } from './connection.js';
 import { button, make, number, slider, svg } from './dom.js';
 import { model, watch } from './model.js';
+import { startJob } from './results.js';
 import { attempt } from './shelf.js';
 import { stage } from './stage.js';
 
@@ -79,6 +80,14 @@ export function buildDrag(panel) {
     choose('');
     show();
   };
+  const typed = make('input', { type: 'text', id: 'typed-points', placeholder: '12,14 > 17,16; …', onchange: attempt(() => {
+    const pairs = typed.value.split(';').filter((pair) => pair.trim());
+    const numbers = pairs.map((pair) => pair.split(/[>→,]/).map((part) => (part.trim() === '' ? NaN : Number(part))));
+    if (!numbers.every((four) => four.length === 4 && four.every(Number.isFinite))) throw new Error('Write points as x,y > x,y, several with semicolons between them.');
+    points.splice(0, points.length, ...numbers.map(([x, y, toX, toY]) => ({ handle: [x, y], target: [toX, toY] })));
+    live = null;
+    show();
+  }) });
   const show = () => {
     if (model.info && !model.info.problem) showMarks();
     list.textContent = points.length ? points.map(({ handle, target }) => `${handle.map(Math.round)} → ${target ? target.map(Math.round) : '…'}`).join('; ') : 'No points yet.';
@@ -87,14 +96,15 @@ export function buildDrag(panel) {
     make('h2', {}, 'Drag points'),
     make('p', { className: 'hint' }, 'Put points: click where something is (red), then where it should be (blue). Outside of a mask, the picture stays as it is.'),
     make('div', { className: 'row' }, ...tools, button('Clear', clear)),
-    slider('Brush', { min: 0.01, max: 0.3, step: 0.01, value: wanted.brush, id: 'brush' }, (value) => { wanted.brush = value; }), list,
+    slider('Brush', { min: 0.01, max: 0.3, step: 0.01, value: wanted.brush, id: 'brush' }, (value) => { wanted.brush = value; }),
+    make('div', { className: 'row' }, make('label', { for: 'typed-points' }, 'Or as numbers'), typed), list,
     make('div', { className: 'row' }, number('Steps', { min: 1, max: 10000, value: wanted.steps, id: 'drag-steps' }, (value) => { wanted.steps = value; }),
       button('Drag', attempt(async () => {
         const complete = points.filter((pair) => pair.target);
         if (!complete.length) throw new Error('Put a handle and a target on the picture first.');
         live = null;
         choose('');
-        await act('drag', { spec: model.spec, points: complete, mask: await uploadedMask(), steps: wanted.steps });
+        await startJob('drag', { spec: model.spec, points: complete, mask: await uploadedMask(), steps: wanted.steps });
       }), { id: 'drag', className: 'main' })));
 
   stage.handlers.down = (event) => {

@@ -3,8 +3,9 @@
 import { networkOptions } from './compare.js';
 import { act } from './connection.js';
 import { button, choice, layerButtons, make, number, slider } from './dom.js';
-import { change, model, watch } from './model.js';
+import { change, model, rememberMade, watch } from './model.js';
 import { buildDrag } from './drag.js';
+import { startJob } from './results.js';
 import { attempt } from './shelf.js';
 
 const SHOWN = 100; // directions of a file
@@ -24,6 +25,7 @@ function buildDirections(panel) {
   const find = button('Find directions', attempt(async () => {
     const { file: found } = await act('find-directions', { spec: model.spec, ...wanted });
     opened = found;
+    rememberMade('directions', found);
   }), { id: 'find-directions', className: 'main' });
   panel.append(
     make('h2', {}, 'Directions'),
@@ -70,7 +72,8 @@ function buildDirections(panel) {
     const files = model.state.directions;
     file.options([['', files.length ? 'choose a file' : 'none yet'], ...files.map((entry) => [entry.file, entry.name])]);
     file.set(opened);
-    if (opened && !rows.size) open(opened);
+    if (opened && !files.some((entry) => entry.file === opened)) open(''); // it was removed
+    else if (opened && !rows.size) open(opened);
   });
   watch('info', () => open(opened));
 }
@@ -88,7 +91,7 @@ function buildBlend(panel) {
     choice('Mapping network of', [['first', 'the coarse one'], ['second', 'the fine one']], wanted.mapping, (value) => { wanted.mapping = value; }, 'blend-mapping'),
     button('Blend', attempt(() => {
       if (wanted.network === '') throw new Error('Choose the network of the fine layers first.');
-      return act('blend', { spec: { network: model.spec.network, snapshot: model.spec.snapshot }, other: { network: Number(wanted.network) }, from: wanted.from, seam: wanted.seam, mapping: wanted.mapping });
+      return startJob('blend', { spec: { network: model.spec.network, snapshot: model.spec.snapshot }, other: { network: Number(wanted.network) }, from: wanted.from, seam: wanted.seam, mapping: wanted.mapping });
     }), { id: 'blend', className: 'main' }));
   watch('network', () => { other.options([['', 'choose a network'], ...networkOptions()]); other.set(wanted.network); });
 }

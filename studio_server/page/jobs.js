@@ -2,18 +2,19 @@
 
 import { act, on } from './connection.js';
 import { button, draw, make, plot } from './dom.js';
-import { change, model, watch } from './model.js';
-import { attempt, rememberKept } from './shelf.js';
+import { asOneStep, change, model, rememberMade, watch } from './model.js';
+import { isOver, isRemoved, startJob } from './results.js';
+import { attempt } from './shelf.js';
 
 const cards = new Map();
 
 function makeCard(list, number) {
   const canvas = make('canvas', { width: 16, height: 16, hidden: true });
   const title = make('strong'), text = make('p', { className: 'hint', role: 'status' }), bar = make('progress', { max: 1, value: 0 });
-  const curve = make('div'), buttons = make('div', { className: 'row' });
-  const card = make('article', { className: 'card', 'data-job': number }, title, canvas, bar, text, curve, buttons);
+  const curve = make('div'), result = make('div'), buttons = make('div', { className: 'row' });
+  const card = make('article', { className: 'card', 'data-job': number }, title, canvas, bar, text, curve, buttons, result);
   list.prepend(card);
-  return { card, canvas, title, text, bar, curve, buttons, state: '' };
+  return { card, canvas, title, text, bar, curve, buttons, result, state: '' };
 }
 
 function show(list, job, blob) {
@@ -26,30 +27,35 @@ function show(list, job, blob) {
   card.bar.value = job.progress;
   if (job.values.length > 1) card.curve.replaceChildren(plot(job.values, job.kind === 'tune' ? 'Loss' : 'Distance'));
   if (blob) { card.canvas.hidden = false; draw(card.canvas, blob); }
-  const now = `${job.state} ${job.has_result}`;
+  const now = `${job.state} ${job.has_result} ${isRemoved(job)}`;
   if (now === card.state) return;
   card.state = now;
   const doing = (name) => attempt(() => act('job', { job: job.number, act: name }));
-  const isOver = ['done', 'stopped', 'failed'].includes(job.state);
-  const buttons = isOver ? [] : [
+  const buttons = isOver(job) ? [] : [
     job.state === 'paused' ? button('Go on', doing('resume')) : button('Pause', doing('pause')),
     button('Stop', doing('stop')),
   ];
-  if (isOver && job.has_result && job.details.file) {
-    card.card.append(make('video', { src: `files/${job.details.file}`, controls: true, loop: true, muted: true }),
-      make('p', {}, make('a', { href: `files/${job.details.file}`, download: job.details.file.split('/').pop() }, 'Video')),
-      make('p', { className: 'command' }, job.details.command));
-  } else if (isOver && job.has_result && job.details.network !== undefined) {
-    buttons.push(button('Show this network', () => change({ network: job.details.network, snapshot: null }), { className: 'main' }));
-    if (job.details.command) card.card.append(make('p', { className: 'command' }, job.details.command));
-  } else if (isOver && job.has_result) {
-    if (job.kind === 'project') buttons.push(button('Tune the network to it', attempt(() => act('tune', { job: job.number }))));
-    buttons.push(button('Keep as a latent', attempt(async () => {
+  const { made, network, command } = job.details, result = [];
+  if (isOver(job) && isRemoved(job)) {
+    result.push(make('p', { className: 'hint' }, `Removed: it is in ${made.folder}/removed now.`));
+    buttons.push(button('Bring it back', attempt(async () => { await act('restore', made); rememberMade(made.folder, made.number); })));
+  } else if (isOver(job) && made) {
+    const file = `files/videos/${made.number}.mp4`;
+    if (made.folder === 'videos') {
+      result.push(make('video', { src: file, controls: true, loop: true, muted: true }), make('p', {}, make('a', { href: file, download: `${made.number}.mp4` }, 'Video')));
+    } else {
+      buttons.push(button('Show this network', () => change({ network, snapshot: null }), { className: 'main' }));
+    }
+    if (command) result.push(make('p', { className: 'command' }, command));
+  } else if (isOver(job) && job.has_result) {
+    if (job.kind === 'project') buttons.push(button('Tune the network to it', attempt(() => startJob('tune', { job: job.number }))));
+    buttons.push(button('Keep as a latent', attempt(() => asOneStep(async () => {
       const entry = await act('keep-job', { job: job.number, name: job.title });
-      rememberKept(entry.id);
-      change({ kept: entry.id, x: 0, y: 0, mix: [], noise_mode: 'const', noise_strength: 1 });
-    }), { className: 'main' }));
+      rememberMade('kept', entry.id);
+      change({ kept: entry.id, x: 0, y: 0, mix: [], edits: [], noise_mode: 'const', noise_strength: 1 });
+    })), { className: 'main' }));
   }
+  card.result.replaceChildren(...result);
   card.buttons.replaceChildren(...buttons);
 }
 

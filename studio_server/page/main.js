@@ -61,17 +61,18 @@ function buildHeader() {
     byId('redo').disabled = model.future.length === 0;
   });
   addEventListener('keydown', (event) => {
-    if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== 'z') return;
+    const isRedo = event.key.toLowerCase() === 'y' || event.shiftKey;
+    if (!(event.ctrlKey || event.metaKey) || !['y', 'z'].includes(event.key.toLowerCase())) return;
     if (['TEXTAREA'].includes(event.target.tagName) || event.target.type === 'text') return;
     event.preventDefault();
-    undo(event.shiftKey).catch((error) => showProblem(error.message));
+    undo(isRedo).catch((error) => showProblem(error.message));
   });
 }
 
 buildHeader();
 buildStage(byId('stage'));
 buildTabs();
-buildJobs(byId('stage'));
+buildJobs(byId('work'));
 
 connection.on('open', async () => {
   try {

@@ -1,16 +1,17 @@
 // What the page shows: the description of the picture, the networks, the shelf, and what can be undone.
 
-import { act, read } from './connection.js';
+import { act, read, Refused } from './connection.js';
 
 export const START = {
   network: 0, snapshot: null, seed: 0, x: 0, y: 0, kept: null, class: null, label: null, psi: 1, cutoff: null,
   center: 'global', mix: [], edits: [], noise_mode: 'const', noise_seed: null, noise_strength: 1, shift: [0, 0], rotation: 0,
 };
 const STORE = 'studio-picture';
+const MAX_STEPS = 500;
 
 export const model = {
   spec: { ...START },
-  state: { networks: [], shelf: [], jobs: [], directions: [] },
+  state: { start: '', networks: [], shelf: [], jobs: [], directions: [], removed: [] },
   info: null, // of the network
   past: [], future: [], // {undo, redo}
 };
@@ -53,22 +54,54 @@ function show(text) {
   tell('spec', true);
 }
 
-/** Remember how to undo and redo something. */
-export function remember(step) {
+/** Remember how to undo and redo something. What a job has made at its own time leaves what can be redone as it is. */
+export function remember(step, isOfJob = false) {
   model.past.push(step);
-  if (model.past.length > 500) model.past.shift();
-  model.future = [];
+  if (model.past.length > MAX_STEPS) model.past.shift();
+  if (!isOfJob) model.future = [];
   tell('undo');
 }
 
-/** Undo or redo the last step. */
-export async function undo(isRedo = false) {
-  const [from, to] = isRedo ? [model.future, model.past] : [model.past, model.future];
-  const step = from.pop();
-  if (!step) return;
-  to.push(step);
-  await (isRedo ? step.redo() : step.undo());
-  tell('undo');
+/** Remember that the server has made something, which can be removed and brought back. */
+export function rememberMade(folder, number, isOfJob = false) {
+  const what = { folder, number };
+  remember({ undo: () => act('remove', what), redo: () => act('restore', what) }, isOfJob);
+}
+
+/** Make one step of all that is remembered while something is done. */
+export async function asOneStep(work) {
+  const before = new Set(model.past);
+  const result = await work();
+  const steps = model.past.filter((step) => !before.has(step));
+  if (steps.length > 1) {
+    model.past = model.past.filter((step) => before.has(step));
+    remember({
+      undo: async () => { for (const step of [...steps].reverse()) await step.undo(); },
+      redo: async () => { for (const step of steps) await step.redo(); },
+    });
+  }
+  return result;
+}
+
+let undoing = Promise.resolve();
+
+/** Undo or redo the last step, after those that are being undone already. */
+export function undo(isRedo = false) {
+  undoing = undoing.catch(() => {}).then(async () => {
+    const from = isRedo ? model.future : model.past, to = isRedo ? model.past : model.future;
+    const step = from.pop();
+    if (!step) return;
+    try {
+      await (isRedo ? step.redo() : step.undo());
+      to.push(step);
+    } catch (error) {
+      if (!(error instanceof Refused)) from.push(step); // the server was not there: the step can be tried again
+      throw error;
+    } finally {
+      tell('undo');
+    }
+  });
+  return undoing;
 }
 
 /** Read what the server knows: at the start, and when it has come back. */
@@ -76,7 +109,7 @@ export async function load() {
   model.state = await read('state');
   const stored = sessionStorage.getItem(STORE);
   if (stored) model.spec = { ...START, ...JSON.parse(stored) };
-  if (model.spec.network >= model.state.networks.length) model.spec = { ...START };
+  if (!model.state.networks[model.spec.network] || model.state.networks[model.spec.network].is_removed) model.spec = { ...START };
   const files = new Set(model.state.directions.map((entry) => entry.file));
   model.spec.edits = model.spec.edits.filter((edit) => files.has(edit.file));
   if (model.spec.kept && !model.state.shelf.some((entry) => entry.id === model.spec.kept)) model.spec.kept = null;
@@ -89,10 +122,17 @@ export async function load() {
 
 /** Read the shelf again. */
 export async function loadShelf() {
+  const wasRemoved = isRemoved();
   model.state = await read('state');
   tell('network');
   tell('shelf');
+  if (isRemoved() !== wasRemoved) {
+    await describe();
+    tell('spec', true);
+  }
 }
+
+const isRemoved = () => Boolean(model.state.networks[model.spec.network]?.is_removed);
 
 /** Ask what the network is like. */
 async function describe() {
@@ -117,6 +157,3 @@ function fit(info) {
   else if (spec.label && spec.label.length !== info.c_dim) spec.label = null;
   if (info.c_dim > 0 && spec.class === null && spec.label === null) spec.class = '#0';
 }
-
-/** The command line of the picture. */
-export const command = async () => (await act('describe', { spec: model.spec })).command;

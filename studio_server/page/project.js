@@ -1,8 +1,9 @@
 // Projection: drop a photograph, and watch it being found.
 
-import { act, upload } from './connection.js';
+import { upload } from './connection.js';
 import { button, choice, make, number } from './dom.js';
 import { model } from './model.js';
+import { startJob } from './results.js';
 import { attempt } from './shelf.js';
 
 /** Fill the panel. */
@@ -25,10 +26,10 @@ export function buildProject(panel) {
     drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.toggle('over', name === 'dragover'); });
   }
   drop.addEventListener('drop', (event) => attempt(() => take(event.dataTransfer.files[0]))());
-  const start = button('Find it', attempt(() => act('project', { upload: taken, spec: { network: model.spec.network, snapshot: model.spec.snapshot, class: model.spec.class, label: model.spec.label }, ...settings })),
+  const start = button('Find it', attempt(() => startJob('project', { upload: taken, spec: { network: model.spec.network, snapshot: model.spec.snapshot, class: model.spec.class, label: model.spec.label }, ...settings })),
     { className: 'main', id: 'project', disabled: true });
   panel.append(make('h2', {}, 'Find a photograph'),
-    make('p', { className: 'hint' }, 'It is rotated, cropped to the middle and scaled as projector.py does. The class is that of the picture. Progress is shown below the picture.'),
+    make('p', { className: 'hint' }, 'It is rotated, cropped to the middle and scaled as projector.py does. The class is that of the picture. Its progress appears among the jobs.'),
     drop,
     make('div', { className: 'row' },
       number('Steps', { min: 1, max: 100000, value: settings.steps, id: 'steps' }, (value) => { settings.steps = value; }),

@@ -2,27 +2,29 @@
 
 import { act, on } from './connection.js';
 import { button, check, choice, make, number } from './dom.js';
-import { change, loadShelf, model, remember, watch } from './model.js';
+import { change, loadShelf, model, remember, rememberMade, watch } from './model.js';
+import { startJob } from './results.js';
 import { showProblem, stage } from './stage.js';
 
+const KINDS = { kept: 'Latent', directions: 'Directions', networks: 'Network', videos: 'Video' };
 const path = []; // ids of the keyframes
 const video = { frames: 60, fps: 30, loop: true, kind: 'cubic', easing: 'none' };
 
 /** Keep the picture that is shown. */
 export async function keep(name) {
   const entry = await act('keep', { spec: model.spec, name });
-  rememberKept(entry.id);
+  rememberMade('kept', entry.id);
   return entry;
 }
 
-/** Remember that something was kept, so that it can be undone. */
-export function rememberKept(kept) {
-  remember({ undo: () => act('remove', { kept }), redo: () => act('restore', { kept }) });
+async function remove(number) {
+  await act('remove', { folder: 'kept', number });
+  remember({ undo: () => act('restore', { folder: 'kept', number }), redo: () => act('remove', { folder: 'kept', number }) });
 }
 
-async function remove(kept) {
-  await act('remove', { kept });
-  remember({ undo: () => act('restore', { kept }), redo: () => act('remove', { kept }) });
+async function bringBack(what) {
+  await act('restore', what);
+  rememberMade(what.folder, what.number);
 }
 
 async function rename(entry, values) {
@@ -48,12 +50,15 @@ function downloadPng() {
   setTimeout(() => URL.revokeObjectURL(url), 10000);
 }
 
+const picture = (kept, alt) => make('img', { src: `files/kept/${kept}.png`, alt, loading: 'lazy', onload: ({ target }) => target.classList.toggle('small-image', target.naturalWidth < 200) });
+
 /** Fill the panel. */
 export function buildShelf(panel) {
   const name = make('input', { type: 'text', id: 'keep-name', maxLength: 200, placeholder: 'Name', 'aria-label': 'Name of the picture' });
   const cards = make('div', { className: 'cards', id: 'shelf' });
   const keyframes = make('div', { className: 'strip', id: 'path' });
   const where = make('p', { className: 'hint' });
+  const removed = make('details', { id: 'removed' });
   panel.append(
     make('div', { className: 'row' }, name,
       button('Keep this picture', attempt(async () => { await keep(name.value || `seed ${model.spec.seed}`); name.value = ''; }), { id: 'keep', className: 'main' }),
@@ -68,16 +73,17 @@ export function buildShelf(panel) {
       choice('Path', [['cubic', 'a smooth curve'], ['linear', 'straight lines']], video.kind, (value) => { video.kind = value; }, 'video-kind'),
       choice('Pace', [['none', 'steady'], ['smooth', 'slow at the keyframes']], video.easing, (value) => { video.easing = value; }, 'video-easing'),
       check('Return to the first', video.loop, (value) => { video.loop = value; }, 'video-loop')),
-    button('Make the video', attempt(() => act('video', { spec: { network: model.spec.network, snapshot: model.spec.snapshot }, kept: path, ...video })), { id: 'make-video', className: 'main' }));
+    button('Make the video', attempt(() => startJob('video', { spec: { network: model.spec.network, snapshot: model.spec.snapshot }, kept: path, ...video })), { id: 'make-video', className: 'main' }),
+    removed);
 
   const showPath = () => keyframes.replaceChildren(...path.map((kept, index) => button('', () => { path.splice(index, 1); showPath(); },
     { 'aria-label': `Remove keyframe ${index + 1}`, title: 'Remove' })));
   const fillPath = () => {
     showPath();
-    [...keyframes.children].forEach((element, index) => element.append(make('img', { src: `files/kept/${path[index]}.png`, alt: '' }), make('span', {}, path[index])));
+    [...keyframes.children].forEach((element, index) => element.append(picture(path[index], ''), make('span', {}, path[index])));
   };
   const card = (entry) => make('article', { className: 'card', 'data-kept': entry.id, 'aria-label': entry.name },
-    make('img', { src: `files/kept/${entry.id}.png`, alt: `Picture ${entry.name}`, loading: 'lazy', onload: (event) => event.target.classList.toggle('small-image', event.target.naturalWidth < 200) }),
+    picture(entry.id, `Picture ${entry.name}`),
     make('input', { type: 'text', value: entry.name, maxLength: 200, 'aria-label': 'Name', onchange: (event) => rename(entry, { name: event.target.value }) }),
     make('textarea', { value: entry.note, rows: 1, maxLength: 10000, placeholder: 'Note', 'aria-label': 'Note', onchange: (event) => rename(entry, { note: event.target.value }) }),
     ...(entry.problem ? [make('p', { className: 'problem' }, entry.problem)] : []),
@@ -91,6 +97,14 @@ export function buildShelf(panel) {
         make('a', { href: `files/kept/${entry.id}.png`, download: `${entry.id}.png` }, 'PNG')),
       make('p', { className: 'command' }, entry.command)));
 
+  const fillRemoved = () => {
+    const all = model.state.removed;
+    removed.hidden = all.length === 0;
+    removed.replaceChildren(make('summary', {}, `Removed (${all.length})`),
+      make('p', { className: 'hint' }, 'The files are in the folders named removed, and can come back.'),
+      ...[...all].reverse().map((what) => make('div', { className: 'row' },
+        button(`Bring back ${KINDS[what.folder].toLowerCase()} ${what.number}`, attempt(() => bringBack(what))))));
+  };
   watch('shelf', () => {
     where.textContent = `Everything that is kept is a file in ${model.state.outdir}/kept.`;
     if (cards.contains(document.activeElement) && document.activeElement.tagName !== 'BUTTON') return;
@@ -98,6 +112,7 @@ export function buildShelf(panel) {
     const known = new Set(model.state.shelf.map((entry) => entry.id));
     for (let index = path.length - 1; index >= 0; index--) if (!known.has(path[index])) path.splice(index, 1);
     fillPath();
+    fillRemoved();
   });
 }
 

@@ -2,9 +2,10 @@
 
 import * as connection from './connection.js';
 import { button, choice, draw, make, slider } from './dom.js';
-import { change, command, model, watch } from './model.js';
+import { change, model, watch } from './model.js';
 
 const REST_MS = 140, MAX_REST_MS = 3000; // without a change, the picture is rendered in full
+const WAITING_MS = 400; // after which the page shows that it waits
 const WALK = 2; // seeds across the picture
 
 const canvas = make('canvas', { id: 'picture', width: 16, height: 16, tabIndex: 0, role: 'img', 'aria-label': 'The picture. Arrow keys walk.' });
@@ -16,8 +17,8 @@ const frame = make('figure', { className: 'frame', id: 'frame' }, canvas);
 const otherFrame = make('figure', { className: 'frame', hidden: true }, other);
 export const stage = { canvas, frame, mode: 'walk', compared: null, blob: null, handlers: {} };
 
-let newest = 0, drawn = 0, lastMs = 0, restTimer = 0, sentAt = new Map(), finalId = 0;
-export const latencies = []; // milliseconds from a change to the picture
+let newest = 0, drawn = 0, waitingTimer = 0, lastMs = 0, restTimer = 0, sentAt = new Map(), finalId = 0;
+export const latencies = []; // milliseconds from a change to the picture, and what they were needed for
 window.studioLatencies = latencies;
 
 /** Ask for the picture, as a preview while something moves. */
@@ -27,32 +28,38 @@ export function request(isFinal) {
   if (!isFinal) restTimer = setTimeout(() => request(true), Math.min(Math.max(REST_MS, 1.5 * lastMs), MAX_REST_MS));
   const isLarge = model.info && Math.max(model.info.width, model.info.height) >= 128;
   const options = isFinal ? { format: 'png' } : { format: isLarge ? 'jpeg' : 'png', preview: Boolean(model.info && model.info.has_preview) };
-  frame.classList.add('waiting');
   canvas.dataset.state = 'waiting';
   newest = connection.picture('main', model.spec, options).id;
   sentAt.set(newest, performance.now());
-  if (isFinal) { finalId = newest; showCommand(); }
+  waitingTimer ||= setTimeout(() => frame.classList.add('waiting'), WAITING_MS);
+  if (isFinal) finalId = newest;
   if (stage.compared) connection.picture('other', { ...model.spec, ...stage.compared }, options);
 }
 
 connection.on('picture', async (header, blob) => {
+  const arrived = performance.now();
   if (header.view === 'other' && blob) return draw(other, blob);
   if (header.view !== 'main' || header.id < drawn) return;
   drawn = header.id;
   showProblem(header.error || '');
+  clearTimeout(waitingTimer);
+  waitingTimer = 0;
+  frame.classList.remove('waiting'); // an animation would take time from the network
   if (!blob) return;
   const size = model.info && !model.info.problem ? model.info : null;
-  await draw(canvas, blob, header.id === finalId ? null : size);
-  const time = performance.now() - (sentAt.get(header.id) || 0);
+  if (!await draw(canvas, blob, header.id === finalId ? null : size, () => header.id === drawn)) return; // a newer one has come
+  const sent = sentAt.get(header.id) || 0, time = performance.now() - sent;
   lastMs = time;
-  latencies.push({ ms: time, render: header.render_ms, encode: header.encode_ms });
+  const { waited_ms: waiting, latent_ms: latent, render_ms: network, encode_ms: encoding } = header;
+  const transport = arrived - sent - waiting - latent - network - encoding;
+  latencies.push({ ms: time, waiting, latent, network, encoding, transport, drawing: time - (arrived - sent) });
   if (latencies.length > 500) latencies.shift();
   for (const id of sentAt.keys()) if (id <= header.id) sentAt.delete(id);
   facts.textContent = `${header.seed === null ? (model.spec.kept ? `kept ${model.spec.kept}` : 'between seeds') : `seed ${header.seed}`}`
     + ` · ${time.toFixed(0)} ms, of which the network ${header.render_ms.toFixed(0)} ms`;
-  if (header.id === newest) frame.classList.remove('waiting');
   if (header.id === finalId) {
     stage.blob = blob;
+    line.textContent = header.command.includes('{npz}') ? 'Keep the picture: its command line renders the file that is kept.' : header.command;
     Object.assign(canvas.dataset, { state: 'rest', id: header.id });
     if (stage.handlers.rest) stage.handlers.rest();
   }
@@ -63,15 +70,6 @@ connection.on('picture', async (header, blob) => {
 export function showProblem(text) {
   problem.textContent = text;
   problem.hidden = !text;
-}
-
-let commandNumber = 0;
-async function showCommand() {
-  const number = ++commandNumber;
-  try {
-    const text = await command();
-    if (number === commandNumber) line.textContent = text.includes('{npz}') ? 'Keep the picture: its command line renders the file that is kept.' : text;
-  } catch { /* the picture says what is wrong */ }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

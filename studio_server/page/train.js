@@ -21,7 +21,7 @@ export function buildTrain(panel) {
   const problems = make('ul');
   const body = make('div', {}, name, bar, facts, make('figure', { className: 'card' }, fakes, range, caption), host, problems);
   panel.append(none, body);
-  let times = [], isAtEnd = true, timer = 0, shown = '';
+  let times = [], isAtEnd = true, timer = 0, loads = 0, shown = '';
 
   const showFakes = () => {
     const kimg = times[range.value];
@@ -38,9 +38,16 @@ export function buildTrain(panel) {
     none.hidden = isRun;
     body.hidden = !isRun;
     if (panel.hidden || !isRun) return;
-    timer = setTimeout(load, EVERY_MS);
+    const number = ++loads;
     let run;
-    try { run = await read(`runs/${model.spec.network}`); } catch (error) { problems.replaceChildren(make('li', {}, error.message)); return; }
+    try {
+      run = await read(`runs/${model.spec.network}`);
+    } catch (error) {
+      problems.replaceChildren(make('li', {}, error.message));
+    }
+    if (number !== loads) return; // another network was chosen
+    timer = setTimeout(load, EVERY_MS);
+    if (!run) return;
     name.textContent = run.name;
     bar.value = run.kimg && run.total_kimg ? run.kimg / run.total_kimg : 0;
     const rows = [

@@ -382,7 +382,7 @@ def test_a_video_through_the_shelf(page, files, tmp_path, read_video):
     card = page.locator('#jobs article').first
     expect(card.locator('strong')).to_have_text('Video of 2 keyframes (done)')
     job = page.evaluate('fetch("state").then(response => response.json()).then(state => state.jobs.at(-1))')
-    video = files.out / job['details']['file']
+    video = files.out / 'videos' / f'{job["details"]["made"]["number"]}.mp4'
     words = shlex.split(job['details']['command'])[2:-1]
     run(gen_video.main, *words, f'--output={tmp_path / "same.mp4"}')
     np.testing.assert_array_equal(read_video(video), read_video(tmp_path / 'same.mp4'))
@@ -401,6 +401,30 @@ def test_narrow_and_wide_windows(page, width):
               || element.placeholder || element.hidden)).map(element => element.outerHTML)"""
     )
     assert [html for html in unnamed if '<canvas' not in html] == []
+
+
+def test_the_keyboard_alone(page):
+    start = pixels_of(page)
+    page.locator('#tab-latents').focus()
+    page.keyboard.press('ArrowRight')
+    assert page.evaluate('document.activeElement.id') == 'tab-shelf'
+    page.keyboard.press('Tab')
+    page.keyboard.type('typed')
+    page.keyboard.press('Tab')
+    page.keyboard.press('Enter')
+    page.wait_for_function('() => studioModel.state.shelf.at(-1)?.name === "typed"')
+    page.locator('#picture').focus()
+    page.keyboard.press('Shift+ArrowRight')
+    page.wait_for_function('() => studioModel.spec.x === 1')
+    at_rest(page)
+    assert (pixels_of(page) != start).any()
+    page.keyboard.press('Control+z')
+    page.wait_for_function('() => studioModel.spec.x === 0')
+    page.keyboard.press('Control+y')
+    page.wait_for_function('() => studioModel.spec.x === 1')
+    page.keyboard.press('Control+z')
+    page.keyboard.press('Control+z')  # the latent
+    page.wait_for_function('() => !studioModel.state.shelf.some(entry => entry.name === "typed")')
 
 
 @pytest.mark.slow
@@ -450,11 +474,7 @@ def test_directions_found_on_the_spot(page, files, tmp_path):
     options = [f'--network={files.named}', '--class=#0', '--seeds=0', f'--direction={file}:pca1:2.5']
     run(generate.main, *options, f'--outdir={tmp_path}')
     np.testing.assert_array_equal(shown, pixels_in(tmp_path / 'seed0000.png'))
-    command = page.evaluate(
-        'fetch("do/describe", {method: "POST", body: JSON.stringify({spec: studioModel.spec})})'
-        '.then(response => response.json()).then(answer => answer.command)'
-    )
-    results = run_command_line(command, tmp_path / 'command')
+    results = run_command_line(page.locator('#command').text_content(), tmp_path / 'command')
     np.testing.assert_array_equal(shown, pixels_in(results / 'seed0000.png'))
 
 
@@ -468,11 +488,11 @@ def test_a_blend_is_a_network(page, files, tmp_path):
     page.press('#blend-from', 'Tab')
     page.click('#blend')
     expect(page.locator('#jobs article').first.locator('strong')).to_have_text('Blended network (done)')
-    page.wait_for_function('() => studioModel.state.networks.length === 4')
-    page.select_option('#network', '3')
-    at_rest(page)
-    run(generate.main, f'--network={files.out / "networks" / "0001.pkl"}', '--seeds=0', f'--outdir={tmp_path}')
-    page.wait_for_function('() => studioModel.info.path.endsWith("0001.pkl")')
+    made = page.evaluate('fetch("state").then(response => response.json()).then(state => state.jobs.at(-1))')['details']
+    name = f'{made["made"]["number"]}.pkl'
+    page.locator('#jobs article').first.get_by_role('button', name='Show this network').click()
+    run(generate.main, f'--network={files.out / "networks" / name}', '--seeds=0', f'--outdir={tmp_path}')
+    page.wait_for_function('name => studioModel.info.path.endsWith(name)', arg=name)
     at_rest(page)
     np.testing.assert_array_equal(pixels_of(page), pixels_in(tmp_path / 'seed0000.png'))
 
@@ -511,6 +531,13 @@ def test_points_are_dragged(page, files):
     np.testing.assert_array_equal(pixels_of(page), pixels_in(files.out / 'kept' / f'{kept}.png'))
 
     page.get_by_role('button', name='Clear').click()
+    page.fill('#typed-points', '1,2 > 3')
+    page.press('#typed-points', 'Tab')
+    expect(page.locator('.problem').first).to_contain_text('Write points as')
+    page.fill('#typed-points', '12,14 > 17,16; 3,4 > 5,6')
+    page.press('#typed-points', 'Tab')
+    expect(page.locator('#drag-points')).to_have_text('12,14 → 17,16; 3,4 → 5,6')
+    page.get_by_role('button', name='Clear').click()
     page.click('#undo')  # the start again
     at_rest(page)
     page.click('#tool-mask')
@@ -541,3 +568,149 @@ def test_a_network_is_tuned_to_a_photograph(page, files):
         '() => studioModel.info && studioModel.info.path.endsWith(".pkl") && studioModel.info.path.includes("networks")'
     )
     at_rest(page)
+
+
+def state_of(page):
+    return page.evaluate('fetch("state").then(response => response.json())')
+
+
+def find_photograph(page, files, steps):
+    """Project the photograph, and return the card of the job."""
+    page.click('#tab-project')
+    page.set_input_files('#photograph', files.photo)
+    page.fill('#steps', str(steps))
+    page.press('#steps', 'Tab')
+    count = page.locator('#jobs article').count()
+    page.click('#project')
+    expect(page.locator('#jobs article')).to_have_count(count + 1)
+    return page.locator('#jobs article').first
+
+
+@pytest.mark.slow
+def test_undo_covers_what_jobs_have_made(page, files):
+    start, shelf = pixels_of(page), len(state_of(page)['shelf'])
+    card = find_photograph(page, files, 5)
+    expect(card).to_have_attribute('data-state', 'done')
+    card.get_by_role('button', name='Keep as a latent').click()
+    page.wait_for_function('() => studioModel.spec.kept !== null')
+    at_rest(page)
+    kept, found = page.evaluate('studioModel.spec.kept'), pixels_of(page)
+
+    page.click('#undo')  # one step: the picture goes back, and the latent is removed
+    page.wait_for_function('count => studioModel.state.shelf.length === count', arg=shelf)
+    at_rest(page)
+    assert (pixels_of(page) == start).all() and (files.out / 'kept' / 'removed' / f'{kept}.npz').is_file()
+    page.click('#tab-shelf')
+    page.locator('#removed summary').click()
+    expect(page.get_by_role('button', name=f'Bring back latent {kept}')).to_be_visible()
+    page.click('#redo')
+    page.wait_for_function('kept => studioModel.spec.kept === kept', arg=kept)
+    at_rest(page)
+    assert (pixels_of(page) == found).all() and (files.out / 'kept' / f'{kept}.npz').is_file()
+
+    # A network that was tuned for a few steps
+    page.click('#undo')
+    page.wait_for_function('() => studioModel.spec.kept === null && studioModel.future.length === 1')
+    card.get_by_role('button', name='Tune the network to it').click()
+    tuned = page.locator('#jobs article').first
+    expect(tuned.locator('strong')).to_have_text('Tuned network (running)')
+    expect(tuned.locator('.plot')).to_be_visible()  # after two steps
+    tuned.get_by_role('button', name='Stop').click()
+    expect(tuned).to_have_attribute('data-state', 'stopped')
+    expect(tuned).to_contain_text('Stopped after')
+    made = state_of(page)['jobs'][-1]['details']
+    file = files.out / 'networks' / f'{made["made"]["number"]}.pkl'
+    assert file.is_file()
+    assert page.evaluate('studioModel.future.length') == 1  # what can be redone is still there
+    option = page.locator(f'#network option[value="{made["network"]}"]')
+    expect(option).to_have_count(1)
+    tuned.get_by_role('button', name='Show this network').click()
+    page.wait_for_function('name => studioModel.info?.path?.endsWith(name)', arg=file.name)
+    at_rest(page)
+    shown = pixels_of(page)
+    page.click('#undo')
+    page.wait_for_function('() => studioModel.spec.network === 0')
+    page.click('#undo')
+    expect(option).to_have_count(0)
+    expect(tuned).to_contain_text('networks/removed')
+    assert not file.exists() and (file.parent / 'removed' / file.name).is_file()
+    page.click('#redo')
+    expect(option).to_have_count(1)
+    page.click('#redo')
+    page.wait_for_function('name => studioModel.info?.path?.endsWith(name)', arg=file.name)
+    at_rest(page)
+    assert file.is_file() and (pixels_of(page) == shown).all()
+
+    # A page that shows a network which was removed elsewhere says so, until it is back
+    page.evaluate("""made => fetch('do/remove', {method: 'POST', body: JSON.stringify(made)})""", made['made'])
+    expect(page.locator('.problem').first).to_contain_text('was removed')
+    tuned.get_by_role('button', name='Bring it back').click()
+    at_rest(page)
+    expect(page.locator('.problem').first).to_be_hidden()
+    page.problems.clear()  # the browser mentions the refused request
+
+
+@pytest.mark.slow
+def test_undo_covers_videos_and_blends(page, files):
+    page.click('#tab-shelf')
+    for name in ('one', 'two'):
+        page.fill('#keep-name', name)
+        page.click('#keep')
+        page.wait_for_function('name => studioModel.state.shelf.at(-1)?.name === name', arg=name)
+        page.locator('#shelf article').first.get_by_role('button', name='Keyframe').click()
+    page.fill('#video-frames', '5000')
+    page.press('#video-frames', 'Tab')
+    page.click('#make-video')
+    card = page.locator('#jobs article').first
+    expect(card.locator('strong')).to_have_text('Video of 2 keyframes (running)')
+    expect(card).to_contain_text('frame ')
+    card.get_by_role('button', name='Stop').click()
+    expect(card).to_have_attribute('data-state', 'stopped')
+    expect(card).to_contain_text('so there is none')
+    videos = files.out / 'videos'
+    before = set(videos.glob('*')) if videos.is_dir() else set()
+    assert not [path for path in before if path.suffix != '.mp4' and path.name != 'removed']
+
+    page.fill('#video-frames', '3')
+    page.press('#video-frames', 'Tab')
+    page.click('#make-video')
+    card = page.locator('#jobs article').first
+    expect(card.locator('strong')).to_have_text('Video of 2 keyframes (done)')
+    (video,) = set(videos.glob('*.mp4')) - before
+    page.click('#undo')
+    expect(card).to_contain_text('videos/removed')
+    assert (videos / 'removed' / video.name).is_file() and not video.exists()
+    page.click('#redo')
+    expect(card.locator('video')).to_have_count(1)
+    assert video.is_file()
+
+    page.select_option('#network', '2')
+    at_rest(page)
+    page.click('#tab-edit')
+    page.select_option('#blend-with', '2')
+    page.fill('#blend-from', '8')
+    page.press('#blend-from', 'Tab')
+    page.click('#blend')
+    card = page.locator('#jobs article').first
+    expect(card.locator('strong')).to_have_text('Blended network (done)')
+    made = state_of(page)['jobs'][-1]['details']['made']
+    page.click('#undo')
+    expect(card).to_contain_text('networks/removed')
+    assert (files.out / 'networks' / 'removed' / f'{made["number"]}.pkl').is_file()
+    page.click('#redo')
+    expect(card.get_by_role('button', name='Show this network')).to_be_visible()
+
+
+@pytest.mark.slow
+def test_a_server_that_ends_keeps_what_jobs_have_reached(browser, arguments, files):
+    with running_studio(*arguments) as (port, process):
+        page = open_page(browser, f'http://localhost:{port}/')
+        before = {path.name for path in (files.out / 'kept').glob('*.npz')}
+        card = find_photograph(page, files, 100_000)
+        expect(card.locator('.plot')).to_be_visible()
+        process.process.terminate()
+        assert process.process.wait(timeout=60) is not None
+        page.close()
+    (kept,) = {path.name for path in (files.out / 'kept').glob('*.npz')} - before
+    entry = json.loads((files.out / 'kept' / kept).with_suffix('.json').read_text())
+    assert entry['name'] == 'Projection, when the studio ended'

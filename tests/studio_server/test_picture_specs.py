@@ -13,6 +13,7 @@ import generate
 import style_mixing
 from generation.image_transforms import is_supported
 from studio_server import commands, picture_specs, pictures
+from studio_server.made_files import all_made
 from studio_server.networks import NetworkStore
 from studio_server.shelf import Shelf
 from tests.small_generators import NAMES, make_generator, make_stylegan3_generator, write_networks
@@ -58,7 +59,7 @@ def store(tmp_path_factory):
 def test_the_command_makes_the_same_picture(store, tmp_path, spec):
     spec = picture_specs.parse({'network': 0, **spec})
     network = store.get(spec['network'])
-    shelf = Shelf(tmp_path / 'with blank')
+    shelf = Shelf(all_made(tmp_path / 'with blank')['kept'])
     latent = picture_specs.latent_of(network, spec, shelf.read, lambda edits, G: None)
     image = pictures.render(network, latent)
     command = commands.picture_command(network, spec, str)

@@ -227,6 +227,16 @@ def test_same_seed_same_network_and_batches_take_turns():
     assert [len(batch) for batch in shown] == [2, 1, 2, 3] and shown[0] | shown[1] == {0, 1, 2}
 
 
+def test_a_stopped_tuning_has_what_it_has_reached():
+    G = make_generator()
+    arguments = (G, photographs_of(G, 1), pivots_of(G, 1), features)
+    stopped = tune(*arguments, TuningSettings(num_steps=50), on_step=lambda step, _loss, _images: step == 2)
+    short = tune(*arguments, TuningSettings(num_steps=2))
+    assert stopped.num_steps == short.num_steps == 2 and stopped.after == short.after
+    states = [[*result.G.state_dict().values()] for result in (stopped, short)]
+    assert all((a == b).all() for a, b in zip(*states))
+
+
 def test_without_noise_of_its_own_a_pivot_has_that_of_the_network():
     G = make_generator()
     pivots = ProjectedLatents(pivots_of(G, 1).ws)
