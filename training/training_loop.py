@@ -33,6 +33,7 @@ from training.phases import build_phases, run_phase
 from training.power_averages import PowerAverages
 from training.run import appended_files, checkpoint, moments, snapshots
 from training.run.checkpoint import Checkpoint
+from training.run.efficiency import Efficiency
 from training.run.errors import expected_errors_explained
 from training.run.saver import Saver
 from training.run.state import Counters, TrainingRun, run_dir_of
@@ -198,7 +199,7 @@ def training_loop(
         fakes_grid = _prepare_fakes_grid(config, batches, G_ema, is_new=state is None)
 
     # Construct the rest of the run, and restore its state.
-    run = _build_run(world, config, counters, dict(G=G, D=D, G_ema=G_ema))
+    run = _build_run(world, config, counters, batches.dataset, dict(G=G, D=D, G_ema=G_ema))
     dataset = batches.dataset
     saver = Saver(run, dataset.class_names, fakes_grid, dataset.classes_without_images)
     if state is not None:
@@ -255,7 +256,11 @@ def _prepare_fakes_grid(
 
 
 def _build_run(
-    world: World, config: TrainingConfig, counters: Counters, networks: dict[str, torch.nn.Module]
+    world: World,
+    config: TrainingConfig,
+    counters: Counters,
+    dataset: ImageFolderDataset,
+    networks: dict[str, torch.nn.Module],
 ) -> TrainingRun:
     augment_pipe, ada = setup.build_augmentation(config, world.device)
     G, D = networks['G'], networks['D']
@@ -263,7 +268,8 @@ def _build_run(
     loss = setup.build_loss(config, world.device, G, D, augment_pipe, pseudo)
     phases = build_phases(G, D, config)
     validation = None if config.validation_set_kwargs is None else Validation(world, config)
-    statistics = RunStatistics(run_dir_of(config), world, config.total_kimg, counters.cur_nimg)
+    efficiency = Efficiency(world, config, dataset)
+    statistics = RunStatistics(run_dir_of(config), world, config.total_kimg, counters.cur_nimg, efficiency)
     graphs = PhaseGraphs(loss, world.device) if config.cuda_graphs else None
     averages = None
     if config.posthoc_ema is not None and world.is_main:

@@ -14,7 +14,7 @@ PyTorch runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -102,38 +102,41 @@ class NetworkWork:
     D_epilogue: int  # the layer after the minibatch standard deviation, the only curved function in D
 
     @classmethod
-    def of(cls, G: Any, D: Any, frozen: Collection[str] = (), only_half: bool = False) -> NetworkWork:
-        """Count the work in one forward pass of each network, on its own device.
+    def of(cls, G: Any, D: Any) -> NetworkWork:
+        """Count the work in one forward pass of each network, on its own device."""
+        return cls.of_layers(*both_layer_works(G, D))
 
-        Args:
-            G: Generator.
-            D: Discriminator.
-            frozen: Names of parameters of G that are not trained.
-            only_half: Count the layers in half precision only.
-        """
-        device = next(G.parameters()).device
-        label = torch.zeros([1, G.c_dim], device=device)
-        height, width = sides(G.img_resolution)
-        image = torch.zeros([1, G.img_channels, height, width], device=device)
-        g_layers = layer_work(G, torch.zeros([1, G.z_dim], device=device), label, frozen=frozen)
-        d_layers = layer_work(D, image, label)
+    @classmethod
+    def of_layers(
+        cls, g_layers: Sequence[LayerWork], d_layers: Sequence[LayerWork], only_half: bool = False
+    ) -> NetworkWork:
+        """Add up the layers of G and D in the order they run, if `only_half` is set those in half precision."""
         trained = [layer for layer in d_layers if not layer.is_frozen] or d_layers[-1:]
         first = trained[:1]
         if first[0].name.endswith('.skip'):  # which the next layer shares its input with
             first = trained[:2]
 
-        def total(layers: Collection[LayerWork]) -> int:
+        def total(layers: Iterable[LayerWork]) -> int:
             return sum(layer.flop for layer in layers if layer.is_half or not only_half)
 
         return cls(
             G=total(g_layers),
-            G_to_rgb=total([layer for layer in g_layers if layer.is_to_rgb]),
-            G_frozen=total([layer for layer in g_layers if layer.is_frozen]),
+            G_to_rgb=total(layer for layer in g_layers if layer.is_to_rgb),
+            G_frozen=total(layer for layer in g_layers if layer.is_frozen),
             D=total(d_layers),
             D_first=total(first),
-            D_frozen=total([layer for layer in d_layers if layer.is_frozen]),
-            D_epilogue=total([d_layers[-1]]),
+            D_frozen=total(layer for layer in d_layers if layer.is_frozen),
+            D_epilogue=total(d_layers[-1:]),
         )
+
+
+def both_layer_works(G: Any, D: Any, frozen: Collection[str] = ()) -> tuple[list[LayerWork], list[LayerWork]]:
+    """Return the layers of G and D; `frozen` names the parameters of G that are not trained."""
+    device = next(G.parameters()).device
+    label = torch.zeros([1, G.c_dim], device=device)
+    height, width = sides(G.img_resolution)
+    image = torch.zeros([1, G.img_channels, height, width], device=device)
+    return layer_work(G, torch.zeros([1, G.z_dim], device=device), label, frozen=frozen), layer_work(D, image, label)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -231,8 +234,7 @@ def image_work(config: TrainingConfig, dataset: ImageFolderDataset) -> ImageWork
     """
     with torch.random.fork_rng(devices=[]), torch.device('meta'), torch.no_grad():
         G, D = setup.construct_networks(config, dataset)
-        frozen = frozen_parameters('G', G, config)
-        total, half = (NetworkWork.of(G, D, frozen, only_half) for only_half in (False, True))
+        layers = both_layer_works(G, D, frozen_parameters('G', G, config))
     intervals = {
         f'{network}{part}': interval
         for network, reg_interval in (('G', config.G_reg_interval), ('D', config.D_reg_interval))
@@ -244,5 +246,6 @@ def image_work(config: TrainingConfig, dataset: ImageFolderDataset) -> ImageWork
         flop = phase_flop(work, config.batch_gpu, objective)
         return sum(flop[name] / interval for name, interval in intervals.items()) / config.batch_gpu
 
-    half_flop = per_image(half) if torch.device(config.device).type == 'cuda' else 0.0
-    return ImageWork(full=per_image(total) - half_flop, half=half_flop)
+    is_half_possible = torch.device(config.device).type == 'cuda'
+    half = per_image(NetworkWork.of_layers(*layers, only_half=True)) if is_half_possible else 0.0
+    return ImageWork(full=per_image(NetworkWork.of_layers(*layers)) - half, half=half)

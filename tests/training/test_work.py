@@ -10,7 +10,7 @@ from training.loss import StyleGAN2Loss
 from training.networks_stylegan2 import Discriminator, Generator
 from training.options import Options, build_config, open_training_set
 from training.relativistic_loss import RelativisticLoss
-from training.work import NetworkWork, Objective, image_work, layer_work, phase_flop
+from training.work import NetworkWork, Objective, both_layer_works, image_work, layer_work, phase_flop
 
 BATCH, RESOLUTION = 8, 16
 
@@ -56,7 +56,7 @@ def floor_and_count(phase, loss_class=StyleGAN2Loss, freeze_layers=0, frozen=lam
     objective = Objective.of(
         {'class_name': f'training.{loss_class.__module__.split(".")[1]}.{loss_class.__name__}'} | kwargs
     )
-    return phase_flop(NetworkWork.of(G, D, names), BATCH, objective)[phase], counted.flop
+    return phase_flop(NetworkWork.of_layers(*both_layer_works(G, D, names)), BATCH, objective)[phase], counted.flop
 
 
 CASES = {
