@@ -39,6 +39,7 @@ from training.method_options import (
     parse_posthoc_ema,
 )
 from training.presets import RESUME_SOURCES, STYLEGAN2, STYLEGAN3_R, Preset, get_preset
+from training.tracker_options import parse_tracker
 from training.transfer_options import (
     NO_RESUME,
     TransferOptions,
@@ -101,6 +102,7 @@ class Options(MethodOptions, TransferOptions):
     tick: float = 4
     keep_states: int = 2
     report: bool = True
+    tracker: str | None = None  # names of schema.TRACKERS
     seed: int = 0
     # Execution
     gpus: int | None = None
@@ -284,6 +286,7 @@ def build_config(
         deterministic=options.deterministic,
         options=options.to_stored(),
         keep_states=options.keep_states,
+        trackers=parse_tracker(options.tracker),
         strict_data=options.strict_data,
     )
 

@@ -38,6 +38,7 @@ from training.run.errors import expected_errors_explained
 from training.run.saver import Saver
 from training.run.state import Counters, TrainingRun, run_dir_of
 from training.run.stats_writer import RunStatistics
+from training.run.tracking import FINISHED, STOPPED, Tracking
 from training.transfer_options import FROM_NETWORK_FILE
 from training.validation import Validation
 
@@ -207,11 +208,14 @@ def training_loop(
     elif config.resume_optimizer:
         moments.take_from_file(run)
 
-    _train(run, batches, saver, watch, snapshot_metrics, snapshot_report)
+    tracking = run.statistics.tracking
+    with tracking.failing_with_run():
+        _train(run, batches, saver, watch, snapshot_metrics, snapshot_report)
     run.statistics.close()
     complete = counters.is_complete(config)
     if world.is_main:
         print('\nTraining is complete.' if complete else f'\n{saver.stop_message()}')
+    tracking.finish(FINISHED if complete else STOPPED)
     return complete
 
 
@@ -269,7 +273,8 @@ def _build_run(
     phases = build_phases(G, D, config)
     validation = None if config.validation_set_kwargs is None else Validation(world, config)
     efficiency = Efficiency(world, config, dataset)
-    statistics = RunStatistics(run_dir_of(config), world, config.total_kimg, counters.cur_nimg, efficiency)
+    tracking = Tracking(config if world.is_main else None)
+    statistics = RunStatistics(run_dir_of(config), world, config.total_kimg, counters.cur_nimg, efficiency, tracking)
     graphs = PhaseGraphs(loss, world.device) if config.cuda_graphs else None
     averages = None
     if config.posthoc_ema is not None and world.is_main:

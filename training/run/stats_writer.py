@@ -1,4 +1,4 @@
-"""Numbers of a run: the status line, `stats.jsonl`, TensorBoard and the progress bar."""
+"""Numbers of a run: the status line, `stats.jsonl`, TensorBoard, trackers and the progress bar."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from torch_utils import training_stats
 from torch_utils.distributed import World
 from training.run.efficiency import Efficiency, status_fields
 from training.run.run_dir import RunDir
+from training.run.tracking import Tracking
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -42,6 +43,7 @@ class RunStatistics:
         total_kimg: Length of the run in thousands of images.
         start_nimg: Images shown before, if the run resumes.
         efficiency: Measures what each tick achieves and uses. None: that is left out.
+        tracking: Gets the same numbers as TensorBoard, and the image grids. None: no trackers.
     """
 
     def __init__(
@@ -51,7 +53,9 @@ class RunStatistics:
         total_kimg: float,
         start_nimg: int = 0,
         efficiency: Efficiency | None = None,
+        tracking: Tracking | None = None,
     ):
+        self.tracking = tracking or Tracking()
         self._world = world
         self._total_kimg = total_kimg
         self._collector = training_stats.Collector()
@@ -162,11 +166,13 @@ class RunStatistics:
             print(
                 f'Warning: {error_sentence(self._jsonl.error)}. The statistics will be written when that works again.'
             )
+        means = {name: value.mean for name, value in values.items()}
+        self.tracking.log(means, cur_nimg, self._tick_end_time)
         if self._tensorboard is not None:
             step = _tensorboard_step(cur_nimg)
             with self._tensorboard_given_up_on_errors():
-                for name, value in values.items():
-                    self._tensorboard.add_scalar(name, value.mean, global_step=step, walltime=self._tick_end_time)
+                for name, mean in means.items():
+                    self._tensorboard.add_scalar(name, mean, global_step=step, walltime=self._tick_end_time)
                 self._tensorboard.flush()
 
     @contextlib.contextmanager
