@@ -19,6 +19,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -179,7 +180,11 @@ class MlflowTracker:
         self._client.set_terminated(self._run_id, self.STATES.get(state, 'FAILED'))
 
 
-TRACKERS = {'wandb': WandbTracker, 'trackio': TrackioTracker, 'mlflow': MlflowTracker}
+TRACKERS: dict[str, Callable[[Message], Tracker]] = {
+    'wandb': WandbTracker,
+    'trackio': TrackioTracker,
+    'mlflow': MlflowTracker,
+}
 
 
 def own_folder(start: Message, name: str) -> Path:

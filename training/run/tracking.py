@@ -41,6 +41,7 @@ QUEUE_LENGTH = 256  # messages
 _MAX_ID_BYTES = 4096
 _MAX_ANSWER_BYTES = 2**16
 _POLL_SEC = 0.05
+_QUIET_WAIT_SEC = 3.0  # after which a wait is said
 
 FINISHED, STOPPED, FAILED = 'finished', 'stopped', 'failed'
 """How a run ends: complete, stopped by a signal, or by an error."""
@@ -109,6 +110,7 @@ class Tracking:
 
     def __init__(self, config: TrainingConfig | None = None):
         self._trackers: list[_Process] = []
+        self._run_dir = ''
         if config is None or not config.trackers or config.run_dir is None:
             return
         run_dir = RunDir(config.run_dir)
@@ -118,6 +120,7 @@ class Tracking:
             'run_dir': os.path.abspath(run_dir.path),
             'config': shared_config(config),
         }
+        self._run_dir = start['run_dir']
         self._trackers = [_Process(name, start) for name in config.trackers]
 
     def log(self, values: Mapping[str, float], cur_nimg: int, seconds: float) -> None:
@@ -133,9 +136,10 @@ class Tracking:
             tracker.send({'do': 'log', 'step': cur_nimg, 'time': seconds, 'values': finite})
 
     def image(self, name: str, path: str, cur_nimg: int) -> None:
-        """Pass on the image in a file that is complete."""
+        """Pass on the image in a file of the run directory, which is complete."""
         for tracker in self._trackers:
-            tracker.send({'do': 'image', 'step': cur_nimg, 'name': name, 'path': os.path.abspath(path)})
+            path = os.path.join(self._run_dir, os.path.basename(path))
+            tracker.send({'do': 'image', 'step': cur_nimg, 'name': name, 'path': path})
 
     @contextlib.contextmanager
     def failing_with_run(self) -> Iterator[None]:
@@ -165,8 +169,7 @@ class _Process:
         self._sent: collections.deque[float] = collections.deque()  # when messages without an answer were written
         self._said: set[str] = set()
         self._num_dropped = 0
-        self._is_over = self._is_ending = False
-        search_path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
+        self._is_over = self._is_ending = self._is_killed = False
         quiet = {  # what the packages would tell their makers
             'DO_NOT_TRACK': 'true',
             'GRADIO_ANALYTICS_ENABLED': 'False',
@@ -174,7 +177,9 @@ class _Process:
             'MLFLOW_DISABLE_TELEMETRY': 'true',
             'WANDB_ERROR_REPORTING': 'false',
         }
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._write, self._read)]
         try:
+            search_path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
             self._process = subprocess.Popen(
                 [sys.executable, tracker_process.__file__],
                 stdin=subprocess.PIPE,
@@ -183,21 +188,18 @@ class _Process:
                 env={**quiet, **os.environ, 'PYTHONPATH': search_path},
                 start_new_session=True,  # so that signals of the terminal, which end the training, leave it time to end
             )
-        except OSError as error:
+            self.send({'do': 'start', 'tracker': name, **start})
+            for thread in self._threads:
+                thread.start()
+        except (OSError, RuntimeError) as error:  # the latter if no thread can be started
             self._is_over = True
             self._say('start', f'{self._name} could not be started ({excerpt(error)})')
-            return
-        self.send({'do': 'start', 'tracker': name, **start})
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._write, self._read)]
-        for thread in self._threads:
-            thread.start()
 
     def send(self, message: dict[str, Any], is_last: bool = False) -> None:
         """Put a message into the queue, if there is space, without waiting."""
         if self._is_over:
             return
-        oldest = self._sent[0] if self._sent else None
-        if oldest is not None and time.monotonic() - oldest > STALL_SEC:
+        if self._is_stalled():
             self._say('stalled', f'{self._name} has not answered for {STALL_SEC:g} seconds')
         if is_last:
             self._is_ending = True
@@ -211,22 +213,34 @@ class _Process:
             self._num_dropped += 1
             self._say('dropped', f'{self._name} is too slow: some numbers and images will be missing there')
 
+    def _is_stalled(self) -> bool:
+        try:
+            return time.monotonic() - self._sent[0] > STALL_SEC
+        except IndexError:  # every message has its answer, or the other thread has just got the last one
+            return False
+
     def wait(self, deadline: float, kill: bool) -> None:
         """Wait for the end of the process until a time of `time.monotonic`; kill it, if it takes longer."""
         if not hasattr(self, '_process'):
             return
         if 'stalled' in self._said:
             deadline = min(deadline, time.monotonic() + STALLED_END_SEC)
+        start = time.monotonic()
         try:
             while self._process.poll() is None and time.monotonic() < deadline:
+                if time.monotonic() - start > _QUIET_WAIT_SEC and 'waiting' not in self._said:
+                    self._said.add('waiting')
+                    print(f'Waiting for {self._name}, for {max(deadline - start, 0):.0f} seconds at most', flush=True)
                 time.sleep(_POLL_SEC)
             if kill and self._process.poll() is None:
+                self._is_killed = True
                 self._say('end', f'{self._name} did not finish in time and was stopped: its last data may be missing')
         finally:  # also if a signal interrupts this
             if kill:
                 self._kill()
                 for thread in self._threads:
-                    thread.join(1)
+                    if thread.ident is not None:
+                        thread.join(1)
         if self._num_dropped:
             print(f'{self._num_dropped} messages for {self._name} were dropped; stats.jsonl has all numbers.')
 
@@ -266,7 +280,7 @@ class _Process:
                     self._sent.popleft()
                 self._report(line)
         is_complete = self._is_ending and not self._sent and self._messages.empty()
-        if not is_complete and not self._is_over and 'error' not in self._said:
+        if not is_complete and not self._is_killed and 'error' not in self._said:
             self._say('ended', f'the process of {self._name} has ended')
         self._is_over = True
         self._process.wait()

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -103,12 +104,12 @@ def config_of_run(config, tmp_path):
 # What a tracker gets
 
 
-def test_a_run_in_a_tracker(planted, config_of_run, tmp_path, capfd):
+def test_a_run_in_a_tracker(planted, config_of_run, capfd):
     calls = planted()
-    (tmp_path / 'fakes.png').write_bytes(b'12345')
+    (Path(config_of_run.run_dir) / 'fakes.png').write_bytes(b'12345')
     run = Tracking(config_of_run)
     run.log({'Loss/G/loss': 1.5, 'Loss/D/loss': float('nan')}, 1000, 12.0)
-    run.image('fakes', str(tmp_path / 'fakes.png'), 2000)
+    run.image('fakes', RunDir(config_of_run.run_dir).fakes_png(0).replace('000000', ''), 2000)
     run.finish(FINISHED)
     first, *rest = calls_of(calls)
     assert rest == [
