@@ -208,14 +208,18 @@ def training_loop(
     elif config.resume_optimizer:
         moments.take_from_file(run)
 
-    tracking = run.statistics.tracking
-    with tracking.failing_with_run():
+    with run.statistics.tracking.failing_with_run():
         _train(run, batches, saver, watch, snapshot_metrics, snapshot_report)
+    return _finish(run, saver)
+
+
+def _finish(run: TrainingRun, saver: Saver) -> bool:
+    """Say how the run has ended, there and in its trackers; return whether training is complete."""
     run.statistics.close()
-    complete = counters.is_complete(config)
-    if world.is_main:
+    complete = run.counters.is_complete(run.config)
+    if run.world.is_main:
         print('\nTraining is complete.' if complete else f'\n{saver.stop_message()}')
-    tracking.finish(FINISHED if complete else STOPPED)
+    run.statistics.tracking.finish(FINISHED if complete else STOPPED)
     return complete
 
 
