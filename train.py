@@ -33,7 +33,7 @@ from dnnlib.util import is_url
 from metrics import metric_table
 from metrics.cli_types import MetricNames
 from training import known_classes
-from training.cli_types import CountOrPath, Mirroring, RunSuffix, StoredText, ThousandsOfImages
+from training.cli_types import KIMG, RESUME_HELP, RESUME_RUN_HELP, CountOrPath, Mirroring, RunSuffix, StoredText
 from training.config import DEFAULT_HEURISTIC, DEFAULT_MAX_P
 from training.method_options import (
     DEFAULT_AUG,
@@ -47,8 +47,9 @@ from training.method_options import (
     canonical_posthoc_ema,
 )
 from training.options import LATEST, VERIFY_DATA, Options
-from training.presets import AUGPIPE_NAMES, DEFAULT_AUGPIPE, LOSS_NAMES, PRESET_NAMES, RESUME_SOURCES
+from training.presets import AUGPIPE_NAMES, DEFAULT_AUGPIPE, LOSS_NAMES, PRESET_NAMES
 from training.schema import ARCHITECTURES, MAX_P, PRECISIONS
+from training.tracker_options import canonical_tracker
 from training.transfer_options import NO_RESUME, resume_source
 
 if TYPE_CHECKING:
@@ -70,18 +71,8 @@ FRACTION = FiniteFloat(min=0, max=1)
 POSITIVE = FiniteFloat(min=0, min_open=True)
 MAX_STRENGTH = FiniteFloat(min=0, min_open=True, max=MAX_P)
 NOT_NEGATIVE = FiniteFloat(min=0)
-KIMG = ThousandsOfImages(min=0, min_open=True)
 
 BY_PRESET = 'by --cfg'
-RESUME_HELP = (
-    f'Network pickle to start from: {", ".join(RESUME_SOURCES)}, a file, a URL, or the directory of a run for its '
-    f'newest one, with which a new run starts; size, channels and classes may differ (docs/transfer.md); {LATEST} '
-    f'means --resume-run={LATEST}'
-)
-RESUME_RUN_HELP = (
-    'Resume the run in this folder, or, with latest, the newest run in --outdir with the same options, or start one if '
-    'there is none; options that do not change the result may be given again with other values'
-)
 
 
 def option(
@@ -116,6 +107,9 @@ def option(
 @option('--detectors', PATH, 'Folder with replacements for the detectors of the metrics', 'the published ones', 'DIR')
 @option('--keep-states', COUNT, 'Number of training states to keep, newest first')
 @option('--report', BOOL, 'Write report.html at each snapshot: curves, images, what to try next')
+@option(
+    '--tracker', StoredText('wandb|trackio|mlflow,...', canonical_tracker), 'Also log there: docs/trackers.md', 'none'
+)
 @option('--desc', RunSuffix(), "Text to append to the name of the run's folder")
 @click.option(
     '-n', '--dry-run', is_flag=True, help='Print the complete configuration and stop without writing anything'
@@ -352,9 +346,10 @@ def run_checks(
     verify_data: str,
 ) -> list[Finding]:
     """Check whatever can be checked before the training, and return the findings."""
-    from training.run import preflight, resuming
+    from training.run import preflight, resuming, tracking
 
     check_metrics(config)
+    tracking.check_installed(config.trackers)
     if run is not None:
         resuming.check_networks(run, config, dataset)
     if run is not None and run.has_moved_data:

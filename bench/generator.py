@@ -24,10 +24,10 @@ from bench.networks import TrainingStep, construct_generator, quick_channel_base
 from bench.options import ResultFiles, benchmark_options
 from bench.peaks import Peaks, measure_peaks
 from bench.tables import markdown_table, text_table
-from bench.work import generator_flop
 from dnnlib.cli import Command
 from dnnlib.machine import keep_freed_memory
 from torch_utils.distributed import World
+from training.work import generator_flop
 
 AUGMENT_P = 0.5
 

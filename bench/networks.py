@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.work import NetworkWork, phase_flop
 from dataset_format.images import encode_png
 from torch_utils.distributed import World
 from training import setup
@@ -24,6 +23,7 @@ from training.ema import ema_decay, update_ema
 from training.options import Options, build_config, open_training_set
 from training.phases import Phase, build_phases, run_phase
 from training.presets import augpipe_flags
+from training.work import NetworkWork, Objective, phase_flop
 
 QUICK_CHANNEL_BASE = 512
 METHODS: dict[str, dict[str, Any]] = {
@@ -179,4 +179,4 @@ class TrainingStep:
 
     def flop(self) -> dict[str, int]:
         """Convolution work of one run of each phase."""
-        return phase_flop(NetworkWork.of(self.G, self.D), self.config.batch_size)
+        return phase_flop(NetworkWork.of(self.G, self.D), self.config.batch_size, Objective.of(self.config.loss_kwargs))

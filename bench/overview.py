@@ -35,11 +35,11 @@ from bench.networks import (
 from bench.options import ResultFiles, benchmark_options, sections_option
 from bench.peaks import Peaks, measure_peaks
 from bench.tables import markdown_table_of_rows, text_table_of_rows
-from bench.work import generator_flop
 from dataset_format.images import encode_png
 from dnnlib.cli import Command, device_option, resolve_device
 from torch_utils.distributed import World
 from training.data import decoding
+from training.work import generator_flop
 
 ROOT = Path(__file__).resolve().parent.parent
 AUGMENT_P = 0.5

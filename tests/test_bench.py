@@ -6,14 +6,10 @@ from statistics import median
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from bench.reference import reference_implementation
 from bench.tables import MarkedSection
-from bench.work import NetworkWork, phase_flop
-from training.loss import StyleGAN2Loss
-from training.networks_stylegan2 import Discriminator, Generator
+from training.networks_stylegan2 import Generator
 
 MARKED = 'Text before.\n\n<!-- bench/overview.py begin -->\nold\n<!-- bench/overview.py end -->\n\nText after.\n'
 
@@ -91,49 +87,6 @@ def test_marked_section_keeps_the_text_around_it(tmp_path):
     for text in ('first\n', 'second\nlines'):
         MarkedSection(str(page), 'bench/overview.py').replace(text)
     assert page.read_text() == MARKED.replace('old', '\nsecond\nlines\n')
-
-
-class DenseConvolutions(TorchDispatchMode):
-    """Adds up the FLOP of the convolutions that run, except for the depthwise ones, which are filters.
-
-    Modulated 1×1 convolutions run as batched matrix products; nothing else does.
-    """
-
-    GROUPS_ARGUMENT = {torch.ops.aten.convolution: 8, torch.ops.aten.convolution_backward: 9}
-
-    def __init__(self):
-        super().__init__()
-        self.flop = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        output = func(*args, **(kwargs or {}))
-        operator = func.overloadpacket
-        position = self.GROUPS_ARGUMENT.get(operator)
-        if operator == torch.ops.aten.bmm or (position is not None and args[position] == 1):
-            self.flop += flop_registry[operator](*args, **(kwargs or {}), out_val=output)
-        return output
-
-
-@pytest.mark.parametrize('phase', ['Gmain', 'Greg', 'Dmain', 'Dreg'])
-def test_floor_of_a_phase_is_the_convolution_work_that_runs(phase):
-    batch, resolution = 8, 16
-    torch.manual_seed(0)
-    channels = dict(channel_base=512, channel_max=32)
-    G = Generator(16, 0, 16, resolution, 3, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=channels).train()
-    D = Discriminator(0, resolution, 3, **channels).train()
-    work = NetworkWork.of(G, D)
-    loss = StyleGAN2Loss(torch.device('cpu'), G, D, r1_gamma=1, pl_weight=2, style_mixing_prob=0)
-    trained = {'G': G, 'D': D}[phase[0]]
-    for network in (G, D):
-        network.requires_grad_(network is trained)
-    no_label = torch.zeros(batch, 0)
-    with DenseConvolutions() as counted:
-        loss.accumulate_gradients(
-            phase, torch.randn(batch, 3, resolution, resolution), no_label, torch.randn(batch, 16), no_label
-        )
-
-    floor = phase_flop(work, batch)[phase]
-    assert floor <= counted.flop <= 1.03 * floor  # the rest are gradients that are zero or unused
 
 
 def test_operators_and_generators_beside_the_reference(run_script, tmp_path):

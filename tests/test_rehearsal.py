@@ -138,6 +138,8 @@ def test_runs_in_mixed_precision(data, tmp_path, options):
     assert all(tensor.isfinite().all() for tensor in tensors.values())
     rows = [json.loads(line) for line in (only(tmp_path / 'runs') / 'stats.jsonl').read_text().splitlines()]
     assert all(row['Resources/peak_gpu_mem_gb']['mean'] > 0 for row in rows)
+    assert all(row['Timing/tflop_per_sec']['mean'] > 0 for row in rows)
+    assert not any('Timing/share_of_peak' in row for row in rows)  # no data sheet has the name of this card
 
 
 @pytest.mark.slow

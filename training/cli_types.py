@@ -11,9 +11,21 @@ import click
 from dnnlib.cli import BOOL, PATH, FiniteFloat
 from dnnlib.errors import InvalidArgument
 from dnnlib.text import message_line
+from training.options import LATEST
+from training.presets import RESUME_SOURCES
 from training.schema import MIRRORINGS
 
 _COUNT = click.IntRange(min=1)
+
+RESUME_HELP = (
+    f'Network pickle to start from: {", ".join(RESUME_SOURCES)}, a file, a URL, or the directory of a run for its '
+    f'newest one, with which a new run starts; size, channels and classes may differ (docs/transfer.md); {LATEST} '
+    f'means --resume-run={LATEST}'
+)
+RESUME_RUN_HELP = (
+    'Resume the run in this folder, or, with latest, the newest run in --outdir with the same options, or start one if '
+    'there is none; options that do not change the result may be given again with other values'
+)
 
 
 class ThousandsOfImages(FiniteFloat):
@@ -22,6 +34,9 @@ class ThousandsOfImages(FiniteFloat):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = super().convert(value, param, ctx)
         return int(number) if number.is_integer() else number
+
+
+KIMG = ThousandsOfImages(min=0, min_open=True)
 
 
 class StoredText(click.ParamType):

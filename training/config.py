@@ -63,6 +63,7 @@ class TrainingConfig:
     metrics: list[str] = field(default_factory=list)
     detectors: str | None = None  # folder with replacements for the published detectors of the metrics
     keep_states: int = 2  # number of training states to keep, newest first
+    trackers: list[str] = field(default_factory=list)  # of schema.TRACKERS: services that get the numbers and images
     # Execution
     random_seed: int = 0
     resume_pkl: str | None = None

@@ -39,6 +39,7 @@ from training.method_options import (
     parse_posthoc_ema,
 )
 from training.presets import RESUME_SOURCES, STYLEGAN2, STYLEGAN3_R, Preset, get_preset
+from training.tracker_options import parse_tracker
 from training.transfer_options import (
     NO_RESUME,
     TransferOptions,
@@ -101,6 +102,7 @@ class Options(MethodOptions, TransferOptions):
     tick: float = 4
     keep_states: int = 2
     report: bool = True
+    tracker: str | None = None  # names of schema.TRACKERS
     seed: int = 0
     # Execution
     gpus: int | None = None
@@ -270,11 +272,7 @@ def build_config(
         ada_kimg=preset.ada_kimg if resume_pkl is None else preset.ada_kimg / _ADA_SPEED_UP_ON_RESUME,
         G_reg_interval=preset.G_reg_interval,
         D_reg_interval=d_reg_interval(options, preset.d_reg_interval),
-        kimg_per_tick=options.tick,
-        image_snapshot_ticks=options.snap,
-        network_snapshot_ticks=options.snap,
-        metrics=list(options.metrics),
-        detectors=options.detectors,
+        **_output_fields(options),
         random_seed=options.seed,
         **config_fields(options, resume_pkl),
         cudnn_benchmark=not options.nobench,
@@ -283,8 +281,20 @@ def build_config(
         cuda_graphs=checked_cuda_graphs(options, device),
         deterministic=options.deterministic,
         options=options.to_stored(),
-        keep_states=options.keep_states,
         strict_data=options.strict_data,
+    )
+
+
+def _output_fields(options: Options) -> dict[str, Any]:
+    """Return the fields of TrainingConfig that say what is written, how often, and who gets it."""
+    return dict(
+        kimg_per_tick=options.tick,
+        image_snapshot_ticks=options.snap,
+        network_snapshot_ticks=options.snap,
+        metrics=list(options.metrics),
+        detectors=options.detectors,
+        keep_states=options.keep_states,
+        trackers=parse_tracker(options.tracker),
     )
 
 

@@ -40,6 +40,15 @@ class Phase:
         return batch_idx % self.interval == 0
 
 
+def phase_intervals(reg_interval: int | None) -> dict[str, int]:
+    """Return how many batches lie between two runs of each phase of a network, by the part of the loss.
+
+    Args:
+        reg_interval: The regularization interval. None: every step includes the regularizer.
+    """
+    return {'both': 1} if reg_interval is None else {'main': 1, 'reg': reg_interval}
+
+
 def build_phases(G: torch.nn.Module, D: torch.nn.Module, config: TrainingConfig) -> list[Phase]:
     """Return the phases of a batch in their order.
 
@@ -52,12 +61,8 @@ def build_phases(G: torch.nn.Module, D: torch.nn.Module, config: TrainingConfig)
     ):
         parameters = [parameter for _name, parameter in trainable_parameters(name, module, config)]
         optimizer = _build_optimizer(parameters, opt_kwargs, reg_interval)
-        if reg_interval is None:
-            parts = {'both': 1}
-        else:
-            parts = {'main': 1, 'reg': reg_interval}
         steps = torch.zeros([], device=parameters[0].device)
-        for part, interval in parts.items():
+        for part, interval in phase_intervals(reg_interval).items():
             phases.append(Phase(f'{name}{part}', module, optimizer, interval, steps.clone(), parameters))
     return phases
 

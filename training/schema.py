@@ -216,6 +216,7 @@ def _constructions(names: Collection[str], keywords: Record) -> Construction:
 
 MIRRORINGS = ('y', 'xy')  # besides true, which is 'x'
 ARCHITECTURES = ('file', 'preset')
+TRACKERS = ('wandb', 'trackio', 'mlflow')
 PRECISIONS = ('fp32', 'tf32', 'fp16', 'bf16')
 
 COMMAND_LINE = Record(
@@ -268,6 +269,7 @@ COMMAND_LINE = Record(
         'tick': _KIMG,
         'keep_states': _COUNT,
         'report': Flag(),
+        'tracker': Optional(Text(100)),
         'seed': SEED,
         'gpus': Optional(Integer(1, _MAX_PROCESSES)),
         'device': Text(20),
@@ -328,6 +330,7 @@ TRAINING_OPTIONS = Record(
         'metrics': _METRICS,
         'detectors': Optional(PATH),
         'keep_states': _COUNT,
+        'trackers': ListOf(Choice(TRACKERS), max_length=len(TRACKERS)),
         'random_seed': SEED,
         'resume_pkl': Optional(PATH),
         'resume_kimg': Number(0, MAX_KIMG),
@@ -371,6 +374,8 @@ DATASET_FOR_METRICS = Record(
 )
 
 PROVENANCE = ListOf(Record({'dataset_sha256': Optional(DIGEST)}, ignores_others=True), max_length=100_000)
+
+TRACKER_FILE = Record({'id': Text(16, pattern='[0-9a-f]{16}', kind='16 hexadecimal digits')}, required=['id'])
 
 METRIC_LINE = Record({'in_training': Flag()}, ignores_others=True)
 

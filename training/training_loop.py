@@ -33,10 +33,12 @@ from training.phases import build_phases, run_phase
 from training.power_averages import PowerAverages
 from training.run import appended_files, checkpoint, moments, snapshots
 from training.run.checkpoint import Checkpoint
+from training.run.efficiency import Efficiency
 from training.run.errors import expected_errors_explained
 from training.run.saver import Saver
 from training.run.state import Counters, TrainingRun, run_dir_of
 from training.run.stats_writer import RunStatistics
+from training.run.tracking import FINISHED, STOPPED, Tracking
 from training.transfer_options import FROM_NETWORK_FILE
 from training.validation import Validation
 
@@ -198,7 +200,7 @@ def training_loop(
         fakes_grid = _prepare_fakes_grid(config, batches, G_ema, is_new=state is None)
 
     # Construct the rest of the run, and restore its state.
-    run = _build_run(world, config, counters, dict(G=G, D=D, G_ema=G_ema))
+    run = _build_run(world, config, counters, batches.dataset, dict(G=G, D=D, G_ema=G_ema))
     dataset = batches.dataset
     saver = Saver(run, dataset.class_names, fakes_grid, dataset.classes_without_images)
     if state is not None:
@@ -206,11 +208,18 @@ def training_loop(
     elif config.resume_optimizer:
         moments.take_from_file(run)
 
-    _train(run, batches, saver, watch, snapshot_metrics, snapshot_report)
+    with run.statistics.tracking.failing_with_run():
+        _train(run, batches, saver, watch, snapshot_metrics, snapshot_report)
+    return _finish(run, saver)
+
+
+def _finish(run: TrainingRun, saver: Saver) -> bool:
+    """Say how the run has ended, there and in its trackers; return whether training is complete."""
     run.statistics.close()
-    complete = counters.is_complete(config)
-    if world.is_main:
+    complete = run.counters.is_complete(run.config)
+    if run.world.is_main:
         print('\nTraining is complete.' if complete else f'\n{saver.stop_message()}')
+    run.statistics.tracking.finish(FINISHED if complete else STOPPED)
     return complete
 
 
@@ -255,7 +264,11 @@ def _prepare_fakes_grid(
 
 
 def _build_run(
-    world: World, config: TrainingConfig, counters: Counters, networks: dict[str, torch.nn.Module]
+    world: World,
+    config: TrainingConfig,
+    counters: Counters,
+    dataset: ImageFolderDataset,
+    networks: dict[str, torch.nn.Module],
 ) -> TrainingRun:
     augment_pipe, ada = setup.build_augmentation(config, world.device)
     G, D = networks['G'], networks['D']
@@ -263,7 +276,9 @@ def _build_run(
     loss = setup.build_loss(config, world.device, G, D, augment_pipe, pseudo)
     phases = build_phases(G, D, config)
     validation = None if config.validation_set_kwargs is None else Validation(world, config)
-    statistics = RunStatistics(run_dir_of(config), world, config.total_kimg, counters.cur_nimg)
+    efficiency = Efficiency(world, config, dataset)
+    tracking = Tracking(config if world.is_main else None)
+    statistics = RunStatistics(run_dir_of(config), world, config.total_kimg, counters.cur_nimg, efficiency, tracking)
     graphs = PhaseGraphs(loss, world.device) if config.cuda_graphs else None
     averages = None
     if config.posthoc_ema is not None and world.is_main:

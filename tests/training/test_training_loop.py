@@ -130,7 +130,8 @@ def test_status_lines(run):
     lines = [line for line in (run / 'log.txt').read_text().splitlines() if line.startswith('tick ')]
     pattern = (
         r'tick \d+ +kimg [\d.]+ +time .+ sec/tick [\d.]+ +sec/kimg [\d.]+ +maintenance [\d.]+ +'
-        r'cpumem [\d.]+ +gpumem [\d.]+ +augment [\d.]+'
+        r'cpumem [\d.]+ +gpumem [\d.]+ +augment [\d.]+ '
+        r'images/s [\d.]+ +TFLOP/s [\d.e-]+( +Wh/kimg [\d.e-]+)?(  left .+)?$'
     )
     assert len(lines) == 4  # 8, 40, 72 and 80 images
     for number, line in enumerate(lines):
@@ -156,6 +157,10 @@ def test_statistics(run):
         assert last[name]['num'] > 0 and np.isfinite(last[name]['mean']), name
     assert last['Loss/D/loss']['num'] == 32
     assert all('timestamp' in row for row in rows)
+    for row in rows:
+        speed, sec_per_kimg = row['Timing/images_per_sec']['mean'], row['Timing/sec_per_kimg']['mean']
+        assert speed == pytest.approx(1000 / sec_per_kimg) and row['Timing/tflop_per_sec']['mean'] > 0
+        assert 'Timing/share_of_peak' not in row  # unknown for a CPU
 
 
 def test_the_pickle_names_classes_without_images(data, tmp_path):

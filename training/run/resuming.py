@@ -22,6 +22,7 @@ from training.options import LATEST, PATH_OPTIONS, PER_CALL_OPTIONS, Options, ch
 from training.presets import loss_of
 from training.run import memory_estimate
 from training.run.run_dir import RunDir, list_run_dirs
+from training.tracker_options import parse_tracker
 
 if TYPE_CHECKING:
     from training.dataset import ImageFolderDataset
@@ -38,6 +39,7 @@ _CHANGEABLE: dict[str, Callable[[Options], dict[str, Any]]] = {
     'strict_data': lambda options: {'strict_data': options.strict_data},
     'nobench': lambda options: {'cudnn_benchmark': not options.nobench},
     'deterministic': lambda options: {'deterministic': options.deterministic},
+    'tracker': lambda options: {'trackers': parse_tracker(options.tracker)},
     'report': lambda options: {},  # only in the stored options
     # These depend on more than one option: see `resumed_config`.
     'cuda_graphs': lambda options: {},

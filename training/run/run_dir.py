@@ -41,6 +41,11 @@ class RunDir:
         return self._file('provenance.json')
 
     @property
+    def tracker_json(self) -> str:
+        """The identifier by which trackers continue the run: `training.run.tracking`."""
+        return self._file('tracker.json')
+
+    @property
     def log_txt(self) -> str:
         """What the terminal showed."""
         return self._file('log.txt')

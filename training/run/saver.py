@@ -94,8 +94,10 @@ class Saver:
     def save_images(self) -> None:
         """Write the image grid."""
         if self._reason_not_to_save is None and self._fakes_grid is not None:
+            path = self._run.run_dir.fakes_png(self._run.counters.cur_nimg)
             with self._failures_recorded():
-                self._fakes_grid.save(self._run.run_dir.fakes_png(self._run.counters.cur_nimg))
+                self._fakes_grid.save(path)
+                self._run.statistics.tracking.image('fakes', path, self._run.counters.cur_nimg)
 
     def save_state(self) -> None:
         """Write the training state, unless statistics that it would count as written could not be written."""

@@ -147,7 +147,12 @@ STATE = Record(
         'averages': Optional(_TENSORS),
         'shared_loss': _TENSORS,
         'statistics': Record(
-            {'elapsed_sec': _SECONDS, 'tick_sec': _SECONDS, 'collector': _COLLECTOR},
+            {
+                'elapsed_sec': _SECONDS,
+                'tick_sec': _SECONDS,
+                'collector': _COLLECTOR,
+                'achieved': MapOf(Number(0, 1e18), max_length=100),
+            },
             required=['elapsed_sec', 'tick_sec', 'collector'],
         ),
         'totals': _MOMENTS,

@@ -1,4 +1,4 @@
-"""Numbers of a run: the status line, `stats.jsonl`, TensorBoard and the progress bar."""
+"""Numbers of a run: the status line, `stats.jsonl`, TensorBoard, trackers and the progress bar."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from dnnlib.progress import progress_bar
 from dnnlib.text import excerpt, format_time
 from torch_utils import training_stats
 from torch_utils.distributed import World
+from training.run.efficiency import Efficiency, status_fields
 from training.run.run_dir import RunDir
+from training.run.tracking import Tracking
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -40,14 +42,27 @@ class RunStatistics:
         world: Ranks.
         total_kimg: Length of the run in thousands of images.
         start_nimg: Images shown before, if the run resumes.
+        efficiency: Measures what each tick achieves and uses. None: that is left out.
+        tracking: Gets the same numbers as TensorBoard, and the image grids. None: no trackers.
     """
 
-    def __init__(self, run_dir: RunDir, world: World, total_kimg: float, start_nimg: int = 0):
+    def __init__(
+        self,
+        run_dir: RunDir,
+        world: World,
+        total_kimg: float,
+        start_nimg: int = 0,
+        efficiency: Efficiency | None = None,
+        tracking: Tracking | None = None,
+    ):
+        self.tracking = tracking or Tracking()
         self._world = world
         self._total_kimg = total_kimg
         self._collector = training_stats.Collector()
         self._start_time = self._tick_end_time = self._tick_start_time = time.time()
         self._maintenance_sec = 0.0
+        self._efficiency = efficiency
+        self._achieved: dict[str, float] = {}  # in the last tick, on the main rank
         self._jsonl: RetryingFile | None = None
         self._tensorboard: SummaryWriter | None = None
         self._bar = None
@@ -60,12 +75,13 @@ class RunStatistics:
             self._bar = progress_bar(round(total_kimg, 3), 'kimg', bar_format=bar_format, leave=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the seconds since the start of the run and of the tick, and what the collector has seen."""
+        """Return the seconds since the start of the run and of the tick, and what is known of the last tick."""
         now = time.time()
         return dict(
             elapsed_sec=now - self._start_time,
             tick_sec=now - self._tick_start_time,
             collector=self._collector.state_dict(),
+            achieved=dict(self._achieved),
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -74,9 +90,12 @@ class RunStatistics:
         self._start_time, self._tick_start_time = now - state['elapsed_sec'], now - state['tick_sec']
         self._tick_end_time = now
         self._collector.load_state_dict(state['collector'])
+        self._achieved = dict(state.get('achieved', {}))
 
     def show_progress(self, cur_nimg: int) -> None:
-        """Move the progress bar."""
+        """Move the progress bar, and read meters that must be read often."""
+        if self._efficiency is not None:
+            self._efficiency.poll()
         if self._bar is not None and not self._bar.disable:
             self._bar.update(min(cur_nimg / 1000, round(self._total_kimg, 3)) - self._bar.n)
 
@@ -84,9 +103,11 @@ class RunStatistics:
         """Start the clock of a tick. The time since the end of the last one is maintenance."""
         self._tick_start_time = time.time()
         self._maintenance_sec = self._tick_start_time - self._tick_end_time
+        if self._efficiency is not None:
+            self._efficiency.start_tick()
 
     def end_tick(self, tick: int, cur_nimg: int, tick_nimg: int, augment_p: float) -> None:
-        """Print the status line of the tick that ends here, and collect its statistics for `write`.
+        """Collective: print the status line of the tick that ends here, and collect its statistics for `write`.
 
         Args:
             tick: Number of the tick.
@@ -110,6 +131,9 @@ class RunStatistics:
             f'gpumem {report("Resources/peak_gpu_mem_gb", allocated_gib):<6.2f}',
             f'augment {report("Progress/augment", augment_p):.3f}',
         ]
+        if self._efficiency is not None:
+            self._achieved = self._efficiency.end_tick(tick_sec, tick_nimg)
+            fields += status_fields(self._achieved)
         report('Resources/peak_gpu_mem_reserved_gb', reserved_gib)
         report('Timing/total_hours', elapsed_sec / 3600)
         report('Timing/total_days', elapsed_sec / 86400)
@@ -117,7 +141,7 @@ class RunStatistics:
         if self._bar is not None:
             left_sec = self._left_sec(cur_nimg, elapsed_sec)
             self._bar.clear()
-            print(' '.join(fields) + (f'  left {format_time(left_sec)}' if left_sec else ''), flush=True)
+            print(' '.join(fields).rstrip() + (f'  left {format_time(left_sec)}' if left_sec else ''), flush=True)
             self._bar.refresh()
         self._tick_end_time = now
 
@@ -134,19 +158,21 @@ class RunStatistics:
         if self._jsonl is None:
             return
         values = self._collector.as_dict()
-        for name, value in metrics.items():
-            values[f'Metrics/{name}'] = EasyDict(num=1, mean=value, std=0.0)
+        for name, value in (self._achieved | {f'Metrics/{name}': value for name, value in metrics.items()}).items():
+            values[name] = EasyDict(num=1, mean=value, std=0.0)
         was_waiting = self._jsonl.error is not None
         self._jsonl.write(json.dumps(dict(values, timestamp=self._tick_end_time)) + '\n')
         if self._jsonl.error is not None and not was_waiting:
             print(
                 f'Warning: {error_sentence(self._jsonl.error)}. The statistics will be written when that works again.'
             )
+        means = {name: value.mean for name, value in values.items()}
+        self.tracking.log(means, cur_nimg, self._tick_end_time)
         if self._tensorboard is not None:
             step = _tensorboard_step(cur_nimg)
             with self._tensorboard_given_up_on_errors():
-                for name, value in values.items():
-                    self._tensorboard.add_scalar(name, value.mean, global_step=step, walltime=self._tick_end_time)
+                for name, mean in means.items():
+                    self._tensorboard.add_scalar(name, mean, global_step=step, walltime=self._tick_end_time)
                 self._tensorboard.flush()
 
     @contextlib.contextmanager
