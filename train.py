@@ -74,9 +74,9 @@ KIMG = ThousandsOfImages(min=0, min_open=True)
 
 BY_PRESET = 'by --cfg'
 RESUME_HELP = (
-    f'Network pickle to start from: {", ".join(RESUME_SOURCES)}, a file, a URL, or the directory of a run for its '
-    f'newest one, with which a new run starts; size, channels and classes may differ (docs/transfer.md); {LATEST} '
-    f'means --resume-run={LATEST}'
+    f'Network file to start from: {", ".join(RESUME_SOURCES)}, a file, a URL, hf://owner/name, or the directory of a '
+    'run for its newest one, with which a new run starts; size, channels and classes may differ (docs/transfer.md); '
+    f'{LATEST} means --resume-run={LATEST}'
 )
 RESUME_RUN_HELP = (
     'Resume the run in this folder, or, with latest, the newest run in --outdir with the same options, or start one if '
@@ -369,7 +369,7 @@ def open_source(options: Options) -> Pretrained | None:
     """Open the networks of --resume, if any. A dry run downloads nothing, and assumes the architecture of --cfg."""
     from training import transfer
 
-    path = resume_source(options.resume)
+    path = resume_source(options.resume, ask_hub=not options.dry_run)
     if path is None or (options.dry_run and is_url(path)):
         return None
     with usage_errors('--resume'):
