@@ -310,3 +310,15 @@ class Hub:
             'no_proxy': '*',
         }
         return {**settings, **others}
+
+    def use_in_this_process(self, folder, monkeypatch, token=None):
+        """Set everything as if this process had been started with `environment`."""
+        from huggingface_hub import constants
+
+        for name, value in self.environment(folder, token).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(constants, 'ENDPOINT', self.url)
+        monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(folder / 'hf' / 'hub'))
+        monkeypatch.setattr(constants, 'HF_TOKEN_PATH', str(folder / 'hf' / 'token'))
+        monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
+        monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True, raising=False)

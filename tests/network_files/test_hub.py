@@ -34,16 +34,11 @@ class RunsCode:
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """A hub, and everything else set as if this process had been started for it, without waits between attempts."""
+    monkeypatch.setattr(downloads, '_FIRST_RETRY_DELAY_SEC', 0.001)
+    monkeypatch.setattr(downloads, '_LONGEST_RETRY_DELAY_SEC', 0.01)
+    monkeypatch.setattr(dnnlib.http_documents, '_RETRY_DELAY_SEC', 0.001)
     with Hub() as server:
-        for name, value in server.environment(tmp_path).items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(constants, 'ENDPOINT', server.url)
-        monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'hf' / 'hub'))
-        monkeypatch.setattr(constants, 'HF_TOKEN_PATH', str(tmp_path / 'hf' / 'token'))
-        monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
-        monkeypatch.setattr(downloads, '_FIRST_RETRY_DELAY_SEC', 0.001)
-        monkeypatch.setattr(downloads, '_LONGEST_RETRY_DELAY_SEC', 0.01)
-        monkeypatch.setattr(dnnlib.http_documents, '_RETRY_DELAY_SEC', 0.001)
+        server.use_in_this_process(tmp_path, monkeypatch)
         yield server
 
 
@@ -91,8 +86,8 @@ def test_other_addresses_are_refused_in_one_sentence(text):
 
 
 def test_order_of_files():
-    names = ['z.pt', 'network-snapshot-000200.pkl', 'network-snapshot-001000.pkl', 'network.pkl', 'b.safetensors',
-             'a/network.safetensors', 'network.safetensors', '../network.safetensors', 'readme.md', 'a.pkl']  # fmt: skip
+    names = ['z.pt', 'network-snapshot-000200.pkl', 'network-snapshot-001000.pkl', 'network.pkl', 'b.safetensors']
+    names += ['a/network.safetensors', 'network.safetensors', '../network.safetensors', 'readme.md', 'a.pkl']
     assert hub.order(names) == [
         'network.safetensors', 'b.safetensors', 'a/network.safetensors', 'network.pkl', 'network-snapshot-001000.pkl',
         'network-snapshot-000200.pkl', 'a.pkl', 'z.pt',
