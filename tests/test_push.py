@@ -181,6 +181,7 @@ def only_temporary_folders_of_push():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_training_starts_from_a_pushed_network(run_script, tmp_path):
     data = write_images(tmp_path / 'images')
     small = [*SMALL, f'--data={data}', '--kimg=0.008', '--snap=1', '--tick=0.008']
@@ -188,16 +189,19 @@ def test_training_starts_from_a_pushed_network(run_script, tmp_path):
         settings = hub.environment(tmp_path, TOKEN)
         first = run_script('train.py', *small, '--outdir=first', env=settings, timeout=250)
         assert first.returncode == 0, first.stderr
-        pushed = run_script('push.py', f'--run={only(tmp_path / "first")}', '--repo=me/net', env=settings)
+        folder = only(tmp_path / 'first')
+        pushed = run_script('push.py', f'--run={folder}', '--repo=me/net', env=settings, timeout=250)
         assert pushed.returncode == 0, pushed.stderr
-        dry = run_script('train.py', *small, '--outdir=dry', '--resume=hf://me/none', '--dry-run', env=settings)
+        dry = run_script(
+            'train.py', *small, '--outdir=dry', '--resume=hf://me/none', '--dry-run', env=settings, timeout=250
+        )
         assert dry.returncode == 0, dry.stderr
         second = run_script('train.py', *small, '--outdir=second', '--resume=hf://me/net', env=settings, timeout=250)
         assert second.returncode == 0, second.stderr
         commit = hub.repos['me/net'].at('main')[0]
         options = json.loads((only(tmp_path / 'second') / 'training_options.json').read_text())
         assert options['resume_pkl'] == f'hf://me/net/network.safetensors@{commit}'
-        missing = run_script('train.py', *small, '--outdir=third', '--resume=hf://me/none', env=settings)
+        missing = run_script('train.py', *small, '--outdir=third', '--resume=hf://me/none', env=settings, timeout=250)
         assert missing.returncode == 2 and 'hf://me/none does not exist' in missing.stderr
         assert not (tmp_path / 'third').exists()
 
@@ -206,7 +210,7 @@ def test_training_starts_from_a_pushed_network(run_script, tmp_path):
 @pytest.mark.parametrize('command', [
     'style_mixing.py --rows=1 --cols=2 --styles=0 --outdir=out',
     'gen_video.py --seeds=0,1 --frames=2 --output=video.mp4',
-    'edit.py directions --method=sefa --outdir=out',
+    'edit.py directions --method=sefa --count=4 --outdir=out',
     'export.py --dest=network.pt2',
     'legacy.py --source --dest=network.safetensors',
 ])  # fmt: skip

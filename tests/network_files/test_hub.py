@@ -5,14 +5,18 @@ import json
 import pickle
 from pathlib import Path
 
+import click
 import pytest
 
 import ada_gan
+import calc_metrics
 import dnnlib.http_documents
+import studio
 from dnnlib import downloads
 from network_files import hub
 from network_files.reading import NetworkPickleError, open_network
 from network_files.snapshots import network_file
+from studio_server.networks import describe_sources
 from tests.small_generators import make_generator
 from tests.small_hub import TOKEN, Hub
 from torch_utils import misc
@@ -113,6 +117,18 @@ def test_a_network_is_downloaded_once(server, tmp_path, capsys):
     assert channels('hf://a/b') == 1 and channels(f'hf://a/b@{first}') == 3
     repo.branches['v1'] = repo.branches['main'][:1]
     assert channels('hf://a/b@v1') == 3
+
+
+def test_scripts_that_resolve_networks_themselves(server):
+    commit = server.repo('a/b', network__pkl=NETWORK).at('main')[0]
+    address = f'hf://a/b/network.pkl@{commit}'
+    assert calc_metrics.list_network_pkls('hf://a/b', None) == [address]
+    assert studio.checked_network('hf://a/b') == address
+    assert describe_sources([address])[0]['name'] == 'a/b'
+    with pytest.raises(click.BadParameter, match='hf://a/c does not exist'):
+        calc_metrics.list_network_pkls('hf://a/c', None)
+    with pytest.raises(click.BadParameter, match='hf://a/c does not exist'):
+        studio.checked_network('hf://a/c')
 
 
 def test_without_the_hub(server, tmp_path, monkeypatch, capsys):
