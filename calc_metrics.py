@@ -33,7 +33,7 @@ from metrics import metric_table
 from metrics.cli_types import MetricNames
 from metrics.metric_spec import PathPairs
 from metrics.options import DEFAULT_RESAMPLES, SMALL_DATASET, MetricOptions, resamples_for
-from network_files.snapshots import complete_snapshots
+from network_files.snapshots import complete_snapshots, network_file
 from training import known_classes, schema
 from training.run.run_dir import RunDir
 
@@ -53,7 +53,7 @@ VERIFY_RESOLUTION = 64
     type=PATH,
     multiple=True,
     metavar='PKL|URL|DIR',
-    help='Network pickle, or directory of a training run for its latest snapshot; can be given several times',
+    help='Network file, hf://owner/name, or directory of a run for its latest snapshot; can be given several times',
 )
 @click.option(
     '--every',
@@ -327,11 +327,11 @@ def verify_published_detectors(verbose: bool) -> None:
 
 def list_network_pkls(network: str, every: int | None) -> list[str]:
     """Return the network pickles that `--network` stands for: itself, or snapshots of a run, oldest first."""
-    if is_url(network) or not os.path.isdir(network):
-        if every is not None:
-            raise usage_error('--every', f'{network!r} is not the directory of a training run. Omit it.')
-        return [network]
     with usage_errors('--network'):
+        if is_url(network) or not os.path.isdir(network):
+            if every is not None:
+                raise usage_error('--every', f'{network!r} is not the directory of a training run. Omit it.')
+            return [network_file(network)]
         snapshots = [str(path) for path in complete_snapshots(network)]
     if every is None:
         return snapshots[-1:]

@@ -27,7 +27,7 @@ from dataset_format.images import MAX_PIXELS
 from dnnlib.outputs import OutputFolder
 from dnnlib.util import is_url
 from metrics.features import detectors
-from network_files.snapshots import complete_snapshots
+from network_files.snapshots import complete_snapshots, network_file
 from studio_server.serving import Address, missing_packages, serve
 from studio_server.settings import Settings
 
@@ -128,8 +128,7 @@ def main(
     missing = missing_packages()
     if missing:
         raise click.ClickException(f'studio.py needs {missing}: pip install starlette uvicorn websockets')
-    for network in networks:
-        check_network(network)
+    networks = tuple(checked_network(network) for network in networks)
     for file in direction_files:
         if not Path(file).is_file():
             raise usage_error('--directions', f'{file} does not exist: use a file of edit.py directions.')
@@ -154,16 +153,21 @@ def main(
     serve(settings, address)
 
 
-def check_network(network: str) -> None:
-    """Raise click.BadParameter if a file does not exist, or a run has no network yet."""
-    if is_url(network):
-        return
+def checked_network(network: str) -> str:
+    """Return a `--network`, for an address hf://... that of a file at a commit.
+
+    Raises:
+        click.BadParameter: The file does not exist, or the run has no network yet.
+    """
     path = Path(network)
     with usage_errors('--network'):
+        if is_url(network):
+            return network_file(network)
         if path.is_dir():
             complete_snapshots(network)
         elif not path.is_file():
             raise usage_error('--network', f'{network} does not exist: use a network file, a URL or a run directory.')
+    return network
 
 
 def resolve_devices(names: str) -> list[torch.device]:

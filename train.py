@@ -364,7 +364,7 @@ def open_source(options: Options) -> Pretrained | None:
     """Open the networks of --resume, if any. A dry run downloads nothing, and assumes the architecture of --cfg."""
     from training import transfer
 
-    path = resume_source(options.resume)
+    path = resume_source(options.resume, ask_hub=not options.dry_run)
     if path is None or (options.dry_run and is_url(path)):
         return None
     with usage_errors('--resume'):

@@ -2,6 +2,7 @@
 
     import ada_gan
     G = ada_gan.load('network.pkl')                     # a file, a URL, or the directory of a training run
+    G = ada_gan.from_pretrained('owner/name')           # or a network on the Hugging Face Hub
     images = G(torch.randn([4, G.z_dim]), None)         # [4, C, H, W] in [-1, +1]
 
 Network pickles name `dnnlib` and `torch_utils`. Importing `ada_gan` makes these importable, so that `pickle.load` opens
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ['TREE', 'load']
+__all__ = ['TREE', 'from_pretrained', 'load']
 
 _FOLDER = Path(__file__).resolve().parent
 TREE = _FOLDER / '_tree' if (_FOLDER / '_tree').is_dir() else _FOLDER.parent
@@ -86,7 +87,7 @@ def load(
 
     Args:
         network: Pickle of this project or of the published code (PyTorch or TensorFlow), safetensors file, URL of one,
-            or directory of a training run for its newest network.
+            address `hf://owner/name[/file][@revision]`, or directory of a training run for its newest network.
         key: Which network: 'G_ema' (the averaged generator), 'G' or 'D'.
         device: Where its parameters are stored.
         trust_pickle: Run the code inside the file, as `pickle.load` does.
@@ -109,6 +110,42 @@ def load(
     if data[key] is None or (key != 'G_ema' and data[key] is data['G_ema']):
         raise ValueError(f'{os.fspath(network)} has no network {key!r}')
     return data[key].to(device)
+
+
+def from_pretrained(
+    repo: str,
+    file: str | None = None,
+    revision: str | None = None,
+    key: str = 'G_ema',
+    device: torch.device | str = 'cpu',
+) -> Any:
+    """Download a network from the Hugging Face Hub, unless it is in the cache, and open it.
+
+    Nothing in its file is run. A token for private repositories is that of `hf auth login` or `HF_TOKEN`.
+
+    Args:
+        repo: 'owner/name', or an address `hf://owner/name[/file][@revision]`.
+        file: Name of a file there. None: the one that the repository stands for, safetensors first.
+        revision: Branch, tag or commit. None: the newest commit.
+        key: As for `load`.
+        device: As for `load`.
+
+    Returns:
+        The module, as for `load`.
+
+    Raises:
+        OSError: There is no such network, it cannot be downloaded, or the package huggingface_hub is missing.
+        ValueError: It is not a network file, or does not contain this network. One sentence.
+        ImportError: As for `load`.
+    """
+    _check_packages()
+    from network_files import hub
+
+    address = hub.Address.parse(repo if hub.is_address(repo) else f'{hub.SCHEME}{repo}')
+    if (file is not None and address.file) or (revision is not None and address.revision):
+        raise ValueError(f'{repo} already names a file or a revision: leave out the argument.')
+    chosen = hub.Address(address.repo, file or address.file, revision or address.revision)
+    return load(str(hub.Address.parse(str(chosen))), key, device)
 
 
 _make_importable()

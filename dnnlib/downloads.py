@@ -23,7 +23,7 @@ from dnnlib.cache import (
 )
 from dnnlib.errors import DownloadError
 from dnnlib.files import open_regular
-from dnnlib.http_transfer import TransferFailed, transfer
+from dnnlib.http_transfer import Source, TransferFailed, transfer
 from dnnlib.text import message_line
 
 __all__ = ['DownloadError', 'cache_path', 'cached_file', 'is_url', 'make_cache_dir_path', 'open_url']
@@ -34,14 +34,22 @@ _PROGRESS_BYTES = 1 << 20  # an attempt that exceeds the largest size so far by 
 
 
 def is_url(text: Any) -> bool:
-    """Return whether `text` is an http or https address with a host."""
+    """Return whether `text` is an http or https address with a host, or one that starts with `hf://`.
+
+    The latter name networks on a hub, which `network_files.hub` finds.
+    """
+    return _scheme(text) in ('http', 'https', 'hf')
+
+
+def _scheme(text: Any) -> str:
+    """Return the scheme of an address with a host, or ''."""
     if not isinstance(text, str) or '://' not in text:
-        return False
+        return ''
     try:
         address = urllib.parse.urlsplit(text)
     except ValueError:  # such as http://[
-        return False
-    return address.scheme in ('http', 'https') and bool(address.netloc)
+        return ''
+    return address.scheme if address.netloc else ''
 
 
 def open_url(
@@ -52,6 +60,8 @@ def open_url(
     *,
     sha256: str | None = None,
     max_bytes: int | None = None,
+    authorization: str | None = None,
+    size: int | None = None,
 ) -> BinaryIO:
     """Open a local file or the cached download of a URL for binary reading.
 
@@ -62,6 +72,8 @@ def open_url(
         verbose: Report progress on stderr, with a progress bar on a terminal.
         sha256: Hexadecimal digest that the file must have. A cached file with another one is downloaded again.
         max_bytes: Most bytes to download. A server that sends more is cut off, and nothing is kept.
+        authorization: Header of this name for the host of the URL; hosts to which it redirects do not get it.
+        size: Bytes that a download must have; never more than these are received.
 
     Raises:
         DownloadError: The URL cannot be downloaded, or the file does not match `sha256`, or is larger than `max_bytes`.
@@ -71,8 +83,9 @@ def open_url(
     if sha256 is not None and not re.fullmatch(r'[0-9A-Fa-f]{64}', sha256):
         raise ValueError(f'sha256 must be 64 hexadecimal digits, got {sha256!r}')
     location = os.fspath(url)
-    if is_url(location):
-        return open_regular(_download_to_cache(location, cache_dir, max(num_attempts, 1), verbose, sha256, max_bytes))
+    if _scheme(location) in ('http', 'https'):
+        source = Source(location, sha256, authorization, size, max_bytes)
+        return open_regular(_download_to_cache(source, cache_dir, max(num_attempts, 1), verbose))
     file = open_regular(_local_path(location))
     defect = checksum_defect(file.name, sha256)
     if defect is not None:
@@ -94,10 +107,9 @@ def _local_path(location: str) -> str:
     return urllib.request.url2pathname(slash + path)
 
 
-def _download_to_cache(
-    url: str, cache_dir: str | None, num_attempts: int, verbose: bool, sha256: str | None, max_bytes: int | None
-) -> Path:
-    """Return the path of the cached file of `url`; download it first if it is not cached yet."""
+def _download_to_cache(source: Source, cache_dir: str | None, num_attempts: int, verbose: bool) -> Path:
+    """Return the path of the cached file of `source`; download it first if it is not cached yet."""
+    url, sha256 = source.url, source.sha256
     path = cache_path(url, cache_dir)
     try:
         cached = cached_file(url, cache_dir, sha256)
@@ -109,7 +121,7 @@ def _download_to_cache(
             # Another process may have downloaded the file while this one was waiting.
             cached = cached_file(url, cache_dir, sha256)
             if cached is None:
-                _download(url, partial, path, num_attempts, verbose, sha256, max_bytes)
+                _download(source, partial, path, num_attempts, verbose)
                 partial.finish(path)
             return cached or path
     except DownloadError:
@@ -121,23 +133,16 @@ def _download_to_cache(
         ) from error
 
 
-def _download(
-    url: str,
-    partial: PartialFile,
-    target: Path,
-    num_attempts: int,
-    verbose: bool,
-    sha256: str | None,
-    max_bytes: int | None,
-) -> None:
+def _download(source: Source, partial: PartialFile, target: Path, num_attempts: int, verbose: bool) -> None:
     """Complete `partial`, in as many attempts as needed. `target` is only mentioned in the error message."""
     largest_size = partial.size if partial.resumable_version() else 0
     if verbose:
-        _print_status(f'Downloading {url}' + (f' (resuming after {largest_size:,} bytes)' if largest_size else ''))
+        resuming = f' (resuming after {largest_size:,} bytes)' if largest_size else ''
+        _print_status(f'Downloading {source.url}{resuming}')
     num_failures = 0
     while True:
         try:
-            _attempt(url, partial, verbose, sha256, max_bytes)
+            _attempt(source, partial, verbose)
             return
         except TransferFailed as failure:
             if partial.size >= largest_size + _PROGRESS_BYTES:
@@ -145,7 +150,7 @@ def _download(
                 num_failures = 0
             num_failures += 1
             if not failure.retry or num_failures >= num_attempts:
-                raise DownloadError(_failure_sentence(url, failure, num_failures, partial, target, sha256)) from failure
+                raise DownloadError(_failure_sentence(source, failure, num_failures, partial, target)) from failure
             backoff_sec = min(_FIRST_RETRY_DELAY_SEC * 2 ** (num_failures - 1), _LONGEST_RETRY_DELAY_SEC)
             wait_sec = max(backoff_sec, failure.wait_sec)
             if verbose:
@@ -153,13 +158,13 @@ def _download(
             time.sleep(wait_sec)
 
 
-def _attempt(url: str, partial: PartialFile, verbose: bool, sha256: str | None, max_bytes: int | None) -> None:
+def _attempt(source: Source, partial: PartialFile, verbose: bool) -> None:
     """Start or continue `partial`; raise TransferFailed unless it is complete and intact afterwards."""
     version = partial.resumable_version()
     is_resumed = version is not None
     if version is None or partial.size != version.size:
-        transfer(url, partial, version, verbose, max_bytes)
-    defect = find_defect(partial.path, sha256)
+        transfer(source, partial, version, verbose)
+    defect = find_defect(partial.path, source.sha256)
     if defect is not None:
         partial.discard()
         # A file that arrived in several parts may be intact if it arrives in one.
@@ -167,15 +172,15 @@ def _attempt(url: str, partial: PartialFile, verbose: bool, sha256: str | None, 
 
 
 def _failure_sentence(
-    url: str, failure: TransferFailed, num_failures: int, partial: PartialFile, target: Path, sha256: str | None
+    source: Source, failure: TransferFailed, num_failures: int, partial: PartialFile, target: Path
 ) -> str:
     attempts = f', {num_failures} attempts' if num_failures > 1 else ''
     resumable = f'the next call resumes after {partial.size:,} bytes; ' if partial.resumable_version() else ''
-    defect = find_defect(target, sha256) if target.is_file() else None
+    defect = find_defect(target, source.sha256) if target.is_file() else None
     present = '' if defect is None else f' to replace the present file ({defect})'
     return (
-        f'could not download {url} ({failure}{attempts}): {resumable}check the address and the network, or download '
-        f'the file another way and save it as {target}{present}'
+        f'could not download {source.url} ({failure}{attempts}): {resumable}check the address and the network, or '
+        f'download the file another way and save it as {target}{present}'
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import requests
 import requests.adapters
+import requests.auth
 
 
 class DeadlineExceeded(Exception):
@@ -98,7 +99,12 @@ class _Session(requests.Session):
 
 @contextlib.contextmanager
 def response_to(
-    url: str, headers: dict[str, str], timeouts_sec: tuple[float, float], deadline_sec: float, max_redirects: int
+    url: str,
+    headers: dict[str, str],
+    timeouts_sec: tuple[float, float],
+    deadline_sec: float,
+    max_redirects: int,
+    authorization: str | None = None,
 ) -> Iterator[tuple[requests.Response, ConnectionCutter]]:
     """Send a GET request, and yield the response, of which only the header has been read, and what cuts it off.
 
@@ -108,6 +114,7 @@ def response_to(
         timeouts_sec: For a connection, and between two pieces of data.
         deadline_sec: From the call to the complete header, including name resolution, proxies, TLS and redirects.
         max_redirects: Number of redirects that are followed.
+        authorization: Header of this name for the host of `url`. Others, to which it redirects, do not get it.
 
     Raises:
         DeadlineExceeded: There was no response within `deadline_sec`.
@@ -120,7 +127,7 @@ def response_to(
             session.mount(scheme, _Adapter(cutter))
 
         def get() -> requests.Response:
-            return _get(session, url, headers, timeouts_sec, max_redirects)
+            return _get(session, url, headers, timeouts_sec, max_redirects, authorization)
 
         try:
             response = _call_within(deadline_sec, get)
@@ -132,16 +139,39 @@ def response_to(
 
 
 def _get(
-    session: requests.Session, url: str, headers: dict[str, str], timeouts_sec: tuple[float, float], max_redirects: int
+    session: requests.Session,
+    url: str,
+    headers: dict[str, str],
+    timeouts_sec: tuple[float, float],
+    max_redirects: int,
+    authorization: str | None,
 ) -> requests.Response:
+    first_origin = _origin(url)
     for _ in range(max_redirects + 1):
-        response = session.get(url, headers=headers, stream=True, timeout=timeouts_sec)
+        auth = _Authorization(authorization) if authorization and _origin(url) == first_origin else None
+        response = session.get(url, headers=headers, stream=True, timeout=timeouts_sec, auth=auth)
         target = session.get_redirect_target(response)
         if target is None:
             return response
         response.close()
         url = urllib.parse.urljoin(response.url, target)
     raise requests.TooManyRedirects
+
+
+def _origin(url: str) -> tuple[str, str]:
+    address = urllib.parse.urlsplit(url)
+    return address.scheme, address.netloc.lower()
+
+
+class _Authorization(requests.auth.AuthBase):
+    """Sets a header; as a header of its own, requests would replace it by what the user's netrc has for the host."""
+
+    def __init__(self, value: str):
+        self._value = value
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers['Authorization'] = self._value
+        return request
 
 
 def _call_within(limit_sec: float, function: Callable[[], requests.Response]) -> requests.Response:

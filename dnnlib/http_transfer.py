@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import email.utils
 import http.client
@@ -50,31 +51,43 @@ class TransferFailed(Exception):
         self.wait_sec = wait_sec
 
 
-def transfer(
-    url: str, partial: PartialFile, version: FileVersion | None, verbose: bool, max_bytes: int | None = None
-) -> None:
-    """Receive the rest of a file.
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a file is, and what is known of it.
 
     Args:
         url: http or https address.
+        sha256: Hexadecimal digest that the file must have, or None.
+        authorization: Header of this name for the host of `url`, or None.
+        size: Bytes that the file must have, or None.
+        max_bytes: Largest size of the file, or None. Without it and `size`, a file of unknown size is limited to 8 GiB.
+    """
+
+    url: str
+    sha256: str | None = None
+    authorization: str | None = dataclasses.field(default=None, repr=False)
+    size: int | None = None
+    max_bytes: int | None = None
+
+
+def transfer(source: Source, partial: PartialFile, version: FileVersion | None, verbose: bool) -> None:
+    """Receive the rest of a file.
+
+    Args:
+        source: The file.
         partial: What has arrived so far; the rest is appended. If the server has another version, it is replaced.
         version: The version that `partial` is a part of, or None to receive the whole file.
         verbose: Show a progress bar on a terminal.
-        max_bytes: Largest size of the file, or None. Without it, only a file of unknown size is limited, to 8 GiB.
 
     Raises:
-        TransferFailed: The file is not complete yet, or larger than `max_bytes`.
+        TransferFailed: The file is not complete yet, or larger than `source.max_bytes`.
     """
-    from dnnlib.http_session import response_to
-
     # Compression would hide the length of the file. When the connection closes, it is known whether more was sent.
     headers = {'Accept-Encoding': 'identity', 'Connection': 'close'}
     if version is not None:
         headers.update({'Range': f'bytes={partial.size}-', 'If-Range': version.validator})
     with contextlib.ExitStack() as stack:
-        timeouts_sec = (_CONNECT_TIMEOUT_SEC, _READ_TIMEOUT_SEC)
-        with _request_errors_described():
-            response, cutter = stack.enter_context(response_to(url, headers, timeouts_sec, _HEADER_SEC, _MAX_REDIRECTS))
+        response, cutter = stack.enter_context(response_described(source, headers))
         if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             partial.discard()
         _check_header(response, is_ranged=version is not None)
@@ -84,10 +97,33 @@ def transfer(
             new_version = _version_of(response, _announced_bytes(response))
             partial.start(new_version)
             size = new_version.size
-        if size is not None and max_bytes is not None and size > max_bytes:
-            raise _too_large(partial, max_bytes)
+        if size is not None and source.max_bytes is not None and size > source.max_bytes:
+            raise _too_large(partial, source.max_bytes)
+        if source.size is not None:
+            if size is not None and size != source.size:
+                partial.discard()
+                raise TransferFailed(f'the server sends {size:,} bytes instead of {source.size:,}', retry=False)
+            size = source.size
         _check_space(partial, size)
-        _receive(response, cutter, partial, size, verbose, max_bytes)
+        _receive(response, cutter, partial, size, verbose, source.max_bytes)
+
+
+@contextlib.contextmanager
+def response_described(source: Source, headers: dict[str, str]) -> Iterator[tuple[requests.Response, ConnectionCutter]]:
+    """Yield the response to a request, of which only the header has been read, and what cuts it off.
+
+    Raises:
+        TransferFailed: There is no response.
+    """
+    from dnnlib.http_session import response_to
+
+    timeouts_sec = (_CONNECT_TIMEOUT_SEC, _READ_TIMEOUT_SEC)
+    with contextlib.ExitStack() as stack:
+        with _request_errors_described():
+            response = stack.enter_context(
+                response_to(source.url, headers, timeouts_sec, _HEADER_SEC, _MAX_REDIRECTS, source.authorization)
+            )
+        yield response
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -192,7 +228,7 @@ def _receive(
     from dnnlib.progress import progress_bar
 
     raw, expected = response.raw, _announced_bytes(response)  # bytes as sent; those of an encoded file differ
-    if expected is None and size is not None:
+    if expected is None and size is not None and not _is_encoded(response):
         expected = size - partial.size
     _read_beyond_announced_end(raw)
     disable = None if verbose else True
@@ -213,7 +249,7 @@ def _receive(
     _check_amount(raw, expected, partial, size, max_bytes)
     if expected is None or raw.tell() != expected:
         _check_speed(too_few)
-    if expected is not None and raw.tell() < expected:
+    if (expected is not None and raw.tell() < expected) or (size is not None and partial.size < size):
         raise TransferFailed(f'the connection was lost after {_extent(partial, size)}')
 
 
@@ -232,6 +268,9 @@ def _check_amount(
         raise TransferFailed(f'the server sent more than the announced {expected:,} bytes')
     if max_bytes is not None and partial.size > max_bytes:
         raise _too_large(partial, max_bytes)
+    if size is not None and partial.size > size:
+        partial.discard()
+        raise TransferFailed(f'the server sent more than the {size:,} bytes of the file', retry=False)
     if size is None and partial.size > _MAX_UNANNOUNCED_BYTES:
         partial.discard()
         raise TransferFailed(

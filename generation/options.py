@@ -97,7 +97,7 @@ def network_option() -> Callable:
         type=NetworkFile(),
         required=True,
         metavar='PKL|URL|DIR',
-        help='Network pickle, or directory of a training run for its newest one',
+        help='Network file, hf://owner/name on a hub, or directory of a training run for its newest network',
     )
 
 

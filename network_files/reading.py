@@ -22,6 +22,7 @@ from dnnlib.util import is_url, open_url
 from network_files import (
     construction,
     generations,
+    hub,
     left_out,
     other_formats,
     persistent,
@@ -47,11 +48,20 @@ def open_network(
 ) -> dict[str, Any]:
     """Read a network file or URL with `load_network_pkl`.
 
+    An address `hf://owner/name[/file][@revision]` is a network on a hub, which is never trusted: see
+    `network_files.hub`.
+
     Raises:
         OSError: It cannot be read, or downloaded.
         NetworkPickleError: As `load_network_pkl`.
     """
-    with open_url(path_or_url) as f:
+    is_on_hub = hub.is_address(path_or_url)
+    if is_on_hub and trust:
+        raise NetworkPickleError(
+            f'{path_or_url} was not opened: code in files from a hub is never run. Download the file, and trust that '
+            'one.'
+        )
+    with hub.open_file(path_or_url) if is_on_hub else open_url(path_or_url) as f:
         try:
             return load_network_pkl(f, force_fp16=force_fp16, trust=trust, keys=keys)
         except NetworkPickleError as error:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dnnlib.util import is_url
+from network_files import hub
 
 _NAME = re.compile(r'network-snapshot-(\d+)\.pkl')
 
@@ -62,14 +63,17 @@ def complete_snapshots(run_dir: str | os.PathLike) -> list[Path]:
 
 
 def network_file(path_or_url: str) -> str:
-    """Return the file that `path_or_url` stands for: the newest complete network pickle of a run, or itself.
+    """Return the file that `path_or_url` stands for.
 
-    Which one it is is printed on stderr.
+    It is the newest complete network pickle of a run, the file of a repository on a hub at its newest commit, or
+    `path_or_url` itself. Which one it is is printed on stderr.
 
     Raises:
-        OSError: The directory cannot be listed.
+        OSError: The directory cannot be listed, or the hub cannot be reached.
         ValueError: It is a directory without network pickles. One sentence.
     """
+    if hub.is_address(path_or_url):
+        return hub.pinned(path_or_url)
     if is_url(path_or_url) or not os.path.isdir(path_or_url):
         return path_or_url
     newest = str(complete_snapshots(path_or_url)[-1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -157,7 +156,7 @@ def _read_findings(record: RunRecord, data: str) -> None:
 # Lines
 
 
-def _lines_of(record: RunRecord, path: str | os.PathLike) -> Iterator[dict[str, Any]]:
+def lines_of(record: RunRecord, path: str | os.PathLike) -> Iterator[dict[str, Any]]:
     """Yield the objects in a file of JSON lines. Lines that are not valid are counted and noted."""
     name, num_bad, num_bytes, num_lines = os.path.basename(path), 0, 0, 0
     with open_regular(path) as file:
@@ -183,7 +182,7 @@ def number(value: Any) -> float | None:
     """Return a finite number of a size that can be drawn, or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if math.isfinite(value) and abs(value) <= _MAX_NUMBER else None
+    return float(value) if abs(value) <= _MAX_NUMBER else None  # NaN is not; integers may be too large for a float
 
 
 def _read_statistics(record: RunRecord) -> dict[str, Curve]:
@@ -191,7 +190,7 @@ def _read_statistics(record: RunRecord) -> dict[str, Curve]:
     rows: list[tuple[float, dict[str, float]]] = []
     latest: tuple[float, dict[str, float]] | None = None
     step, num_seen, num_lost = 1, 0, 0
-    for line in _lines_of(record, record.run_dir.stats_jsonl):
+    for line in lines_of(record, record.run_dir.stats_jsonl):
         means = {name: item.get('mean') for name, item in list(line.items())[:_MAX_NAMES] if isinstance(item, dict)}
         values = {name: value for name, mean in means.items() if (value := number(mean)) is not None}
         num_lost += len(means) - len(values)
@@ -221,7 +220,7 @@ def _read_statistics(record: RunRecord) -> dict[str, Curve]:
 def _read_metric(record: RunRecord, path: Path) -> None:
     """Add the curves of the values in a metric's file; of several lines for a snapshot, the last counts."""
     points: dict[str, dict[int, tuple[float, float | None, float | None]]] = {}
-    for line in _lines_of(record, path):
+    for line in lines_of(record, path):
         results, network = line.get('results'), line.get('snapshot_pkl')
         kimg = kimg_of(network) if isinstance(network, str) else None
         if not isinstance(results, dict) or kimg is None:

@@ -18,6 +18,7 @@ from dnnlib.errors import InvalidArgument
 from dnnlib.util import is_url
 from generation import image_transforms, latents
 from generation.projected_latents import noise_buffers
+from network_files import hub
 from network_files.reading import open_network
 from network_files.snapshots import complete_snapshots, kimg_of, list_snapshots
 
@@ -158,6 +159,9 @@ def describe_sources(paths: Sequence[str]) -> list[dict[str, Any]]:
     result = []
     for path in paths:
         snapshots = [kimg_of(file) for file in list_snapshots(path)] if is_run(path) else []
-        name = path.rsplit('/', 1)[-1] if is_url(path) else Path(os.path.abspath(path)).name
+        if hub.is_address(path):
+            name = hub.Address.parse(path).repo
+        else:
+            name = path.rsplit('/', 1)[-1] if is_url(path) else Path(os.path.abspath(path)).name
         result.append({'name': name, 'path': path, 'is_run': is_run(path), 'snapshots': snapshots})
     return result

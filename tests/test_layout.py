@@ -20,6 +20,7 @@ PACKAGES = (
     'metrics',
     'network_files',
     'plain_pickle',
+    'publishing',
     'reporting',
     'scripts',
     'studio_server',

@@ -18,9 +18,9 @@ from training.schema import MIRRORINGS
 _COUNT = click.IntRange(min=1)
 
 RESUME_HELP = (
-    f'Network pickle to start from: {", ".join(RESUME_SOURCES)}, a file, a URL, or the directory of a run for its '
-    f'newest one, with which a new run starts; size, channels and classes may differ (docs/transfer.md); {LATEST} '
-    f'means --resume-run={LATEST}'
+    f'Network file to start from: {", ".join(RESUME_SOURCES)}, a file, a URL, hf://owner/name, or the directory of a '
+    'run for its newest one, with which a new run starts; size, channels and classes may differ (docs/transfer.md); '
+    f'{LATEST} means --resume-run={LATEST}'
 )
 RESUME_RUN_HELP = (
     'Resume the run in this folder, or, with latest, the newest run in --outdir with the same options, or start one if '

@@ -248,7 +248,7 @@ def build_config(
     preset = for_generator_of(get_preset(options.cfg, dataset.resolution, num_gpus), source)
     batch_size, batch_gpu, mbstd_group = _batch_sizes(options, preset, num_gpus)
     total_kimg = first_given(options.kimg, preset.total_kimg)
-    resume_pkl = checked_source(options, total_kimg)
+    resume_pkl = checked_source(options, total_kimg, ask_hub=not options.dry_run)
     training_set_kwargs = _training_set_kwargs(options, dataset)
     networks = _network_kwargs(options, preset, dataset.resolution, batch_size, mbstd_group, device, source)
     check_frozen(options, networks, dataset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dataset_format.sizes import describe_size
 from dnnlib.errors import InvalidArgument
 from dnnlib.util import is_url
+from network_files import hub
 from network_files.changes.architectures import STYLEGAN2, STYLEGAN3_R, generation_of
 from network_files.snapshots import complete_snapshots
 from training import presets
@@ -38,8 +40,12 @@ class TransferOptions:
     freezee: bool = False
 
 
-def resume_source(resume: str | None) -> str | None:
+def resume_source(resume: str | None, ask_hub: bool = True) -> str | None:
     """Return the path or URL of the network pickle to start from; for a run, it is the newest one.
+
+    Args:
+        resume: Value of --resume.
+        ask_hub: Whether an address `hf://...` becomes that of a file at a commit.
 
     Raises:
         InvalidArgument: There is no such file.
@@ -48,6 +54,8 @@ def resume_source(resume: str | None) -> str | None:
         return None
     if resume in RESUME_SOURCES:
         return RESUME_SOURCES[resume]
+    if hub.is_address(resume) and ask_hub:
+        return _pinned(resume)
     if is_url(resume) or os.path.isfile(resume):
         return resume
     if not os.path.isdir(resume):
@@ -62,13 +70,21 @@ def resume_source(resume: str | None) -> str | None:
         raise InvalidArgument('resume', str(error)) from error
 
 
-def checked_source(options: TransferOptions, total_kimg: float) -> str | None:
-    """Return the network pickle to start from, if any, and check the options that belong to --resume.
+@functools.cache
+def _pinned(address: str) -> str:
+    try:
+        return hub.pinned(address)
+    except OSError as error:
+        raise InvalidArgument('resume', str(error)) from error
+
+
+def checked_source(options: TransferOptions, total_kimg: float, ask_hub: bool = True) -> str | None:
+    """Return the network pickle to start from (see `resume_source`), and check the options that belong to --resume.
 
     Raises:
         InvalidArgument: There is no such file, or nothing that the options could apply to.
     """
-    resume_pkl = resume_source(options.resume)
+    resume_pkl = resume_source(options.resume, ask_hub)
     for name, is_given, value in (
         ('arch', options.arch is not None, options.arch),
         ('resume_kimg', options.resume_kimg is not None, options.resume_kimg),

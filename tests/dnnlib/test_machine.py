@@ -93,4 +93,4 @@ def test_scripts_limit_how_long_threads_spin_before_they_import_pytorch(script, 
     )
     assert result.returncode == 0, result.stderr
     assert result.stderr.split()[:1] in ([], [expected])  # Some scripts do not import PyTorch for their help.
-    assert result.stderr or script in ('calc_metrics.py', 'dataset_tool.py', 'report.py', 'train.py')
+    assert result.stderr or script in ('calc_metrics.py', 'dataset_tool.py', 'push.py', 'report.py', 'train.py')

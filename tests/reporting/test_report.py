@@ -323,7 +323,10 @@ def test_everything_hostile_at_once(tmp_path: Path, config: dict):
     ]
     options = {**config['options'], 'desc': ATTACK[:100], 'resume': ATTACK}
     run = make_run(tmp_path / ATTACK.replace('/', '-')[:80], config, lines, options=options, resume_pkl=ATTACK)
-    lines = [metric_line(2, 3.0, results={ATTACK: 5.0, 'b': None, 'c': float('inf')}), metric_line(4, 1.0, bootstrap=3)]
+    lines = [
+        metric_line(2, 3.0, results={ATTACK: 5.0, 'b': None, 'c': float('inf'), 'd': 10**400}),
+        metric_line(4, 1.0, bootstrap=3),
+    ]
     (run / 'metric-fid.jsonl').write_text('\n'.join([*lines, '{"results": {}']))
     (run / 'metric-a.jsonl').symlink_to('/dev/zero')
     (run / 'provenance.json').write_text(json.dumps([{'command': ATTACK, 'processor': {'a': ATTACK}, 'device': 'cpu'}]))
