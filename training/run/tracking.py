@@ -120,7 +120,7 @@ class Tracking:
             'run_dir': os.path.abspath(run_dir.path),
             'config': shared_config(config),
         }
-        self._run_dir = start['run_dir']
+        self._run_dir = os.path.abspath(run_dir.path)
         self._trackers = [_Process(name, start) for name in config.trackers]
 
     def log(self, values: Mapping[str, float], cur_nimg: int, seconds: float) -> None:
