@@ -126,9 +126,8 @@ def tune(
     locality = Locality(original, features, settings, device)
     random = torch.Generator().manual_seed(settings.seed)
     optimizer = torch.optim.Adam(tuned.synthesis.parameters(), lr=settings.learning_rate, betas=(0.9, 0.999))
-    before = _measure(images_of, original.synthesis, targets, features)
+    before, num_steps = _measure(images_of, original.synthesis, targets, features), settings.num_steps
     order: list[int] = []
-    num_steps = settings.num_steps
     for step in range(settings.num_steps):
         order = order or torch.randperm(len(targets), generator=random).tolist()
         batch, order = order[: settings.batch_size], order[settings.batch_size :]
