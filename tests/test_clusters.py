@@ -289,5 +289,7 @@ def test_the_steps_of_the_image(image, tmp_path):
     if result.returncode == 3:
         pytest.skip(result.stderr.strip())
     assert result.returncode == 0, result.stderr
-    assert 'is in the image: cc, ' in result.stdout and 'plain PyTorch: no working C++ compiler' in result.stdout
+    assert (
+        'is in the image: cc, ' in result.stdout and 'plain PyTorch instead: no working C++ compiler' in result.stdout
+    )
     assert not (tmp_path / 'image').exists()
