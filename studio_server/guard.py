@@ -55,7 +55,7 @@ class Access:
         host = request.headers.get('host', '')
         if not self._is_own_name(_name_of(host)):
             return 'This server does not go by that name: open the address that studio.py has printed.'
-        if any(urlsplit(origin).netloc != host for origin in request.headers.getlist('origin')):
+        if any(_host_of(origin) != host for origin in request.headers.getlist('origin')):
             return 'Another page must not use this server.'
         site, mode = request.headers.get('sec-fetch-site', 'none'), request.headers.get('sec-fetch-mode')
         is_opened = mode == 'navigate' and scope.get('method') == 'GET' and scope['path'] == '/'
@@ -93,6 +93,14 @@ def _name_of(host: str) -> str:
     if host.startswith('['):
         return host[1:].partition(']')[0]
     return host.partition(':')[0].lower().rstrip('.')
+
+
+def _host_of(origin: str) -> str | None:
+    """Return the host and port in an Origin header, or None if it has none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # such as http://[
+        return None
 
 
 def _is_same(given: str | None, token: str) -> bool:

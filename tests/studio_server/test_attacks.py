@@ -62,7 +62,9 @@ def test_tunnels_have_other_ports(studio, host):
     assert ask(port, '/state', host=host)[0] == 200
 
 
-@pytest.mark.parametrize('origin', ['http://evil.example', 'http://localhost:1', 'null', 'https://evil.example:{port}'])
+@pytest.mark.parametrize(
+    'origin', ['http://evil.example', 'http://localhost:1', 'null', 'http://[', 'https://evil.example:{port}']
+)
 def test_pages_of_other_sites(studio, origin):
     port, _process, folder = studio
     headers = {'Origin': origin.format(port=port)}
