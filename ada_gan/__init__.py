@@ -134,7 +134,7 @@ def from_pretrained(
         The module, as for `load`.
 
     Raises:
-        OSError: There is no such network, it cannot be downloaded, or the package huggingface_hub is missing.
+        OSError: The network does not exist or cannot be downloaded, or huggingface_hub is not installed.
         ValueError: It is not a network file, or does not contain this network. One sentence.
         ImportError: As for `load`.
     """

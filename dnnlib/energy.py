@@ -99,7 +99,7 @@ class CardEnergy:
             return None
         try:
             return float(self._read()) / 1e3
-        except Exception:  # of a class that only the package knows; every error means that there is no number
+        except Exception:  # the error classes are the package's own; with any error, the energy is unknown
             self._read = None
             return None
 
@@ -114,6 +114,6 @@ def _reader_of_card(uuid: str) -> Callable[[], Any] | None:
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByUUID(f'GPU-{uuid.removeprefix("GPU-")}')
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    except Exception:  # of a class that only the package knows
+    except Exception:  # the error classes are the package's own
         return None
     return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)

@@ -43,8 +43,7 @@ def get_document(
         headers: Other headers.
 
     Raises:
-        TransferFailed: There is no answer, also not to a second and a third request, or its body is too large or too
-            slow.
+        TransferFailed: Three requests have failed, or the body is too large or arrives too slowly.
     """
     source = Source(url, authorization=authorization)
     for attempt in range(1, _NUM_ATTEMPTS + 1):

@@ -113,7 +113,7 @@ def response_described(source: Source, headers: dict[str, str]) -> Iterator[tupl
     """Yield the response to a request, of which only the header has been read, and what cuts it off.
 
     Raises:
-        TransferFailed: There is no response.
+        TransferFailed: The server does not respond.
     """
     from dnnlib.http_session import response_to
 

@@ -1,4 +1,4 @@
-"""Pictures and numbers of what a layer computes: its channels, their main directions, histogram and spectrum.
+"""Feature maps of a layer: pictures of channels and principal components, the histogram, and the spectrum.
 
 Legend: C channels, H height, W width.
 """

@@ -193,7 +193,7 @@ def pinned(address: str) -> str:
     """Return the address of a file at a commit for any address, and print on stderr which one it is.
 
     Raises:
-        HubError: There is no such network, or the hub cannot be reached.
+        HubError: The network does not exist, or the hub cannot be reached.
     """
     parsed = Address.parse(address)
     if parsed.file is not None and parsed.revision is not None and _COMMIT.fullmatch(parsed.revision):
@@ -211,7 +211,7 @@ def open_file(address: str) -> BinaryIO:
     """Open a network on a hub for binary reading, from the cache if it has been downloaded before.
 
     Raises:
-        HubError: There is no such network, or it cannot be downloaded.
+        HubError: The network does not exist or cannot be downloaded.
         OSError: The file in the cache cannot be opened.
     """
     parsed = Address.parse(address)
@@ -242,7 +242,7 @@ def _find(address: Address) -> _File:
     """Return what an address stands for.
 
     Raises:
-        HubError: There is no such network, or the hub cannot be reached.
+        HubError: The network does not exist, or the hub cannot be reached.
     """
     listing = _listing(address)
     if listing is None:
@@ -272,7 +272,7 @@ def _listing(address: Address) -> dict[str, Any] | None:
     """Return the commit and the network files of a repository; None if they must be looked for in the other cache.
 
     Raises:
-        HubError: There is no such repository, or the hub cannot be reached and has not been asked before.
+        HubError: The repository does not exist, or the hub cannot be reached and its last answer is not stored.
     """
     revision = address.revision or _DEFAULT_REVISION
     stored = _stored_listing(address.repo, revision)

@@ -311,6 +311,12 @@ def main(
         for path in paths:
             if not os.path.exists(path):
                 raise click.BadParameter(f'{path!r} does not exist.', param_hint=option)
+    known = {rest.partition('=')[0] for word, rest in instructions(DOCKERFILE.read_text()) if word == 'ARG'}
+    for name in build_arg:
+        if name not in known:
+            raise click.BadParameter(
+                f'{name!r} is no ARG of {DOCKERFILE.name}: use {" or ".join(sorted(known))}.', param_hint='--build-arg'
+            )
     folder = Path(dest).resolve()
     folder.mkdir(parents=True)
     try:

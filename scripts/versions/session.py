@@ -27,8 +27,11 @@ _TRAINED: Steps = [
     (['generate', '--network=RUN', '--seeds=0-3', '--class=3', '--outdir=images'], 'images/seed0003.png'),
     (['style-mixing', '--network=RUN', '--rows=1,2', '--cols=3', '--class=1', '--outdir=mixed'], 'mixed/grid.png'),
     (['legacy', '--source=RUN', '--dest=network.safetensors'], 'network.safetensors'),
-    (['generate', '--network=network.safetensors', '--seeds=1', '--outdir=again'], 'again/seed0001.png'),
-    (['gen-video', '--network=RUN', '--seeds=0-1', '--grid=1x1', '--w-frames=4', '--output=film.mp4'], 'film.mp4'),
+    (['generate', '--network=network.safetensors', '--seeds=1', '--class=3', '--outdir=again'], 'again/seed0001.png'),
+    (
+        ['gen-video', '--network=RUN', '--seeds=0-1', '--class=3', '--grid=1x1', '--w-frames=4', '--output=film.mp4'],
+        'film.mp4',
+    ),
     (
         ['calc-metrics', '--network=RUN', '--metrics=fid100_full,kid100_full', '--detectors=detectors'],
         'runs/00000-*/metric-fd-digits100_full.jsonl',

@@ -478,8 +478,8 @@ def test_directions_found_on_the_spot(page, files, tmp_path):
     np.testing.assert_array_equal(shown, pixels_in(results / 'seed0000.png'))
 
 
-@pytest.mark.slow
-def test_a_blend_is_a_network(page, files, tmp_path):
+def blend(page):
+    """Blend a network with itself; return the card of the job, and the number of the result."""
     page.select_option('#network', '2')
     at_rest(page)
     page.click('#tab-edit')
@@ -487,10 +487,16 @@ def test_a_blend_is_a_network(page, files, tmp_path):
     page.fill('#blend-from', '8')
     page.press('#blend-from', 'Tab')
     page.click('#blend')
-    expect(page.locator('#jobs article').first.locator('strong')).to_have_text('Blended network (done)')
-    made = page.evaluate('fetch("state").then(response => response.json()).then(state => state.jobs.at(-1))')['details']
-    name = f'{made["made"]["number"]}.pkl'
-    page.locator('#jobs article').first.get_by_role('button', name='Show this network').click()
+    card = page.locator('#jobs article').first
+    expect(card.locator('strong')).to_have_text('Blended network (done)')
+    return card, state_of(page)['jobs'][-1]['details']['made']['number']
+
+
+@pytest.mark.slow
+def test_a_blend_is_a_network(page, files, tmp_path):
+    card, number = blend(page)
+    name = f'{number}.pkl'
+    card.get_by_role('button', name='Show this network').click()
     run(generate.main, f'--network={files.out / "networks" / name}', '--seeds=0', f'--outdir={tmp_path}')
     page.wait_for_function('name => studioModel.info.path.endsWith(name)', arg=name)
     at_rest(page)
@@ -684,19 +690,10 @@ def test_undo_covers_videos_and_blends(page, files):
     expect(card.locator('video')).to_have_count(1)
     assert video.is_file()
 
-    page.select_option('#network', '2')
-    at_rest(page)
-    page.click('#tab-edit')
-    page.select_option('#blend-with', '2')
-    page.fill('#blend-from', '8')
-    page.press('#blend-from', 'Tab')
-    page.click('#blend')
-    card = page.locator('#jobs article').first
-    expect(card.locator('strong')).to_have_text('Blended network (done)')
-    made = state_of(page)['jobs'][-1]['details']['made']
+    card, number = blend(page)
     page.click('#undo')
     expect(card).to_contain_text('networks/removed')
-    assert (files.out / 'networks' / 'removed' / f'{made["number"]}.pkl').is_file()
+    assert (files.out / 'networks' / 'removed' / f'{number}.pkl').is_file()
     page.click('#redo')
     expect(card.get_by_role('button', name='Show this network')).to_be_visible()
 

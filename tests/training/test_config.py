@@ -64,6 +64,7 @@ PUBLISHED = {
     'network_snapshot_ticks': 50,
     'metrics': ['fid50k_full'],
     'detectors': None,
+    'trackers': [],
     'random_seed': 0,
     'keep_states': 2,
     'deterministic': False,
