@@ -188,12 +188,18 @@ TRACKERS: dict[str, Callable[[Message], Tracker]] = {
 
 
 def own_folder(start: Message, name: str) -> Path:
-    """Return a folder of the run directory, which is created; one that leads elsewhere is an error."""
+    """Return a folder of the run directory, which is created; it is an error if something in it leads elsewhere."""
     folder = Path(start['run_dir'], name)
     if folder.is_symlink():
         raise ValueError(f'{name} in the run directory is a symbolic link: remove it')
     folder.mkdir(exist_ok=True)
-    return folder.resolve()
+    folder = folder.resolve()
+    for parent, folders, files in os.walk(folder):
+        for path in (Path(parent, entry) for entry in (*folders, *files)):
+            if path.is_symlink() and not path.resolve().is_relative_to(folder):  # wandb has links within its folder
+                link = Path(name) / path.relative_to(folder)
+                raise ValueError(f'{link} in the run directory is a symbolic link that leads out of {name}: remove it')
+    return folder
 
 
 def flattened(config: Message, prefix: str = '') -> list[tuple[str, Any]]:

@@ -157,6 +157,28 @@ def test_an_identifier_that_is_a_pipe_does_not_hang(tmp_path, capsys):
     assert 'not a regular file' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('name', ['wandb', 'wandb/debug.log', 'wandb/offline-run/files/media'])
+def test_links_that_lead_out_of_the_folder_are_not_followed(planted, config_of_run, tmp_path, capsys, name):
+    calls = planted()
+    link = Path(config_of_run.run_dir, name)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(tmp_path)
+    run = Tracking(config_of_run)
+    run.log({'Loss/G/loss': 1.5}, 1000, 12.0)
+    run.finish(FINISHED)
+    assert f'{name} in the run directory is a symbolic link' in capsys.readouterr().out
+    assert calls_of(calls) == []
+
+
+def test_links_within_the_folder_are_those_of_the_package(planted, config_of_run):
+    calls = planted()
+    folder = Path(config_of_run.run_dir, 'wandb', 'offline-run')
+    folder.mkdir(parents=True)
+    (folder.parent / 'latest-run').symlink_to(folder)
+    Tracking(config_of_run).finish(FINISHED)
+    assert [list(call)[0] for call in calls_of(calls)] == ['init', 'finish']
+
+
 def test_a_failed_run(planted, config_of_run):
     calls = planted()
     run = Tracking(config_of_run)
