@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bench.common import Row
 from dnnlib.files import atomic_file
+
+if TYPE_CHECKING:  # it imports PyTorch, which scripts/check_versions.py does without
+    from bench.common import Row
 
 ROW_HEADINGS = ('what', 'time', 'rate', 'floor', 'share', 'runs')
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import beta, binom, t
+from scipy.special import bdtr, bdtrik, betaincinv, stdtrit
 
 Interval = tuple[float, float]
 
@@ -20,8 +20,8 @@ def share_interval(count: int, total: int, confidence: float = 0.95) -> Interval
         confidence: Coverage, at least.
     """
     tail = (1 - confidence) / 2
-    low = beta.ppf(tail, count, total - count + 1) if count > 0 else 0
-    high = beta.ppf(1 - tail, count + 1, total - count) if count < total else 1
+    low = betaincinv(count, total - count + 1, tail) if count > 0 else 0
+    high = betaincinv(count + 1, total - count, 1 - tail) if count < total else 1
     return float(low), float(high)
 
 
@@ -30,7 +30,7 @@ def mean_interval(values: np.ndarray | Sequence[float], confidence: float = 0.95
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         return None
-    error = values.std(ddof=1) / math.sqrt(len(values)) * t.ppf((1 + confidence) / 2, len(values) - 1)
+    error = values.std(ddof=1) / math.sqrt(len(values)) * stdtrit(len(values) - 1, (1 + confidence) / 2)
     return float(values.mean() - error), float(values.mean() + error)
 
 
@@ -54,7 +54,11 @@ def median_interval(values: np.ndarray, confidence: float = 0.95) -> Interval | 
 
     None if there are too few values: the smallest and the largest one enclose the median too rarely.
     """
-    rank = int(binom.ppf((1 - confidence) / 2, len(values), 0.5))
+    # How many of the values are below the median has a binomial distribution: `rank` is its quantile.
+    tail = (1 - confidence) / 2
+    rank = math.ceil(bdtrik(tail, len(values), 0.5))
+    if rank > 0 and bdtr(rank - 1, len(values), 0.5) >= tail:
+        rank -= 1
     if rank < 1:
         return None
     ordered = np.sort(values)

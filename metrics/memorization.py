@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from metrics.batching import row_blocks
 from metrics.feature_matrix import (
@@ -154,7 +154,7 @@ def _beta_quantiles(a: int, b: int) -> np.ndarray:
     """Return quantiles at equal steps; a distribution whose parameter is 0 is concentrated at 0 (a) or 1 (b)."""
     if a == 0 or b == 0:
         return np.full(len(_QUANTILES), float(b == 0))
-    return beta.ppf(_QUANTILES, a, b)
+    return betaincinv(a, b, _QUANTILES)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

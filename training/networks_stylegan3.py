@@ -19,8 +19,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import scipy.signal
-import scipy.special
 import torch
 
 from torch_utils import misc, persistence
@@ -130,6 +128,9 @@ def _lowpass_filter(
     """
     if num_taps == 1:
         return None
+    import scipy.signal  # takes as long to import as everything else, and a training of StyleGAN2 does not need it
+    import scipy.special
+
     if not radial:
         taps = scipy.signal.firwin(num_taps, cutoff, width=2 * half_width, fs=sampling_rate)
         return torch.as_tensor(taps, dtype=torch.float32)
