@@ -39,6 +39,7 @@ from studio_server.networks import NetworkStore
 from training.networks_stylegan2 import Generator
 
 ROOT = Path(__file__).resolve().parent.parent
+_WARM_UP_SEC = 5  # the size of the pictures is found in this time
 STAGES = ('waiting', 'latent', 'network', 'encoding', 'transport', 'drawing')
 
 # Moves the slider: as fast as pictures arrive, which is how long one takes; or 60 times a second, as a hand does.
@@ -65,19 +66,20 @@ class Row:
         name: What the table says.
         event: The event of the slider: 'input' while it moves, 'change' at the end.
         is_hand: Move it 60 times a second, and do not wait for pictures.
+        resolution: Of the network.
     """
 
-    def __init__(self, name: str, event: str, is_hand: bool):
-        self.name, self.is_preview = name, event == 'input'
+    def __init__(self, name: str, event: str, is_hand: bool, resolution: int):
+        self.name, self._resolution = name, resolution
         self._arguments = event, is_hand
         self._latencies: list[dict[str, float]] = []
         self._seconds = 0.0
         self._alone: list[float] = []
 
     def warm_up(self, page: Page, alone: NetworkStore) -> None:
-        """Do the same for a second, and forget what it took."""
-        page.evaluate(_MOVE, [1, *self._arguments])
-        network_times(alone, self.is_preview, 1)
+        """Do the same for some seconds, and forget what it took."""
+        page.evaluate(_MOVE, [_WARM_UP_SEC, *self._arguments])
+        network_times(alone, 0, 1)
 
     def measure(self, page: Page, alone: NetworkStore, seconds: float) -> None:
         """Move the slider for some seconds, and compute the pictures without the server for as many."""
@@ -85,14 +87,16 @@ class Row:
         self._latencies += result['latencies']
         self._seconds += result['seconds']
         page.wait_for_selector('#picture[data-state=rest]', timeout=120_000)
-        self._alone += network_times(alone, self.is_preview, seconds)
+        left_out = round(np.median([entry['leftOut'] for entry in result['latencies']]))
+        self._alone += network_times(alone, left_out, seconds)
 
     def summary(self) -> str:
         """Return a row of the table of all."""
         total = np.array([entry['ms'] for entry in self._latencies])
         alone = float(np.median(self._alone))
+        side = self._resolution >> round(np.median([entry['leftOut'] for entry in self._latencies]))
         return (
-            f'| {self.name} | {len(total) / self._seconds:.1f} | {np.median(total):.1f} ms '
+            f'| {self.name} | {side} px | {len(total) / self._seconds:.1f} | {np.median(total):.1f} ms '
             f'({np.percentile(total, 95):.1f} ms) | {alone:.1f} ms | {np.median(total) - alone:.1f} ms |'
         )
 
@@ -113,9 +117,9 @@ def main(resolution: str, seconds: int, rounds: int, browser: str) -> None:
     if executable is None:
         raise click.ClickException(f'{browser} was not found: install it, or name another one with --browser.')
     rows = [
-        Row('moving (preview)', 'input', is_hand=False),
-        Row('moving by hand, 60 times a second', 'input', is_hand=True),
-        Row('at rest (PNG, full size)', 'change', is_hand=False),
+        Row('moving (preview)', 'input', is_hand=False, resolution=int(resolution)),
+        Row('moving by hand, 60 times a second', 'input', is_hand=True, resolution=int(resolution)),
+        Row('at rest (PNG, full size)', 'change', is_hand=False, resolution=int(resolution)),
     ]
     loads = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as folder:
@@ -133,8 +137,8 @@ def main(resolution: str, seconds: int, rounds: int, browser: str) -> None:
         f'{processor_name()}, {torch.get_num_threads()} threads, {resolution} px, '
         f'load {loads[0]:.1f} at the start and {loads[1]:.1f} at the end'
     )
-    print('| slider | pictures/s | slider to picture, median (95%) | network alone, median | the rest |')
-    print('|---|---|---|---|---|')
+    print('| slider | pictures | pictures/s | slider to picture, median (95%) | network alone, median | the rest |')
+    print('|---|---|---|---|---|---|')
     print(*(row.summary() for row in rows), sep='\n')
     print('\nMedian milliseconds of each stage:')
     print(f'| slider | {" | ".join(STAGES)} |')
@@ -158,14 +162,14 @@ def make_generator(resolution: int) -> Generator:
     return G.eval().requires_grad_(False)
 
 
-def network_times(store: NetworkStore, is_preview: bool, seconds: float) -> list[float]:
-    """Return the milliseconds of each picture from w, computed by the network in this process."""
+def network_times(store: NetworkStore, left_out: int, seconds: float) -> list[float]:
+    """Return the milliseconds of each picture from w that the network computes in this process."""
     network = store.get(0)
     ws = latents.ws_of_seeds(network.G, [0], torch.zeros([1, 0])).cpu().numpy()
     latent = picture_specs.Latent(ProjectedLatents(ws), 'const', 0, None, is_kept=False)
     end, times = time.perf_counter() + seconds, []
     while (start := time.perf_counter()) < end:
-        pictures.render(network, latent, is_preview)
+        pictures.render(network, latent, left_out)
         times.append(1000 * (time.perf_counter() - start))
     return times
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -21,6 +22,7 @@ from generation.projected_latents import noise_buffers
 from network_files import hub
 from network_files.reading import open_network
 from network_files.snapshots import complete_snapshots, kimg_of, list_snapshots
+from studio_server.previews import PreviewPace, smaller_images
 
 _KEYS = ('G_ema', 'class_names', 'classes_without_images', 'training_set_kwargs')
 _MAX_CENTERS = 1000
@@ -42,6 +44,11 @@ class Network:
     data: dict[str, Any]
     device: torch.device
     centers: dict[bytes, torch.Tensor] = field(default_factory=dict)
+
+    @functools.cached_property
+    def preview_pace(self) -> PreviewPace:
+        """Chooses the size of its previews."""
+        return PreviewPace(len(smaller_images(self.G)))
 
     @property
     def G(self) -> Any:
@@ -77,6 +84,7 @@ class Network:
             'class_names': latents.class_names_of(self.data, G.c_dim),
             'has_noise': bool(noise_buffers(G)),
             'has_transform': image_transforms.is_supported(G),
+            'has_preview': bool(smaller_images(G)),
             'path': self.path,
         }
 

@@ -12,14 +12,13 @@ import PIL.Image
 import torch
 
 from dataset_format.images import paste_on_white
-from dataset_format.sizes import sides
 from generation import rendering
+from studio_server import previews
 from studio_server.networks import Network
 from studio_server.picture_specs import Latent
 from torch_utils import images
 
 FORMATS = ('png', 'jpeg', 'webp')
-_MIN_PREVIEW = 128  # pixels of the longer side
 _QUALITY = 90
 
 
@@ -27,19 +26,18 @@ class _Enough(Exception):
     """Ends the computation of a network early."""
 
 
-def render(network: Network, latent: Latent, is_preview: bool = False) -> np.ndarray:
+def render(network: Network, latent: Latent, left_out: int = 0) -> np.ndarray:
     """Render a picture as the scripts do.
 
     Args:
         network: The network.
         latent: Its inputs.
-        is_preview: Leave out the last block of layers, where the ones before make an image of half the size.
+        left_out: Leave out so many blocks of layers at the end, and return the image of the block before them.
 
     Returns:
         uint8 [C, H, W].
     """
-    block = _preview_block(network.G) if is_preview else None
-    if block is None:
+    if left_out == 0:
         return _render(network, latent)
     caught: list[torch.Tensor] = []
 
@@ -47,7 +45,7 @@ def render(network: Network, latent: Latent, is_preview: bool = False) -> np.nda
         caught.append(outputs[1])
         raise _Enough
 
-    with hooked(block, stop), contextlib.suppress(_Enough):
+    with hooked(previews.smaller_images(network.G)[left_out - 1], stop), contextlib.suppress(_Enough):
         _render(network, latent)
     return images.to_uint8(caught[0])[0].cpu().numpy()
 
@@ -63,20 +61,6 @@ def _render(network: Network, latent: Latent) -> np.ndarray:
         transforms=[latent.transform],
     )
     return next(iter(rendered))
-
-
-def has_preview(G: Any) -> bool:
-    """Return whether previews of a network are faster than its images."""
-    return _preview_block(G) is not None
-
-
-def _preview_block(G: Any) -> torch.nn.Module | None:
-    """Return the block before the last one, if its image has enough pixels; only StyleGAN2 makes such images."""
-    levels = getattr(G.synthesis, 'block_resolutions', None)
-    if not levels or len(levels) < 2 or max(sides(G.img_resolution)) < 2 * _MIN_PREVIEW:
-        return None
-    block = getattr(G.synthesis, f'b{levels[-2]}', None)
-    return block if getattr(block, 'num_torgb', 0) else None
 
 
 @contextlib.contextmanager

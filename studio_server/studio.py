@@ -149,14 +149,19 @@ class Studio:
             header, picture = inside.look(network, latent, request['look'])
             return header, pictures.encode(picture, 'png')
         times.append(time.perf_counter())
-        image = pictures.render(network, latent, request.get('preview', False))
+        is_preview = request.get('preview', False)
+        left_out = network.preview_pace.left_out if is_preview else 0
+        image = pictures.render(network, latent, left_out)
         times.append(time.perf_counter())
+        if is_preview:
+            network.preview_pace.note(times[-1] - times[-2])
         content = pictures.encode(image, request.get('format', 'png'), request.get('max_side'))
         times.append(time.perf_counter())
         latent_ms, render_ms, encode_ms = (1000 * (end - start) for start, end in zip(times, times[1:]))
         header = {
             'seed': picture_specs.seed_of(spec),
             'command': commands.picture_command(network, spec, self._directions.path_of),
+            'left_out': left_out,
             'latent_ms': latent_ms,
             'render_ms': render_ms,
             'encode_ms': encode_ms,
@@ -181,11 +186,7 @@ class Studio:
 
         def describe() -> dict[str, Any]:
             network = self._network_of(spec)
-            return {
-                **network.describe(),
-                'layers': inside.layer_names(network.G),
-                'has_preview': pictures.has_preview(network.G),
-            }
+            return {**network.describe(), 'layers': inside.layer_names(network.G)}
 
         return await self.worker_of(spec['network']).call(describe)
 

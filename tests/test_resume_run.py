@@ -247,7 +247,13 @@ def test_init_p_and_the_name_of_the_run(place, tmp_path):
     assert config['run_dir'].endswith('-initp0.3')
 
 
-@pytest.mark.parametrize('extra', [[], ['--', '--gpus=2', '--workers=1']], ids=['one process', 'two with workers'])
+@pytest.mark.parametrize(
+    'extra',
+    [
+        pytest.param([], id='one process'),
+        pytest.param(['--', '--gpus=2', '--workers=1'], id='two with workers', marks=pytest.mark.slow),
+    ],
+)
 def test_killed_and_resumed(tmp_path, extra):
     command = [sys.executable, ROOT / 'scripts/kill_test.py', '--kills=3', '--ticks=4', f'--outdir={tmp_path}', *extra]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=280)

@@ -3,7 +3,7 @@
 import pytest
 
 
-@pytest.mark.parametrize('rendezvous', ['c10d', 'static'])
+@pytest.mark.parametrize('rendezvous', ['c10d', pytest.param('static', marks=pytest.mark.slow)])
 def test_two_machines_equal_two_processes(run_script, rendezvous):
     result = run_script('scripts/two_machines.py', f'--rendezvous={rendezvous}', timeout=280)
     if result.returncode == 3:

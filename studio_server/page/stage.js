@@ -52,7 +52,7 @@ connection.on('picture', async (header, blob) => {
   lastMs = time;
   const { waited_ms: waiting, latent_ms: latent, render_ms: network, encode_ms: encoding } = header;
   const transport = arrived - sent - waiting - latent - network - encoding;
-  latencies.push({ ms: time, waiting, latent, network, encoding, transport, drawing: time - (arrived - sent) });
+  latencies.push({ ms: time, leftOut: header.left_out, waiting, latent, network, encoding, transport, drawing: time - (arrived - sent) });
   if (latencies.length > 500) latencies.shift();
   for (const id of sentAt.keys()) if (id <= header.id) sentAt.delete(id);
   facts.textContent = `${header.seed === null ? (model.spec.kept ? `kept ${model.spec.kept}` : 'between seeds') : `seed ${header.seed}`}`

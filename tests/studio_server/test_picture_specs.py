@@ -1,6 +1,5 @@
 """What a picture's description means: the same as for the scripts, and a command that makes it again."""
 
-import io
 import shlex
 
 import click.testing
@@ -17,7 +16,6 @@ from studio_server.made_files import all_made
 from studio_server.networks import NetworkStore
 from studio_server.shelf import Shelf
 from tests.small_generators import NAMES, make_generator, make_stylegan3_generator, write_networks
-from training.networks_stylegan2 import Generator
 
 
 @pytest.fixture(scope='module')
@@ -101,18 +99,3 @@ def test_networks_are_put_out_by_least_use(tmp_path):
     assert not is_supported(first.G)
     with pytest.raises(ValueError, match='no network 3'):
         store.get(3)
-
-
-def test_previews_are_smaller_where_there_is_a_smaller_image(tmp_path):
-    layers = dict(mapping_kwargs={'num_layers': 1}, synthesis_kwargs={'channel_base': 512, 'channel_max': 4})
-    large = Generator(z_dim=4, c_dim=0, w_dim=4, img_resolution=256, img_channels=3, **layers).eval()
-    networks = write_networks(tmp_path, {'large': large, 'small': make_generator()})
-    store = NetworkStore([str(networks.large), str(networks.small)], torch.device('cpu'), 2**30)
-    sizes = []
-    for index in range(2):
-        spec = picture_specs.parse({'network': index})
-        latent = picture_specs.latent_of(store.get(index), spec, None, lambda edits, G: None)
-        sizes.append(pictures.render(store.get(index), latent, is_preview=True).shape)
-        whole = pictures.render(store.get(index), latent)
-        assert PIL.Image.open(io.BytesIO(pictures.encode(whole, 'png'))).size == whole.shape[1:]
-    assert sizes == [(3, 128, 128), (3, 16, 16)]

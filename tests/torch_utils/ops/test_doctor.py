@@ -60,7 +60,9 @@ def test_all_tests_pass_with_shorter_vectors(without, convolutions, tmp_path):
 
 
 @on_x86
-@pytest.mark.parametrize('threads, convolutions', [('1', 'native'), ('2', 'PyTorch')])
+@pytest.mark.parametrize(
+    'threads, convolutions', [('1', 'native'), pytest.param('2', 'PyTorch', marks=pytest.mark.slow)]
+)
 def test_without_openmp_convolutions_use_pytorchs_threads(threads, convolutions, tmp_path):
     compiler = tmp_path / 'compiler'
     compiler.write_text(
