@@ -45,17 +45,19 @@ STAGES = ('waiting', 'latent', 'network', 'encoding', 'transport', 'drawing')
 # Moves the slider: as fast as pictures arrive, which is how long one takes; or 60 times a second, as a hand does.
 _MOVE = """async ([seconds, event, isHand]) => {
   const slider = document.querySelector('#plane-x');
-  studioLatencies.length = 0;
+  const latencies = [];
+  let arrived = () => {};
+  studioLatencies.push = (entry) => { latencies.push(entry); arrived(); };
   const start = performance.now();
   let x = 0;
   while (performance.now() - start < 1000 * seconds) {
-    const before = studioLatencies.length;
+    const picture = new Promise((resolve) => { arrived = resolve; });
     slider.value = x = (x + 0.013) % 3;
     slider.dispatchEvent(new Event(event));
-    if (isHand) await new Promise(resolve => setTimeout(resolve, 16));
-    else while (studioLatencies.length === before) await new Promise(resolve => setTimeout(resolve, 0));
+    await (isHand ? new Promise(resolve => setTimeout(resolve, 16)) : picture);
   }
-  return { latencies: [...studioLatencies], seconds: (performance.now() - start) / 1000 };
+  delete studioLatencies.push;
+  return { latencies, seconds: (performance.now() - start) / 1000 };
 }"""
 
 
