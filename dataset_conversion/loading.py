@@ -81,7 +81,7 @@ def has_deep_channels(content: bytes, max_pixels: int = MAX_PIXELS) -> bool:
     if isinstance(image, PIL.TiffImagePlugin.TiffImageFile):
         return max(image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (1,))) > 8
     if image.format == 'PPM' and image.mode == 'RGB':
-        arguments = image.tile[0].args  # of the decoder: the mode, and the largest value unless it is 255
+        arguments = image.tile[0][3]  # of the decoder: the mode, and the largest value unless it is 255
         return isinstance(arguments, tuple) and arguments[1] > 255
     if image.format == 'JPEG2000' and b'ihdr' in content:
         return content[content.index(b'ihdr') + 14] & 0x7F > 7  # the number of bits minus 1

@@ -189,7 +189,7 @@ def _encoder() -> str:
     try:
         return importlib.import_module('imageio_ffmpeg').get_ffmpeg_exe()
     except ImportError as error:
-        raise NoEncoder(f'videos need the package imageio-ffmpeg: {_INSTALL}') from error
+        raise NoEncoder(f'videos need the package imageio-ffmpeg: {_INSTALL} ({error})') from error
     except RuntimeError as error:  # a build without a program of its own
         raise NoEncoder(f'imageio-ffmpeg does not find an ffmpeg program: {_INSTALL} --force-reinstall') from error
 

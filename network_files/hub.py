@@ -384,7 +384,7 @@ def require_library() -> None:
     try:
         import huggingface_hub  # noqa: F401
     except ImportError as error:
-        raise HubError(f'Networks on a hub need the package huggingface_hub: {INSTALL}') from error
+        raise HubError(f'Networks on a hub need the package huggingface_hub: {INSTALL} ({error}).') from error
 
 
 def _endpoint() -> str:

@@ -33,7 +33,9 @@ def require_library() -> None:
     try:
         import safetensors.torch  # noqa: F401
     except ImportError as error:
-        raise ValueError('safetensors files need the package safetensors: pip install safetensors') from error
+        raise ValueError(
+            f'safetensors files need the package safetensors: pip install safetensors ({error})'
+        ) from error
 
 
 def is_safetensors(content: bytes) -> bool:

@@ -147,7 +147,11 @@ READERS: dict[str, Any] = {
             **dict.fromkeys(('object', 'int', 'float', 'list', 'tuple', 'str'), not_callable),
         }.items()
     },
-    **{f'pathlib.{kind}': _path for kind in ('Path', 'PosixPath', 'WindowsPath', 'PurePosixPath', 'PureWindowsPath')},
+    **{
+        f'{module}.{kind}': _path
+        for module in ('pathlib', 'pathlib._local')  # the latter from Python 3.13
+        for kind in ('Path', 'PosixPath', 'WindowsPath', 'PurePosixPath', 'PureWindowsPath')
+    },
     '__builtin__.bytes': _empty_bytes,
     '_codecs.encode': _encode,
     'numpy.dtype': _dtype,

@@ -550,7 +550,8 @@ class MappingNetwork(torch.nn.Module):
     def _transform(self, z: torch.Tensor | None, c: torch.Tensor | None) -> torch.Tensor:
         """Return w [N, w_dim] without truncation."""
         inputs = []
-        dtype = next((tensor.dtype for tensor in (*self.parameters(), *self.buffers())), torch.float32)
+        tensors = (*self.parameters(), *self.buffers())
+        dtype = tensors[0].dtype if tensors else torch.float32
         with torch.autograd.profiler.record_function('input'):
             if self.z_dim > 0:
                 assert z is not None

@@ -90,7 +90,9 @@ def measure(image: PIL.Image.Image) -> np.ndarray:
     is_visible = alpha > _VISIBLE_ALPHA
     row['visible'] = is_visible.mean()
     if not row['is_opaque']:
-        planes = _BACKGROUND + (planes - _BACKGROUND) * (alpha.astype(np.float32) / 255)
+        planes -= _BACKGROUND
+        planes *= alpha.astype(np.float32) / 255
+        planes += _BACKGROUND
     gray = np.tensordot(np.array([0.299, 0.587, 0.114], np.float32), planes, axes=1)  # Rec. 601; HW
     row['hash'] = _perceptual_hash(gray)
     row['thumbnail'] = _thumbnail(planes)

@@ -114,9 +114,12 @@ def _to_int(value: Any) -> int | None:
 
 def _to_ints(values: Any) -> tuple[int, ...] | None:
     """Return an integer, or a sequence of integers, as a tuple, or None for any other value."""
+    number = _to_int(values)
+    if number is not None:
+        return (number,)
     try:
         items = tuple(values)
     except TypeError:  # not a sequence
-        items = (values,)
+        return None
     numbers = tuple(_to_int(item) for item in items)
     return None if None in numbers else tuple(number for number in numbers if number is not None)
