@@ -69,9 +69,14 @@ def constant(
     )
 
 
-@contextlib.contextmanager
-def suppress_tracer_warnings() -> Iterator[None]:
+def suppress_tracer_warnings() -> contextlib.AbstractContextManager[None]:
     """Suppress the warnings of `torch.jit.trace` about Python values that it treats as constants."""
+    # torch.compile and torch.export do not give them, and before PyTorch 2.7 cannot follow the other function.
+    return contextlib.nullcontext() if torch.compiler.is_compiling() else _without_tracer_warnings()
+
+
+@contextlib.contextmanager
+def _without_tracer_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', category=torch.jit.TracerWarning)
         yield

@@ -217,10 +217,10 @@ class Fixed(torch.nn.Module):
 def test_free_batch_of_a_generator():
     """`torch.export` of a network itself, with the operators of this project."""
     G = make_generator(c_dim=3)
-    batch = torch.export.Dim('batch')
+    batch = torch.export.Dim('batch', max=64)
     z, c = latents(5, 8), torch.eye(3)[[0, 1, 2, 0, 1]]
     with precision.readable_setting():
-        program = torch.export.export(Fixed(G), (z[:2], c[:2]), dynamic_shapes=({0: batch}, {0: batch}))
+        program = torch.export.export(Fixed(G), (z[:2], c[:2]), dynamic_shapes=({0: batch}, {0: batch}), strict=False)
     assert any('ada_gan' in str(node.target) for node in program.graph.nodes)
     for count in (1, 2, 5):
         assert_close(program.module()(z[:count], c[:count]), G(z[:count], c[:count], noise_mode='const'))
@@ -230,10 +230,10 @@ def test_free_batch_of_a_generator():
 @pytest.mark.parametrize('equivariance', ['translation', 'rotation'])
 def test_free_batch_of_stylegan3(equivariance):
     G = make_stylegan3_generator(equivariance=equivariance)
-    batch = torch.export.Dim('batch')
+    batch = torch.export.Dim('batch', max=64)
     z, c = latents(5, 8), torch.zeros([5, 0])
     with precision.readable_setting():
-        program = torch.export.export(Fixed(G), (z[:2], c[:2]), dynamic_shapes=({0: batch}, {0: batch}))
+        program = torch.export.export(Fixed(G), (z[:2], c[:2]), dynamic_shapes=({0: batch}, {0: batch}), strict=False)
     for count in (1, 2, 5):
         assert_close(program.module()(z[:count], c[:count]), G(z[:count], c[:count]))
 

@@ -213,7 +213,7 @@ def test_a_block_is_exported_for_any_number_of_images():
     sizes_of_x = {0: torch.export.Dim('images', max=100)}
     with precision.readable_setting():
         exported = torch.export.export(
-            block, (torch.randn(2, 32, 8, 8), None), dynamic_shapes=(sizes_of_x, None)
+            block, (torch.randn(2, 32, 8, 8), None), dynamic_shapes=(sizes_of_x, None), strict=False
         ).module()
     x = torch.randn(5, 32, 8, 8)
     assert_close(exported(x, None)[0], block(x, None)[0])

@@ -114,12 +114,14 @@ def _to_int(value: Any) -> int | None:
 
 def _to_ints(values: Any) -> tuple[int, ...] | None:
     """Return an integer, or a sequence of integers, as a tuple, or None for any other value."""
-    number = _to_int(values)
-    if number is not None:
-        return (number,)
-    try:
+    if isinstance(values, (list, tuple)):  # asked first for torch.compile: before PyTorch 2.7, it can do no more
         items = tuple(values)
-    except TypeError:  # not a sequence
-        return None
+    elif (number := _to_int(values)) is not None:
+        return (number,)
+    else:
+        try:
+            items = tuple(values)
+        except TypeError:  # not a sequence
+            return None
     numbers = tuple(_to_int(item) for item in items)
     return None if None in numbers else tuple(number for number in numbers if number is not None)

@@ -283,7 +283,7 @@ def test_exported_programs_hold_the_operators():
 
     x, b = torch.randn(2, 3, 8, 8), torch.randn(3)
     size = torch.export.Dim('batch', max=64)
-    program = torch.export.export(Module(), (x, b), dynamic_shapes=({0: size}, None))
+    program = torch.export.export(Module(), (x, b), dynamic_shapes=({0: size}, None), strict=False)
     names = {str(node.target) for node in program.graph.nodes}
     assert {'ada_gan.bias_act.default', 'ada_gan.upfirdn2d.default'} <= names
     x = torch.randn(5, 3, 8, 8)
