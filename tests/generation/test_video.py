@@ -161,7 +161,7 @@ def test_an_encoder_that_does_not_start(tmp_path, monkeypatch, what):
 
 def test_missing_package(monkeypatch):
     monkeypatch.setitem(sys.modules, 'imageio_ffmpeg', None)
-    with pytest.raises(video.NoEncoder, match='pip install imageio-ffmpeg$'):
+    with pytest.raises(video.NoEncoder, match=r'pip install imageio-ffmpeg \('):
         video.require_encoder()
 
 
