@@ -315,7 +315,8 @@ def main(
     for name in build_arg:
         if name not in known:
             raise click.BadParameter(
-                f'{name!r} is no ARG of {DOCKERFILE.name}: use {" or ".join(sorted(known))}.', param_hint='--build-arg'
+                f'{DOCKERFILE.name} has no argument {name!r}: use {" or ".join(sorted(known))}.',
+                param_hint='--build-arg',
             )
     folder = Path(dest).resolve()
     folder.mkdir(parents=True)

@@ -1,8 +1,10 @@
 """Pictures of a slider that moves."""
 
+import io
 import itertools
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -28,6 +30,7 @@ def test_they_are_the_images_that_the_network_makes_on_its_way(tmp_path):
     latent = picture_specs.latent_of(network, picture_specs.parse({'network': 0}), None, lambda edits, G: None)
     whole, half, quarter = (pictures.render(network, latent, left_out) for left_out in range(3))
     assert [image.shape for image in (whole, half, quarter)] == [(3, 256, 256), (3, 128, 128), (3, 64, 64)]
+    assert PIL.Image.open(io.BytesIO(pictures.encode(whole, 'png'))).size == (256, 256)
 
     smaller = make_network(128)
     smaller.load_state_dict({name: value for name, value in network.G.state_dict().items() if 'b256' not in name})
