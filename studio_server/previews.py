@@ -19,6 +19,7 @@ _MAX_LEFT_OUT = 3
 _UNKNOWN_FACTOR = 4  # time of an image over that of half its size, at most
 _MARGIN = 0.8  # a larger image is expected to take at most so much of MAX_SEC, so that sizes do not alternate
 _NUM_TIMES = 3
+_REMEMBERED = 100  # previews after which a factor is forgotten: it is wrong if other programs came or went meanwhile
 
 
 def smaller_images(G: Any) -> list[torch.nn.Module]:
@@ -46,6 +47,7 @@ class PreviewPace:
         self.left_out = min(1, most)
         self._times: deque[float] = deque(maxlen=_NUM_TIMES)
         self._factors: dict[int, float] = {}  # by the blocks left out: time with one block more, over this time
+        self._num_noted = 0  # previews since the factor of this size was measured
         self._before: float | None = None  # what a preview took before one more block was left out
 
     def note(self, seconds: float) -> None:
@@ -56,7 +58,11 @@ class PreviewPace:
         median = sorted(self._times)[_NUM_TIMES // 2]
         if self._before is not None:
             self._factors[self.left_out] = max(self._before / median, 1)
+            self._num_noted = 0
             self._before = None
+        self._num_noted += 1
+        if self._num_noted > _REMEMBERED:
+            self._factors.pop(self.left_out, None)
         if median > MAX_SEC and self.left_out < self._most:
             self.left_out += 1
             self._before = median

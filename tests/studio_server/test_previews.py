@@ -87,6 +87,15 @@ def test_they_become_larger_again_when_the_device_has_become_free():
     assert sizes_of(pace, *(seconds / 4 for seconds in busy))[-1] == 1
 
 
+def test_they_become_larger_again_when_the_device_became_free_while_the_sizes_were_compared():
+    pace = PreviewPace(3)
+    for seconds in (0.3, 0.3, 0.3):
+        pace.note(seconds)
+    sizes = [size for _ in range(4) for size in sizes_of(pace, 0.02, 0.01, 0.005, 0.003)]
+    assert sizes[0] == 2 and sizes[-1] == 0
+    assert sum(before != after for before, after in itertools.pairwise(sizes)) == 2
+
+
 def test_one_slow_picture_does_not_change_the_size():
     pace = PreviewPace(3)
     for seconds in (0.04, 0.04, 0.04, 2.0, 0.04, 0.04):
