@@ -100,19 +100,34 @@ def run_to_end(command: list[str], log: BinaryIO) -> tuple[float, float]:
 
 
 def kill_and_resume(
-    command: list[str], log: BinaryIO, kills: int, set_up_sec: float, training_sec: float, rng: random.Random
+    command: list[str], log: BinaryIO, kills: int, at_least: int, last_line: bytes, longest_sec: float, rng: random.Random
 ) -> tuple[int, int]:
-    """Kill the run `kills` times, then let it end; return how often it was killed and how often started."""
+    """Kill the run at up to `kills` random moments, then let it end.
+
+    Args:
+        command: Starts or resumes the run.
+        log: File for its messages.
+        kills: How often to kill it.
+        at_least: Until it was killed so often, a process that says `last_line` is killed at once.
+        last_line: Start of the status line of the last tick but one.
+        longest_sec: The longest time before a process is killed.
+        rng: Chooses the moments.
+
+    Returns:
+        How often the run was killed, and how often started.
+    """
     killed = started = 0
     while True:
+        begin = os.path.getsize(log.name)
         process = start(command, log)
         started += 1
         if killed < kills:
-            # Some runs die while they read the state. On average, all kills together let the training reach its end.
-            delay = rng.uniform(0, set_up_sec + 2.2 * training_sec / kills)
-            try:
-                process.wait(timeout=delay)
-            except subprocess.TimeoutExpired:
+            end = time.monotonic() + rng.uniform(0, longest_sec)
+            while process.poll() is None and time.monotonic() < end:
+                if killed < at_least and last_line in Path(log.name).read_bytes()[begin:]:
+                    break
+                time.sleep(0.02)
+            if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 killed += 1
@@ -236,18 +251,22 @@ def main(kills: int, at_least: int, ticks: int | None, seed: int, outdir: str | 
 
     EXTRA are options for train.py, after a --, such as -- --gpus=2 --workers=1
     """
+    num_ticks = ticks or 2 * kills
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(outdir or temporary)
         write_dataset(root / 'data', seed)
         undisturbed_command, killed_command = (
-            training_command(root / name, root / 'data', ticks or 2 * kills, extra) for name in ('alone', 'killed')
+            training_command(root / name, root / 'data', num_ticks, extra) for name in ('alone', 'killed')
         )
         with open(root / 'alone.txt', 'wb') as log:
             set_up_sec, training_sec = run_to_end(undisturbed_command, log)
         print(f'Undisturbed: {set_up_sec:.1f} s to the first tick, then {training_sec:.1f} s of training', flush=True)
         with open(root / 'killed.txt', 'wb') as log:
             rng = random.Random(seed)
-            killed, started = kill_and_resume(killed_command, log, kills, set_up_sec, training_sec, rng)
+            # Some runs die while they read the state. On average, all kills together let the training reach its end.
+            longest_sec = set_up_sec + 2.2 * training_sec / kills
+            last_line = f'tick {num_ticks - 1} '.encode()
+            killed, started = kill_and_resume(killed_command, log, kills, at_least, last_line, longest_sec, rng)
 
         (undisturbed,) = map(RunDir, list_run_dirs(str(root / 'alone')))
         run_dirs = [RunDir(path) for path in list_run_dirs(str(root / 'killed'))]

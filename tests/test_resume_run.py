@@ -251,6 +251,8 @@ def test_init_p_and_the_name_of_the_run(place, tmp_path):
     'extra',
     [
         pytest.param([], id='one process'),
+        # The random moment of seed 2 is after the end of the run.
+        pytest.param(['--kills=1', '--at-least=1', '--seed=2'], id='at least once', marks=pytest.mark.slow),
         pytest.param(['--', '--gpus=2', '--workers=1'], id='two with workers', marks=pytest.mark.slow),
     ],
 )
