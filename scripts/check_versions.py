@@ -65,14 +65,19 @@ TESTS = (
     'tests/training/test_ema.py tests/training/test_loss.py tests/training/test_networks_stylegan2.py '
     'tests/training/test_networks_stylegan3.py'
 ).split()
-# What neither imports PyTorch nor tests modules that do.
+# What neither imports PyTorch nor tests modules or scripts that do.
 TESTS_WITHOUT_TORCH = (
     'tests/dataset_conversion/test_checking.py tests/dataset_conversion/test_emoji_package.py '
     'tests/dataset_conversion/test_parts.py tests/dnnlib/test_archives.py tests/dnnlib/test_cli.py '
     'tests/dnnlib/test_downloads.py tests/dnnlib/test_json_input.py tests/dnnlib/test_machine.py '
     'tests/dnnlib/test_outputs.py tests/dnnlib/test_schema.py tests/dnnlib/test_scratch.py '
     'tests/dnnlib/test_streams.py tests/dnnlib/test_terminal.py tests/dnnlib/test_util.py '
-    'tests/exporting/test_browser_runtime.py tests/network_files/test_snapshots.py tests/plain_pickle'
+    'tests/exporting/test_browser_runtime.py tests/network_files/test_snapshots.py tests/plain_pickle '
+    '--deselect=tests/dnnlib/test_cli.py::TestDevice '
+    '--deselect=tests/dnnlib/test_cli.py::test_this_machine_has_a_cpu '
+    '--deselect=tests/dnnlib/test_machine.py::test_scripts_limit_how_long_threads_spin_before_they_import_pytorch '
+    '--deselect=tests/dnnlib/test_outputs.py::test_every_output_is_checked_first '
+    '--deselect=tests/dnnlib/test_outputs.py::test_networks_have_a_known_extension'
 ).split()
 _NOT_COPIED = shutil.ignore_patterns('.*', 'tests', '__pycache__', 'build', 'out', 'runs', 'datasets', '*.egg-info')
 _WITHOUT_TORCH = "torch ; python_version < '3'"  # takes PyTorch out of the resolution

@@ -83,8 +83,10 @@ def test_without_uv(monkeypatch, tmp_path):
 
 
 def test_listed_tests_exist():
-    for path in (*check_versions.TESTS, *check_versions.TESTS_WITHOUT_TORCH):
+    for listed in (*check_versions.TESTS, *check_versions.TESTS_WITHOUT_TORCH):
+        path, _, name = listed.removeprefix('--deselect=').partition('::')
         assert (ROOT / path).exists(), path
+        assert not name or name in (ROOT / path).read_text(), listed
 
 
 @pytest.mark.slow
