@@ -100,7 +100,13 @@ def run_to_end(command: list[str], log: BinaryIO) -> tuple[float, float]:
 
 
 def kill_and_resume(
-    command: list[str], log: BinaryIO, kills: int, at_least: int, last_line: bytes, longest_sec: float, rng: random.Random
+    command: list[str],
+    log: BinaryIO,
+    kills: int,
+    at_least: int,
+    last_line: bytes,
+    longest_sec: float,
+    rng: random.Random,
 ) -> tuple[int, int]:
     """Kill the run at up to `kills` random moments, then let it end.
 
