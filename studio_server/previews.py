@@ -47,7 +47,7 @@ class PreviewPace:
         self.left_out = min(1, most)
         self._times: deque[float] = deque(maxlen=_NUM_TIMES)
         self._factors: dict[int, float] = {}  # by the blocks left out: time with one block more, over this time
-        self._num_noted = 0  # previews since the factor of this size was measured
+        self._num_noted = 0  # previews since a factor was measured
         self._before: float | None = None  # what a preview took before one more block was left out
 
     def note(self, seconds: float) -> None:
