@@ -52,8 +52,8 @@ class Task:
 
 
 TASKS = (
-    Task('large', '16x16 → 32x32', ('--kimg=9', '--tick=1'), ('--kimg=2', '--tick=1')),
-    Task('classes', '10 → 4 classes', ('--kimg=12', '--tick=1'), ('--kimg=3', '--tick=1')),
+    Task('large', '16x16 → 32x32', ('--kimg=60', '--tick=10'), ('--kimg=20', '--tick=4')),
+    Task('classes', '10 → 4 classes', ('--kimg=36', '--tick=6'), ('--kimg=12', '--tick=3')),
 )
 
 
@@ -89,7 +89,7 @@ def prepare(demo: Path, outdir: Path) -> dict[str, tuple[Path, Path]]:
     return {'large': (large, detectors), 'classes': (classes, demo / 'detectors')}
 
 
-def train_and_measure(folder: Path, data: Path, detectors: Path, every: int, *options: str) -> dict[float, float]:
+def train_and_measure(folder: Path, data: Path, detectors: Path, *options: str) -> dict[float, float]:
     """Return {kimg: Fréchet distance} of a run, which is trained unless it exists."""
     if not folder.exists():
         fixed = ['--cfg=tiny', '--cond=1', '--snap=1', '--metrics=none', '--report=0', '--device=cpu']
@@ -97,7 +97,7 @@ def train_and_measure(folder: Path, data: Path, detectors: Path, every: int, *op
     run_dir = RunDir(list_run_dirs(str(folder))[0])
     file = Path(run_dir.metric_jsonl(RESULT))
     if not file.exists():
-        args = [f'--every={every}', f'--metrics={METRIC}', f'--detectors={detectors}', '--device=cpu']
+        args = ['--every=1', f'--metrics={METRIC}', f'--detectors={detectors}', '--device=cpu']
         run('calc_metrics.py', f'--network={run_dir.path}', *args)
     results = [json.loads(line) for line in file.read_text().splitlines()]
     return {float(kimg_of(result['snapshot_pkl']) or 0): result['results'][RESULT] for result in results}
@@ -124,10 +124,9 @@ def main(demo: str, network: str | None, outdir: str) -> None:
     rows = ['| what is learned | start | kimg | Fréchet distance |', '|---|---|---|---|']
     for task, (data, detectors) in zip(TASKS, prepare(Path(demo), Path(outdir)).values()):
         folder = Path(outdir) / task.name
-        scratch = train_and_measure(Path(f'{folder}-scratch'), data, detectors, 3, *task.scratch)
-        resumed = train_and_measure(
-            Path(f'{folder}-resumed'), data, detectors, 1, *task.resumed, f'--resume={os.path.abspath(network)}'
-        )
+        scratch = train_and_measure(Path(f'{folder}-scratch'), data, detectors, *task.scratch)
+        resume = f'--resume={os.path.abspath(network)}'
+        resumed = train_and_measure(Path(f'{folder}-resumed'), data, detectors, *task.resumed, resume)
         rows += describe(task, scratch, resumed)
     print('\n'.join(rows))
 
