@@ -186,6 +186,11 @@ def maintenance_share(record: RunRecord) -> float | None:
     return sum(maintenance.values) / (sum(maintenance.values) + sum(ticks.values))
 
 
+def has_best_value(name: str) -> bool:
+    """Return whether smaller or larger values of a metric are better: no ratio of distances is best for memorization."""
+    return not name.startswith('memorization') or name.endswith('_share')
+
+
 def best_value(name: str, curve: Curve) -> tuple[float, float]:
     """Return the best value of a metric, and the kimg where it was reached."""
     better = min if name.startswith(_SMALLER_IS_BETTER) else max

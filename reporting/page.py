@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dnnlib.text import format_time
-from reporting.advice import advise, best_value, maintenance_share
+from reporting.advice import advise, best_value, has_best_value, maintenance_share
 from reporting.charts import Line, as_text, chart
 from reporting.markup import escaped, table
 from reporting.pictures import data_pictures, run_pictures
@@ -162,7 +162,7 @@ def _facts(record: RunRecord) -> dict[str, str]:
     if config is not None:
         size = config.training_set_kwargs.get('max_size')
         facts['training images'] = '' if size is None else f'{size:,}'
-    for name, curve in list(record.metrics.items())[:4]:
+    for name, curve in [(name, curve) for name, curve in record.metrics.items() if has_best_value(name)][:4]:
         value, at = best_value(name, curve)
         facts[f'best {name}'] = f'{as_text(value)} at {as_text(at)} kimg'
     if hours is not None:

@@ -213,6 +213,22 @@ def test_training_images_that_cannot_be_read(tmp_path: Path, config: dict):
     assert 'The training images cannot be read' in text and 'Interpolation in w' in text
 
 
+def test_the_best_values_of_metrics(tmp_path: Path, config: dict):
+    run = make_run(tmp_path / 'run', config)
+    shares = {'memorization_share': (0.25, 0.5), 'memorization_ratio': (0.75, 1.25), 'prdc_recall': (0.375, 0.125)}
+    for metric in ('memorization', 'prdc'):
+        lines = [
+            {'results': {name: both[i] for name, both in shares.items() if name.startswith(metric)},
+             'metric': metric, 'snapshot_pkl': f'network-snapshot-{kimg:06d}.pkl', 'timestamp': i}
+            for i, kimg in enumerate((4, 8))
+        ]  # fmt: skip
+        (run / f'metric-{metric}.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    summary = written([run], tmp_path / 'a.html').text
+    assert 'best memorization_share' in summary and '0.25 at 4 kimg' in summary
+    assert 'best prdc_recall' in summary and '0.375 at 4 kimg' in summary
+    assert 'best memorization_ratio' not in summary and 'memorization_ratio' in summary
+
+
 def test_the_gallery_of_the_metric_and_the_check_of_the_data(tmp_path: Path, config: dict):
     run = make_run(tmp_path / 'run', config)
     PIL.Image.new('RGB', (3000, 300)).save(run / 'memorization-000008.png')
