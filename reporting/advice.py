@@ -187,7 +187,7 @@ def maintenance_share(record: RunRecord) -> float | None:
 
 
 def has_best_value(name: str) -> bool:
-    """Return whether smaller or larger values of a metric are better: no ratio of distances is best for memorization."""
+    """Return whether a metric has a best value: the ratios of distances of `memorization` have none."""
     return not name.startswith('memorization') or name.endswith('_share')
 
 
