@@ -216,6 +216,7 @@ def test_training_images_that_cannot_be_read(tmp_path: Path, config: dict):
 def test_the_best_values_of_metrics(tmp_path: Path, config: dict):
     run = make_run(tmp_path / 'run', config)
     shares = {'memorization_share': (0.25, 0.5), 'memorization_ratio': (0.75, 1.25), 'prdc_recall': (0.375, 0.125)}
+    shares['prdc_nothing'] = (0, 0)
     for metric in ('memorization', 'prdc'):
         lines = [
             {'results': {name: both[i] for name, both in shares.items() if name.startswith(metric)},
@@ -227,6 +228,8 @@ def test_the_best_values_of_metrics(tmp_path: Path, config: dict):
     assert 'best memorization_share' in summary and '0.25 at 4 kimg' in summary
     assert 'best prdc_recall' in summary and '0.375 at 4 kimg' in summary
     assert 'best memorization_ratio' not in summary and 'memorization_ratio' in summary
+    axis = re.search(r'prdc_nothing ([-\d. ]+) images shown', summary)
+    assert axis and axis[1].startswith('0 '), 'where all values are 0, the axis begins at 0'
 
 
 def test_the_gallery_of_the_metric_and_the_check_of_the_data(tmp_path: Path, config: dict):
