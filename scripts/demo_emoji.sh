@@ -2,7 +2,7 @@
 # Emoji with transparent backgrounds, by category, without a GPU: the npm package of Noto Emoji → checked dataset → GAN
 # with a class for each category and an alpha channel → labeled image grid, memorization, and a report as one HTML page.
 #   npm pack emoji-datasource-google                                  # the package as one file, 74 MB
-#   bash scripts/demo_emoji.sh emoji-datasource-google-16.0.0.tgz     # about an hour on 2 cores (estimated), to
+#   bash scripts/demo_emoji.sh emoji-datasource-google-16.0.0.tgz     # about an hour on a core, to
 #                                                                     # out/demo-emoji
 #   bash scripts/demo_emoji.sh PATH_OF_TARBALL OUTDIR KIMG            # another folder and length of training
 #
