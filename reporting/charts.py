@@ -108,7 +108,7 @@ def _axes(lines: Sequence[Line], guide: float | None, from_zero: bool) -> _Axes:
     if from_zero:
         low, high = min(low, 0), max(high, 0)
     margin = max(0.06 * (high - low), _MIN_RANGE * max(abs(low), abs(high))) or 1
-    bottom = low - margin if low < 0 else max(low - margin, 0)  # no negative numbers on the axis if there are none in the data
+    bottom = low - margin if low < 0 else max(low - margin, 0)  # negative only if the data are
     return _Axes(min([0, *kimg]), max([1e-3, *kimg]), bottom, high + margin)
 
 
