@@ -62,7 +62,7 @@ def images_of_classes(
 @options.outdir_option()
 def main(network: str, truncation: Truncation, columns: int, outdir: str) -> None:
     """Write class-grid.png: images of each class of a network, one row per class."""
-    data = open_network(network, keys=['G_ema'])
+    data = open_network(network, keys=['G_ema', 'class_names'])
     G = data['G_ema'].eval().requires_grad_(False)
     if G.c_dim == 0:
         raise usage_error('--network', f'{network} has no classes; generate.py --grid draws its images.')

@@ -42,6 +42,16 @@ def test_rows_are_classes_and_columns_latents(run, num_channels):
     assert np.array_equal(last, np.broadcast_to(cells[-1].transpose(1, 2, 0), last.shape))
 
 
+def test_rows_have_the_names_of_the_file_or_numbers(run):
+    G = make_generator(c_dim=3)
+    widths = []
+    for content in ({}, {'class_names': ['a', 'b', 'a long name']}):
+        _result, grid = run(G, '--columns=1', **content)
+        with PIL.Image.open(grid) as picture:
+            widths.append(picture.width)
+    assert widths[1] > widths[0] + 30
+
+
 def test_a_network_without_classes(run):
     result, grid = run(make_generator())
     assert_usage_error(result, 'has no classes; generate.py --grid')
