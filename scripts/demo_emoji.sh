@@ -49,8 +49,9 @@ if [ ! -f "$detectors/detectors.json" ]; then
     "$VENV_PYTHON" scripts/train_detectors.py --data="$data" --dest="$detectors" --label=emoji
 fi
 
-echo "== 3/5  Training: --cfg=small-data, $kimg kimg"
-"$VENV_PYTHON" train.py --outdir="$runs" --data="$data" --cfg=small-data --cond=1 --kimg="$kimg" --snap=5 \
+echo "== 3/5  Training: --cfg=tiny with the relativistic loss, $kimg kimg"
+"$VENV_PYTHON" train.py --outdir="$runs" --data="$data" --cfg=tiny --loss=relativistic --d-reg-interval=1 --gamma=0.5 \
+    --cond=1 --kimg="$kimg" --snap=5 \
     --metrics=kid1k_full --detectors="$detectors" --resume-run=latest
 run_dir="$(ls -d "$runs"/[0-9][0-9][0-9][0-9][0-9]-* | tail -n 1)"
 

@@ -7,7 +7,9 @@ dataset into a `training.config.TrainingConfig`, and rejects combinations that d
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -385,7 +387,7 @@ def _network_kwargs(
         **shared,
         block_kwargs=dict(**layout, **frozen),
         mapping_kwargs={} if preset.d_mapping_layers is None else {'num_layers': preset.d_mapping_layers},
-        epilogue_kwargs={'mbstd_group_size': mbstd_group},
+        epilogue_kwargs={'mbstd_group_size': mbstd_group, **_mbstd_channels(preset, shared)},
     )
     if source is not None:
         wishes = Wishes(options.cbase, options.cmax, options.map_depth, full_precision)
@@ -394,6 +396,13 @@ def _network_kwargs(
         for kwargs in (G_kwargs, D_kwargs):
             _check_channel_base(synthesis_keywords(kwargs)['channel_base'], resolution)
     return {'G_kwargs': G_kwargs, 'D_kwargs': D_kwargs}
+
+
+def _mbstd_channels(preset: Preset, widths: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many standard deviations an image gets: those of the preset, or fewer if D has fewer channels at 4x4."""
+    channels = min(widths['channel_base'] // 4, widths['channel_max'])
+    number = math.gcd(preset.mbstd_channels, channels)
+    return {} if number == 1 else {'mbstd_num_channels': number}
 
 
 def _check_channel_base(channel_base: int, resolution: Resolution) -> None:

@@ -178,16 +178,30 @@ class TestPresets:
         assert config.total_kimg < 1000
         assert config.ada_kimg < 500
 
-    def test_small_data_is_tiny_with_another_loss(self, build):
+    def test_small_data_is_tiny_with_another_loss_and_more_comparisons(self, build):
         tiny, small = (dataclasses.asdict(build(cfg=name, device='cpu')) for name in ('tiny', 'small-data'))
         assert small['loss_kwargs'].pop('class_name') == 'training.relativistic_loss.RelativisticLoss'
         assert small['loss_kwargs'].pop('r2_gamma') == small['loss_kwargs'].pop('r1_gamma') == 0.5
-        assert small.pop('D_reg_interval') is None  # both penalties in each step
-        assert small.pop('total_kimg') < tiny.pop('total_kimg')
+        assert small['D_kwargs'].pop('epilogue_kwargs') == {'mbstd_group_size': 32, 'mbstd_num_channels': 8}
+        assert small.pop('D_reg_interval') == 4
+        assert small.pop('batch_size') == small.pop('batch_gpu') == 32
+        assert small.pop('total_kimg') > tiny.pop('total_kimg')
         for name in ('class_name', 'r1_gamma'):
             del tiny['loss_kwargs'][name]
-        del tiny['D_reg_interval'], tiny['options'], small['options']
+        for name in ('D_reg_interval', 'batch_size', 'batch_gpu'):
+            del tiny[name]
+        del tiny['options'], small['options'], tiny['D_kwargs']['epilogue_kwargs']
         assert small == tiny
+
+    @pytest.mark.parametrize('options, group, deviations', [({}, 32, 8), ({'batch': 24}, 24, 8), ({'cmax': 4}, 32, 4)])
+    def test_small_data_compares_what_there_is(self, build, options, group, deviations):
+        config = build(cfg='small-data', device='cpu', **options)
+        expected = {'mbstd_group_size': group, 'mbstd_num_channels': deviations}
+        assert config.D_kwargs['epilogue_kwargs'] == expected
+
+    @pytest.mark.parametrize('name', [name for name in presets.PRESET_NAMES if name != 'small-data'])
+    def test_other_presets_have_one_deviation_as_published(self, build, name):
+        assert 'mbstd_num_channels' not in build(cfg=name, device='cpu').D_kwargs['epilogue_kwargs']
 
     def test_options_replace_the_loss_of_a_preset(self, build):
         config = build(cfg='small-data', loss='nonsaturating', d_reg_interval=16, gamma=0.05)
