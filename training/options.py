@@ -399,7 +399,7 @@ def _network_kwargs(
 
 
 def _mbstd_channels(preset: Preset, widths: Mapping[str, Any]) -> dict[str, int]:
-    """Return how many standard deviations an image gets: those of the preset, or fewer if D has fewer channels at 4x4."""
+    """Return how many standard deviations D compares: those of the preset, or fewer if it has few channels at 4x4."""
     channels = min(widths['channel_base'] // 4, widths['channel_max'])
     number = math.gcd(preset.mbstd_channels, channels)
     return {} if number == 1 else {'mbstd_num_channels': number}
