@@ -72,6 +72,7 @@ def kwargs_from_file(
     if D.c_dim == 0:
         D_kwargs['mapping_kwargs'] = dict(D_preset['mapping_kwargs'])
     D_kwargs['block_kwargs'] |= D_preset['block_kwargs']
+    # The number of standard deviations is architecture, and stays; the size of their groups depends on the batch.
     D_kwargs['epilogue_kwargs'] |= {'mbstd_group_size': D_preset['epilogue_kwargs']['mbstd_group_size']}
 
     # Generator

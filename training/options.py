@@ -399,7 +399,7 @@ def _network_kwargs(
 
 
 def _mbstd_channels(preset: Preset, widths: Mapping[str, Any]) -> dict[str, int]:
-    """Return how many standard deviations D compares: those of the preset, or fewer if it has few channels at 4x4."""
+    """Return the keyword for several standard deviations: as many as the preset has, or fewer if D has few channels."""
     channels = min(widths['channel_base'] // 4, widths['channel_max'])
     number = math.gcd(preset.mbstd_channels, channels)
     return {} if number == 1 else {'mbstd_num_channels': number}

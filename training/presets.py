@@ -50,7 +50,7 @@ class Preset:
     G_reg_interval: int | None  # as in TrainingConfig
     ada_kimg: float  # thousands of images in which the augmentation strength can go from 0 to 1
     more_synthesis_kwargs: Mapping[str, Any]  # of StyleGAN3's generator
-    mbstd_channels: int = 1  # deviations per group of images, each of as many channels
+    mbstd_channels: int = 1  # standard deviations of a group of images, each of an equal share of the channels
 
 
 # fmt: off
